@@ -1,0 +1,52 @@
+"""Language models with an explicit, editable knowledge memory: `from model import ModelConfig, build_model`.
+
+Importing this package registers both models with transformers' Auto classes.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .config import MemoryHFConfig, ModelConfig, OriginalHFConfig
+from .model_memory import MemoryTransformer
+from .model_original import Transformer
+
+MODELS = {"model_original": Transformer, "model_memory": MemoryTransformer}
+
+for model_class in MODELS.values():
+    AutoConfig.register(model_class.config_class.model_type, model_class.config_class)
+    AutoModelForCausalLM.register(model_class.config_class, model_class)
+
+
+def build_model(config: ModelConfig, bank_tokens: torch.Tensor | None = None, seed: int = 0) -> Transformer:
+    """A freshly initialised model of `config.model_type`.
+
+    Args:
+        bank_tokens: (N, L) token ids of the entries; None fills a memory model's bank with random tokens.
+        seed: which random `freeze_ratio` of the entries is frozen, and the random tokens. Weights follow torch's seed.
+    Raises:
+        ValueError: the bank does not fit the configuration.
+    """
+    model_class = MODELS[config.model_type]
+    model = model_class(model_class.config_class.wrap(config))
+    if config.reading_layers:
+        if bank_tokens is None:
+            model.bank.fill_random(seed)
+        else:
+            model.bank.fill(bank_tokens, seed)
+    return model
+
+
+def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transformer:
+    """The trained model of a run folder, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights.
+    """
+    if not (Path(run_dir) / "model.safetensors").exists():
+        raise FileNotFoundError(f"{run_dir} holds no model.safetensors: the run has not finished, or the path is wrong")
+    return AutoModelForCausalLM.from_pretrained(run_dir).to(device).eval()
+
+
+__all__ = ["MODELS", "ModelConfig", "build_model", "load_run"]

@@ -1,0 +1,195 @@
+"""ModelConfig: every architecture flag, declared once with its help and its checks."""
+
+from dataclasses import asdict, dataclass, field, fields
+from math import isqrt
+
+from transformers import PreTrainedConfig
+
+
+def flag(default, help: str, choices: list | None = None):
+    """A dataclass field that is also a command-line flag; `help` is the one place its meaning is written."""
+    make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    return field(**make, metadata={"help": help.replace("%", "%%"), **({"choices": choices} if choices else {})})
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a user's setting with one sentence."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture. Frozen: derived values are properties; `dataclasses.replace` makes a variant.
+
+    Raises:
+        ValueError: a value is out of range, or two values contradict each other.
+    """
+
+    model_type: str = flag(
+        "model_memory", "dense baseline or memory model", choices=["model_original", "model_memory"]
+    )
+    dim: int = flag(512, "width D of the residual stream; a multiple of n_heads and of fusion_heads")
+    n_layers: int = flag(8, "number of blocks")
+    n_heads: int = flag(32, "query heads H; must divide dim")
+    n_kv_heads: int | None = flag(None, "key/value heads G of grouped-query attention; None: as many as n_heads")
+    ffn_dim: int | None = flag(None, "inner width F of the feed-forward; None: 8/3 dim, rounded up to 64")
+    vocab_size: int = flag(6400, "vocabulary V; a training run takes the tokenizer's")
+    max_seq_len: int = flag(512, "longest sequence T, in tokens")
+    rope_theta: float = flag(10000.0, "base of the rotary position embedding")
+    norm_eps: float = flag(1e-5, "epsilon of every RMSNorm")
+    dropout: float = flag(0.0, "dropout on the outputs of attention and feed-forward")
+    use_flash_attn: bool = flag(True, "fused attention; False: the plain softmax of the textbook (slow reference)")
+    flash_backend: str = flag(
+        "pytorch", "which fused attention: PyTorch's own, or the flash-attn package", choices=["pytorch", "flash_attn"]
+    )
+
+    use_moe: bool = flag(False, "mixture of experts in place of each dense feed-forward")
+    n_experts: int = flag(4, "routed experts")
+    n_experts_per_tok: int = flag(2, "experts that each token uses")
+    n_shared_experts: int = flag(1, "experts that every token uses")
+    moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss")
+
+    memory_layers: list[int] | None = flag(None, "blocks that read the memory, counted from 0; None: all of them")
+    keep_ffn: bool = flag(False, "keep the feed-forward beside the memory, instead of the memory in its place")
+    knowledge_num: int = flag(1048576, "bank entries N; a square number R*R")
+    knowledge_length: int = flag(8, "tokens L of an entry")
+    selection: str = flag(
+        "product_key",
+        "how S of the C candidates are selected: best product-key scores, re-scored by cosine, or straight-through Gumbel",
+        choices=["product_key", "cosine", "gumbel"],
+    )
+    num_candidates: int = flag(16, "candidates C that the product keys propose")
+    num_selected: int = flag(4, "entries S that a position reads")
+    cosine_temperature: float = flag(0.1, "the cosine is divided by this before it joins the product-key score")
+    gumbel_temperature: float = flag(1.0, "temperature of the Gumbel softmax (selection gumbel)")
+    fusion: str = flag(
+        "cross_attention", "how the read entries join the stream", choices=["gated_mlp", "cross_attention", "concat"]
+    )
+    fusion_scope: str = flag(
+        "sequence",
+        "what a position may read: entries selected at positions up to its own, or its own only",
+        choices=["sequence", "token"],
+    )
+    fusion_heads: int = flag(8, "heads of the cross-attention fusion; must divide dim")
+    attention_dropout: float = flag(0.1, "dropout of keys in the cross-attention fusion")
+    fusion_dropout: float = flag(0.15, "dropout on the output of the fusion")
+    freeze_ratio: float = flag(0.2, "share of entries that are never rewritten")
+    ema_interval: int = flag(0, "optimizer steps between two rewritings of the unfrozen entries; 0: never")
+    ema_decay: float = flag(0.9, "decay of an entry's moving average at each rewriting")
+    balance_loss_coef: float = flag(0.1, "weight of the sub-keys' balance loss")
+    similarity_loss_coef: float = flag(0.0, "weight of the loss that draws queries to the entries they select")
+    diversity_loss_coef: float = flag(0.0, "weight of the loss that keeps a position's candidates apart")
+
+    def __post_init__(self):
+        for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "knowledge_num", "knowledge_length"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        require(self.dim % self.n_heads == 0, f"--dim {self.dim} is not a multiple of --n_heads {self.n_heads}")
+        require(
+            self.head_dim % 2 == 0,
+            f"--dim {self.dim} / --n_heads {self.n_heads} = {self.head_dim} is odd; rotary positions need an even width",
+        )
+        require(
+            self.n_heads % self.kv_heads == 0,
+            f"--n_kv_heads {self.n_kv_heads} does not divide --n_heads {self.n_heads}",
+        )
+        for name in ("dropout", "attention_dropout", "fusion_dropout"):
+            require(0 <= getattr(self, name) < 1, f"--{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.use_moe:
+            require(
+                1 <= self.n_experts_per_tok <= self.n_experts,
+                f"--n_experts_per_tok {self.n_experts_per_tok} must lie in [1, --n_experts {self.n_experts}]",
+            )
+        for name in ("model_type", "flash_backend", "selection", "fusion", "fusion_scope"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            require(
+                getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}"
+            )
+        if self.model_type == "model_memory":
+            self._check_memory()
+
+    def _check_memory(self):
+        R = isqrt(self.knowledge_num)
+        require(
+            R * R == self.knowledge_num,
+            f"--knowledge_num {self.knowledge_num} is not a square (product keys span a square grid); "
+            f"the nearest are {R * R} and {(R + 1) ** 2}",
+        )
+        require(self.dim % 2 == 0, f"--dim {self.dim} must be even: a query has two halves")
+        require(
+            self.dim % self.fusion_heads == 0,
+            f"--dim {self.dim} is not a multiple of --fusion_heads {self.fusion_heads}",
+        )
+        require(
+            1 <= self.num_candidates <= R,
+            f"--num_candidates {self.num_candidates} must lie in [1, {R}], the side of the grid of entries",
+        )
+        require(
+            1 <= self.num_selected <= self.num_candidates,
+            f"--num_selected {self.num_selected} must lie in [1, --num_candidates {self.num_candidates}]",
+        )
+        # A softmax over a single entry is the constant 1: the language-model loss could not train the retrieval.
+        require(
+            self.num_selected > 1 or self.selection == "gumbel",
+            f"--num_selected 1 cannot be trained with --selection {self.selection}; take 2 or more, or gumbel",
+        )
+        require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
+        require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
+        for layer in self.memory_layers or []:
+            require(0 <= layer < self.n_layers, f"--memory_layers {layer} must lie in [0, {self.n_layers - 1}]")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """F: the inner width of the feed-forward."""
+        return self.ffn_dim or -(-8 * self.dim // (3 * 64)) * 64
+
+    @property
+    def grid_side(self) -> int:
+        """R: sub-keys in each of the two sets."""
+        return isqrt(self.knowledge_num)
+
+    @property
+    def reading_layers(self) -> list[int]:
+        """The blocks that read the memory: none of them in the baseline."""
+        if self.model_type == "model_original":
+            return []
+        return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers))
+
+    @property
+    def uses_cosine(self) -> bool:
+        """Whether a candidate's cosine with the query is needed."""
+        return self.selection != "product_key" or self.similarity_loss_coef > 0 or self.diversity_loss_coef > 0
+
+
+class OriginalHFConfig(PreTrainedConfig):
+    """A ModelConfig in the form that transformers saves, loads and hands to `generate`."""
+
+    model_type = "model_original"
+    attribute_map = {"hidden_size": "dim", "num_attention_heads": "n_heads"}
+
+    @classmethod
+    def wrap(cls, config: ModelConfig) -> "OriginalHFConfig":
+        values = asdict(config)
+        del values["model_type"]  # a class attribute here
+        # The fusion of sequence scope keeps a cache of its own in each memory layer, after those of the attention.
+        cache_layers = config.n_layers + len(config.reading_layers)
+        return cls(
+            **values, num_hidden_layers=cache_layers, tie_word_embeddings=True,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+
+    def unwrap(self) -> ModelConfig:
+        values = {f.name: getattr(self, f.name) for f in fields(ModelConfig) if hasattr(self, f.name)}
+        return ModelConfig(**values)
+
+
+class MemoryHFConfig(OriginalHFConfig):
+    model_type = "model_memory"

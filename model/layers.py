@@ -1,0 +1,204 @@
+"""Norm, rotary positions, attention with a key-value cache, feed-forward: shared by both models.
+
+Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward · V vocabulary
+      X attended keys (the past and the present; in the memory fusion S + 1 for each position)
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from .config import ModelConfig
+
+# Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block these wrappers are inlined.
+compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
+compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
+
+
+@dataclass
+class Context:
+    """What the blocks of one forward pass share."""
+
+    cos_TE: Tensor
+    sin_TE: Tensor
+    visible: "Visibility"
+    attention_mask: Tensor | BlockMask | None  # None: plain causal attention
+    cache: object | None  # transformers.Cache
+
+
+@dataclass
+class Visibility:
+    """Who may see whom: a key is visible from its own position on, inside its own document.
+
+    `past` positions lie in the cache before the T queries. `document_BX` numbers the document of every position, cached
+    ones included; None means one document without padding.
+    """
+
+    past: int
+    length: int
+    document_BX: Tensor | None
+    device: torch.device
+
+    def mask(self, keys_per_position: int = 1, fused: bool = True) -> Tensor | BlockMask | None:
+        """The mask for keys laid out position by position, `keys_per_position` of them each.
+
+        Returns:
+            None where plain causal attention (or a single query) needs no mask; a BlockMask for FlexAttention when
+            training on CUDA; else a bool tensor (B or 1, 1, T, X), True where visible.
+        """
+        if fused and self.document_BX is None and keys_per_position == 1 and (self.past == 0 or self.length == 1):
+            return None
+        if fused and self.past == 0 and self.length > 1 and self.device.type == "cuda":
+            return self._block_mask(keys_per_position)
+        position_X = torch.arange(self.past + self.length, device=self.device)
+        visible_BTX = (position_X[None, :] <= position_X[self.past :, None])[None]
+        if self.document_BX is not None:
+            visible_BTX = visible_BTX & (self.document_BX[:, self.past :, None] == self.document_BX[:, None, :])
+        return visible_BTX.repeat_interleave(keys_per_position, dim=-1)[:, None]
+
+    def _block_mask(self, keys_per_position: int) -> BlockMask:
+        document = self.document_BX
+
+        def causal(b, h, q, k):
+            return k // keys_per_position <= q
+
+        def causal_in_document(b, h, q, k):
+            position = k // keys_per_position
+            return (position <= q) & (document[b, position] == document[b, q])
+
+        mask_mod, batch = (causal, None) if document is None else (causal_in_document, len(document))
+        n_keys = self.length * keys_per_position
+        return compiled_create_block_mask(mask_mod, batch, None, self.length, n_keys, device=self.device)
+
+
+def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos_TE and sin_TE in float32. Source: Su et al. 2021, arXiv:2104.09864.
+
+    Rotary attention sees only differences of positions, so counting from the start of the row, of the document or of
+    the left padding gives the same logits, and no position is reset anywhere.
+    """
+    exponent_E = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
+    angle_TE = positions_T[:, None].float() * theta**-exponent_E
+    angle_TE = torch.cat([angle_TE, angle_TE], dim=-1)
+    return angle_TE.cos(), angle_TE.sin()
+
+
+def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    first, second = x_BHTE.chunk(2, dim=-1)
+    return (x_BHTE * cos_TE + torch.cat([-second, first], dim=-1) * sin_TE).to(x_BHTE.dtype)
+
+
+def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelConfig) -> Tensor:
+    """softmax(q k / sqrt(E)) v under a mask of `Visibility`; grouped-query when G < H. Returns (B, H, T, E)."""
+    grouped = q_BHTE.shape[1] != k_BGXE.shape[1]
+    # Autocast leaves the rotated or gathered operands in different dtypes.
+    q_BHTE, k_BGXE = q_BHTE.to(v_BGXE.dtype), k_BGXE.to(v_BGXE.dtype)
+    if not config.use_flash_attn:
+        return textbook_attention(q_BHTE, k_BGXE, v_BGXE, mask)
+    if isinstance(mask, BlockMask):
+        return compiled_flex_attention(q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped)
+    causal = mask is None and q_BHTE.shape[2] > 1
+    if config.flash_backend == "flash_attn" and mask is None:
+        from flash_attn import flash_attn_func
+
+        out_BTHE = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHTE, k_BGXE, v_BGXE)), causal=causal)
+        return out_BTHE.transpose(1, 2)
+    return F.scaled_dot_product_attention(
+        q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX: Tensor) -> Tensor:
+    """The reference that the fused attentions are tested against: every score is written out, in float32."""
+    groups = q_BHTE.shape[1] // k_BGXE.shape[1]
+    k_BHXE, v_BHXE = k_BGXE.repeat_interleave(groups, dim=1), v_BGXE.repeat_interleave(groups, dim=1)
+    score_BHTX = (q_BHTE @ k_BHXE.transpose(-1, -2)).float() * q_BHTE.shape[-1] ** -0.5
+    return score_BHTX.masked_fill(~mask_BTX, float("-inf")).softmax(dim=-1).to(v_BHXE.dtype) @ v_BHXE
+
+
+def split_heads(x_BTD: Tensor, n_heads: int) -> Tensor:
+    return x_BTD.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHTE: Tensor) -> Tensor:
+    return x_BHTE.transpose(1, 2).flatten(-2)
+
+
+class StreamLinear(nn.Linear):
+    """A projection that writes to the residual stream; the only difference is a smaller start."""
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and grouped keys and values."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.config, self.layer = config, layer
+        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
+        self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        q_BHTE = rotate(split_heads(self.q_proj(x_BTD), self.config.n_heads), context.cos_TE, context.sin_TE)
+        k_BGTE = rotate(split_heads(self.k_proj(x_BTD), self.config.kv_heads), context.cos_TE, context.sin_TE)
+        v_BGTE = split_heads(self.v_proj(x_BTD), self.config.kv_heads)
+        if context.cache is not None:
+            k_BGTE, v_BGTE = context.cache.update(k_BGTE, v_BGTE, self.layer)
+        out_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, context.attention_mask, self.config)
+        return self.dropout(self.out_proj(merge_heads(out_BHTE)))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU. Source: Shazeer 2020, arXiv:2002.05202."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.dropout(self.out_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))), {}
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token is served by its best routed experts, weighted by a softmax over them, and by the shared experts.
+
+    Source: Fedus et al. 2021, arXiv:2101.03961 (balance loss); Dai et al. 2024, arXiv:2401.06066 (shared experts).
+    Differs: no capacity limit, so no token is ever dropped and the future cannot crowd out the past.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_chosen = config.n_experts_per_tok
+        self.router = nn.Linear(config.dim, config.n_experts, bias=False)
+        self.experts = nn.ModuleList(FeedForward(config) for _ in range(config.n_experts))
+        self.shared_experts = nn.ModuleList(FeedForward(config) for _ in range(config.n_shared_experts))
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        flat_ND = x_BTD.flatten(0, 1)
+        probability_NM = self.router(flat_ND).float().softmax(dim=-1)
+        weight_NK, expert_NK = probability_NM.topk(self.n_chosen, dim=-1)
+        weight_NK = weight_NK / weight_NK.sum(dim=-1, keepdim=True)
+        out_ND = sum((expert(flat_ND)[0] for expert in self.shared_experts), torch.zeros_like(flat_ND))
+        for index, expert in enumerate(self.experts):
+            token, slot = torch.where(expert_NK == index)
+            served = expert(flat_ND[token])[0] * weight_NK[token, slot, None]
+            out_ND = out_ND.index_add(0, token, served.to(out_ND.dtype))
+        share_M = F.one_hot(expert_NK, len(self.experts)).float().mean(dim=(0, 1))
+        balance = len(self.experts) * (share_M * probability_NM.mean(dim=0)).sum()
+        return out_ND.view_as(x_BTD), {"moe": balance}
+
+
+def make_feed_forward(config: ModelConfig) -> nn.Module:
+    return MixtureOfExperts(config) if config.use_moe else FeedForward(config)
+
+
+def make_norm(config: ModelConfig) -> nn.RMSNorm:
+    return nn.RMSNorm(config.dim, eps=config.norm_eps)

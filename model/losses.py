@@ -1,0 +1,58 @@
+"""The language-model loss and every auxiliary term, as pure functions.
+
+Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates · M the mean over all positions
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # the label of a position that is not predicted
+
+
+def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats over the positions whose next token has a label.
+
+    `labels_BT` stands beside the input, not shifted (the convention of transformers): the logits at t are held against
+    the label at t + 1. A batch without any label gives 0.
+    """
+    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    total = F.cross_entropy(logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (next_BT != IGNORED).sum().clamp(min=1)
+
+
+def balance_loss(score_BT2R: Tensor, index_BT2C: Tensor) -> Tensor:
+    """Usage of the two sub-key sets: R * sum(share chosen * mean probability), averaged over the sets; 1 is even use.
+
+    Source: Fedus et al. 2021, arXiv:2101.03961, equation 4, with sub-keys for experts.
+    """
+    R = score_BT2R.shape[-1]
+    probability_M2R = score_BT2R.float().softmax(dim=-1).mean(dim=(0, 1))
+    index_2X = index_BT2C.permute(2, 0, 1, 3).flatten(1)
+    count_2R = torch.zeros_like(probability_M2R).scatter_add(
+        1, index_2X, torch.ones_like(index_2X, dtype=torch.float32)
+    )
+    return R * (count_2R / index_2X.shape[1] * probability_M2R).sum(dim=-1).mean()
+
+
+def similarity_loss(cosine_BTC: Tensor, log_weight_BTC: Tensor) -> Tensor:
+    """One minus the expected cosine between a query and the entry drawn for it; 0 when they point the same way."""
+    return 1 - (log_weight_BTC.float().exp() * cosine_BTC.float()).sum(dim=-1).mean()
+
+
+def diversity_loss(mixture_BTD: Tensor, log_weight_BTC: Tensor) -> Tensor:
+    """Expected cosine between two different entries drawn for one position; 0 when candidates are orthogonal.
+
+    With p the weights and u the unit vectors of the C candidates, ||sum p u||^2 = sum p_c p_d cos(c, d); taking away
+    the pairs c = d leaves the sum over different ones. No tensor of C vectors a position is needed, only the mixture.
+
+    Args:
+        mixture_BTD: sum of p_c u_c.
+    """
+    same_BT = log_weight_BTC.float().exp().square().sum(dim=-1)
+    return (mixture_BTD.float().square().sum(dim=-1) - same_BT).mean()
+
+
+def count_targets(labels_BT: Tensor) -> Tensor:
+    """How many positions of a batch `language_model_loss` averages over."""
+    return (labels_BT[:, 1:] != IGNORED).sum()

@@ -1,0 +1,165 @@
+"""The dense baseline: pre-norm blocks of rotary attention and SwiGLU (or experts), tied embeddings.
+
+Axes: B batch · T position · D width · V vocabulary
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .config import ModelConfig, OriginalHFConfig
+from .layers import Attention, Context, StreamLinear, Visibility, make_feed_forward, make_norm, rotary_table
+from .losses import language_model_loss
+
+INIT_STD = 0.02
+
+
+@dataclass
+class LanguageModelOutput(ModelOutput):
+    """What a forward pass returns.
+
+    Attributes:
+        loss: scalar, the language-model loss plus the weighted auxiliary terms; None without labels.
+        lm_loss: scalar in nats a token; None without labels.
+        logits: (B, T, V), or the last `logits_to_keep` positions; None if `return_logits` is off.
+        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term.
+        readings: for each block what it read (a Reading), None for a block without memory.
+    """
+
+    loss: Tensor | None = None
+    lm_loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: object | None = None
+    aux_losses: dict[str, Tensor] | None = None
+    readings: list | None = None
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
+        super().__init__()
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, layer)
+        if has_ffn:
+            self.ffn_norm = make_norm(config)
+            self.feed_forward = make_feed_forward(config)
+
+    def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
+        """The stream after this block, its named loss terms, and what it read."""
+        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
+        y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
+        return h_BTD + y_BTD, aux, None
+
+
+class Transformer(PreTrainedModel, GenerationMixin):
+    """`model_original`. A subclass changes `make_block` and `make_context`, nothing else."""
+
+    config_class = OriginalHFConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _tied_weights_keys = {"lm_head.weight": "embedding.weight"}
+    _supports_sdpa = True
+    _no_split_modules = ["Block", "MemoryBlock"]
+
+    def __init__(self, config: OriginalHFConfig):
+        super().__init__(config)
+        self.settings = settings = config.unwrap()
+        self.embedding = nn.Embedding(settings.vocab_size, settings.dim)
+        self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(settings.n_layers))
+        self.norm = make_norm(settings)
+        self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
+        self.language_model_loss = language_model_loss
+        self.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+        self.post_init()
+
+    def make_block(self, layer: int) -> nn.Module:
+        return Block(self.settings, layer)
+
+    def make_context(self, visible: Visibility, **shared) -> Context:
+        return Context(visible=visible, **shared)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, StreamLinear):
+            # 2 n_layers outputs add up in the stream; its variance shall not grow with depth (GPT-2).
+            init.normal_(module.weight, std=INIT_STD / (2 * self.settings.n_layers) ** 0.5)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            init.normal_(module.weight, std=INIT_STD)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def set_input_embeddings(self, embedding: nn.Embedding) -> None:
+        self.embedding = embedding
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, lm_head: nn.Linear) -> None:
+        self.lm_head = lm_head
+
+    def compile_parts(self) -> None:
+        """Compile each block and the loss in place: equal blocks share one compilation, so the first step comes soon."""
+        for block in self.blocks:
+            block.compile()
+        self.language_model_loss = torch.compile(language_model_loss)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: object | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_logits: bool = True,
+    ) -> LanguageModelOutput:
+        """One pass over (B, T) token ids.
+
+        Args:
+            labels: (B, T), beside the input and not shifted; -100 where nothing is to be predicted.
+            document_ids: (B, T) int; attention never crosses a change of it (packed rows).
+            attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it.
+            past_key_values: a transformers cache; filled in place.
+            logits_to_keep: 0 for the logits of every position, else of the last so many.
+            return_logits: False spares a training step from handing back the largest tensor that it makes.
+        """
+        B, T = input_ids.shape
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if document_ids is None and attention_mask is not None and not attention_mask.all():
+            document_ids = attention_mask  # padding is a document of its own
+        visible = Visibility(past, T, document_ids, input_ids.device)
+        positions_T = torch.arange(past, past + T, device=input_ids.device)
+        cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
+        context = self.make_context(
+            visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=past_key_values,
+            attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+        )  # fmt: skip
+
+        x_BTD, terms, readings = self.embedding(input_ids), {}, []
+        for block in self.blocks:
+            x_BTD, aux, reading = block(x_BTD, context)
+            readings.append(reading)
+            for name, value in aux.items():
+                terms.setdefault(name, []).append(value)
+        aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
+
+        logits_BTV = self.lm_head(self.norm(x_BTD)[:, -logits_to_keep:])
+        loss = lm_loss = None
+        if labels is not None:
+            lm_loss = self.language_model_loss(logits_BTV, labels)
+            loss = lm_loss + sum(
+                getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items()
+            )
+        return LanguageModelOutput(
+            loss, lm_loss, logits_BTV if return_logits else None, past_key_values, aux_losses, readings
+        )

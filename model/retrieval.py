@@ -1,0 +1,102 @@
+"""Product-key search and selection in plain torch: the reference that any faster twin is tested against.
+
+Axes: B batch · T position · D width · V vocabulary · N bank entries = R*R · R sub-keys per half · K sub-key width D/2
+      L tokens per entry · C candidates · S selected entries · P pairs of half-lists that can be among the best C
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import ModelConfig
+
+PADDING = 0  # the token id that fills an entry up to its length; it is not read
+
+
+def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact best C of N = R*R entries from the scores of their sub-keys: 2R scores and about C ln C sums, not N.
+
+    score(i, j) = score[0, i] + score[1, j], and the entry is i * R + j. Where several entries tie for the last
+    places, any of them may be taken.
+
+    Args:
+        score_BT2R: float; scores of the two sets of sub-keys.
+        num_candidates: C, in [1, R].
+    Returns:
+        score_BTC: float, best first.  entry_BTC: int64 in [0, R*R), no repeats in a row.
+        index_BT2C: int64; the best C sub-keys of each half, best first.
+    Raises:
+        ValueError: C is outside [1, R].
+    Source: Lample et al. 2019, arXiv:1907.05242. Differs: one head, no batch norm on the query.
+    """
+    R = score_BT2R.shape[-1]
+    if not 1 <= num_candidates <= R:
+        raise ValueError(f"num_candidates must lie in [1, {R}], got {num_candidates}")
+    half_BT2C, index_BT2C = score_BT2R.topk(num_candidates, dim=-1)
+    # The pair of ranks (i, j) is preceded by all (i', j') <= (i, j), so it can only be among the best C if (i+1)(j+1) <= C.
+    ranks = range(num_candidates)
+    pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= num_candidates]
+    i_P, j_P = torch.tensor(pairs, device=score_BT2R.device).T
+    pair_BTP = half_BT2C[..., 0, i_P] + half_BT2C[..., 1, j_P]
+    entry_BTP = index_BT2C[..., 0, i_P] * R + index_BT2C[..., 1, j_P]
+    score_BTC, best_BTC = pair_BTP.topk(num_candidates, dim=-1)
+    return score_BTC, entry_BTP.gather(-1, best_BTC), index_BT2C
+
+
+def entry_vectors(token_XL: Tensor, embedding_VD: Tensor) -> Tensor:
+    """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone."""
+    return F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
+
+
+def cosine_to_entries(query_BTD: Tensor, token_BTCL: Tensor, norm_BTC: Tensor, embedding_VD: Tensor):
+    """(B, T, C): cosine of each query and the mean embedding of each candidate's tokens.
+
+    Worked out in logit space: <q, mean E[tok]> is the mean of (q @ E.T)[tok], so the C vectors of a position are never
+    written out; `norm_BTC` holds their lengths and is a constant for the gradient.
+    """
+    logit_BTV = query_BTD @ embedding_VD.T
+    word_BTCL = logit_BTV.gather(-1, token_BTCL.flatten(-2)).view(token_BTCL.shape).float()
+    word_BTCL = word_BTCL.masked_fill(token_BTCL == PADDING, 0.0)
+    length_BTC = (token_BTCL != PADDING).sum(dim=-1).clamp(min=1)
+    query_norm_BT1 = query_BTD.float().norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return word_BTCL.sum(dim=-1) / length_BTC / norm_BTC.clamp(min=1e-6) / query_norm_BT1
+
+
+def mixed_entries(token_BTCL: Tensor, weight_BTC: Tensor, embedding_VD: Tensor) -> Tensor:
+    """(B, T, D): the weighted sum of the C entries' vectors of each position, without writing the C vectors out."""
+    B, T, C, L = token_BTCL.shape
+    word_BTCL = (token_BTCL != PADDING).to(weight_BTC.dtype)
+    word_BTCL = word_BTCL * (weight_BTC / word_BTCL.sum(dim=-1).clamp(min=1))[..., None]
+    mixture_XD = F.embedding_bag(
+        token_BTCL.reshape(B * T, C * L), embedding_VD, mode="sum",
+        per_sample_weights=word_BTCL.reshape(B * T, C * L).to(embedding_VD.dtype),
+    )  # fmt: skip
+    return mixture_XD.view(B, T, -1)
+
+
+def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
+    """S of the C candidates, with the logarithm of the weight that each has in the fusion.
+
+    product_key, cosine: the S largest; weights are their softmax.
+    gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient is
+    that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
+
+    Args:
+        log_weight_BTC: float32, normalised over C.
+    Returns:
+        slot_BTS: int64, places in [0, C).  log_weight_BTS: float32.
+    Source: Jang et al. 2016, arXiv:1611.01144. Differs: only the winners' values enter the backward pass, which spares
+    the tensor of all C candidates' vectors.
+    """
+    S = config.num_selected
+    if config.selection != "gumbel":
+        selected_BTS, slot_BTS = log_weight_BTC.topk(S, dim=-1)
+        return slot_BTS, selected_BTS.log_softmax(dim=-1)
+    noisy_BTC = log_weight_BTC
+    if training:
+        # Minus the logarithm of an exponential variable is a Gumbel variable.
+        noisy_BTC = log_weight_BTC - torch.empty_like(log_weight_BTC).exponential_().clamp(min=1e-20).log()
+    slot_BTS = noisy_BTC.topk(S, dim=-1).indices
+    log_p_BTS = (noisy_BTC / config.gumbel_temperature).log_softmax(dim=-1).gather(-1, slot_BTS)
+    uniform_log_weight = -torch.log(torch.tensor(float(S), device=log_p_BTS.device))
+    return slot_BTS, uniform_log_weight + log_p_BTS - log_p_BTS.detach()

@@ -1,0 +1,198 @@
+"""What must hold for every variant of the model (the invariants of the design)."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  (the Auto classes are what users call)
+
+from model import build_model
+from tests.conftest import tiny_config, tiny_model
+from tests.model.variants import MEMORY_VARIANTS, VARIANTS
+
+T = 16
+all_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+memory_variants = pytest.mark.parametrize("variant", MEMORY_VARIANTS.values(), ids=MEMORY_VARIANTS)
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(3, 61, shape)
+
+
+@all_variants
+def test_the_future_never_changes_the_past(variant):
+    model, a = tiny_model(**variant), random_ids(2, T)
+    b = a.clone()
+    b[:, 9:] = random_ids(2, T - 9)
+    logits_a, logits_b = model(a).logits, model(b).logits
+    torch.testing.assert_close(logits_a[:, :9], logits_b[:, :9])
+    assert not torch.allclose(logits_a[:, 9:], logits_b[:, 9:])
+
+
+@all_variants
+def test_the_future_gives_no_gradient_to_the_past(variant):
+    """Sharper than comparing logits: a leak through a soft path shows as a gradient even where values agree."""
+    model = tiny_model(**variant)
+    vectors = {}
+    model.embedding.register_forward_hook(lambda module, args, out: vectors.update(out=out) or out.retain_grad())
+    model(random_ids(1, T)).logits[0, 8].sum().backward()
+    gradient_T = vectors["out"].grad[0].abs().sum(dim=-1)
+    assert gradient_T[9:].max() == 0
+    assert gradient_T[:9].min() > 0
+
+
+@all_variants
+def test_decoding_with_a_cache_equals_the_full_pass(variant):
+    model, ids = tiny_model(**variant), random_ids(2, T)
+    full, cache, steps = model(ids).logits, None, []
+    for piece in ids.split([7, 1, 1, 4, 1, 2], dim=1):  # prompt, single tokens, and several tokens at once
+        out = model(piece, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        steps.append(out.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), full, rtol=1e-4, atol=1e-5)
+
+
+@all_variants
+def test_packing_changes_no_logit_of_a_document(variant):
+    model, a, b = tiny_model(**variant), random_ids(1, 9), random_ids(1, 7)
+    document_ids = torch.tensor([[0] * 9 + [1] * 7])
+    packed = model(torch.cat([a, b], dim=1), document_ids=document_ids).logits
+    torch.testing.assert_close(packed[:, :9], model(a).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed[:, 9:], model(b).logits, rtol=1e-4, atol=1e-5)
+
+
+@all_variants
+def test_left_padding_changes_no_logit(variant):
+    model, ids = tiny_model(**variant), random_ids(1, 9)
+    padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), ids], dim=1)
+    mask = (torch.arange(13) >= 4).long()[None]
+    torch.testing.assert_close(
+        model(padded, attention_mask=mask).logits[:, 4:], model(ids).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+@all_variants
+def test_the_language_model_loss_alone_trains_every_parameter(variant):
+    off = {name: 0.0 for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef", "moe_loss_coef")}
+    model, ids = tiny_model(**{**variant, **off}).train(), random_ids(8, 32)
+    model(ids, labels=ids).lm_loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@all_variants
+def test_the_loss_starts_near_a_uniform_guess(variant):
+    model, ids = tiny_model(**variant), random_ids(4, 32)
+    assert abs(float(model(ids, labels=ids).lm_loss) - torch.log(torch.tensor(61.0))) < 0.3
+
+
+@all_variants
+def test_saving_and_loading_keeps_every_bit(variant, tmp_path):
+    model, ids = tiny_model(**variant), random_ids(2, T)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert loaded.settings == model.settings
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert loaded.lm_head.weight is loaded.embedding.weight
+    if model.settings.reading_layers:
+        assert torch.equal(loaded.bank.tokens, model.bank.tokens)
+        assert torch.equal(loaded.bank.frozen, model.bank.frozen)
+
+
+@all_variants
+def test_generate_is_the_same_with_and_without_a_cache(variant):
+    model, ids = tiny_model(**variant), random_ids(2, 5)
+    model.generation_config.eos_token_id = None
+    with_cache = model.generate(ids, max_new_tokens=8, do_sample=False)
+    without = model.generate(ids, max_new_tokens=8, do_sample=False, use_cache=False)
+    assert with_cache.shape == (2, 13)
+    assert torch.equal(with_cache, without)
+
+
+@all_variants
+def test_a_few_steps_learn_one_batch(variant):
+    model, ids = tiny_model(**variant).train(), random_ids(2, T)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    first = None
+    for _ in range(40):
+        out = model(ids, labels=ids)
+        first = first or float(out.lm_loss)
+        out.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(out.lm_loss) < first / 2
+
+
+@memory_variants
+def test_without_memory_layers_the_model_is_the_baseline(variant):
+    off = tiny_model(**{**variant, "memory_layers": []})
+    baseline = tiny_model(**{**variant, "model_type": "model_original"})
+    ids = random_ids(2, T)
+    assert torch.equal(off(ids).logits, baseline(ids).logits)
+
+
+@memory_variants
+def test_the_bank_changes_the_output_only_through_the_memory(variant):
+    model, ids = tiny_model(**variant), random_ids(2, T)
+    before = model(ids).logits
+    tokens = model.bank.tokens.clone()
+    model.bank.tokens.zero_()
+    assert not torch.allclose(model(ids).logits, before)
+    for layer in model.settings.reading_layers:
+        model.blocks[layer].fusion.out_proj.weight.data.zero_()
+    deaf = model(ids).logits
+    model.bank.tokens.copy_(tokens)
+    assert torch.equal(model(ids).logits, deaf)
+
+
+@memory_variants
+def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
+    model, ids = tiny_model(**variant), random_ids(6, T)
+    before = model(ids)
+    read = torch.cat([r.entry_BTS.flatten(1) for r in before.readings if r is not None], dim=1)
+    counts = torch.bincount(read.flatten(), minlength=49)
+    entry = int(torch.where((counts > 0), counts, counts.max() + 1).argmin())  # read, but as rarely as any
+    reads_it = (read == entry).any(dim=1)
+    old = model.bank.tokens[entry].clone()
+    model.bank.tokens[entry] = (old + 7) % 61
+    after = model(ids)
+    candidates_changed = model.settings.uses_cosine  # then an unread candidate may become read
+    if not candidates_changed:
+        assert torch.equal(after.logits[~reads_it], before.logits[~reads_it])
+    assert not torch.equal(after.logits[reads_it], before.logits[reads_it])
+    model.bank.tokens[entry] = old
+    assert torch.equal(model(ids).logits, before.logits)
+
+
+def test_an_entry_that_no_position_proposes_changes_nothing():
+    model, ids = tiny_model(selection="cosine", num_candidates=3, num_selected=2), random_ids(1, 2)
+    before = model(ids).logits
+    changed = []
+    for entry in range(49):
+        old = model.bank.tokens[entry].clone()
+        model.bank.tokens[entry] = (old + 7) % 61
+        changed.append(not torch.equal(model(ids).logits, before))
+        model.bank.tokens[entry] = old
+    assert 0 < sum(changed) <= 3 * 2 * 2  # at most C candidates at each position of each block
+
+
+def test_permuting_keys_and_bank_together_changes_nothing():
+    model, ids = tiny_model(), random_ids(2, T)
+    before = model(ids).logits
+    rows, columns = torch.randperm(7), torch.randperm(7)
+    model.bank.tokens.copy_(model.bank.tokens.view(7, 7, -1)[rows][:, columns].reshape(49, -1))
+    for block in model.blocks:
+        block.keys_2RK.data = torch.stack([block.keys_2RK[0][rows], block.keys_2RK[1][columns]])
+    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_seeds_give_equal_models():
+    ids = random_ids(1, T)
+    assert torch.equal(build_model_twice()[0](ids).logits, build_model_twice()[1](ids).logits)
+
+
+def build_model_twice():
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(build_model(tiny_config(), seed=3).eval())
+    return models

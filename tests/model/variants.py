@@ -1,0 +1,26 @@
+"""Every variant of the two models, by name: invariants are tested over all of them."""
+
+from itertools import product
+
+from model.fusion import FUSIONS
+
+BASELINES = {
+    "original": {"model_type": "model_original"},
+    "original-gqa": {"model_type": "model_original", "n_kv_heads": 2},
+    "original-moe": {"model_type": "model_original", "use_moe": True},
+    "original-textbook": {"model_type": "model_original", "use_flash_attn": False},
+}
+MEMORY = {
+    f"{fusion}-{scope}-{selection}": {"fusion": fusion, "fusion_scope": scope, "selection": selection}
+    for fusion, scope, selection in product(FUSIONS, ["sequence", "token"], ["product_key", "cosine", "gumbel"])
+}
+EXTRAS = {
+    "gumbel-top1": {"selection": "gumbel", "num_selected": 1, "similarity_loss_coef": 0.1, "diversity_loss_coef": 0.1},
+    "beside-ffn": {"keep_ffn": True},
+    "beside-moe": {"keep_ffn": True, "use_moe": True},
+    "one-layer": {"memory_layers": [1]},
+    "memory-gqa": {"n_kv_heads": 1},
+    "memory-textbook": {"use_flash_attn": False},
+}
+MEMORY_VARIANTS = MEMORY | EXTRAS
+VARIANTS = BASELINES | MEMORY_VARIANTS

@@ -1,0 +1,215 @@
+"""Pretrain `model_original` or `model_memory`: a run from top to bottom.
+
+    accelerate launch train_pretrain_accelerate.py --model_type model_memory --out_dir out/my_run
+
+A run folder holds flags.json, run.json, metrics.jsonl, train.log, checkpoints and the final weights. Started again with
+the same command, an interrupted run goes on where it was. The scripts in run_file/ hold the flags of each experiment.
+"""
+
+import json
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object, set_seed
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from dataset.memory_init import load_bank
+from dataset.pretrain import BatchLoader, PretrainDataset, open_pretrain_data
+from dataset.tokenizer import load_tokenizer
+from model import build_model
+from model.losses import IGNORED, count_targets
+from model.memory_bank import usage_statistics
+from trainer.checkpoint import checkpoint_dirs, load_checkpoint, save_checkpoint
+from trainer.config import Flags, parse_cli
+from trainer.monitor import Stopwatch, StopSignal, memory_readings
+from trainer.optim import lr_at, make_optimizer, set_lr
+from trainer.record import fill_record
+from trainer.runinfo import RunInfo
+from trainer.tracking import Tracker
+
+MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+
+
+def load_data(flags: Flags, accelerator: Accelerator, info: RunInfo):
+    """The tokenizer, the training and validation rows, and the bank's tokens (None for the baseline)."""
+    data, model = flags.data, flags.model
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    if len(tokenizer) > model.vocab_size:
+        raise ValueError(
+            f"the tokenizer {data.tokenizer_path} has {len(tokenizer)} entries: pass --vocab_size {len(tokenizer)} "
+            f"or more, got {model.vocab_size}"
+        )
+    bank = None
+    # The main process builds the caches, the others then find them.
+    with accelerator.main_process_first():
+        if model.reading_layers:
+            if not data.database_init_path:
+                raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
+            bank = load_bank(
+                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
+            )
+            info.report("knowledge", bank.report)
+        val_path = data.val_path or data.data_path
+        held_out = 0.0 if data.val_path else data.val_fraction
+        options = {"mode": data.data_mode, "cache_dir": data.cache_dir}
+        train = open_pretrain_data(
+            data.data_path, tokenizer, model.max_seq_len, part="train", val_fraction=held_out, **options
+        )
+        val = open_pretrain_data(
+            val_path, tokenizer, model.max_seq_len, part="train" if data.val_path else "val",
+            val_fraction=held_out, **options,
+        )  # fmt: skip
+        info.report("train", train.report)
+        info.report("val", val.report)
+    return tokenizer, train, val, bank
+
+
+def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
+    set_seed(flags.run.seed)
+    tokens = None if bank is None else torch.from_numpy(bank.tokens)
+    model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
+    if bank is not None and flags.data.cluster_cache_path:
+        with accelerator.main_process_first():
+            order_N = model.order_by_content(flags.data.cluster_cache_path)
+        if accelerator.is_main_process:
+            np.save(Path(flags.run.out_dir) / "bank_rows.npy", order_N.numpy())
+    return model
+
+
+@torch.no_grad()
+def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator) -> float:
+    """Mean loss in nats a token over the validation rows, shared out among the processes."""
+    model.eval()
+    batch_size, rank, world = flags.optim.batch_size, accelerator.process_index, accelerator.num_processes
+    chunks = np.array_split(np.arange(len(val)), -(-len(val) // batch_size))[: flags.run.eval_batches]
+    total = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
+    for chunk in chunks[rank::world]:
+        # Rows are repeated up to the batch size, without labels, so that every batch has the shape compiled for training.
+        batch = val.fetch(np.resize(chunk, batch_size))
+        batch["labels"][len(chunk) :] = IGNORED
+        batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+        n_targets = count_targets(batch["labels"])
+        loss = model(**batch, return_logits=False).lm_loss
+        total += torch.stack([loss.double() * n_targets, n_targets.double()])
+    model.train()
+    total = accelerator.reduce(total)
+    return float(total[0] / total[1])
+
+
+def train(flags: Flags, accelerator: Accelerator, model, rows: PretrainDataset, val: PretrainDataset, tracker, info, log):
+    """The loop: accumulate, backward, clip, step, log, evaluate, save. Returns the signal that ended it early, if any."""
+    optim, run, device = flags.optim, flags.run, accelerator.device
+    optimizer = make_optimizer(model, optim, device)
+    loader = BatchLoader(
+        rows, optim.batch_size, run.seed, accelerator.process_index, accelerator.num_processes, device.type == "cuda"
+    )
+    steps_per_epoch = len(loader) // optim.accumulation_steps
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"{flags.data.data_path} gives {len(loader)} micro-batches, fewer than one optimizer step of "
+            f"--accumulation_steps {optim.accumulation_steps}: lower it, or --batch_size {optim.batch_size}"
+        )
+    total_steps = min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch)
+    tokens_per_step = optim.batch_size * flags.model.max_seq_len * optim.accumulation_steps * accelerator.num_processes
+
+    state = {"step": 0, "loss_sum": 0.0, "loss_steps": 0, "best_val_loss": None}
+    checkpoints = checkpoint_dirs(run.out_dir)
+    if run.resume and checkpoints:
+        state |= load_checkpoint(checkpoints[-1], model, optimizer, accelerator)
+        log.info("resumed from %s", checkpoints[-1])
+    tracker.rewind(state["step"])
+    bare, memory = model, flags.model.reading_layers
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if run.use_compile or (run.use_compile is None and device.type == "cuda"):
+        bare.compile_parts()
+    model.train()
+
+    def save():
+        save_checkpoint(run.out_dir, state, bare, optimizer.optimizer, run.keep_checkpoints, accelerator)
+
+    stop, watch = StopSignal(), Stopwatch(device)
+    batches = loader.iterate(state["step"] * optim.accumulation_steps)
+    loss_sum, tokens_at_log, clock = torch.tensor(state["loss_sum"], device=device), 0, time.perf_counter()
+    progress = tqdm(total=total_steps, initial=state["step"], disable=not accelerator.is_main_process, unit="step")
+    while state["step"] < total_steps and stop.received is None:
+        step = state["step"]
+        lr = lr_at(step, total_steps, optim)
+        set_lr(optimizer, lr)
+        logs_now = (step + 1) % run.log_interval == 0 or step + 1 == total_steps
+        watch.begin_step(measure=logs_now)
+
+        with watch("data"):
+            window = [next(batches) for _ in range(optim.accumulation_steps)]
+            targets = [count_targets(batch["labels"]) for batch in window]
+            # Every token weighs the same, in whichever micro-batch or process it stands.
+            all_targets = accelerator.reduce(torch.stack(targets).sum().to(device))
+        for batch, n_targets in zip(window, targets, strict=True):
+            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            with nullcontext() if batch is window[-1] else accelerator.no_sync(model):
+                with watch("forward"):
+                    out = model(**batch, return_logits=False)
+                lm_loss = out.lm_loss * (n_targets.to(device) * accelerator.num_processes / all_targets)
+                auxiliary = (out.loss - out.lm_loss) / optim.accumulation_steps
+                with watch("backward"):
+                    accelerator.backward(lm_loss + auxiliary)
+            loss_sum += lm_loss.detach()
+            for layer in memory:
+                bare.bank.count(out.readings[layer].entry_BTS)
+        with watch("optimizer"):
+            grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0:
+            bare.rewrite_bank(accelerator.gather([tuple(out.readings[layer]) for layer in memory]))
+
+        state["step"] = step = step + 1
+        state["loss_steps"] += 1
+        tokens_at_log += tokens_per_step
+        progress.update()
+        if logs_now:
+            loss = float(accelerator.reduce(loss_sum, "mean")) / state["loss_steps"]
+            speed = tokens_at_log / (time.perf_counter() - clock)
+            metrics = {
+                "epoch": step / steps_per_epoch, "loss": loss, "ppl": float(np.exp(min(loss, 50.0))), "lr": lr,
+                "tokens": step * tokens_per_step, "tokens_per_s": speed, "grad_norm": float(grad_norm),
+                **{f"aux/{name}": float(value) for name, value in out.aux_losses.items()}, **watch.shares(),
+            }  # fmt: skip
+            if memory:
+                uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
+                metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
+                weight = torch.cat([out.readings[layer].weight_BTS.flatten(0, 1) for layer in memory]).float()
+                metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
+            tracker.log(metrics, step)
+            progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
+            log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", step, total_steps, loss, lr, speed)
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {step}; the newest checkpoint is from before it")
+            loss_sum.zero_()
+            state["loss_steps"], tokens_at_log, clock = 0, 0, time.perf_counter()
+
+        pause = time.perf_counter()
+        if step % run.memory_monitor_interval == 0 or step == total_steps:
+            tracker.log(memory_readings(device), step)
+        if step % run.eval_interval == 0 or step == total_steps:
+            val_loss = validate(model, val, flags, accelerator)
+            state["best_val_loss"] = min(val_loss, state["best_val_loss"] or val_loss)
+            measured = {"epoch": step / steps_per_epoch, "val_loss": val_loss, "val_ppl": float(np.exp(val_loss))}
+            tracker.log(measured | {"eval_s": time.perf_counter() - pause}, step)
+            log.info("step %d validation loss %.4f", step, val_loss)
+        state["loss_sum"] = float(loss_sum) if step % run.save_interval == 0 else 0.0
+        if step % run.save_interval == 0 or step == total_steps:
+            save()
+        clock += time.perf_counter() - pause  # the tokens/s are those of training
+    progress.close()
+    if stop.received is not None:
+        state["loss_sum"] = float(loss_sum)
+        save()
+        log.info("stopped by signal %d at step %d; the same command goes on from there", stop.received, state["step"])
+    return stop

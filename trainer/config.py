@@ -1,0 +1,127 @@
+"""The flags of a run that are not architecture, and the command line made of all of them."""
+
+import difflib
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from model.config import ModelConfig, flag, require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read. Paths are relative to the working directory."""
+
+    data_path: str = flag("dataset/stable/merged_pretrain.jsonl", "pretraining text: JSON Lines with a `text` field")
+    val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
+    val_fraction: float = flag(0.005, "share of the documents held out when there is no val_path")
+    data_mode: str = flag(
+        "packed", "documents packed into full rows, or one padded document a row", choices=["packed", "padded"]
+    )
+    tokenizer_path: str = flag("dataset/tokenizer", "folder of a Hugging Face tokenizer")
+    database_init_path: str | None = flag(
+        "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory"
+    )
+    cluster_cache_path: str | None = flag(
+        None, "order the bank by content and start the sub-keys from it; the order is kept in this .npy file"
+    )
+    cache_dir: str = flag("dataset/cache", "where tokenised text and banks are kept")
+    object_path: str | None = flag(None, "object-prediction questions for the evaluation")
+    relation_path: str | None = flag(None, "relation-prediction questions for the evaluation")
+    verification_path: str | None = flag(None, "fact-verification questions for the evaluation")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    epochs: int = flag(3, "passes over the training rows")
+    max_steps: int | None = flag(None, "stop after this many optimizer steps, whatever the epochs say")
+    batch_size: int = flag(48, "rows of a micro-batch, for each process")
+    accumulation_steps: int = flag(12, "micro-batches of an optimizer step")
+    learning_rate: float = flag(2e-4, "peak of the cosine schedule")
+    min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak")
+    warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly")
+    memory_lr_scale: float = flag(1.0, "learning rate of queries and sub-keys, relative to the other parameters")
+    weight_decay: float = flag(0.1, "AdamW's decay, of matrices only")
+    beta1: float = flag(0.9, "AdamW's first decay rate")
+    beta2: float = flag(0.95, "AdamW's second decay rate")
+    grad_clip: float = flag(1.0, "largest norm of the gradient; 0 turns clipping off")
+    dtype: str = flag("bfloat16", "autocast precision", choices=["bfloat16", "float16", "float32"])
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "accumulation_steps"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        require(self.learning_rate > 0, f"--learning_rate must be positive, got {self.learning_rate}")
+        require(self.max_steps is None or self.max_steps >= 1, f"--max_steps must be at least 1, got {self.max_steps}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    out_dir: str = flag("out/run", "run folder: flags, metrics, checkpoints, final weights")
+    experiment: str | None = flag(None, "number of the experiment's record, such as 1_4_8; None: from out_dir")
+    experiment_dir: str = flag("experiment", "where the records are")
+    base_experiment: str | None = flag(None, "the experiment that this one builds on, such as 1.4.7")
+    baseline: str | None = flag(None, "run folder of the baseline that the record compares with; None: look in out/")
+    target_loss: float | None = flag(None, "validation loss that the experiment aims at")
+    seed: int = flag(42, "seed of weights, data order and dropout")
+    resume: bool = flag(True, "go on from the newest checkpoint in out_dir; --no_resume starts over")
+    use_compile: bool | None = flag(None, "torch.compile the blocks; None: on CUDA only")
+    log_interval: int = flag(10, "optimizer steps between two lines of metrics.jsonl")
+    eval_interval: int = flag(200, "optimizer steps between two validations")
+    eval_batches: int | None = flag(None, "validation batches at most; None: all of them")
+    save_interval: int = flag(500, "optimizer steps between two checkpoints")
+    keep_checkpoints: int = flag(2, "how many of the newest checkpoints are kept")
+    memory_monitor_interval: int = flag(100, "optimizer steps between two readings of GPU and host memory")
+    use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
+    swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
+    swanlab_mode: str | None = flag(
+        None, "None: cloud with an account, else local", choices=["cloud", "local", "offline", "disabled"]
+    )
+
+    def __post_init__(self):
+        for name in ("log_interval", "eval_interval", "save_interval", "keep_checkpoints", "memory_monitor_interval"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def name(self) -> str:
+        return Path(self.out_dir).name
+
+    @property
+    def experiment_id(self) -> str:
+        return self.experiment or self.name.removeprefix("experiment_")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """All flags of a run, by section."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    run: RunConfig
+
+    def as_dict(self) -> dict[str, dict]:
+        return asdict(self)
+
+
+class OneSentenceParser(HfArgumentParser):
+    def error(self, message: str):
+        sys.exit(f"error: {message} (--help lists the flags)")
+
+
+def parse_cli(argv: list[str] | None = None) -> Flags:
+    """The flags of a command line.
+
+    Raises:
+        ValueError: a flag does not exist or a value is refused; one sentence says which and why.
+    """
+    # allow_abbrev=False: else a typo such as --n_layer is silently taken as --n_layers.
+    parser = OneSentenceParser([ModelConfig, DataConfig, OptimConfig, RunConfig], allow_abbrev=False)
+    *configs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
+        raise ValueError(f"unknown flag {unknown[0]}: {cure}")
+    return Flags(*configs)
