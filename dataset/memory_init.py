@@ -1,0 +1,204 @@
+"""Knowledge files: from sentences to the bank's table of token ids.
+
+Axes: N entries · L tokens per entry
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+
+from .cache import atomic, content_key, open_text, require_file, tokenizer_key
+
+CHARACTERS_AT_ONCE = 1 << 20
+SENTENCES_AT_ONCE = 16384
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A sentence of a knowledge file, with the triple and the origin that it states, where the file has them."""
+
+    sentence: str
+    subject: str = ""
+    predicate: str = ""
+    object: str = ""
+    uuid: str = ""
+    source: str = ""
+
+
+def read_values(path: Path) -> Iterator[tuple[int, object]]:
+    """Each element of a JSON array, or each line of JSON Lines, with its line number; memory stays bounded.
+
+    Raises:
+        ValueError: the file is not JSON, naming file and line.
+    """
+    decoder, buffer, position, line, ended = json.JSONDecoder(), "", 0, 1, False
+    with open_text(path) as file:
+
+        def refill() -> bool:
+            nonlocal buffer, position, ended
+            block = file.read(CHARACTERS_AT_ONCE)
+            buffer, position, ended = buffer[position:] + block, 0, not block
+            return not ended
+
+        def skip(characters: str) -> None:
+            nonlocal position, line
+            while True:
+                while position < len(buffer) and buffer[position] in characters:
+                    line += buffer[position] == "\n"
+                    position += 1
+                if position < len(buffer) or not refill():
+                    return
+
+        try:
+            skip(" \t\r\n")
+            is_array = buffer[position : position + 1] == "["
+            position += is_array
+            while True:
+                skip(" \t\r\n," if is_array else " \t\r\n")
+                if position == len(buffer):
+                    if is_array:
+                        raise ValueError(f"{path}, line {line}: the array is not closed (is the file cut off?)")
+                    return
+                if is_array and buffer[position] == "]":
+                    return
+                while True:
+                    try:
+                        value, end = decoder.raw_decode(buffer, position)
+                        # A number or word at the end of the buffer may go on in the next block.
+                        if end < len(buffer) or ended:
+                            break
+                    except json.JSONDecodeError as problem:
+                        if ended:
+                            where = line + buffer.count("\n", position, problem.pos)
+                            raise ValueError(f"{path}, line {where}: not valid JSON ({problem.msg})") from None
+                    refill()
+                yield line, value
+                line += buffer.count("\n", position, end)
+                position = end
+        except (UnicodeDecodeError, EOFError, OSError) as problem:
+            raise ValueError(f"{path}, near line {line}: cannot be read ({problem})") from None
+
+
+def read_knowledge(path: str | Path) -> Iterator[Fact]:
+    """Every sentence of a knowledge file.
+
+    Accepted elements, in a JSON array or as JSON Lines: `{"target": [{"sentence", "subject", "predicate", "object",
+    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; fields other than the sentence may be missing.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
+    """
+    path = require_file(path, "database_init_path")
+    for line, value in read_values(path):
+        for item in value["target"] if isinstance(value, dict) and isinstance(value.get("target"), list) else [value]:
+            fields = {"sentence": item} if isinstance(item, str) else item
+            sentence = fields.get("sentence", fields.get("text")) if isinstance(fields, dict) else None
+            if not isinstance(sentence, str):
+                raise ValueError(
+                    f'{path}, line {line}: an entry needs a "sentence" or "text" string, or must be a string itself'
+                )
+            rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
+            yield Fact(sentence.strip(), **rest)
+
+
+@dataclass
+class Bank:
+    """A bank's table and, for people and tools, the facts behind its rows.
+
+    Attributes:
+        tokens: (N, L) token ids, memory-mapped; int16 where the vocabulary allows it, else int32.
+        report: what was cut, dropped and duplicated.
+    """
+
+    tokens: np.ndarray
+    report: dict
+    folder: Path
+
+    def fact(self, row: int) -> Fact:
+        """The fact that entry `row` was made from."""
+        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[row]
+        with open(self.folder / "facts.jsonl", "rb") as file:
+            file.seek(offset)
+            return Fact(**json.loads(file.readline()))
+
+
+def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:
+    """The first `knowledge_num` different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
+
+    Worked out once for each content, tokenizer and shape, then opened from the cache.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed file, or too few sentences.
+    """
+    path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
+    key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
+    folder = cache_dir / f"bank_{key}"
+    if not folder.exists():
+        with atomic(folder) as temporary:
+            build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
+    report = json.loads((folder / "report.json").read_text())
+    return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
+
+
+def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path) -> None:
+    """Write tokens.npy, facts.jsonl with offsets.npy, and report.json."""
+    folder.mkdir(parents=True)
+    dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max + 1 else np.int32
+    token_NL = np.lib.format.open_memmap(
+        folder / "tokens.npy", mode="w+", dtype=dtype, shape=(knowledge_num, knowledge_length)
+    )
+    counts = dict.fromkeys(("read", "empty", "duplicated", "cut", "padded", "unused"), 0)
+    lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
+    seen: set[bytes] = set()
+
+    def usable() -> Iterator[Fact]:
+        for fact in read_knowledge(path):
+            counts["read"] += 1
+            # Half of a hash is enough to tell a few million sentences apart, and keeps the set small.
+            fingerprint = hash(fact.sentence).to_bytes(8, "little", signed=True)
+            if not fact.sentence:
+                counts["empty"] += 1
+            elif fingerprint in seen:
+                counts["duplicated"] += 1
+            elif len(seen) == knowledge_num:
+                counts["unused"] += 1
+            else:
+                seen.add(fingerprint)
+                yield fact
+
+    facts, encoder = usable(), tokenizer.backend_tokenizer
+    with open(folder / "facts.jsonl", "wb") as out:
+        while chunk := list(islice(facts, SENTENCES_AT_ONCE)):
+            encodings = encoder.encode_batch_fast([fact.sentence for fact in chunk], add_special_tokens=False)
+            for row, (fact, encoding) in enumerate(zip(chunk, encodings, strict=True), start=len(lengths)):
+                ids = encoding.ids[:knowledge_length]
+                token_NL[row, : len(ids)] = ids
+                lengths.append(len(encoding.ids))
+                offsets.append(offsets[-1] + out.write(json.dumps(asdict(fact), ensure_ascii=False).encode() + b"\n"))
+                if fact.object:
+                    known_objects += 1
+                    objects_kept += fact.object in fact.sentence if len(ids) == len(encoding.ids) else 0
+                    if len(ids) < len(encoding.ids):
+                        objects_kept += fact.object in tokenizer.decode(ids)
+    if len(lengths) < knowledge_num:
+        largest = isqrt(len(lengths)) ** 2
+        raise ValueError(
+            f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}: "
+            f"give a larger file, or a square of at most {largest}"
+        )
+    length_N = np.array(lengths)
+    report = counts | {
+        "entries": knowledge_num, "knowledge_length": knowledge_length, "dtype": np.dtype(dtype).name,
+        "cut": int((length_N > knowledge_length).sum()), "padded": int((length_N < knowledge_length).sum()),
+        "mean_tokens": round(float(length_N.mean()), 2),
+        "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
+    }  # fmt: skip
+    token_NL.flush()
+    np.save(folder / "offsets.npy", np.array(offsets[:-1]))
+    (folder / "report.json").write_text(json.dumps(report))

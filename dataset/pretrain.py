@@ -1,0 +1,246 @@
+"""Pretraining text: JSON Lines, tokenised once into a memory-mapped cache, served as packed or padded rows.
+
+Axes: B rows of a batch · T positions of a row
+"""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.losses import IGNORED
+
+from .cache import atomic, content_key, open_text, require_file, tokenizer_key
+
+DOCUMENTS_AT_ONCE = 2048  # enough to keep every core of the tokenizer busy, few enough to bound memory
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """The `text` of every line.
+
+    Raises:
+        ValueError: a line is not a JSON object with a text, naming file and line.
+    """
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.isspace():
+                    continue
+                try:
+                    document = json.loads(line)
+                except json.JSONDecodeError as problem:
+                    raise ValueError(f"{path}, line {number}: not valid JSON ({problem.msg})") from None
+                if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+                    raise ValueError(f'{path}, line {number}: no "text" field with a string in it')
+                yield document["text"]
+    except (UnicodeDecodeError, EOFError, OSError) as problem:
+        raise ValueError(f"{path}, after line {number}: cannot be read ({problem})") from None
+
+
+def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
+    """Write tokens.bin, offsets.npy (documents + 1) and report.json: every document as bos, text, eos."""
+    dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max + 1 else np.uint32
+    bos, eos, encoder = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.backend_tokenizer
+    start, lengths, n_empty, n_bytes, texts = time.perf_counter(), [], 0, 0, []
+    folder.mkdir(parents=True)
+
+    with open(folder / "tokens.bin", "wb") as out:
+
+        def write_batch():
+            for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False):
+                ids = [bos, *encoding.ids, eos]
+                lengths.append(len(ids))
+                out.write(np.array(ids, dtype=dtype).tobytes())
+            texts.clear()
+
+        for text in read_documents(path):
+            if not text.strip():
+                n_empty += 1
+                continue
+            n_bytes += len(text.encode())
+            texts.append(text)
+            if len(texts) == DOCUMENTS_AT_ONCE:
+                write_batch()
+        write_batch()
+    if not lengths:
+        raise ValueError(f"{path} holds no text: every line is empty")
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    seconds = time.perf_counter() - start
+    report = {
+        "documents": len(lengths), "empty_documents": n_empty, "tokens": int(sum(lengths)), "bytes": n_bytes,
+        "dtype": np.dtype(dtype).name, "tokenise_mb_per_s": round(n_bytes / 1e6 / seconds, 2),
+    }  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+@dataclass
+class TokenCache:
+    """A file's documents as token ids: `token_N` on disk, document d in `offset_D[d]` to `offset_D[d + 1]`."""
+
+    token_N: np.memmap
+    offset_D: np.ndarray
+    report: dict
+
+
+def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: str = "data_path") -> TokenCache:
+    """The tokens of a JSON Lines file; tokenised now if its content or the tokenizer is new."""
+    path, cache_dir = require_file(path, flag), Path(cache_dir)
+    key = content_key(path, cache_dir, "tokens", tokenizer_key(tokenizer), tokenizer.bos_token_id)
+    folder = cache_dir / f"tokens_{key}"
+    if not folder.exists():
+        with atomic(folder) as temporary:
+            build_token_cache(path, tokenizer, temporary)
+    report = json.loads((folder / "report.json").read_text())
+    tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
+    return TokenCache(tokens, np.load(folder / "offsets.npy"), report)
+
+
+class PretrainDataset(torch.utils.data.Dataset):
+    """Rows of `max_seq_len` tokens over a range of a cache's documents.
+
+    packed: the stream of documents, cut into full rows; `document_ids` count the documents of a row from 0. A document
+    that crosses the end of a row goes on in the next. The tokens after the last full row are left out (and reported).
+    padded: one document a row, cut at the end, padded with label -100; no `document_ids`.
+    """
+
+    def __init__(self, cache: TokenCache, first: int, last: int, max_seq_len: int, mode: str, pad_token_id: int):
+        self.cache, self.first, self.last, self.mode = cache, first, last, mode
+        self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
+        self.begin, self.end = int(cache.offset_D[first]), int(cache.offset_D[last])
+        n_tokens = self.end - self.begin
+        self.n_rows = last - first if mode == "padded" else max(n_tokens // max_seq_len, 1)
+        if mode == "padded":
+            lengths = np.diff(cache.offset_D[first : last + 1])
+            left_out = int(np.maximum(lengths - max_seq_len, 0).sum())
+        else:
+            left_out = max(n_tokens - self.n_rows * max_seq_len, 0)
+        self.report = cache.report | {
+            "documents": last - first, "tokens": n_tokens, "rows": self.n_rows, "tokens_left_out": left_out, "mode": mode,
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in self.fetch(np.array([row])).items()}
+
+    def fetch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """A batch of rows: `input_ids`, `labels` and, when packed, `document_ids`; (B, T) int64 each."""
+        batch = self._fetch_packed(rows) if self.mode == "packed" else self._fetch_padded(rows)
+        return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    def _fetch_packed(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        T = self.max_seq_len
+        place_BT = self.begin + rows[:, None] * T + np.arange(T)
+        inside_BT = place_BT < self.end  # only the single row of a text shorter than T has an outside
+        input_BT = self.cache.token_N[np.minimum(place_BT, self.end - 1)].astype(np.int64)
+        document_BT = np.searchsorted(self.cache.offset_D, place_BT, side="right") - 1
+        starts_BT = place_BT == self.cache.offset_D[np.minimum(document_BT, self.last)]
+        # The first token of a document is not to be predicted from the document before.
+        return {
+            "input_ids": np.where(inside_BT, input_BT, self.pad_token_id),
+            "labels": np.where(inside_BT & ~starts_BT, input_BT, IGNORED),
+            "document_ids": document_BT - document_BT[:, :1],
+        }
+
+    def _fetch_padded(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        start_B = self.cache.offset_D[self.first + rows]
+        length_B = np.minimum(self.cache.offset_D[self.first + rows + 1] - start_B, self.max_seq_len)
+        column_T = np.arange(self.max_seq_len)
+        inside_BT = column_T < length_B[:, None]
+        place_BT = np.minimum(start_B[:, None] + column_T, self.end - 1)
+        input_BT = np.where(inside_BT, self.cache.token_N[place_BT].astype(np.int64), self.pad_token_id)
+        labels_BT = np.where(inside_BT & (column_T > 0), input_BT, IGNORED)
+        return {"input_ids": input_BT, "labels": labels_BT}
+
+
+def open_pretrain_data(
+    data_path, tokenizer, max_seq_len: int, mode: str, cache_dir, part: str = "train", val_fraction: float = 0.0,
+    flag: str = "data_path",
+) -> PretrainDataset:  # fmt: skip
+    """The rows of a JSON Lines file, or of one part of it.
+
+    Args:
+        mode: "packed" or "padded".
+        part: "train" or "val"; the last `val_fraction` of the documents are "val".
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, empty or malformed, or has too few documents to hold any out.
+    """
+    cache = open_token_cache(data_path, tokenizer, cache_dir, flag)
+    n_documents = len(cache.offset_D) - 1
+    held_out = max(1, round(val_fraction * n_documents)) if val_fraction else 0
+    if held_out >= n_documents:
+        raise ValueError(f"{data_path} has {n_documents} documents, too few to hold any out: give a --val_path")
+    cut = n_documents - held_out
+    first, last = (0, cut) if part == "train" else (cut, n_documents)
+    return PretrainDataset(cache, first, last, max_seq_len, mode, tokenizer.pad_token_id)
+
+
+def batch_rows(n_rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """(batches, batch_size): the order of an epoch, a pure function of its arguments; the last incomplete batch is left out."""
+    order = np.random.default_rng([seed, epoch]).permutation(n_rows)
+    n_batches = n_rows // batch_size
+    return order[: n_batches * batch_size].reshape(n_batches, batch_size)
+
+
+class BatchLoader:
+    """This process's share of every global batch, fetched ahead by one background thread.
+
+    A global batch has `world_size * batch_size` rows; process r takes the r-th part. So two processes with half the
+    batch each see together exactly the rows of one process with the whole.
+    """
+
+    def __init__(self, dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, pin_memory=False):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.dataset) // (self.batch_size * self.world_size)
+
+    def iterate(self, start_batch: int, ahead: int = 32) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches from the `start_batch`-th of the whole run on, epoch after epoch, without end."""
+        ready: queue.Queue = queue.Queue(maxsize=ahead)
+        stopped = threading.Event()
+
+        def put(item) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def fetch_ahead() -> None:
+            try:
+                for batch in self._batches(start_batch):
+                    put(batch)
+                    if stopped.is_set():
+                        return
+            except BaseException as problem:  # handed to the consumer, who raises it
+                put(problem)
+
+        threading.Thread(target=fetch_ahead, daemon=True).start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+
+    def _batches(self, start_batch: int) -> Iterator[dict[str, torch.Tensor]]:
+        epoch, skip = divmod(start_batch, len(self))
+        while True:
+            share = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+            for rows in batch_rows(len(self.dataset), self.batch_size * self.world_size, self.seed, epoch)[skip:]:
+                batch = self.dataset.fetch(rows[share])
+                yield {name: value.pin_memory() for name, value in batch.items()} if self.pin_memory else batch
+            epoch, skip = epoch + 1, 0

@@ -1,0 +1,92 @@
+"""The tokenizer: a byte-level BPE that a script trains, opened from a folder.
+
+    python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/tokenizer
+"""
+
+import argparse
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def read_texts(path: Path, field: str = "text") -> Iterator[str]:
+    """The texts of a JSON Lines file (`field`), of a TSV (last column), or the lines of any other file."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
+        for line in file:
+            if kind == "jsonl":
+                yield json.loads(line)[field]
+            else:
+                yield line.rstrip("\n").rsplit("\t", 1)[-1]
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with MiniMind's special tokens: ids 0 (padding, unknown), 1 (begin), 2 (end)."""
+    tokenizer = Tokenizer(models.BPE())
+    # Single digits: a year is four tokens in every context, so a model can copy and compare it digit by digit.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[PAD, BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=PAD, bos_token=BOS, eos_token=EOS,
+        chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """Open a tokenizer folder.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer in the folder.
+        ValueError: it has no begin, end or padding token.
+    """
+    if not (Path(path) / "tokenizer.json").exists():
+        raise FileNotFoundError(f"{path} holds no tokenizer.json: give another --tokenizer_path")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if None in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        raise ValueError(f"{path} lacks a bos, eos or pad token: name them in its tokenizer_config.json")
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="jsonl, tsv or text files")
+    parser.add_argument("--field", default="text", help="field of a jsonl line that holds the text")
+    parser.add_argument("--every", nargs="*", type=int, help="of each file, use only every n-th text")
+    parser.add_argument("--vocab_size", type=int, default=6400)
+    parser.add_argument("--out", type=Path, default=Path("dataset/tokenizer"))
+    args = parser.parse_args()
+    strides = args.every or [1] * len(args.data)
+    texts = (
+        text
+        for path, stride in zip(args.data, strides, strict=True)
+        for number, text in enumerate(read_texts(path, args.field))
+        if number % stride == 0
+    )
+    tokenizer = train_tokenizer(texts, args.vocab_size)
+    tokenizer.save_pretrained(args.out)
+    print(f"{len(tokenizer)} entries written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
