@@ -6,7 +6,6 @@ A run folder holds flags.json, run.json, metrics.jsonl, train.log, checkpoints a
 the same command, an interrupted run goes on where it was. The scripts in run_file/ hold the flags of each experiment.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -28,10 +27,10 @@ from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
 from trainer.checkpoint import checkpoint_dirs, load_checkpoint, save_checkpoint
 from trainer.config import Flags, parse_cli
-from trainer.monitor import Stopwatch, StopSignal, memory_readings
+from trainer.monitor import StopSignal, Stopwatch, memory_readings
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.record import fill_record
-from trainer.runinfo import RunInfo
+from trainer.runinfo import RunInfo, make_log, write_json
 from trainer.tracking import Tracker
 
 MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
@@ -73,7 +72,7 @@ def load_data(flags: Flags, accelerator: Accelerator, info: RunInfo):
 
 def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     set_seed(flags.run.seed)
-    tokens = None if bank is None else torch.from_numpy(bank.tokens)
+    tokens = None if bank is None else torch.tensor(bank.tokens)
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
@@ -103,8 +102,8 @@ def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator
     return float(total[0] / total[1])
 
 
-def train(flags: Flags, accelerator: Accelerator, model, rows: PretrainDataset, val: PretrainDataset, tracker, info, log):
-    """The loop: accumulate, backward, clip, step, log, evaluate, save. Returns the signal that ended it early, if any."""
+def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tracker, log) -> StopSignal:
+    """The loop: accumulate, backward, clip, step, log, evaluate, save."""
     optim, run, device = flags.optim, flags.run, accelerator.device
     optimizer = make_optimizer(model, optim, device)
     loader = BatchLoader(
@@ -179,7 +178,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows: PretrainDataset, 
             metrics = {
                 "epoch": step / steps_per_epoch, "loss": loss, "ppl": float(np.exp(min(loss, 50.0))), "lr": lr,
                 "tokens": step * tokens_per_step, "tokens_per_s": speed, "grad_norm": float(grad_norm),
-                **{f"aux/{name}": float(value) for name, value in out.aux_losses.items()}, **watch.shares(),
+                **{f"aux/{name}": value.item() for name, value in out.aux_losses.items()}, **watch.shares(),
             }  # fmt: skip
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
@@ -213,3 +212,64 @@ def train(flags: Flags, accelerator: Accelerator, model, rows: PretrainDataset, 
         save()
         log.info("stopped by signal %d at step %d; the same command goes on from there", stop.received, state["step"])
     return stop
+
+
+def main() -> int:
+    transformers_logging.disable_progress_bar()
+    flags = parse_cli()
+    accelerator = Accelerator(
+        mixed_precision=MIXED_PRECISION[flags.optim.dtype],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    torch.set_float32_matmul_precision("high")
+    run, is_main = flags.run, accelerator.is_main_process
+    out_dir = Path(run.out_dir)
+    if is_main:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if not run.resume:
+            for checkpoint in checkpoint_dirs(out_dir):
+                shutil.rmtree(checkpoint)
+        write_json(out_dir / "flags.json", flags.as_dict())
+    accelerator.wait_for_everyone()
+
+    log = make_log(out_dir, writes=is_main)
+    info = RunInfo(
+        out_dir, writes=is_main, name=run.name, experiment=run.experiment_id, base=run.base_experiment,
+        baseline=run.baseline, target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+    )  # fmt: skip
+    tracker = None
+    try:
+        with info.stage("env") as stage:
+            tracker = Tracker(
+                out_dir, is_main, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode
+            )
+            info.set(swanlab_url=tracker.url)
+            stage["notes"] = f"{accelerator.num_processes} x {accelerator.device.type}, {flags.optim.dtype}"
+        with info.stage("data") as stage:
+            tokenizer, rows, val, bank = load_data(flags, accelerator, info)
+            stage["notes"] = f"{len(rows)} rows to train, {len(val)} to validate"
+        with info.stage("model") as stage:
+            model = make_model(flags, bank, accelerator)
+            n_parameters = sum(parameter.numel() for parameter in model.parameters())
+            info.set(parameters=n_parameters)
+            stage["notes"] = f"{n_parameters / 1e6:.2f} M parameters"
+        with info.stage("train") as stage:
+            stop = train(flags, accelerator, model, rows, val, tracker, log)
+        if is_main:
+            model.save_pretrained(out_dir)
+            tokenizer.save_pretrained(out_dir)
+        info.finish("finished" if stop.received is None else "stopped")
+    finally:
+        if tracker:
+            tracker.finish(failed=info.facts["state"] == "failed")
+        if is_main:
+            record = fill_record(out_dir, run.experiment_dir)
+            log.info("record: %s", record)
+    return 0 if stop.received is None else stop.exit_code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError, FloatingPointError) as problem:
+        sys.exit(f"error: {problem}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .config import MemoryHFConfig, ModelConfig, OriginalHFConfig
+from .config import ModelConfig
 from .model_memory import MemoryTransformer
 from .model_original import Transformer
 

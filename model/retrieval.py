@@ -67,9 +67,10 @@ def mixed_entries(token_BTCL: Tensor, weight_BTC: Tensor, embedding_VD: Tensor) 
     B, T, C, L = token_BTCL.shape
     word_BTCL = (token_BTCL != PADDING).to(weight_BTC.dtype)
     word_BTCL = word_BTCL * (weight_BTC / word_BTCL.sum(dim=-1).clamp(min=1))[..., None]
+    # The gradient of the weights exists in float32 only.
     mixture_XD = F.embedding_bag(
-        token_BTCL.reshape(B * T, C * L), embedding_VD, mode="sum",
-        per_sample_weights=word_BTCL.reshape(B * T, C * L).to(embedding_VD.dtype),
+        token_BTCL.reshape(B * T, C * L), embedding_VD.float(), mode="sum",
+        per_sample_weights=word_BTCL.reshape(B * T, C * L).float(),
     )  # fmt: skip
     return mixture_XD.view(B, T, -1)
 

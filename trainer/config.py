@@ -76,7 +76,7 @@ class RunConfig:
     use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
     swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
     swanlab_mode: str | None = flag(
-        None, "None: cloud with an account, else local", choices=["cloud", "local", "offline", "disabled"]
+        None, "None: online with an account, else local", choices=["online", "local", "offline", "disabled"]
     )
 
     def __post_init__(self):

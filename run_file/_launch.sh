@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Trains with the flags given, then evaluates the run and completes its record.
+#
+#   NUM_PROCESSES=4 bash run_file/experiment_1_4_8.sh --batch_size 24      # 4 GPUs of this machine
+#   ACCELERATE_FLAGS="--config_file cluster.yaml" bash run_file/experiment_1_4_8.sh      # several machines
+#
+# Any flag on the command line overrides the script's: the last one wins. EVALUATE=0 leaves the evaluation out.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+
+device_flags=()
+if ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
+    device_flags=(--cpu)
+elif [ "${NUM_PROCESSES:-1}" -gt 1 ]; then
+    device_flags=(--multi_gpu)
+fi
+# The precision is the run's own flag --dtype; here it only keeps the launcher from guessing.
+# shellcheck disable=SC2086
+"$PYTHON" -m accelerate.commands.launch --quiet "${device_flags[@]}" --num_processes "${NUM_PROCESSES:-1}" \
+    --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "${OMP_NUM_THREADS:-$(nproc)}" \
+    ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
+
+if [ "${EVALUATE:-1}" = 1 ]; then
+    out_dir=
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --out_dir) out_dir=$2 ;;
+            --out_dir=*) out_dir=${1#*=} ;;
+        esac
+        shift
+    done
+    "$PYTHON" eval_model.py --run "${out_dir:-out/run}"
+fi

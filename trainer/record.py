@@ -1,0 +1,2 @@
+def fill_record(run_dir, experiment_dir="experiment"):
+    return None

@@ -1,0 +1,117 @@
+"""run.json: what a run was, on what it ran, how far it came and why it ended; train.log beside it."""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import traceback
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
+
+
+def now() -> str:
+    return datetime.now().isoformat(timespec="seconds")
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    temporary.replace(path)
+
+
+def git(*arguments: str) -> str | None:
+    """The output of a git command, or None where there is no git or no repository."""
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def environment() -> dict:
+    """Versions and hardware; no names, paths or environment variables."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+        "gpu": gpu.name if gpu else None, "gpu_mib": gpu.total_memory // 2**20 if gpu else None,
+        "cpu": platform.processor() or platform.machine(), "cpu_cores": os.cpu_count(), "packages": packages,
+    }  # fmt: skip
+
+
+class RunInfo:
+    """The facts of a run, written to run.json at every change. Only the main process writes."""
+
+    def __init__(self, out_dir: str | Path, writes: bool = True, **facts):
+        self.path, self.writes = Path(out_dir) / "run.json", writes
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.facts = {
+            "state": "running", "start_time": now(), "end_time": None, "command": command,
+            "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
+            "environment": environment(), "stages": [], "data": {}, "error": None, **facts,
+        }  # fmt: skip
+        self.save()
+
+    def save(self) -> None:
+        if self.writes:
+            write_json(self.path, self.facts)
+
+    def set(self, **facts) -> None:
+        self.facts |= facts
+        self.save()
+
+    def report(self, name: str, report: dict) -> None:
+        """Keep a report of the data, such as how many sentences were cut."""
+        self.facts["data"][name] = report
+        self.save()
+
+    @contextmanager
+    def stage(self, name: str):
+        """A stage of the run with its start, end and state; notes are added to the yielded dict."""
+        stage = {"name": name, "start": now(), "end": None, "state": "running", "notes": ""}
+        self.facts["stages"].append(stage)
+        self.save()
+        try:
+            yield stage
+            stage["state"] = "finished"
+        except BaseException as problem:
+            stage["state"] = "failed"
+            stage["notes"] = f"{type(problem).__name__}: {problem}"
+            self.facts |= {"state": "failed", "error": traceback.format_exc(), "end_time": now()}
+            raise
+        finally:
+            stage["end"] = now()
+            self.save()
+
+    def finish(self, state: str) -> None:
+        """Close the run as "finished" or "stopped"."""
+        self.set(state=state, end_time=now())
+
+
+def make_log(out_dir: str | Path, writes: bool) -> logging.Logger:
+    """The logger of a run: lines with times in train.log."""
+    log = logging.getLogger("run")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(Path(out_dir) / "train.log") if writes else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    return log
