@@ -1,2 +1,2 @@
-def fill_record(run_dir, experiment_dir="experiment"):
+def fill_record(run_dir, experiment_dir=None):
     return None

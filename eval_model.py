@@ -1,0 +1,158 @@
+"""Evaluate a trained run: a table on the screen, eval.json beside the weights, the run's record completed.
+
+    python eval_model.py --run out/experiment_1_4_8
+    python eval_model.py --compare out/quickstart_plain out/quickstart_memory
+"""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from dataset.tokenizer import load_tokenizer
+from evaluation import TASKS, Settings
+from evaluation.arms import ARMS
+from model import load_run
+from trainer.monitor import memory_readings
+from trainer.record import fill_record
+from trainer.runinfo import git, now, write_json
+
+PATHS = ("val_path", "object_path", "relation_path", "verification_path")
+ARM_TASKS = ("language", "object", "relation", "verification")
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def settings_of(args: argparse.Namespace, flags: dict) -> Settings:
+    """Paths from the command line, else from the run's own flags."""
+    data = flags["data"]
+    paths = {name: getattr(args, name) or data.get(name) for name in PATHS}
+    val_fraction = 0.0
+    if paths["val_path"] is None:
+        paths["val_path"], val_fraction = data["data_path"], data["val_fraction"]
+    return Settings(
+        **paths, val_fraction=val_fraction, cache_dir=data["cache_dir"], limit=args.limit, batch_size=args.batch_size,
+        seed=args.seed,
+    )  # fmt: skip
+
+
+def run_tasks(model, tokenizer, settings: Settings, tasks) -> dict:
+    results = {}
+    for name in tasks:
+        start = time.perf_counter()
+        result = TASKS[name](model, tokenizer, settings)
+        if result is not None:
+            results[name] = result | {"seconds": round(time.perf_counter() - start, 2)}
+    return results
+
+
+def evaluate(args: argparse.Namespace) -> dict:
+    """All tasks of a run; for a memory model also those with its bank shuffled and zeroed."""
+    run_dir = Path(args.run)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_run(run_dir, device)
+    tokenizer = load_tokenizer(run_dir)
+    flags = json.loads((run_dir / "flags.json").read_text())
+    settings = settings_of(args, flags)
+    dtype = AUTOCAST.get(flags["optim"]["dtype"])
+    # On the GPU in the precision of the training; a CPU is slower and less exact in it.
+    with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
+        results = run_tasks(model, tokenizer, settings, args.tasks)
+        if model.settings.reading_layers:
+            results["arms"] = {}
+            for name, arm in ARMS.items():
+                with arm(model, settings.seed):
+                    arm_tasks = [task for task in args.tasks if task in ARM_TASKS]
+                    results["arms"][name] = run_tasks(model, tokenizer, settings, arm_tasks)
+    results["resources"] = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
+    results["about"] = {
+        "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
+    }  # fmt: skip
+    return results
+
+
+def columns(results: dict) -> dict[str, str]:
+    """The numbers of a table row, by column name."""
+    cells = {}
+    if "language" in results:
+        cells["val loss"] = f"{results['language']['loss']:.4f}"
+        cells["ppl"] = f"{results['language']['perplexity']:.2f}"
+        cells["bits/byte"] = f"{results['language']['bits_per_byte']:.4f}"
+    for task in ("object", "relation", "verification"):
+        if task in results:
+            result = results[task]
+            for name, part in ({"": result} | result.get("parts", {})).items():
+                low, high = part["ci95"]
+                cells[f"{task} {name}".strip()] = f"{part['accuracy']:.1%} ±{(high - low) / 2:.1%}"
+    return cells
+
+
+def table(rows: dict[str, dict]) -> str:
+    """An aligned table: a line for each named result, and one for chance."""
+    lines = {name: columns(results) for name, results in rows.items()}
+    chance = {}
+    for results in rows.values():
+        for task in ("object", "relation", "verification"):
+            for name in ["", *results.get(task, {}).get("parts", {})] if task in results else []:
+                chance[f"{task} {name}".strip()] = f"{results[task]['chance']:.1%}"
+    if chance:
+        lines["chance"] = chance
+    header = list(dict.fromkeys(column for cells in lines.values() for column in cells))
+    grid = [["", *header], *([name, *(cells.get(column, "-") for column in header)] for name, cells in lines.items())]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        for row in grid
+    )
+
+
+def with_arms(name: str, results: dict) -> dict[str, dict]:
+    return {name: results} | {f"{name}, bank {arm}": values for arm, values in results.get("arms", {}).items()}
+
+
+def compare(run_dirs: list[str]) -> str:
+    """One table of runs that were evaluated before, memory models with their arms."""
+    rows = {}
+    for run_dir in map(Path, run_dirs):
+        path = run_dir / "eval.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{run_dir} has no eval.json: run eval_model.py --run {run_dir} first")
+        rows |= with_arms(run_dir.name, json.loads(path.read_text()))
+    return table(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", help="run folder to evaluate")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    for name in PATHS:
+        parser.add_argument(f"--{name}", help="file to use instead of the run's own")
+    parser.add_argument("--limit", type=int, help="questions, and validation rows, at most")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu or cuda; without it cuda where there is one")
+    parser.add_argument("--experiment_dir", help="where the records are; without it as the run was told")
+    args = parser.parse_args()
+    if args.compare:
+        print(compare(args.compare))
+        return
+    if not args.run:
+        parser.error("give --run or --compare")
+    results = evaluate(args)
+    write_json(Path(args.run) / "eval.json", results)
+    print(table(with_arms(Path(args.run).name, results)))
+    for sample in results.get("generation", {}).get("samples", [])[:3]:
+        print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
+    print(f"\nrecord: {fill_record(args.run, args.experiment_dir)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,20 @@
+"""One task, one file, one function(model, tokenizer, settings) -> dict, or None where its data is not given."""
+
+from .generation import generation
+from .language import language
+from .object import object_prediction
+from .relation import relation_prediction
+from .settings import Settings
+from .usage import bank_usage
+from .verification import fact_verification
+
+TASKS = {
+    "language": language,
+    "object": object_prediction,
+    "relation": relation_prediction,
+    "verification": fact_verification,
+    "usage": bank_usage,
+    "generation": generation,
+}
+
+__all__ = ["TASKS", "Settings"]

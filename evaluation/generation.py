@@ -1,0 +1,75 @@
+"""Samples, and numbers that say something about them.
+
+coherence: pointwise mutual information of continuation and prompt, in nats a token: how much likelier the prompt makes it.
+fluency:   perplexity of the continuation under the model itself, and the share of its 4-grams that repeat an earlier one.
+diversity: share of different bigrams among all bigrams of the samples (distinct-2).
+"""
+
+import math
+
+import torch
+
+from .language import validation_rows
+from .options import log_likelihoods
+from .settings import Settings
+
+TASK_VERSION = 1
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 48
+TEMPERATURE, TOP_P = 0.8, 0.9
+
+
+def repetition_rate(tokens: list[int], n: int = 4) -> float:
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct(samples: list[list[int]], n: int = 2) -> float:
+    grams = [tuple(tokens[i : i + n]) for tokens in samples for i in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def prompts_from_text(model, tokenizer, settings: Settings) -> list[str]:
+    """The first words of held-out documents, evenly spread over the file."""
+    rows = validation_rows(model, tokenizer, settings)
+    step = max(1, (rows.last - rows.first) // PROMPTS)
+    starts = rows.cache.offset_D[rows.first : rows.last][::step][:PROMPTS]
+    return [tokenizer.decode(rows.cache.token_N[s + 1 : s + 1 + PROMPT_TOKENS].tolist()) for s in starts]
+
+
+@torch.no_grad()
+def continue_prompt(model, tokenizer, prompt: str, sample: bool, new_tokens: int = NEW_TOKENS) -> list[int]:
+    """Token ids that the model adds to a prompt, greedily or by nucleus sampling."""
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    input_ids = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device)
+    new_tokens = min(new_tokens, model.settings.max_seq_len - input_ids.shape[1])
+    options = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P} if sample else {"do_sample": False}
+    out = model.generate(
+        input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new_tokens,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **options,
+    )  # fmt: skip
+    return out[0, input_ids.shape[1] :].tolist()
+
+
+def generation(model, tokenizer, settings: Settings) -> dict | None:
+    """Greedy and sampled continuations of held-out beginnings, with coherence, fluency and diversity (see the module)."""
+    if settings.val_path is None:
+        return None
+    torch.manual_seed(settings.seed)
+    prompts = prompts_from_text(model, tokenizer, settings)
+    samples, tokens, pairs = [], [], []
+    for prompt in prompts:
+        greedy = tokenizer.decode(continue_prompt(model, tokenizer, prompt, False), skip_special_tokens=True)
+        ids = continue_prompt(model, tokenizer, prompt, True)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        samples.append({"prompt": prompt, "greedy": greedy, "sampled": text})
+        tokens.append(ids)
+        pairs.append((prompt, text))
+    given = log_likelihoods(model, tokenizer, pairs, settings.batch_size)
+    alone = log_likelihoods(model, tokenizer, [("", text) for _, text in pairs], settings.batch_size)
+    n_given, n_alone = sum(n for _, n in given) or 1, sum(n for _, n in alone) or 1
+    mean_given, mean_alone = sum(s for s, _ in given) / n_given, sum(s for s, _ in alone) / n_alone
+    return {
+        "samples": samples, "coherence_pmi": mean_given - mean_alone, "fluency_ppl": math.exp(min(-mean_given, 50.0)),
+        "repetition": sum(map(repetition_rate, tokens)) / len(tokens), "distinct2": distinct(tokens),
+        "n": len(samples), "seed": settings.seed, "task_version": TASK_VERSION,
+    }  # fmt: skip

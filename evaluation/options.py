@@ -1,0 +1,85 @@
+"""Log-likelihoods of answers to a prompt.
+
+Axes: B sequences · T positions · V vocabulary
+"""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from dataset.cache import require_file
+
+from .settings import accuracy, by_part
+
+
+def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
+    """The questions of a JSON Lines file.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or malformed file, naming the line.
+    """
+    rows = []
+    with open(require_file(path, flag), encoding="utf-8") as file:
+        for number, line in enumerate(islice(file, limit), start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as problem:
+                raise ValueError(f"{path}, line {number}: not valid JSON ({problem.msg})") from None
+            missing = [name for name in fields if name not in row]
+            if missing:
+                raise ValueError(f"{path}, line {number}: no field {missing[0]!r}")
+            rows.append(row)
+    return rows
+
+
+def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
+    """Token ids of a beginning mark, the prompt and the option, and where the option starts.
+
+    The two are tokenised together, as they would stand in a text. A token that spans the border belongs to the option.
+    """
+    joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
+    alone = tokenizer(prompt, add_special_tokens=False).input_ids
+    border = next((i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(map(len, (alone, joined))))
+    return [tokenizer.bos_token_id, *joined], 1 + border
+
+
+@torch.no_grad()
+def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]], batch_size: int) -> list[tuple[float, int]]:
+    """For each (prompt, option): the log-probability in nats of the option's tokens, and how many they are.
+
+    Sequences longer than the model's are cut at the front.
+    """
+    encoded = [encode(tokenizer, prompt, option) for prompt, option in pairs]
+    longest = model.settings.max_seq_len
+    results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
+    by_length = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
+    for begin in range(0, len(pairs), batch_size):
+        places = by_length[begin : begin + batch_size]
+        cut = [max(len(encoded[i][0]) - longest, 0) for i in places]
+        ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(places, cut, strict=True)]
+        # Padding on the right is invisible to causal attention.
+        input_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
+        log_p_BTV = model(input_BT).logits[:, :-1].float().log_softmax(dim=-1)
+        log_p_BT = log_p_BTV.gather(-1, input_BT[:, 1:, None])[..., 0].cpu()
+        for row, (i, c) in enumerate(zip(places, cut, strict=True)):
+            start = max(encoded[i][1] - c, 1)
+            option_T = log_p_BT[row, start - 1 : len(ids[row]) - 1]
+            results[i] = (float(option_T.sum()), len(option_T))
+    return results
+
+
+def multiple_choice(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings, version: int):
+    """Accuracy of the likeliest option, and as `per_token` of the likeliest per token, against the rows' `answer` (A-E)."""
+    pairs = [(prompt, option) for prompt, options in questions for option in options]
+    scores = iter(log_likelihoods(model, tokenizer, pairs, settings.batch_size))
+    right, right_per_token = [], []
+    for row, (_, options) in zip(rows, questions, strict=True):
+        answer, own = ord(row["answer"]) - ord("A"), list(islice(scores, len(options)))
+        right.append(answer == max(range(len(own)), key=lambda i: own[i][0]))
+        right_per_token.append(answer == max(range(len(own)), key=lambda i: own[i][0] / max(own[i][1], 1)))
+    chance = 1 / len(rows[0]["choices"])
+    per_token = accuracy(right_per_token, chance, settings, version)
+    return by_part(rows, right, chance, settings, version) | {"per_token": per_token}

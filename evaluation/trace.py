@@ -1,0 +1,69 @@
+"""What the memory model looked up while it wrote: token by token, block by block."""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.retrieval import PADDING
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One entry read by one block just before a token was written."""
+
+    layer: int
+    entry: int
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class TracedToken:
+    token_id: int
+    text: str
+    lookups: list[Lookup]
+
+
+@torch.no_grad()
+def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedToken]:
+    """Greedy continuation of a prompt, with the entries that each new token's position read, heaviest first.
+
+    Raises:
+        ValueError: the model has no memory.
+    """
+    if not model.settings.reading_layers:
+        raise ValueError("this model has no memory to trace: give a run of model_memory")
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    piece, cache, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), None, []
+    for _ in range(min(new_tokens, model.settings.max_seq_len - piece.shape[1])):
+        out = model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, token = out.past_key_values, int(out.logits[0, -1].argmax())
+        lookups = [
+            Lookup(layer, int(entry), float(weight), entry_text(model, tokenizer, int(entry)))
+            for layer, reading in enumerate(out.readings)
+            if reading is not None
+            for entry, weight in zip(reading.entry_BTS[0, -1], reading.weight_BTS[0, -1], strict=True)
+        ]
+        lookups.sort(key=lambda lookup: (lookup.layer, -lookup.weight))
+        traced.append(TracedToken(token, tokenizer.decode([token]), lookups))
+        if token == tokenizer.eos_token_id:
+            break
+        piece = torch.tensor([[token]], device=model.device)
+    return traced
+
+
+def entry_text(model, tokenizer, entry: int) -> str:
+    token_L = model.bank.tokens[entry].long()
+    return tokenizer.decode(token_L[token_L != PADDING].tolist())
+
+
+def format_trace(traced: list[TracedToken], per_layer: int = 2) -> str:
+    """A line for each token and block: the heaviest entries with their weights."""
+    lines = []
+    for token in traced:
+        lines.append(repr(token.text))
+        for layer in sorted({lookup.layer for lookup in token.lookups}):
+            own = [lookup for lookup in token.lookups if lookup.layer == layer][:per_layer]
+            entries = "   ".join(f"{look.weight:4.0%} #{look.entry} {look.text!r}" for look in own)
+            lines.append(f"    block {layer}: {entries}")
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""Fact verification: is the statement true. Chance 50 %."""
+
+from statistics import median
+
+from .options import log_likelihoods, read_questions
+from .settings import Settings, accuracy, by_part
+
+TASK_VERSION = 1
+PROMPT = "{statement}\nIs this true?"
+YES, NO = " yes", " no"
+
+
+def fact_verification(model, tokenizer, settings: Settings) -> dict | None:
+    """Accuracy of "yes" being likelier than "no"; and, because a model that was never asked prefers one word whatever the
+    statement, `calibrated`: yes for the half of the statements that lean to it most."""
+    if settings.verification_path is None:
+        return None
+    rows = read_questions(settings.verification_path, ("statement", "answer"), settings.limit, "verification_path")
+    pairs = [(PROMPT.format(**row), word) for row in rows for word in (YES, NO)]
+    scores = [score for score, _ in log_likelihoods(model, tokenizer, pairs, settings.batch_size)]
+    lean = [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]
+    truth = [row["answer"] == "yes" for row in rows]
+    result = by_part(
+        rows, [(margin > 0) == true for margin, true in zip(lean, truth, strict=True)], 0.5, settings, TASK_VERSION
+    )
+    middle = median(lean)
+    calibrated = [(margin > middle) == true for margin, true in zip(lean, truth, strict=True)]
+    return result | {"calibrated": accuracy(calibrated, 0.5, settings, TASK_VERSION)}
