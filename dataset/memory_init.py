@@ -4,6 +4,7 @@ Axes: N entries · L tokens per entry
 """
 
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -29,6 +30,11 @@ class Fact:
     object: str = ""
     uuid: str = ""
     source: str = ""
+
+
+def triple_uuid(subject: str, predicate: str, object: str) -> str:
+    """The same identifier for the same triple on every machine."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\x1f".join((subject, predicate, object))))
 
 
 def read_values(path: Path) -> Iterator[tuple[int, object]]:
