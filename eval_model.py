@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, Settings
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; without it cuda where there is one")
     parser.add_argument("--experiment_dir", help="where the records are; without it as the run was told")
     args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
     if args.compare:
         print(compare(args.compare))
         return

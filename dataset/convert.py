@@ -1,95 +1,104 @@
-"""Converters to the knowledge format.
+"""Converters from public fact formats to the knowledge format.
 
-    python -m dataset.convert trex re-nlg_0-10000.json knowledge.json      # a file or a folder of the T-REx release
-    python -m dataset.convert triples facts.tsv knowledge.json             # subject, predicate, object [, source [, sentence]]
+    python -m dataset.convert trex FOLDER_OR_FILE knowledge.json
+    python -m dataset.convert triples facts.tsv knowledge.json --template "{subject} {predicate} {object}."
 """
 
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 from .cache import atomic, open_text, require_file
-from .memory_init import Fact, read_values, triple_uuid
+from .memory_init import Fact, read_values
 
 TEMPLATE = "{subject} {predicate} {object}."
 
 
-def read_trex(path: Path) -> Iterator[Fact]:
-    """A fact for each triple of the T-REx release, with the sentence that states it.
+def fact_entry(subject: str, predicate: str, object: str, sentence: str, source: str = "") -> dict[str, str]:
+    """The fields of a knowledge entry; its uuid depends on the triple alone."""
+    uuid = str(uuid5(NAMESPACE_URL, "\x1f".join((subject, predicate, object))))
+    return {
+        "sentence": sentence, "subject": subject, "predicate": predicate, "object": object, "uuid": uuid, "source": source,
+    }  # fmt: skip
 
-    Source: Elsahar et al. 2018, the JSON release: documents with `text`, `sentences_boundaries` and `triples`.
+
+def write_knowledge(path: Path, facts: Iterable[Fact]) -> int:
+    """Write the facts, one array element a line, as they come; the number written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    with atomic(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as out:
+            for number, fact in enumerate(facts, start=1):
+                entry = json.dumps({"target": [asdict(fact)]}, ensure_ascii=False)
+                out.write(("[\n" if number == 1 else ",\n") + entry)
+            out.write("\n]\n" if number else "[]\n")
+    return number
+
+
+def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
+    """The rows of a TSV (or, by its name, CSV): subject, predicate, object and, where there are more columns, source
+    and sentence. A first row that starts with the word "subject" is a header. Rows without a sentence get the template.
 
     Raises:
-        ValueError: a document or a triple lacks a field, naming file and line.
+        FileNotFoundError, ValueError: missing or empty file, or a row of fewer than three columns, naming its line.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [require_file(path, "IN")]
+    path = require_file(path, "the input file")
+    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    with open_text(path) as file:
+        rows = csv.reader(file) if is_csv else (line.rstrip("\r\n").split("\t") for line in file)
+        for number, row in enumerate(rows, start=1):
+            if not any(row) or number == 1 and row[0].lower() == "subject":
+                continue
+            if len(row) < 3:
+                raise ValueError(f"{path}, row {number}: {len(row)} columns, need subject, predicate and object")
+            subject, predicate, object, source, sentence = (*row, "", "")[:5]
+            sentence = sentence or template.format(subject=subject, predicate=predicate, object=object)
+            yield Fact(**fact_entry(subject, predicate, object, sentence, source))
+
+
+def read_trex(path: Path) -> Iterator[Fact]:
+    """One fact for each triple of the public T-REx release, with the sentence that states it.
+
+    A triple names its sentence by `sentence_id`, an index into `sentences_boundaries`. Predicates are URIs there, without
+    a readable form in most triples: the last part of the URI (such as P17) stands in.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no JSON in the folder, or a document that is not of this format.
+    """
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [require_file(path, "the input file")]
     if not files:
-        raise FileNotFoundError(f"{path} holds no .json file of the T-REx release")
+        raise ValueError(f"{path} holds no .json file: unpack the T-REx release there")
     for file in files:
         for line, document in read_values(file):
             try:
                 for triple in document["triples"]:
                     begin, end = document["sentences_boundaries"][triple["sentence_id"]]
-                    names = [triple[role]["surfaceform"] for role in ("subject", "predicate", "object")]
-                    # A predicate found by distant supervision has no words of its own, only its URI.
-                    names[1] = names[1] or triple["predicate"]["uri"].rsplit("/", 1)[-1]
-                    sentence = document["text"][begin:end].strip()
-                    yield Fact(sentence, *names, uuid=triple_uuid(*names), source="trex")
-            except (KeyError, IndexError, TypeError, ValueError) as problem:
-                raise ValueError(
-                    f"{file}, line {line}: not a document of the T-REx release ({type(problem).__name__}: {problem})"
-                ) from None
-
-
-def read_triples(path: Path, template: str) -> Iterator[Fact]:
-    """A fact for each row of a TSV or CSV file. A first row `subject, predicate, object` is a header.
-
-    Raises:
-        ValueError: a row has fewer than three columns, or an empty one among them.
-    """
-    delimiter = "," if ".csv" in path.suffixes else "\t"
-    # Quotation marks are quoting in CSV and ordinary characters in TSV.
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    with open_text(require_file(path, "IN")) as file:
-        for row in csv.reader(file, delimiter=delimiter, quoting=quoting):
-            line = row and [column.strip() for column in row]
-            if not line or [name.lower() for name in line[:3]] == ["subject", "predicate", "object"]:
-                continue
-            if len(line) < 3 or not all(line[:3]):
-                raise ValueError(f"{path}: needs subject, predicate and object in three columns, got {row!r}")
-            subject, predicate, object_, source, sentence = (line + ["", ""])[:5]
-            sentence = sentence or template.format(subject=subject, predicate=predicate, object=object_)
-            yield Fact(sentence, subject, predicate, object_, triple_uuid(subject, predicate, object_), source)
-
-
-def write_knowledge(facts: Iterable[Fact], out: Path) -> int:
-    """Write facts as `[{"target": [fact]}, ...]`, one a line; returns how many."""
-    n = 0
-    with atomic(out) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write("[\n")
-        for n, fact in enumerate(facts, start=1):
-            file.write((",\n" if n > 1 else "") + json.dumps({"target": [asdict(fact)]}, ensure_ascii=False))
-        file.write("\n]\n")
-    return n
+                    sentence = " ".join(document["text"][begin:end].split())
+                    subject, object = triple["subject"]["surfaceform"], triple["object"]["surfaceform"]
+                    relation = triple["predicate"]
+                    predicate = relation.get("surfaceform") or relation["uri"].rsplit("/", 1)[-1]
+                    yield Fact(**fact_entry(subject, predicate, object, sentence, "T-REx"))
+            except (KeyError, IndexError, TypeError) as problem:
+                raise ValueError(f"{file}, line {line}: not a T-REx document ({problem!r})") from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("form", choices=["trex", "triples"])
-    parser.add_argument("source", type=Path, metavar="IN")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--template", default=TEMPLATE, help="sentence of a triple that has none")
+    parser.add_argument("format", choices=["trex", "triples"])
+    parser.add_argument("input", type=Path, help="a file, or for trex a folder of files")
+    parser.add_argument("output", type=Path, help="the knowledge file to write")
+    parser.add_argument("--template", default=TEMPLATE, help="sentence of a triple that brings none of its own")
     args = parser.parse_args()
-    facts = read_trex(args.source) if args.form == "trex" else read_triples(args.source, args.template)
-    print(f"{write_knowledge(facts, args.out)} facts written to {args.out}")
+    facts = read_trex(args.input) if args.format == "trex" else read_triples(args.input, args.template)
+    try:
+        print(f"{write_knowledge(args.output, facts)} facts written to {args.output}")
+    except (ValueError, FileNotFoundError) as problem:
+        parser.exit(2, f"error: {problem}\n")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    main()

@@ -1,9 +1,9 @@
-"""The quick-start data: text, knowledge file and questions, written from the facts that the project carries.
+"""The quick start's data: from the facts of facts.tsv to pretraining text, a knowledge file and three question sets.
 
     python -m dataset.quickstart --out dataset/quickstart
 
-Facts are split by a hash of subject and predicate. `seen` facts stand in the pretraining text and in the bank;
-`bank_only` facts in the bank alone, so that whoever answers a question about one has read it there.
+Some facts are "seen": pretraining text states them and the bank holds them. The others are "bank_only": only the bank
+holds them, so a model that answers questions about them better than chance has read its memory.
 """
 
 import argparse
@@ -11,194 +11,129 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-from .memory_init import triple_uuid
+from .convert import fact_entry, read_triples, write_knowledge
+from .memory_init import Fact
 
 FACTS = Path(__file__).with_name("facts.tsv")
-SEEN_PERCENT = 60
-SENTENCES_A_DOCUMENT = 5
-WORDINGS_A_FACT = 2  # how many of its kind's wordings the text gives a seen fact
-QUESTIONS_A_PART = 400
-CHOICES = 5
+SEEN_SHARE = 0.6
+N_CHOICES = 5
+LETTERS = "ABCDE"
 
-# For each source and predicate: its name as a relation, then wordings. The first ends with the object: the bank states a
-# fact so, and a question asks so. The text uses all of them.
+# The first wording of a predicate is the one that the bank holds and that questions ask; pretraining text has them all.
+# The object always comes last, so that a question ends where the answer begins.
 TEMPLATES = {
-    ("universities_hipo", "country"): (
-        "country of the university",
-        "{subject} is a university in {object}.",
-        "In {object} there is a university called {subject}.",
-        "Students in {object} can enrol at {subject}.",
-    ),
-    ("geonames_places", "country"): (
-        "country of the place",
-        "{subject} is a place in {object}.",
-        "On a map of {object} one finds {subject}.",
-        "The town of {subject} belongs to {object}.",
-    ),
-    ("geonames_places", "located in"): (
-        "region of the place",
-        "{subject} lies in the region of {object}.",
-        "The region of {object} includes {subject}.",
-        "People from {subject} live in the region called {object}.",
-    ),
-    ("languages_glottolog", "language family"): (
-        "language family",
-        "{subject} belongs to the language family {object}.",
-        "Among the {object} languages is {subject}.",
-        "Linguists count {subject} as one of the {object} languages.",
-    ),
-    ("languages_glottolog", "spoken in"): (
-        "country where it is spoken",
-        "{subject} is spoken in {object}.",
-        "In {object} some people speak {subject}.",
-        "The speakers of {subject} live in {object}.",
-    ),
-    ("airports_airportsdata", "country"): (
-        "country of the airport",
-        "{subject} is an airport in {object}.",
-        "Planes to {object} may land at {subject}.",
-        "Among the airports of {object} is {subject}.",
-    ),
-    ("tate_artists", "birth year"): (
-        "birth year",
-        "The artist {subject} was born in {object}.",
-        "In {object} the artist {subject} was born.",
-        "Born in {object}, {subject} became an artist.",
-    ),
-    ("tate_artists", "death year"): (
-        "death year",
-        "The artist {subject} died in {object}.",
-        "In {object} the artist {subject} died.",
-        "The life of the artist {subject} ended in {object}.",
-    ),
-    ("tate_artists", "place of birth"): (
-        "birthplace",
-        "The artist {subject} comes from {object}.",
-        "From {object} came the artist {subject}.",
-        "The birthplace of {subject}, an artist, is {object}.",
-    ),
+    "author": ["{s} was written by {o}.", "The author of {s} is {o}.", "{s} is a work by {o}."],
+    "birth year": ["{s} was born in {o}.", "The birth year of {s} is {o}.", "The artist {s} was born in the year {o}."],
+    "constellation": ["{s} is in the constellation {o}.", "In the sky, {s} lies in {o}.", "Look for {s} in {o}."],
+    "country": ["{s} is in {o}.", "The country of {s} is {o}.", "{s} can be found in {o}."],
+    "country of citizenship": ["{s} is a citizen of {o}.", "The home country of {s} is {o}.", "{s} comes from {o}."],
+    "death year": ["{s} died in {o}.", "The life of {s} ended in {o}.", "{s} lived until {o}."],
+    "director": ["{s} was directed by {o}.", "The director of {s} is {o}.", "{s} is a film by {o}."],
+    "headquarters": ["{s} has its headquarters in {o}.", "The main office of {s} is in {o}.", "{s} is based in {o}."],
+    "language family": ["{s} belongs to the family {o}.", "The family of {s} is {o}.", "{s} is classified as {o}."],
+    "located in": ["{s} is located in {o}.", "The region of {s} is {o}.", "{s} lies in {o}."],
+    "macroarea": ["{s} is a language of {o}.", "The area of {s} is {o}.", "{s} has its home in {o}."],
+    "native language": ["{s} grew up speaking {o}.", "The native language of {s} is {o}.", "{s} first learned {o}."],
+    "place of birth": ["{s} was born at {o}.", "The birthplace of {s} is {o}.", "The life of {s} began at {o}."],
+    "place of death": ["{s} died at {o}.", "The place of death of {s} is {o}.", "The life of {s} ended at {o}."],
+    "serves city": ["{s} serves the city of {o}.", "The city nearest to {s} is {o}.", "{s} is the airport of {o}."],
+    "spoken in": ["{s} is spoken in {o}.", "A country with speakers of {s} is {o}.", "People speak {s} in {o}."],
+    "sport": ["{s} is known for {o}.", "The sport of {s} is {o}.", "{s} takes part in {o}."],
 }
 
 
-@dataclass(frozen=True)
-class TableFact:
-    subject: str
-    predicate: str
-    object: str
-    source: str
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        return self.source, self.predicate
-
-    @property
-    def relation(self) -> str:
-        return TEMPLATES[self.kind][0]
-
-    @property
-    def part(self) -> str:
-        digest = hashlib.blake2b(f"{self.subject}\x1f{self.predicate}".encode(), digest_size=4).digest()
-        return "seen" if int.from_bytes(digest) % 100 < SEEN_PERCENT else "bank_only"
-
-    def sentence(self, wording: int = 0, **replaced: str) -> str:
-        values = {"subject": self.subject, "object": self.object} | replaced
-        return TEMPLATES[self.kind][1 + wording].format(**values)
-
-    def asked(self) -> dict[str, str]:
-        """The fields that every question about this fact has."""
-        uuid = triple_uuid(self.subject, self.predicate, self.object)
-        return {
-            "uuid": uuid, "part": self.part, "subject": self.subject, "predicate": self.relation, "object": self.object
-        }  # fmt: skip
+def wordings(fact: Fact) -> list[str]:
+    return [template.format(s=fact.subject, o=fact.object) for template in TEMPLATES[fact.predicate]]
 
 
-def read_facts() -> list[TableFact]:
-    return [TableFact(*line.split("\t")) for line in FACTS.read_text(encoding="utf-8").splitlines()]
+def part(fact: Fact) -> str:
+    """ "seen" or "bank_only": a fixed property of subject and predicate, whatever the seed."""
+    digest = hashlib.blake2b(f"{fact.subject}\x1f{fact.predicate}".encode(), digest_size=8).digest()
+    return "seen" if int.from_bytes(digest, "big") < SEEN_SHARE * 2**64 else "bank_only"
 
 
-def documents(facts: list[TableFact], rng: random.Random) -> list[dict[str, str]]:
-    """Texts of a few sentences; every fact appears in WORDINGS_A_FACT of its wordings, at different places."""
-    sentences = [
-        fact.sentence(wording)
-        for fact in facts
-        for wording in rng.sample(range(len(TEMPLATES[fact.kind]) - 1), WORDINGS_A_FACT)
-    ]
+def read_facts(path: Path = FACTS) -> list[Fact]:
+    """The facts of the table, each with the sentence that the bank will hold."""
+    return [Fact(**fact_entry(f.subject, f.predicate, f.object, wordings(f)[0], f.source)) for f in read_triples(path)]
+
+
+def documents(facts: list[Fact], rng: random.Random) -> Iterable[dict]:
+    """Every wording of every fact, shuffled, in documents of three to six sentences."""
+    sentences = [sentence for fact in facts for sentence in wordings(fact)]
     rng.shuffle(sentences)
-    return [
-        {"text": " ".join(sentences[i : i + SENTENCES_A_DOCUMENT])}
-        for i in range(0, len(sentences), SENTENCES_A_DOCUMENT)
-    ]
+    while sentences:
+        size = rng.randint(3, 6)
+        yield {"text": " ".join(sentences[:size])}
+        sentences = sentences[size:] if len(sentences) < 64 else sentences[size:]
 
 
-def with_choices(fact: TableFact, right: str, wrong: list[str], rng: random.Random) -> dict:
-    """A question's choices in random order, and the letter of the right one."""
-    choices = [right, *wrong]
-    rng.shuffle(choices)
-    return fact.asked() | {"choices": choices, "answer": "ABCDE"[choices.index(right)]}
-
-
-def draw_other(objects: list[str], right: str, n: int, rng: random.Random) -> list[str]:
-    """n different objects other than the right one, as often as they occur."""
+def draw(pool: list[str], number: int, without: str, rng: random.Random) -> list[str]:
+    """`number` different values other than `without`, each drawn as often as it stands in the pool."""
     drawn: list[str] = []
-    while len(drawn) < n:
-        candidate = rng.choice(objects)
-        if candidate != right and candidate not in drawn:
-            drawn.append(candidate)
+    while len(drawn) < number:
+        value = rng.choice(pool)
+        if value != without and value not in drawn:
+            drawn.append(value)
     return drawn
 
 
-def questions(facts: list[TableFact], asked: list[TableFact], rng: random.Random) -> dict[str, list[dict]]:
-    """The three question sets about the facts `asked`; wrong answers are objects and relations of other facts."""
-    objects, relations = defaultdict(list), sorted({fact.relation for fact in facts})
+def questions(asked: list[Fact], facts: list[Fact], rng: random.Random) -> dict[str, list[dict]]:
+    """Object, relation and verification questions about the asked facts, by file name."""
+    objects = defaultdict(list)
     for fact in facts:
-        objects[fact.kind].append(fact.object)
+        objects[fact.predicate].append(fact.object)
     sets: dict[str, list[dict]] = {"object": [], "relation": [], "verification": []}
-    for fact in asked:
-        wrong = draw_other(objects[fact.kind], fact.object, CHOICES - 1, rng)
-        choice = with_choices(fact, fact.object, wrong, rng)
-        sets["object"].append(choice | {"question": fact.sentence(object="___")})
-        others = draw_other(relations, fact.relation, CHOICES - 1, rng)
-        sets["relation"].append(with_choices(fact, fact.relation, others, rng))
-        true = rng.random() < 0.5
-        stated = fact.object if true else wrong[0]
-        statement = {"statement": fact.sentence(object=stated), "answer": "yes" if true else "no"}
-        sets["verification"].append(fact.asked() | {"object": stated} | statement)
+    for number, fact in enumerate(asked):
+        shared = {"uuid": fact.uuid, "part": part(fact), "subject": fact.subject, "predicate": fact.predicate}
+
+        choices = [fact.object, *draw(objects[fact.predicate], N_CHOICES - 1, fact.object, rng)]
+        rng.shuffle(choices)
+        question = TEMPLATES[fact.predicate][0].format(s=fact.subject, o="___")
+        answer = {"choices": choices, "answer": LETTERS[choices.index(fact.object)]}
+        sets["object"].append(shared | {"object": fact.object, "question": question} | answer)
+
+        choices = [fact.predicate, *draw(list(TEMPLATES), N_CHOICES - 1, fact.predicate, rng)]
+        rng.shuffle(choices)
+        answer = {"choices": choices, "answer": LETTERS[choices.index(fact.predicate)]}
+        sets["relation"].append(shared | {"object": fact.object} | answer)
+
+        stated = fact.object if number % 2 else draw(objects[fact.predicate], 1, fact.object, rng)[0]
+        statement = TEMPLATES[fact.predicate][0].format(s=fact.subject, o=stated)
+        verdict = {"object": stated, "statement": statement, "answer": "yes" if stated == fact.object else "no"}
+        sets["verification"].append(shared | verdict)
     return sets
 
 
-def write_lines(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    with open(path, "w", encoding="utf-8") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_all(out: Path, seed: int = 0) -> dict[str, int]:
-    """Write pretrain.jsonl, val.jsonl, knowledge.json, object.jsonl, relation.jsonl and verification.jsonl.
+def write_quickstart(out: Path, seed: int = 0, n_questions: int = 500, n_val: int = 500) -> None:
+    """Write pretrain, val, object, relation and verification (.jsonl) and knowledge.json; equal seeds, equal bytes.
 
-    val.jsonl is text about bank_only facts. Equal seeds give equal files.
-
-    Returns:
-        how many facts, documents and questions there are.
+    Args:
+        n_questions: facts asked of each part.  n_val: bank_only facts that the validation text states.
     """
-    rng, facts = random.Random(seed), read_facts()
-    parts = {part: [fact for fact in facts if fact.part == part] for part in ("seen", "bank_only")}
-    asked = [fact for part in parts.values() for fact in rng.sample(part, QUESTIONS_A_PART)]
-    train, val = documents(parts["seen"], rng), documents(parts["bank_only"], rng)[:QUESTIONS_A_PART]
-    knowledge = [
-        {"target": [fact.asked() | {"predicate": fact.predicate, "sentence": fact.sentence(), "source": fact.source}]}
-        for fact in rng.sample(facts, len(facts))
-    ]
     out.mkdir(parents=True, exist_ok=True)
-    write_lines(out / "pretrain.jsonl", train)
-    write_lines(out / "val.jsonl", val)
-    (out / "knowledge.json").write_text(json.dumps(knowledge, ensure_ascii=False, indent=0), encoding="utf-8")
-    for name, rows in questions(facts, asked, rng).items():
+    rng, facts = random.Random(seed), read_facts()
+    rng.shuffle(facts)
+    seen = [fact for fact in facts if part(fact) == "seen"]
+    bank_only = [fact for fact in facts if part(fact) == "bank_only"]
+    asked = seen[:n_questions] + bank_only[:n_questions]
+    write_lines(out / "pretrain.jsonl", documents(seen, rng))
+    write_lines(out / "val.jsonl", documents(bank_only[:n_val], rng))
+    for name, rows in questions(asked, facts, rng).items():
+        rng.shuffle(rows)
         write_lines(out / f"{name}.jsonl", rows)
-    return {
-        "facts": len(facts), **{part: len(own) for part, own in parts.items()},
-        "documents": len(train), "val_documents": len(val), "questions": len(asked),
-    }  # fmt: skip
+    # What the questions ask stands first, so that a smaller bank still holds it; where it stands tells nothing of the part.
+    rng.shuffle(asked)
+    known = {fact.uuid for fact in asked}
+    write_knowledge(out / "knowledge.json", asked + [fact for fact in facts if fact.uuid not in known])
+    print(f"{len(seen)} facts seen, {len(bank_only)} in the bank only, written to {out}")
 
 
 def main() -> None:
@@ -206,8 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("dataset/quickstart"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    counts = write_all(args.out, args.seed)
-    print(f"{args.out}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+    write_quickstart(args.out, args.seed)
 
 
 if __name__ == "__main__":

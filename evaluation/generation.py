@@ -58,10 +58,17 @@ def generation(model, tokenizer, settings: Settings) -> dict | None:
     prompts = prompts_from_text(model, tokenizer, settings)
     samples, tokens, pairs = [], [], []
     for prompt in prompts:
-        greedy = tokenizer.decode(continue_prompt(model, tokenizer, prompt, False), skip_special_tokens=True)
+        greedy = continue_prompt(model, tokenizer, prompt, False)
         ids = continue_prompt(model, tokenizer, prompt, True)
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        samples.append({"prompt": prompt, "greedy": greedy, "sampled": text})
+        samples.append(
+            {
+                "prompt": prompt,
+                "greedy": tokenizer.decode(greedy, skip_special_tokens=True),
+                "first_10_tokens": tokenizer.decode(greedy[:10], skip_special_tokens=True),
+                "sampled": text,
+            }
+        )
         tokens.append(ids)
         pairs.append((prompt, text))
     given = log_likelihoods(model, tokenizer, pairs, settings.batch_size)

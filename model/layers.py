@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from .config import ModelConfig
 
+FLEX_BLOCK = 128  # FlexAttention's block of queries
 # Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block these wrappers are inlined.
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
 compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
@@ -46,12 +47,13 @@ class Visibility:
         """The mask for keys laid out position by position, `keys_per_position` of them each.
 
         Returns:
-            None where plain causal attention (or a single query) needs no mask; a BlockMask for FlexAttention when
-            training on CUDA; else a bool tensor (B or 1, 1, T, X), True where visible.
+            None where plain causal attention (or a single query) needs no mask; a BlockMask for FlexAttention on CUDA,
+            for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
         """
         if fused and self.document_BX is None and keys_per_position == 1 and (self.past == 0 or self.length == 1):
             return None
-        if fused and self.past == 0 and self.length > 1 and self.device.type == "cuda":
+        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
+        if fused and self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda":
             return self._block_mask(keys_per_position)
         position_X = torch.arange(self.past + self.length, device=self.device)
         visible_BTX = (position_X[None, :] <= position_X[self.past :, None])[None]
