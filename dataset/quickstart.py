@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .convert import fact_entry, read_triples, write_knowledge
@@ -60,14 +60,15 @@ def read_facts(path: Path = FACTS) -> list[Fact]:
     return [Fact(**fact_entry(f.subject, f.predicate, f.object, wordings(f)[0], f.source)) for f in read_triples(path)]
 
 
-def documents(facts: list[Fact], rng: random.Random) -> Iterable[dict]:
+def documents(facts: list[Fact], rng: random.Random) -> Iterator[dict]:
     """Every wording of every fact, shuffled, in documents of three to six sentences."""
     sentences = [sentence for fact in facts for sentence in wordings(fact)]
     rng.shuffle(sentences)
-    while sentences:
+    place = 0
+    while place < len(sentences):
         size = rng.randint(3, 6)
-        yield {"text": " ".join(sentences[:size])}
-        sentences = sentences[size:] if len(sentences) < 64 else sentences[size:]
+        yield {"text": " ".join(sentences[place : place + size])}
+        place += size
 
 
 def draw(pool: list[str], number: int, without: str, rng: random.Random) -> list[str]:

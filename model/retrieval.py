@@ -13,6 +13,15 @@ from .config import ModelConfig
 PADDING = 0  # the token id that fills an entry up to its length; it is not read
 
 
+def best_of_rows(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of the last axis, best first, and their places; among equal scores any may be taken."""
+    if score.is_cuda:
+        from .kernels.best_of_rows import best_of_rows as kernel
+
+        return kernel(score, k)
+    return score.topk(k, dim=-1)
+
+
 def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
     """Exact best C of N = R*R entries from the scores of their sub-keys: 2R scores and about C ln C sums, not N.
 
@@ -32,19 +41,24 @@ def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, T
     R = score_BT2R.shape[-1]
     if not 1 <= num_candidates <= R:
         raise ValueError(f"num_candidates must lie in [1, {R}], got {num_candidates}")
-    half_BT2C, index_BT2C = score_BT2R.topk(num_candidates, dim=-1)
+    half_BT2C, index_BT2C = best_of_rows(score_BT2R, num_candidates)
     # The pair of ranks (i, j) is preceded by all (i', j') <= (i, j), so it can only be among the best C if (i+1)(j+1) <= C.
     ranks = range(num_candidates)
     pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= num_candidates]
     i_P, j_P = torch.tensor(pairs, device=score_BT2R.device).T
     pair_BTP = half_BT2C[..., 0, i_P] + half_BT2C[..., 1, j_P]
     entry_BTP = index_BT2C[..., 0, i_P] * R + index_BT2C[..., 1, j_P]
-    score_BTC, best_BTC = pair_BTP.topk(num_candidates, dim=-1)
+    score_BTC, best_BTC = best_of_rows(pair_BTP, num_candidates)
     return score_BTC, entry_BTP.gather(-1, best_BTC), index_BT2C
 
 
 def entry_vectors(token_XL: Tensor, embedding_VD: Tensor) -> Tensor:
     """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone."""
+    # The kernel adds up gradients in no fixed order.
+    if token_XL.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        from .kernels.read_entries import read_entries
+
+        return read_entries(token_XL, embedding_VD, PADDING)
     return F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
 
 
@@ -91,13 +105,13 @@ def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple
     """
     S = config.num_selected
     if config.selection != "gumbel":
-        selected_BTS, slot_BTS = log_weight_BTC.topk(S, dim=-1)
+        selected_BTS, slot_BTS = best_of_rows(log_weight_BTC, S)
         return slot_BTS, selected_BTS.log_softmax(dim=-1)
     noisy_BTC = log_weight_BTC
     if training:
         # Minus the logarithm of an exponential variable is a Gumbel variable.
         noisy_BTC = log_weight_BTC - torch.empty_like(log_weight_BTC).exponential_().clamp(min=1e-20).log()
-    slot_BTS = noisy_BTC.topk(S, dim=-1).indices
+    slot_BTS = best_of_rows(noisy_BTC, S)[1]
     log_p_BTS = (noisy_BTC / config.gumbel_temperature).log_softmax(dim=-1).gather(-1, slot_BTS)
     uniform_log_weight = -torch.log(torch.tensor(float(S), device=log_p_BTS.device))
     return slot_BTS, uniform_log_weight + log_p_BTS - log_p_BTS.detach()
