@@ -1,7 +1,7 @@
 """Evaluate a trained run: a table on the screen, eval.json beside the weights, the run's record completed.
 
-    python eval_model.py --run out/experiment_1_4_8
-    python eval_model.py --compare out/quickstart_plain out/quickstart_memory
+python eval_model.py --run out/experiment_1_4_8
+python eval_model.py --compare out/quickstart_plain out/quickstart_memory
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Converters from public fact formats to the knowledge format.
 
-    python -m dataset.convert trex FOLDER_OR_FILE knowledge.json
-    python -m dataset.convert triples facts.tsv knowledge.json --template "{subject} {predicate} {object}."
+python -m dataset.convert trex FOLDER_OR_FILE knowledge.json
+python -m dataset.convert triples facts.tsv knowledge.json --template "{subject} {predicate} {object}."
 """
 
 import argparse
@@ -10,20 +10,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from uuid import NAMESPACE_URL, uuid5
 
 from .cache import atomic, open_text, require_file
-from .memory_init import Fact, read_values
+from .memory_init import Fact, read_values, triple_uuid
 
 TEMPLATE = "{subject} {predicate} {object}."
-
-
-def fact_entry(subject: str, predicate: str, object: str, sentence: str, source: str = "") -> dict[str, str]:
-    """The fields of a knowledge entry; its uuid depends on the triple alone."""
-    uuid = str(uuid5(NAMESPACE_URL, "\x1f".join((subject, predicate, object))))
-    return {
-        "sentence": sentence, "subject": subject, "predicate": predicate, "object": object, "uuid": uuid, "source": source,
-    }  # fmt: skip
 
 
 def write_knowledge(path: Path, facts: Iterable[Fact]) -> int:
@@ -57,14 +48,14 @@ def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
                 raise ValueError(f"{path}, row {number}: {len(row)} columns, need subject, predicate and object")
             subject, predicate, object, source, sentence = (*row, "", "")[:5]
             sentence = sentence or template.format(subject=subject, predicate=predicate, object=object)
-            yield Fact(**fact_entry(subject, predicate, object, sentence, source))
+            yield Fact(sentence, subject, predicate, object, triple_uuid(subject, predicate, object), source)
 
 
 def read_trex(path: Path) -> Iterator[Fact]:
     """One fact for each triple of the public T-REx release, with the sentence that states it.
 
-    A triple names its sentence by `sentence_id`, an index into `sentences_boundaries`. Predicates are URIs there, without
-    a readable form in most triples: the last part of the URI (such as P17) stands in.
+    A triple names its sentence by `sentence_id`, an index into `sentences_boundaries`. Most predicates have a URI
+    and no readable form: the last part of the URI (such as P17) stands in.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no JSON in the folder, or a document that is not of this format.
@@ -81,7 +72,8 @@ def read_trex(path: Path) -> Iterator[Fact]:
                     subject, object = triple["subject"]["surfaceform"], triple["object"]["surfaceform"]
                     relation = triple["predicate"]
                     predicate = relation.get("surfaceform") or relation["uri"].rsplit("/", 1)[-1]
-                    yield Fact(**fact_entry(subject, predicate, object, sentence, "T-REx"))
+                    uuid = triple_uuid(subject, predicate, object)
+                    yield Fact(sentence, subject, predicate, object, uuid, "T-REx")
             except (KeyError, IndexError, TypeError) as problem:
                 raise ValueError(f"{file}, line {line}: not a T-REx document ({problem!r})") from None
 

@@ -122,7 +122,8 @@ class PretrainDataset(torch.utils.data.Dataset):
         else:
             left_out = max(n_tokens - self.n_rows * max_seq_len, 0)
         self.report = cache.report | {
-            "documents": last - first, "tokens": n_tokens, "rows": self.n_rows, "tokens_left_out": left_out, "mode": mode,
+            "documents": last - first, "tokens": n_tokens, "rows": self.n_rows, "tokens_left_out": left_out,
+            "mode": mode,
         }  # fmt: skip
 
     def __len__(self) -> int:
@@ -171,7 +172,7 @@ def open_pretrain_data(
         mode: "packed" or "padded".
         part: "train" or "val"; the last `val_fraction` of the documents are "val".
     Raises:
-        FileNotFoundError, ValueError: the file is missing, empty or malformed, or has too few documents to hold any out.
+        FileNotFoundError, ValueError: the file is missing, empty or malformed, or too short to hold any out.
     """
     cache = open_token_cache(data_path, tokenizer, cache_dir, flag)
     n_documents = len(cache.offset_D) - 1
@@ -184,7 +185,7 @@ def open_pretrain_data(
 
 
 def batch_rows(n_rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """(batches, batch_size): the order of an epoch, a pure function of its arguments; the last incomplete batch is left out."""
+    """(batches, batch_size): an epoch's order, a pure function of the arguments; an incomplete batch is left out."""
     order = np.random.default_rng([seed, epoch]).permutation(n_rows)
     n_batches = n_rows // batch_size
     return order[: n_batches * batch_size].reshape(n_batches, batch_size)

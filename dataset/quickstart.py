@@ -12,9 +12,10 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from .convert import fact_entry, read_triples, write_knowledge
+from .convert import read_triples, write_knowledge
 from .memory_init import Fact
 
 FACTS = Path(__file__).with_name("facts.tsv")
@@ -57,7 +58,7 @@ def part(fact: Fact) -> str:
 
 def read_facts(path: Path = FACTS) -> list[Fact]:
     """The facts of the table, each with the sentence that the bank will hold."""
-    return [Fact(**fact_entry(f.subject, f.predicate, f.object, wordings(f)[0], f.source)) for f in read_triples(path)]
+    return [replace(fact, sentence=wordings(fact)[0]) for fact in read_triples(path)]
 
 
 def documents(facts: list[Fact], rng: random.Random) -> Iterator[dict]:
@@ -130,7 +131,7 @@ def write_quickstart(out: Path, seed: int = 0, n_questions: int = 500, n_val: in
     for name, rows in questions(asked, facts, rng).items():
         rng.shuffle(rows)
         write_lines(out / f"{name}.jsonl", rows)
-    # What the questions ask stands first, so that a smaller bank still holds it; where it stands tells nothing of the part.
+    # What the questions ask stands first, so that a smaller bank still holds it, in an order that hides the part.
     rng.shuffle(asked)
     known = {fact.uuid for fact in asked}
     write_knowledge(out / "knowledge.json", asked + [fact for fact in facts if fact.uuid not in known])

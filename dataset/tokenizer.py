@@ -1,6 +1,6 @@
 """The tokenizer: a byte-level BPE that a script trains, opened from a folder.
 
-    python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/tokenizer
+python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/tokenizer
 """
 
 import argparse

@@ -42,7 +42,9 @@ def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
     """
     joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
     alone = tokenizer(prompt, add_special_tokens=False).input_ids
-    border = next((i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(map(len, (alone, joined))))
+    border = next(
+        (i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(map(len, (alone, joined)))
+    )
     return [tokenizer.bos_token_id, *joined], 1 + border
 
 

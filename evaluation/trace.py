@@ -1,9 +1,17 @@
-"""What the memory model looked up while it wrote: token by token, block by block."""
+"""What the memory model looked up while it wrote: token by token, block by block.
 
+python -m evaluation.trace --run out/experiment_1_4_8 --prompts "The capital of France is" --trace_first
+"""
+
+import argparse
+import sys
 from dataclasses import dataclass
 
 import torch
+from transformers.utils import logging as transformers_logging
 
+from dataset.tokenizer import load_tokenizer
+from model import load_run
 from model.retrieval import PADDING
 
 
@@ -67,3 +75,27 @@ def format_trace(traced: list[TracedToken], per_layer: int = 2) -> str:
             entries = "   ".join(f"{look.weight:4.0%} #{look.entry} {look.text!r}" for look in own)
             lines.append(f"    block {layer}: {entries}")
     return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--prompts", nargs="+", required=True)
+    parser.add_argument("--new_tokens", type=int, default=24)
+    parser.add_argument("--trace_first", action="store_true", help="print only the first prompt's lookups")
+    args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    model, tokenizer = load_run(args.run), load_tokenizer(args.run)
+    traces = [trace(model, tokenizer, prompt, args.new_tokens) for prompt in args.prompts]
+    for prompt, traced in zip(args.prompts, traces, strict=True):
+        print(prompt + "".join(token.text for token in traced))
+    for prompt, traced in zip(args.prompts[: 1 if args.trace_first else None], traces, strict=False):
+        print(f"\n{prompt!r}: share of the weight, number and text of the entries read before each token")
+        print(format_trace(traced))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

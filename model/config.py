@@ -26,9 +26,7 @@ class ModelConfig:
         ValueError: a value is out of range, or two values contradict each other.
     """
 
-    model_type: str = flag(
-        "model_memory", "dense baseline or memory model", choices=["model_original", "model_memory"]
-    )
+    model_type: str = flag("model_memory", "dense baseline or memory model", choices=["model_original", "model_memory"])
     dim: int = flag(512, "width D of the residual stream; a multiple of n_heads and of fusion_heads")
     n_layers: int = flag(8, "number of blocks")
     n_heads: int = flag(32, "query heads H; must divide dim")
@@ -102,9 +100,7 @@ class ModelConfig:
             )
         for name in ("model_type", "flash_backend", "selection", "fusion", "fusion_scope"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
-            require(
-                getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}"
-            )
+            require(getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.model_type == "model_memory":
             self._check_memory()
 

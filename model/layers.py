@@ -108,9 +108,7 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
 
         out_BTHE = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHTE, k_BGXE, v_BGXE)), causal=causal)
         return out_BTHE.transpose(1, 2)
-    return F.scaled_dot_product_attention(
-        q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
 def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX: Tensor) -> Tensor:

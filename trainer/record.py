@@ -2,9 +2,10 @@
 
     python -m trainer.record out/experiment_1_4_8
 
-A measured value stands before a marker, invisible once rendered: `2.4713`<!--FINAL_LOSS:1c9a7f02-->. For a fenced block the
-marker is the line after it. The digits are a checksum of the value as it was filled in: filling again replaces it, unless a
-person has changed it since, and no other text is ever touched. A marker without digits has not been filled yet.
+A measured value stands before a marker, invisible once rendered: `2.4713`<!--FINAL_LOSS:1c9a7f02-->. For a fenced block
+the marker is the line after it. The digits are a checksum of the value as it was filled in: filling again replaces it,
+unless a person has changed it since, and no other text is ever touched. A marker without digits is not filled yet:
+it is filled if a placeholder such as `[FINAL_LOSS]` stands before it.
 """
 
 import json
@@ -90,7 +91,7 @@ class Run:
 
     @cached_property
     def baseline(self) -> "Run | None":
-        """The run of model_original to compare with: the one named, else the newest beside this with the same data and steps."""
+        """The run of model_original to compare with: the one named, else the newest nearby of equal data and tokens."""
         if self.info.get("baseline"):
             return Run(Path(self.info["baseline"]))
         found = []
@@ -131,6 +132,10 @@ def of_best(run: Run, name: str, digits: int) -> str:
     return number(run.best and run.best[name], digits, "没有验证")
 
 
+def best_place(run: Run) -> str:
+    return f"{run.best['epoch']:.2f} (步 {run.best['step']})" if run.best else missing("没有验证")
+
+
 def target_ppl(run: Run) -> float | None:
     target = run.info.get("target_loss")
     return math.exp(target) if target else None
@@ -160,7 +165,8 @@ def convergence(run: Run) -> str:
         f"最后十分之一的斜率: {1000 * slope(last_tenth(points)):+.4f} / 千步",
     ]
     if run.best:
-        lines.append(f"验证 Loss: 最终 {run.last('val_loss'):.4f}, 最佳 {run.best['val_loss']:.4f} (步 {run.best['step']})")
+        final, best = run.last("val_loss"), run.best
+        lines.append(f"验证 Loss: 最终 {final:.4f}, 最佳 {best['val_loss']:.4f} (步 {best['step']})")
     return "\n".join(lines)
 
 
@@ -287,12 +293,12 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "ERROR_LOGS": lambda run: (run.info.get("error") or "无").strip(),
     "FINAL_LOSS": lambda run: number(run.last("val_loss"), 4, "没有验证"),
     "BEST_LOSS": lambda run: of_best(run, "val_loss", 4),
-    "BEST_LOSS_EPOCH": lambda run: f"{run.best['epoch']:.2f} (步 {run.best['step']})" if run.best else missing("没有验证"),
+    "BEST_LOSS_EPOCH": best_place,
     "TARGET_LOSS": lambda run: number(run.info["target_loss"]) if run.info.get("target_loss") else "未设目标",
     "LOSS_ACHIEVED": achieved,
     "FINAL_PPL": lambda run: number(run.last("val_ppl"), 2, "没有验证"),
     "BEST_PPL": lambda run: of_best(run, "val_ppl", 2),
-    "BEST_PPL_EPOCH": lambda run: VALUES["BEST_LOSS_EPOCH"](run),
+    "BEST_PPL_EPOCH": best_place,
     "TARGET_PPL": lambda run: number(target_ppl(run), 2) if target_ppl(run) else "未设目标",
     "PPL_ACHIEVED": achieved,
     "FINAL_LR": lambda run: f"{run.last('lr'):.3g}" if run.last("lr") is not None else missing("没有训练步"),
@@ -348,19 +354,24 @@ def checksum(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
+def written_by_hand(text: str, filled: str | None) -> bool:
+    """Whether a person wrote the text at a marker: it is neither the value filled in nor a [PLACEHOLDER]."""
+    return checksum(text) != filled if filled else not re.fullmatch(r"\[\w+\]\s*", text)
+
+
 def fill_text(text: str, run: Run) -> str:
     """The record with every marked value replaced by the run's, except those that a person has changed."""
 
     def inline(match: re.Match) -> str:
         old, name, filled = match.groups()
-        if filled and filled != checksum(old):
+        if written_by_hand(old, filled):
             return match[0]
         new = " ".join(value_of(name, run).split()).replace("`", "'").replace("|", "/")
         return f"`{new}`<!--{name}:{checksum(new)}-->"
 
     def block(match: re.Match) -> str:
         language, old, name, filled = match.groups()
-        if filled and filled != checksum(old):
+        if written_by_hand(old, filled):
             return match[0]
         new = value_of(name, run).replace("```", "'''") + "\n"
         return f"```{language}\n{new}```\n<!--{name}:{checksum(new)}-->"

@@ -1,4 +1,4 @@
-"""Metrics: metrics.jsonl always, SwanLab when asked. The file is the truth; a tracker that dies takes no run with it."""
+"""Metrics: metrics.jsonl always, SwanLab when asked. The file is the truth; a tracker that dies stops no run."""
 
 import importlib.util
 import json
@@ -68,7 +68,7 @@ class Tracker:
         self._to_swanlab(lambda run: run.log(scalars, step=step))
 
     def log_text(self, name: str, text: str, step: int) -> None:
-        self._to_swanlab(lambda run: run.log_text(name, text, step=step))
+        self._to_swanlab(lambda run: run.log_text(key=name, data=text, step=step))
 
     def finish(self, failed: bool = False) -> None:
         if self.file:

@@ -1,0 +1,150 @@
+import gzip
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import pretrain
+from dataset.pretrain import BatchLoader, batch_rows, open_pretrain_data
+from model.losses import IGNORED
+
+from .conftest import TEXTS
+
+ROWS = [{"text": text} for text in TEXTS]
+
+
+@pytest.fixture
+def open_rows(tokenizer, tmp_path, write):
+    path = write("text.jsonl", ROWS)
+
+    def open_as(mode="packed", max_seq_len=16, **options):
+        return open_pretrain_data(path, tokenizer, max_seq_len, mode, tmp_path / "cache", **options)
+
+    return open_as
+
+
+def documents(tokenizer):
+    for text in TEXTS:
+        yield [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+
+
+def test_packed_rows_are_the_stream_of_documents(tokenizer, open_rows):
+    rows, stream = open_rows(), np.concatenate(list(documents(tokenizer)))
+    batch = rows.fetch(np.arange(len(rows)))
+    n_used = batch["input_ids"].numel()
+    assert batch["input_ids"].flatten().tolist() == stream[:n_used].tolist()
+    assert rows.report["tokens_left_out"] == len(stream) - n_used < 16
+
+
+def test_packed_rows_predict_every_token_but_the_first_of_a_document(tokenizer, open_rows):
+    batch = open_rows().fetch(np.arange(len(open_rows())))
+    first = batch["input_ids"] == tokenizer.bos_token_id
+    assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(first, IGNORED))
+    changes = batch["document_ids"].diff(dim=1) != 0
+    assert torch.equal(changes, first[:, 1:])
+    assert (batch["document_ids"][:, 0] == 0).all()
+
+
+def test_padded_rows_are_single_documents(tokenizer, open_rows):
+    rows = open_rows("padded", 24)
+    batch = rows.fetch(np.arange(len(rows)))
+    for row, document in enumerate(documents(tokenizer)):
+        kept = document[:24]
+        assert batch["input_ids"][row].tolist() == kept + [tokenizer.pad_token_id] * (24 - len(kept))
+        assert batch["labels"][row].tolist() == [IGNORED, *kept[1:]] + [IGNORED] * (24 - len(kept))
+    assert "document_ids" not in batch
+
+
+def test_packed_and_padded_rows_ask_for_the_same_tokens_where_nothing_is_cut(tokenizer, open_rows):
+    n_tokens = sum(map(len, documents(tokenizer)))
+    packed, padded = open_rows("packed", n_tokens), open_rows("padded", 512)
+    asked = [rows.fetch(np.arange(len(rows)))["labels"] for rows in (packed, padded)]
+    assert torch.equal(*(labels[labels != IGNORED] for labels in asked))
+
+
+def test_a_text_shorter_than_a_row_is_padded(open_rows):
+    batch = open_rows(max_seq_len=8192).fetch(np.array([0]))
+    n_tokens = open_rows().report["tokens"]
+    assert batch["labels"][0, n_tokens:].eq(IGNORED).all() and batch["labels"][0, 1:9].ne(IGNORED).all()
+    assert batch["document_ids"][0, n_tokens] > batch["document_ids"][0, n_tokens - 1]
+
+
+def test_held_out_documents_are_in_one_part_only(open_rows):
+    parts = [open_rows("padded", 512, part=part, val_fraction=0.25) for part in ("train", "val")]
+    assert [len(part) for part in parts] == [30, 10]
+    both = torch.cat([part.fetch(np.arange(len(part)))["input_ids"] for part in parts])
+    whole = open_rows("padded", 512)
+    assert torch.equal(both, whole.fetch(np.arange(len(whole)))["input_ids"])
+
+
+def test_the_cache_is_reused_until_the_content_changes(tokenizer, tmp_path, write, monkeypatch):
+    built = []
+    build = pretrain.build_token_cache
+    monkeypatch.setattr(pretrain, "build_token_cache", lambda *args: (built.append(1), build(*args)))
+    for name, rows in [("a.jsonl", ROWS), ("a.jsonl", ROWS), ("same_content.jsonl", ROWS), ("a.jsonl", ROWS[:-1])]:
+        data = open_pretrain_data(write(name, rows), tokenizer, 16, "padded", tmp_path / "cache")
+        assert len(data) == len(rows)
+    assert len(built) == 2
+    assert not list((tmp_path / "cache").glob(".*")), "a temporary folder was left behind"
+
+
+def test_a_gzipped_file_reads_like_the_plain_one(tokenizer, tmp_path, write):
+    plain = write("a.jsonl", ROWS)
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    a, b = (open_pretrain_data(path, tokenizer, 16, "packed", tmp_path / "cache") for path in (plain, packed))
+    assert torch.equal(a.fetch(np.arange(len(a)))["input_ids"], b.fetch(np.arange(len(b)))["input_ids"])
+
+
+@pytest.mark.parametrize(
+    "lines, sentence",
+    [
+        ([*ROWS[:6], '{"text": "cut', *ROWS], "line 7: not valid JSON"),
+        ([*ROWS[:2], {"words": "x"}], 'line 3: no "text" field'),
+        ([{"text": 5}], 'line 1: no "text" field'),
+        ([{"text": "  "}], "holds no text"),
+        ([], "is empty"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name_and_place(tokenizer, tmp_path, write, lines, sentence):
+    path = write("bad.jsonl", lines)
+    with pytest.raises(ValueError, match=sentence) as problem:
+        open_pretrain_data(path, tokenizer, 16, "packed", tmp_path / "cache")
+    assert str(path) in str(problem.value)
+    assert not list((tmp_path / "cache").glob("tokens_*"))
+
+
+def test_a_missing_file_is_refused(tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="another --data_path"):
+        open_pretrain_data(tmp_path / "none.jsonl", tokenizer, 16, "packed", tmp_path)
+
+
+def test_an_epoch_is_a_permutation_fixed_by_seed_and_epoch():
+    order = batch_rows(50, 7, seed=3, epoch=1)
+    assert order.shape == (7, 7) and len(set(order.flatten())) == 49
+    assert (order == batch_rows(50, 7, seed=3, epoch=1)).all()
+    assert (order != batch_rows(50, 7, seed=3, epoch=2)).any() and (order != batch_rows(50, 7, seed=4, epoch=1)).any()
+
+
+def test_resuming_anywhere_gives_the_batches_that_were_left(open_rows):
+    loader = BatchLoader(open_rows(), batch_size=4, seed=0)
+    whole = [batch["input_ids"] for batch in islice(loader.iterate(0), 2 * len(loader) + 3)]
+    for start in (1, len(loader) - 1, len(loader), 2 * len(loader)):
+        rest = [batch["input_ids"] for batch in islice(loader.iterate(start), len(whole) - start)]
+        assert all(map(torch.equal, rest, whole[start:]))
+
+
+def test_two_processes_share_the_rows_of_one(open_rows):
+    one = BatchLoader(open_rows(), batch_size=6, seed=0)
+    two = [BatchLoader(open_rows(), batch_size=3, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
+    assert len(one) == len(two[0])
+    for whole, *halves in islice(zip(one.iterate(0), *(loader.iterate(0) for loader in two), strict=True), 9):
+        assert torch.equal(whole["input_ids"], torch.cat([half["input_ids"] for half in halves]))
+
+
+def test_a_problem_in_the_background_reaches_the_consumer(open_rows, monkeypatch):
+    rows = open_rows()
+    monkeypatch.setattr(rows, "fetch", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(BatchLoader(rows, batch_size=2, seed=0).iterate(0))
