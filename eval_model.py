@@ -93,20 +93,21 @@ def columns(results: dict) -> dict[str, str]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """An aligned table: a line for each named result, and one for chance."""
-    lines = {name: columns(results) for name, results in rows.items()}
+    """An aligned table: a column for each named result, and one for chance."""
+    cells = {name: columns(results) for name, results in rows.items()}
+    measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     chance = {}
-    for results in rows.values():
-        for task in ("object", "relation", "verification"):
-            for name in ["", *results.get(task, {}).get("parts", {})] if task in results else []:
-                chance[f"{task} {name}".strip()] = f"{results[task]['chance']:.1%}"
-    if chance:
-        lines["chance"] = chance
-    header = list(dict.fromkeys(column for cells in lines.values() for column in cells))
-    grid = [["", *header], *([name, *(cells.get(column, "-") for column in header)] for name, cells in lines.items())]
+    for task in ("object", "relation", "verification"):
+        known = [results[task]["chance"] for results in rows.values() if task in results]
+        chance |= {measure: f"{known[0]:.1%}" for measure in measures if known and measure.split()[0] == task}
+    cells |= {"chance": chance} if chance else {}
+    grid = [["", *cells], *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in grid
     )
 

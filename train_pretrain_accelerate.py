@@ -90,7 +90,7 @@ def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator
     chunks = np.array_split(np.arange(len(val)), -(-len(val) // batch_size))[: flags.run.eval_batches]
     total = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for chunk in chunks[rank::world]:
-        # Rows are repeated up to the batch size, without labels, so that every batch has the shape compiled for training.
+        # Rows are repeated up to the batch size, without labels: every batch has the shape compiled for training.
         batch = val.fetch(np.resize(chunk, batch_size))
         batch["labels"][len(chunk) :] = IGNORED
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
@@ -234,8 +234,9 @@ def main() -> int:
 
     log = make_log(out_dir, writes=is_main)
     info = RunInfo(
-        out_dir, writes=is_main, name=run.name, experiment=run.experiment_id, base=run.base_experiment,
-        baseline=run.baseline, target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+        out_dir, is_main, resumes=run.resume and bool(checkpoint_dirs(out_dir)),
+        name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
+        target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
     )  # fmt: skip
     tracker = None
     try:
@@ -263,8 +264,11 @@ def main() -> int:
         if tracker:
             tracker.finish(failed=info.facts["state"] == "failed")
         if is_main:
-            record = fill_record(out_dir, run.experiment_dir)
-            log.info("record: %s", record)
+            try:
+                log.info("record: %s", fill_record(out_dir, run.experiment_dir))
+            except (ValueError, OSError) as problem:  # the run's own outcome, and its error, must not be hidden by it
+                log.error("the record was not filled: %s", problem)
+                print(f"the record was not filled: {problem}", file=sys.stderr)
     return 0 if stop.received is None else stop.exit_code
 
 

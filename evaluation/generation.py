@@ -1,7 +1,7 @@
 """Samples, and numbers that say something about them.
 
-coherence: pointwise mutual information of continuation and prompt, in nats a token: how much likelier the prompt makes it.
-fluency:   perplexity of the continuation under the model itself, and the share of its 4-grams that repeat an earlier one.
+coherence: pointwise mutual information of continuation and prompt, in nats a token.
+fluency:   perplexity of the continuation under the model itself, and the share of its 4-grams that repeat another.
 diversity: share of different bigrams among all bigrams of the samples (distinct-2).
 """
 
@@ -51,7 +51,7 @@ def continue_prompt(model, tokenizer, prompt: str, sample: bool, new_tokens: int
 
 
 def generation(model, tokenizer, settings: Settings) -> dict | None:
-    """Greedy and sampled continuations of held-out beginnings, with coherence, fluency and diversity (see the module)."""
+    """Greedy and sampled continuations of held-out beginnings, with coherence, fluency and diversity."""
     if settings.val_path is None:
         return None
     torch.manual_seed(settings.seed)

@@ -38,7 +38,7 @@ def bytes_per_token(rows: PretrainDataset, tokenizer) -> float:
 
 @torch.no_grad()
 def language(model, tokenizer, settings: Settings) -> dict | None:
-    """`loss` in nats a token, `perplexity`, and `bits_per_byte`, which models with other tokenizers can be compared by."""
+    """`loss` in nats a token, `perplexity`, and `bits_per_byte`, which compares models of different tokenizers."""
     if settings.val_path is None:
         return None
     rows = validation_rows(model, tokenizer, settings)

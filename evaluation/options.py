@@ -73,8 +73,8 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]], batch_size: 
     return results
 
 
-def multiple_choice(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings, version: int):
-    """Accuracy of the likeliest option, and as `per_token` of the likeliest per token, against the rows' `answer` (A-E)."""
+def multiple_choice(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings, version):
+    """Accuracy of the likeliest option against each `answer` (A-E); as `per_token`, of the likeliest per token."""
     pairs = [(prompt, option) for prompt, options in questions for option in options]
     scores = iter(log_likelihoods(model, tokenizer, pairs, settings.batch_size))
     right, right_per_token = [], []

@@ -1,6 +1,6 @@
 """What the memory model looked up while it wrote: token by token, block by block.
 
-python -m evaluation.trace --run out/experiment_1_4_8 --prompts "The capital of France is" --trace_first
+python -m evaluation.trace --run out/experiment_1_4_8 --prompts "The capital of France is"
 """
 
 import argparse
@@ -82,16 +82,16 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--prompts", nargs="+", required=True)
     parser.add_argument("--new_tokens", type=int, default=24)
-    parser.add_argument("--trace_first", action="store_true", help="print only the first prompt's lookups")
+    parser.add_argument("--show", type=int, help="print the lookups of this many tokens of the first prompt only")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
     model, tokenizer = load_run(args.run), load_tokenizer(args.run)
     traces = [trace(model, tokenizer, prompt, args.new_tokens) for prompt in args.prompts]
     for prompt, traced in zip(args.prompts, traces, strict=True):
         print(prompt + "".join(token.text for token in traced))
-    for prompt, traced in zip(args.prompts[: 1 if args.trace_first else None], traces, strict=False):
-        print(f"\n{prompt!r}: share of the weight, number and text of the entries read before each token")
-        print(format_trace(traced))
+    for prompt, traced in list(zip(args.prompts, traces, strict=True))[: 1 if args.show else None]:
+        print(f"\nread after {prompt!r}, before each token: weight, number and text of the heaviest entries")
+        print(format_trace(traced[: args.show]))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ YES, NO = " yes", " no"
 
 
 def fact_verification(model, tokenizer, settings: Settings) -> dict | None:
-    """Accuracy of "yes" being likelier than "no"; and, because a model that was never asked prefers one word whatever the
-    statement, `calibrated`: yes for the half of the statements that lean to it most."""
+    """Accuracy of "yes" being likelier than "no"; and as `calibrated`, of yes for the half of the statements that lean
+    to it most, because a model that was never asked prefers one word whatever the statement."""
     if settings.verification_path is None:
         return None
     rows = read_questions(settings.verification_path, ("statement", "answer"), settings.limit, "verification_path")

@@ -1,6 +1,6 @@
 """Ordering the bank by content, so that a row or a column of sub-keys means something.
 
-Axes: N bank entries = R*R · R rows and columns of the grid · K sub-key width · G groups split alike · X entries of a group
+Axes: N bank entries = R*R · R rows and columns of the grid · K sub-key width · G groups · X entries of one
 """
 
 import hashlib
@@ -18,8 +18,8 @@ POWER_STEPS = 8
 def content_order(vector_ND: Tensor, grid_side: int) -> Tensor:
     """(N,) int64: which entry goes to each place of the R x R grid.
 
-    Rows are clusters of the first halves of the entries' vectors, because the first set of sub-keys scores the first half
-    of a query; within each row, entries are dealt to columns that are clusters of the second halves.
+    Rows are clusters of the first halves of the entries' vectors, because the first set of sub-keys scores the first
+    half of a query; within each row, entries are dealt to columns that are clusters of the second halves.
     """
     first_NK, second_NK = F.normalize(vector_ND.float(), dim=-1).chunk(2, dim=-1)
     by_row_1N = balanced_clusters(first_NK, torch.arange(len(vector_ND), device=vector_ND.device)[None], grid_side)
@@ -29,9 +29,9 @@ def content_order(vector_ND: Tensor, grid_side: int) -> Tensor:
 def balanced_clusters(vector_NK: Tensor, index_GX: Tensor, n_clusters: int) -> Tensor:
     """(G, X): each group's entries, reordered into `n_clusters` consecutive runs of equal length.
 
-    Hierarchical 2-means with sizes held equal: the points are cut at the median along their leading principal direction,
-    the relaxed solution of 2-means, and each half likewise. All groups are cut along the same directions, so cluster c
-    means the same in each of them.
+    Hierarchical 2-means with sizes held equal: the points are cut at the median along their leading principal
+    direction, the relaxed solution of 2-means, and each half likewise. All groups are cut along the same directions,
+    so cluster c means the same in each of them.
 
     Source: Ding & He 2004, "K-means clustering via principal component analysis".
     """
@@ -39,7 +39,7 @@ def balanced_clusters(vector_NK: Tensor, index_GX: Tensor, n_clusters: int) -> T
         return index_GX
     point_GXK = vector_NK[index_GX]
     centred_XK = point_GXK.flatten(0, 1) - point_GXK.mean(dim=(0, 1))
-    # A start from the data makes the power iteration deterministic; the widest coordinate is never orthogonal by design.
+    # The power iteration starts from the widest coordinate: deterministic, and seldom orthogonal to the answer.
     direction_K = F.one_hot(centred_XK.square().sum(dim=0).argmax(), centred_XK.shape[1]).to(centred_XK.dtype)
     for _ in range(POWER_STEPS):
         direction_K = F.normalize(centred_XK.T @ (centred_XK @ direction_K), dim=0)

@@ -54,7 +54,7 @@ class ModelConfig:
     knowledge_length: int = flag(8, "tokens L of an entry")
     selection: str = flag(
         "product_key",
-        "how S of the C candidates are selected: best product-key scores, re-scored by cosine, or straight-through Gumbel",
+        "how S of C candidates are selected: by product-key score, re-scored by cosine, or by straight-through Gumbel",
         choices=["product_key", "cosine", "gumbel"],
     )
     num_candidates: int = flag(16, "candidates C that the product keys propose")
@@ -85,7 +85,7 @@ class ModelConfig:
         require(self.dim % self.n_heads == 0, f"--dim {self.dim} is not a multiple of --n_heads {self.n_heads}")
         require(
             self.head_dim % 2 == 0,
-            f"--dim {self.dim} / --n_heads {self.n_heads} = {self.head_dim} is odd; rotary positions need an even width",
+            f"--dim {self.dim} / --n_heads {self.n_heads} = {self.head_dim} is odd; rotary positions need it even",
         )
         require(
             self.n_heads % self.kv_heads == 0,

@@ -3,9 +3,9 @@
 Axes: B batch · T position · D width · S entries per position · H fusion heads · E per-head width · X keys
 
 A fusion is a module called as `fusion(x_BTD, memory_BTSD, log_weight_BTS, mask, cache)`, and returns what is added to
-the stream. `x` is the normed state, `memory` the vectors of the entries, `log_weight` the logarithm of each one's weight:
-every fusion uses it, so that the language-model loss trains the retrieval. Scope `token` reads the entries of the
-position itself; `sequence` those of every position up to it in the same document. `mask` is `Visibility`'s.
+the stream. `x` is the normed state, `memory` the vectors of the entries, `log_weight` the logarithm of each one's
+weight: every fusion uses it, so that the language-model loss trains the retrieval. Scope `token` reads the entries of
+the position itself; `sequence` those of every position up to it in the same document. `mask` is `Visibility`'s.
 """
 
 import torch

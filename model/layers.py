@@ -1,7 +1,7 @@
 """Norm, rotary positions, attention with a key-value cache, feed-forward: shared by both models.
 
-Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward · V vocabulary
-      X attended keys (the past and the present; in the memory fusion S + 1 for each position)
+Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward
+      V vocabulary · X attended keys (the past and the present; in the memory fusion S + 1 for each position)
 """
 
 from dataclasses import dataclass

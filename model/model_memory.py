@@ -22,7 +22,7 @@ from .retrieval import cosine_to_entries, entry_vectors, mixed_entries, product_
 
 
 class Reading(NamedTuple):
-    """What one block read at every position: entry_BTS int64, weight_BTS float (sum 1), and query_BTD that chose them."""
+    """What one block read at every position: entry_BTS int64, weight_BTS (sum 1), and query_BTD that chose them."""
 
     entry_BTS: Tensor
     weight_BTS: Tensor

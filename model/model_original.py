@@ -104,7 +104,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         self.lm_head = lm_head
 
     def compile_parts(self) -> None:
-        """Compile each block and the loss in place: equal blocks share one compilation, so the first step comes soon."""
+        """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon."""
         for block in self.blocks:
             block.compile()
         self.language_model_loss = torch.compile(language_model_loss)

@@ -42,7 +42,7 @@ def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, T
     if not 1 <= num_candidates <= R:
         raise ValueError(f"num_candidates must lie in [1, {R}], got {num_candidates}")
     half_BT2C, index_BT2C = best_of_rows(score_BT2R, num_candidates)
-    # The pair of ranks (i, j) is preceded by all (i', j') <= (i, j), so it can only be among the best C if (i+1)(j+1) <= C.
+    # All pairs of ranks (i', j') <= (i, j) come before (i, j): it can be among the best C only if (i+1)(j+1) <= C.
     ranks = range(num_candidates)
     pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= num_candidates]
     i_P, j_P = torch.tensor(pairs, device=score_BT2R.device).T
@@ -93,8 +93,8 @@ def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple
     """S of the C candidates, with the logarithm of the weight that each has in the fusion.
 
     product_key, cosine: the S largest; weights are their softmax.
-    gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient is
-    that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
+    gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient
+    is that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
 
     Args:
         log_weight_BTC: float32, normalised over C.

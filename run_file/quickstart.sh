@@ -19,31 +19,35 @@ train() {
         --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
         --verification_path $data/verification.jsonl \
         --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048 \
-        --epochs 20 --max_steps 600 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
-        --log_interval 20 --eval_interval 200 --save_interval 600 --memory_monitor_interval 50 \
+        --epochs 20 --max_steps 400 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
+        --log_interval 20 --eval_interval 200 --save_interval 400 --memory_monitor_interval 50 \
         > "out/$1.log" 2>&1 || { tail -n 5 "out/$1.log" >&2; return 1; }
 }
 mkdir -p out
 train quickstart_plain --model_type model_original &
 plain=$!
-train quickstart_memory --model_type model_memory --fusion cross_attention --fusion_scope sequence --fusion_heads 4 \
+train quickstart_memory --model_type model_memory --memory_layers 1 2 --keep_ffn \
+    --fusion cross_attention --fusion_scope token --fusion_heads 4 \
     --knowledge_num 25281 --knowledge_length 16 --database_init_path $data/knowledge.json &
 memory=$!
 wait $plain
 wait $memory
 
 echo "== evaluation"
-unset OMP_NUM_THREADS
-for run in quickstart_plain quickstart_memory; do
-    "$PYTHON" eval_model.py --run out/$run > "out/$run.eval.log" 2>&1 || { tail -n 5 "out/$run.eval.log" >&2; exit 1; }
-done
+evaluate() {
+    "$PYTHON" eval_model.py --run "out/$1" > "out/$1.eval.log" 2>&1 || { tail -n 5 "out/$1.eval.log" >&2; return 1; }
+}
+evaluate quickstart_plain &
+plain=$!
+evaluate quickstart_memory
+wait $plain
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
 echo
 echo "seen: facts that the training text and the bank hold; bank_only: facts that only the bank holds."
 echo "Read the memory's gain as memory minus plain, and its use of the bank as memory minus bank shuffled."
 echo
 echo "== three sentences of the memory model, and what it looked up while it wrote the first"
-"$PYTHON" -m evaluation.trace --run out/quickstart_memory --new_tokens 16 --trace_first \
+"$PYTHON" -m evaluation.trace --run out/quickstart_memory --new_tokens 16 --show 4 \
     --prompts "The birthplace of" "A country with speakers of" "The region of"
 echo
 echo "records: experiment/EXPERIMENT_quickstart_plain.md, experiment/EXPERIMENT_quickstart_memory.md"

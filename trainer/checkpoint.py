@@ -1,7 +1,7 @@
 """Checkpoints that a run resumes from: complete or absent, checked when read, no pickle anywhere.
 
-A checkpoint is a folder `checkpoint_<step>` of a run: the model as transformers saves it, the optimizer's state and each
-process's random state as safetensors, and `state.json` with the data position and a checksum of every file.
+A checkpoint is a folder `checkpoint_<step>` of a run: the model as transformers saves it, the optimizer's state and
+each process's random state as safetensors, and `state.json` with the data position and a checksum of every file.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ MEMORY_PARAMETERS = ("query_proj", "keys_2RK")
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
-    """Matrices decay; norms and the memory's sub-keys do not; queries and sub-keys may have a learning rate of their own.
+    """Matrices decay; norms, queries and sub-keys do not, and the last two may have a learning rate of their own.
 
     Every group carries `name` and `lr_scale`; the learning rate itself is set at each step.
     """

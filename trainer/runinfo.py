@@ -54,17 +54,29 @@ def environment() -> dict:
     }  # fmt: skip
 
 
-class RunInfo:
-    """The facts of a run, written to run.json at every change. Only the main process writes."""
+def short_traceback() -> str:
+    """The traceback of the exception at hand, with paths from the project's root: it ends up in a tracked record."""
+    return traceback.format_exc().replace(f"{Path(__file__).resolve().parents[1]}{os.sep}", "")
 
-    def __init__(self, out_dir: str | Path, writes: bool = True, **facts):
+
+class RunInfo:
+    """The facts of a run, written to run.json at every change. Only the main process writes.
+
+    A run that goes on after an interruption keeps what the earlier sessions were under `earlier_sessions`.
+    """
+
+    def __init__(self, out_dir: str | Path, writes: bool = True, resumes: bool = False, **facts):
         self.path, self.writes = Path(out_dir) / "run.json", writes
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.facts = {
             "state": "running", "start_time": now(), "end_time": None, "command": command,
             "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
-            "environment": environment(), "stages": [], "data": {}, "error": None, **facts,
+            "environment": environment(), "stages": [], "data": {}, "error": None, "earlier_sessions": [], **facts,
         }  # fmt: skip
+        if resumes and self.path.exists():
+            before = json.loads(self.path.read_text())
+            session = {name: before.get(name) for name in ("state", "start_time", "end_time", "stages", "error")}
+            self.facts["earlier_sessions"] = [*before.get("earlier_sessions", []), session]
         self.save()
 
     def save(self) -> None:
@@ -92,7 +104,7 @@ class RunInfo:
         except BaseException as problem:
             stage["state"] = "failed"
             stage["notes"] = f"{type(problem).__name__}: {problem}"
-            self.facts |= {"state": "failed", "error": traceback.format_exc(), "end_time": now()}
+            self.facts |= {"state": "failed", "error": short_traceback(), "end_time": now()}
             raise
         finally:
             stage["end"] = now()

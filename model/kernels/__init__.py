@@ -1,1 +1,1 @@
-"""Triton twins of the two hot spots of the memory; needed on CUDA only. Each has its reference in plain torch beside it."""
+"""Triton twins of the memory's hot spots, used on CUDA only; the references in plain torch are in retrieval.py."""

@@ -17,10 +17,11 @@ def _best_of_rows(score_ptr, value_ptr, index_ptr, n_columns, K: tl.constexpr, B
     score = tl.load(score_ptr + row * n_columns + column, mask=inside, other=float("-inf")).to(tl.float32)
     left = inside
     for k in tl.static_range(K):
-        # A taken column must lose even against a score of minus infinity, so it is put aside by its place, not its value.
+        # A taken column must lose even against minus infinity, so it is put aside by its place, not its value.
         best = tl.max(tl.where(left, score, float("-inf")), axis=0)
         place = tl.min(tl.where(left & (score == best), column, BLOCK), axis=0)
-        place = tl.minimum(place, n_columns - 1)  # a row of NaN has no place; the loss will say so, not a wild pointer
+        # A row of NaN has no best place; the loss will show it, a wild pointer must not.
+        place = tl.minimum(place, n_columns - 1)
         tl.store(value_ptr + row * K + k, best.to(value_ptr.dtype.element_ty))
         tl.store(index_ptr + row * K + k, place.to(tl.int64))
         left = left & (column != place)
