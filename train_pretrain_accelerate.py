@@ -166,7 +166,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0:
-            bare.rewrite_bank(accelerator.gather([tuple(out.readings[layer]) for layer in memory]))
+            bare.rewrite_bank(accelerator.gather([out.readings[layer] for layer in memory]))
 
         state["step"] = step = step + 1
         state["loss_steps"] += 1

@@ -1,0 +1,75 @@
+"""A command line that is wrong ends with one sentence; the scripts of all experiments parse."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny_model
+from trainer.config import OptimConfig, parse_cli
+from trainer.optim import lr_at, parameter_groups
+
+SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ("--n_layer 4", "unknown flag --n_layer: did you mean --n_layers?"),
+        ("--knowledge_num 1000", "--knowledge_num 1000 is not a square"),
+        ("--dim 100 --n_heads 32", "--dim 100 is not a multiple of --n_heads 32"),
+        ("--n_heads 8 --n_kv_heads 3", "--n_kv_heads 3 does not divide --n_heads 8"),
+        ("--num_selected 17", r"--num_selected 17 must lie in \[1, --num_candidates 16\]"),
+        ("--num_selected 1", "--num_selected 1 cannot be trained with --selection product_key"),
+        ("--memory_layers 8", r"--memory_layers 8 must lie in \[0, 7\]"),
+        ("--batch_size 0", "--batch_size must be at least 1, got 0"),
+        ("--freeze_ratio 1.5", r"--freeze_ratio must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_sentence(flags, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        parse_cli(flags.split())
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_value_outside_the_choices_ends_without_a_usage_page():
+    with pytest.raises(SystemExit, match="invalid choice: 'mlp'"):
+        parse_cli(["--fusion", "mlp"])
+
+
+def test_flags_negate_in_each_of_the_three_ways():
+    assert parse_cli(["--use_moe"]).model.use_moe
+    assert not parse_cli(["--use_flash_attn", "False"]).model.use_flash_attn
+    assert not parse_cli(["--no_use_flash_attn"]).model.use_flash_attn
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_experiment_parses_and_the_last_flag_wins(script):
+    body = script.read_text().split("_launch.sh", 1)[1].replace("\\\n", " ").replace('"$@"', "").lstrip('" ')
+    flags = parse_cli([*shlex.split(body), "--batch_size", "7"])
+    assert flags.optim.batch_size == 7
+    assert flags.run.experiment_id == script.stem.removeprefix("experiment_")
+    assert re.search(r"^# Question: ", script.read_text(), re.MULTILINE)
+
+
+def test_there_is_a_script_for_every_experiment_of_the_design():
+    names = {script.stem.removeprefix("experiment_") for script in SCRIPTS}
+    variants = {"concat", "heads4", "heads16", "dropout_uniform", "dropout_none"}
+    assert names >= {"1_4_0", "1_4_7", "1_4_8", "1_4_10"} | {f"1_4_8_{variant}" for variant in variants}
+
+
+def test_the_learning_rate_rises_peaks_and_falls_to_its_end():
+    config = OptimConfig(learning_rate=1.0, warmup_ratio=0.1, min_lr_ratio=0.1)
+    rates = [lr_at(step, 100, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert max(rates) == 1.0 and rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_every_parameter_is_in_one_group_and_norms_do_not_decay():
+    model = tiny_model()
+    groups = parameter_groups(model, OptimConfig(memory_lr_scale=3.0))
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    by_name = {group["name"]: group for group in groups}
+    assert by_name["norms"]["weight_decay"] == 0 and by_name["memory"]["lr_scale"] == 3.0
