@@ -149,9 +149,9 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             targets = [count_targets(batch["labels"]) for batch in window]
             # Every token weighs the same, in whichever micro-batch or process it stands.
             all_targets = accelerator.reduce(torch.stack(targets).sum().to(device))
-        for batch, n_targets in zip(window, targets, strict=True):
-            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            with nullcontext() if batch is window[-1] else accelerator.no_sync(model):
+        for micro_batch, n_targets in zip(window, targets, strict=True):
+            batch = {name: value.to(device, non_blocking=True) for name, value in micro_batch.items()}
+            with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
                 with watch("forward"):
                     out = model(**batch, return_logits=False)
                 lm_loss = out.lm_loss * (n_targets.to(device) * accelerator.num_processes / all_targets)
