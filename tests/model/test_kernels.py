@@ -1,0 +1,48 @@
+"""The Triton kernels against their references; only where there is a GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("columns, k", [(7, 3), (33, 16), (50, 16), (1024, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_best_of_rows_equals_topk(columns, k, dtype):
+    from model.kernels.best_of_rows import best_of_rows
+
+    score = torch.randn(3, 5, 2, columns, device="cuda", dtype=dtype, requires_grad=True)
+    value, index = best_of_rows(score, k)
+    assert torch.equal(value, score.topk(k).values)
+    assert torch.equal(score.gather(-1, index), value)
+    assert (index.sort(dim=-1).values.diff(dim=-1) > 0).all()
+    gradient = torch.randn_like(value)
+    (actual,) = torch.autograd.grad(value, score, gradient)
+    assert torch.equal(actual, torch.zeros_like(score).scatter(-1, index, gradient))
+
+
+@pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype):
+    from model.kernels.read_entries import read_entries
+
+    token = torch.randint(0, words, (n, length), device="cuda")
+    token[0] = 0
+    exact = torch.randn(words, width, device="cuda", dtype=torch.float64)
+    gradient = torch.randn(n, width, device="cuda", dtype=torch.float64)
+
+    def run(read, dtype):
+        table = exact.to(dtype).requires_grad_()
+        mean = read(table)
+        return mean.double(), torch.autograd.grad(mean, table, gradient.to(dtype))[0].double()
+
+    def reference(table):
+        return F.embedding_bag(token, table, mode="mean", padding_idx=0)
+
+    truth, eager = run(reference, torch.float64), run(reference, dtype)
+    for t, e, kernel in zip(truth, eager, run(lambda table: read_entries(token, table, 0), dtype), strict=True):
+        assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-6
