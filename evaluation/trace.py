@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from dataset.tokenizer import load_tokenizer
@@ -42,10 +43,11 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
     if not model.settings.reading_layers:
         raise ValueError("this model has no memory to trace: give a run of model_memory")
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    piece, cache, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), None, []
+    piece, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), []
+    cache = DynamicCache(config=model.config)
     for _ in range(min(new_tokens, model.settings.max_seq_len - piece.shape[1])):
-        out = model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, token = out.past_key_values, int(out.logits[0, -1].argmax())
+        out = model(piece, cache=cache, logits_to_keep=1)
+        token = int(out.logits[0, -1].argmax())
         lookups = [
             Lookup(layer, int(entry), float(weight), entry_text(model, tokenizer, int(entry)))
             for layer, reading in enumerate(out.readings)

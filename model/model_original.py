@@ -9,31 +9,29 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
 from .layers import Attention, Context, StreamLinear, Visibility, make_feed_forward, make_norm, rotary_table
 from .losses import language_model_loss
 
 INIT_STD = 0.02
+# transformers 5.24 renamed past_key_values to cache, in the forward pass as in its output.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass
-class LanguageModelOutput(ModelOutput):
-    """What a forward pass returns.
+class LanguageModelOutput(CausalLMOutputWithPast):
+    """What a forward pass returns: transformers' output, its `loss`, `logits` and cache, and beside them
 
     Attributes:
-        loss: scalar, the language-model loss plus the weighted auxiliary terms; None without labels.
         lm_loss: scalar in nats a token; None without labels.
-        logits: (B, T, V), or the last `logits_to_keep` positions; None if `return_logits` is off.
         aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term.
         readings: for each block what it read (a Reading), None for a block without memory.
     """
 
-    loss: Tensor | None = None
     lm_loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: object | None = None
     aux_losses: dict[str, Tensor] | None = None
     readings: list | None = None
 
@@ -116,10 +114,11 @@ class Transformer(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         document_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: object | None = None,
+        cache: object | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_logits: bool = True,
+        past_key_values: object | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -127,21 +126,25 @@ class Transformer(PreTrainedModel, GenerationMixin):
             labels: (B, T), beside the input and not shifted; -100 where nothing is to be predicted.
             document_ids: (B, T) int; attention never crosses a change of it (packed rows).
             attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it.
-            past_key_values: a transformers cache; filled in place.
+            cache: a transformers cache, filled in place; `past_key_values` is its name before transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
+
+        Returns:
+            `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
         """
         B, T = input_ids.shape
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = cache if cache is not None else past_key_values
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        past = cache.get_seq_length() if cache is not None else 0
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device)
         positions_T = torch.arange(past, past + T, device=input_ids.device)
         cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=past_key_values,
+            visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
         )  # fmt: skip
 
@@ -161,5 +164,6 @@ class Transformer(PreTrainedModel, GenerationMixin):
                 getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items()
             )
         return LanguageModelOutput(
-            loss, lm_loss, logits_BTV if return_logits else None, past_key_values, aux_losses, readings
-        )
+            loss=loss, logits=logits_BTV if return_logits else None, lm_loss=lm_loss, aux_losses=aux_losses,
+            readings=readings, **{CACHE: cache},
+        )  # fmt: skip

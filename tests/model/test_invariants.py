@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  (the Auto classes are what users call)
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model
 from tests.conftest import tiny_config, tiny_model
@@ -42,11 +42,9 @@ def test_the_future_gives_no_gradient_to_the_past(variant):
 @all_variants
 def test_decoding_with_a_cache_equals_the_full_pass(variant):
     model, ids = tiny_model(**variant), random_ids(2, T)
-    full, cache, steps = model(ids).logits, None, []
+    full, cache, steps = model(ids).logits, DynamicCache(config=model.config), []
     for piece in ids.split([7, 1, 1, 4, 1, 2], dim=1):  # prompt, single tokens, and several tokens at once
-        out = model(piece, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        steps.append(out.logits)
+        steps.append(model(piece, cache=cache).logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), full, rtol=1e-4, atol=1e-5)
 
 
