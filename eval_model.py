@@ -62,7 +62,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     # On the GPU in the precision of the training; a CPU is slower and less exact in it.
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
         results = run_tasks(model, tokenizer, settings, args.tasks)
-        if model.settings.reading_layers:
+        if model.settings.reads_bank:
             results["arms"] = {}
             for name, arm in ARMS.items():
                 with arm(model, settings.seed):

@@ -48,7 +48,7 @@ def load_data(flags: Flags, accelerator: Accelerator, info: RunInfo):
     bank = None
     # The main process builds the caches, the others then find them.
     with accelerator.main_process_first():
-        if model.reading_layers:
+        if model.reads_bank:
             if not data.database_init_path:
                 raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
             bank = load_bank(
@@ -124,7 +124,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         state |= load_checkpoint(checkpoints[-1], model, optimizer, accelerator)
         log.info("resumed from %s", checkpoints[-1])
     tracker.rewind(state["step"])
-    bare, memory = model, flags.model.reading_layers
+    bare, memory = model, flags.model.reads_bank
     model, optimizer = accelerator.prepare(model, optimizer)
     if run.use_compile or (run.use_compile is None and device.type == "cuda"):
         bare.compile_parts()
@@ -159,14 +159,15 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
                 with watch("backward"):
                     accelerator.backward(lm_loss + auxiliary)
             loss_sum += lm_loss.detach()
-            for layer in memory:
-                bare.bank.count(out.readings[layer].entry_BTS)
+            readings = [reading for reading in out.readings if reading is not None]
+            for reading in readings:
+                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
         with watch("optimizer"):
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0:
-            bare.rewrite_bank(accelerator.gather([out.readings[layer] for layer in memory]))
+            bare.rewrite_bank(accelerator.gather(readings))
 
         state["step"] = step = step + 1
         state["loss_steps"] += 1
@@ -183,7 +184,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
                 metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
-                weight = torch.cat([out.readings[layer].weight_BTS.flatten(0, 1) for layer in memory]).float()
+                weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
                 metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
             tracker.log(metrics, step)
             progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")

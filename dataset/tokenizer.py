@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -33,6 +33,11 @@ def read_texts(path: Path, field: str = "text") -> Iterator[str]:
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE with MiniMind's special tokens: ids 0 (padding, unknown), 1 (begin), 2 (end)."""
     tokenizer = Tokenizer(models.BPE())
+    # A text begins with a space, as in SentencePiece: a name has the same tokens at the start of a text as inside one,
+    # so that an entry's first words are found in running text. ByteLevel's own option would put one before each digit.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(" "), normalizers.Replace(Regex(r"\A  (?! )"), " ")]
+    )
     # Single digits: a year is four tokens in every context, so a model can copy and compare it digit by digit.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

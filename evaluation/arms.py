@@ -7,7 +7,9 @@ import torch
 
 @contextmanager
 def replaced_bank(model, token_NL: torch.Tensor):
-    """The model with another table in its bank; the right one is back, bit for bit, on leaving."""
+    """The model with another table in its bank, found as the right one is; that is back, bit for bit, on leaving."""
+    if model.settings.uses_ngrams:
+        model.bank.ngrams()  # of the right entries, should none have been read so far
     right_NL = model.bank.tokens.clone()
     model.bank.tokens.copy_(token_NL)
     try:

@@ -40,7 +40,7 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
     Raises:
         ValueError: the model has no memory.
     """
-    if not model.settings.reading_layers:
+    if not model.settings.reads_bank:
         raise ValueError("this model has no memory to trace: give a run of model_memory")
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
     piece, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), []

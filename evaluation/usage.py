@@ -21,8 +21,8 @@ def gini(uses_N: torch.Tensor) -> float:
 @torch.no_grad()
 def bank_usage(model, tokenizer, settings: Settings) -> dict | None:
     """Statistics of the reads, over all memory blocks and for each."""
-    layers = model.settings.reading_layers
-    if not layers or settings.val_path is None:
+    layers = [*model.settings.reading_layers, *(["pointer"] if model.settings.pointer else [])]
+    if not model.settings.reads_bank or settings.val_path is None:
         return None
     uses_MN = torch.zeros(len(layers), model.settings.knowledge_num, dtype=torch.int64, device=model.device)
     entropy, rows = 0.0, 0
@@ -33,7 +33,7 @@ def bank_usage(model, tokenizer, settings: Settings) -> dict | None:
         readings = [reading for reading in model(**batch, return_logits=False).readings if reading is not None]
         for uses_N, reading in zip(uses_MN, readings, strict=True):
             entry = reading.entry_BTS.flatten()
-            uses_N.index_add_(0, entry, torch.ones_like(entry))
+            uses_N.index_add_(0, entry, (reading.weight_BTS.flatten() > 0).long())
             share = torch.special.entr(reading.weight_BTS.float()).sum(dim=-1).mean()
             entropy += float(share) * len(batch["input_ids"]) / len(layers)
     uses_N = uses_MN.sum(dim=0)

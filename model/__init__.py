@@ -30,7 +30,7 @@ def build_model(config: ModelConfig, bank_tokens: torch.Tensor | None = None, se
     """
     model_class = MODELS[config.model_type]
     model = model_class(model_class.config_class.wrap(config))
-    if config.reading_layers:
+    if config.reads_bank:
         if bank_tokens is None:
             model.bank.fill_random(seed)
         else:

@@ -48,10 +48,23 @@ class ModelConfig:
     n_shared_experts: int = flag(1, "experts that every token uses")
     moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss")
 
-    memory_layers: list[int] | None = flag(None, "blocks that read the memory, counted from 0; None: all of them")
+    memory_layers: list[int] | None = flag(
+        None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)"
+    )
     keep_ffn: bool = flag(False, "keep the feed-forward beside the memory, instead of the memory in its place")
     knowledge_num: int = flag(1048576, "bank entries N; a square number R*R")
     knowledge_length: int = flag(8, "tokens L of an entry")
+    retrieval: str = flag(
+        "product_key",
+        "how entries are found: by learned product keys in each block, or once a position by the n-grams that they "
+        "share with the text so far",
+        choices=["product_key", "ngram"],
+    )
+    ngram_lengths: list[int] = flag([2, 3, 4], "tokens of the n-grams that point to entries (retrieval ngram)")
+    ngram_max_places: int = flag(16, "an n-gram that stands in more places of the bank than this points to nothing")
+    ngram_decay: float = flag(0.95, "what a found entry's score keeps from one token to the next")
+    retrieval_noise: float = flag(0.0, "share of the found entries that training replaces by random ones")
+    pointer: bool = flag(False, "a pointer at the end may copy the next token from an entry (retrieval ngram)")
     selection: str = flag(
         "product_key",
         "how S of C candidates are selected: by product-key score, re-scored by cosine, or by straight-through Gumbel",
@@ -62,8 +75,11 @@ class ModelConfig:
     cosine_temperature: float = flag(0.1, "the cosine is divided by this before it joins the product-key score")
     gumbel_temperature: float = flag(1.0, "temperature of the Gumbel softmax (selection gumbel)")
     fusion: str = flag(
-        "cross_attention", "how the read entries join the stream", choices=["gated_mlp", "cross_attention", "concat"]
+        "cross_attention",
+        "how the read entries join the stream: as vectors, or (words) word by word",
+        choices=["gated_mlp", "cross_attention", "concat", "words"],
     )
+    word_key_dim: int = flag(64, "width of the queries and keys that compare a position with the words of its entries")
     fusion_scope: str = flag(
         "sequence",
         "what a position may read: entries selected at positions up to its own, or its own only",
@@ -98,13 +114,34 @@ class ModelConfig:
                 1 <= self.n_experts_per_tok <= self.n_experts,
                 f"--n_experts_per_tok {self.n_experts_per_tok} must lie in [1, --n_experts {self.n_experts}]",
             )
-        for name in ("model_type", "flash_backend", "selection", "fusion", "fusion_scope"):
+        for name in ("model_type", "flash_backend", "retrieval", "selection", "fusion", "fusion_scope"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             require(getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.model_type == "model_memory":
             self._check_memory()
 
     def _check_memory(self):
+        if self.retrieval == "product_key":
+            self._check_product_keys()
+        else:
+            self._check_ngrams()
+        require(
+            self.dim % self.fusion_heads == 0,
+            f"--dim {self.dim} is not a multiple of --fusion_heads {self.fusion_heads}",
+        )
+        require(
+            1 <= self.num_selected <= self.num_candidates,
+            f"--num_selected {self.num_selected} must lie in [1, --num_candidates {self.num_candidates}]",
+        )
+        require(0 <= self.retrieval_noise < 1, f"--retrieval_noise must lie in [0, 1), got {self.retrieval_noise}")
+        require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
+        require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
+        for layer in self.memory_layers or []:
+            require(
+                -1 <= layer < self.n_layers, f"--memory_layers {layer} must lie in [0, {self.n_layers - 1}], or be -1"
+            )
+
+    def _check_product_keys(self):
         R = isqrt(self.knowledge_num)
         require(
             R * R == self.knowledge_num,
@@ -113,26 +150,32 @@ class ModelConfig:
         )
         require(self.dim % 2 == 0, f"--dim {self.dim} must be even: a query has two halves")
         require(
-            self.dim % self.fusion_heads == 0,
-            f"--dim {self.dim} is not a multiple of --fusion_heads {self.fusion_heads}",
-        )
-        require(
             1 <= self.num_candidates <= R,
             f"--num_candidates {self.num_candidates} must lie in [1, {R}], the side of the grid of entries",
-        )
-        require(
-            1 <= self.num_selected <= self.num_candidates,
-            f"--num_selected {self.num_selected} must lie in [1, --num_candidates {self.num_candidates}]",
         )
         # A softmax over a single entry is the constant 1: the language-model loss could not train the retrieval.
         require(
             self.num_selected > 1 or self.selection == "gumbel",
             f"--num_selected 1 cannot be trained with --selection {self.selection}; take 2 or more, or gumbel",
         )
-        require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
-        require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
-        for layer in self.memory_layers or []:
-            require(0 <= layer < self.n_layers, f"--memory_layers {layer} must lie in [0, {self.n_layers - 1}]")
+        require(not self.pointer, "--pointer needs --retrieval ngram: the pointer reads what the n-grams found")
+        require(self.fusion != "words", "--fusion words needs --retrieval ngram")
+
+    def _check_ngrams(self):
+        longest = 62 // (self.vocab_size - 1).bit_length()  # an n-gram is packed into 63 bits
+        require(
+            bool(self.ngram_lengths) and all(1 <= n <= longest for n in self.ngram_lengths),
+            f"--ngram_lengths {self.ngram_lengths} must lie in [1, {longest}] with --vocab_size {self.vocab_size}",
+        )
+        require(self.ngram_max_places >= 1, f"--ngram_max_places must be at least 1, got {self.ngram_max_places}")
+        require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
+        require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")
+        require(self.word_key_dim >= 1, f"--word_key_dim must be at least 1, got {self.word_key_dim}")
+        require(
+            self.num_selected > 1 or self.fusion == "words" or not self.reading_layers,
+            f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
+        )
+        require(self.ema_interval == 0, "--ema_interval needs --retrieval product_key: rewriting follows its queries")
 
     @property
     def head_dim(self) -> int:
@@ -157,11 +200,27 @@ class ModelConfig:
         """The blocks that read the memory: none of them in the baseline."""
         if self.model_type == "model_original":
             return []
-        return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers))
+        return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers) - {-1})
+
+    @property
+    def reads_bank(self) -> bool:
+        """Whether anything reads the memory: a block, or the pointer."""
+        return self.model_type == "model_memory" and (bool(self.reading_layers) or self.pointer)
+
+    @property
+    def uses_ngrams(self) -> bool:
+        return self.reads_bank and self.retrieval == "ngram"
+
+    @property
+    def cache_layers(self) -> int:
+        """Layers of a key-value cache: one for each attention, each reading block, and for the found entries."""
+        return self.n_layers + len(self.reading_layers) + self.uses_ngrams
 
     @property
     def uses_cosine(self) -> bool:
         """Whether a candidate's cosine with the query is needed."""
+        if self.retrieval != "product_key":
+            return False
         return self.selection != "product_key" or self.similarity_loss_coef > 0 or self.diversity_loss_coef > 0
 
 
@@ -175,10 +234,8 @@ class OriginalHFConfig(PreTrainedConfig):
     def wrap(cls, config: ModelConfig) -> "OriginalHFConfig":
         values = asdict(config)
         del values["model_type"]  # a class attribute here
-        # The fusion of sequence scope keeps a cache of its own in each memory layer, after those of the attention.
-        cache_layers = config.n_layers + len(config.reading_layers)
         return cls(
-            **values, num_hidden_layers=cache_layers, tie_word_embeddings=True,
+            **values, num_hidden_layers=config.cache_layers, tie_word_embeddings=True,
             bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
 

@@ -130,7 +130,7 @@ FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": C
 
 def fusion_mask(visible, config: ModelConfig) -> Tensor | BlockMask | None:
     """The mask that the configured fusion needs, once per forward pass; None for scope `token`."""
-    if config.fusion_scope == "token" or not config.reading_layers:
+    if config.fusion_scope == "token" or config.fusion == "words" or not config.reading_layers:
         return None
     if config.fusion == "cross_attention":
         return visible.mask(config.num_selected + 1, fused=config.use_flash_attn)

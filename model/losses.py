@@ -1,6 +1,7 @@
 """The language-model loss and every auxiliary term, as pure functions.
 
 Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates · M the mean over all positions
+      W words that can be copied
 """
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100  # the label of a position that is not predicted
+NEVER = 1e-9  # a probability of zero has no logarithm
 
 
 def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
@@ -19,6 +21,25 @@ def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
     next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     total = F.cross_entropy(logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (next_BT != IGNORED).sum().clamp(min=1)
+
+
+def copying_loss(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor) -> Tensor:
+    """`language_model_loss` of a model that draws the next token from its logits or copies one of W words.
+
+    Equal to that loss over `words.mixed_log_probabilities`, without a second tensor of B*T*V.
+
+    Args:
+        copy_BTW: float32, the probability that each word is copied; the rest of 1 is drawn.
+    Source: See et al. 2017, arXiv:1704.04368, equation 9.
+    """
+    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    drawn_BT = -F.cross_entropy(
+        logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(next_BT)
+    drawn_BT = drawn_BT + (1 - copy_BTW.sum(dim=-1)).clamp(min=NEVER).log()
+    copied_BT = (copy_BTW * (token_BTW == next_BT[..., None])).sum(dim=-1).clamp(min=NEVER).log()
+    log_p_BT = torch.logaddexp(drawn_BT, copied_BT).masked_fill(next_BT == IGNORED, 0.0)
+    return -log_p_BT.sum() / (next_BT != IGNORED).sum().clamp(min=1)
 
 
 def balance_loss(score_BT2R: Tensor, index_BT2C: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .ngrams import NgramIndex
 from .retrieval import PADDING, entry_vectors
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
@@ -33,6 +34,7 @@ class MemoryBank(nn.Module):
             n_unfrozen = N - round(config.freeze_ratio * N)
             self.register_buffer("average", torch.zeros(n_unfrozen, config.dim, dtype=torch.float16))
         self._norm_N, self._norm_of = None, None
+        self._ngrams: NgramIndex | None = None
         self._uses_N = None
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
@@ -46,6 +48,7 @@ class MemoryBank(nn.Module):
         if token_NL.numel() and not 0 <= int(token_NL.min()) <= int(token_NL.max()) < self.config.vocab_size:
             raise ValueError(f"a bank token lies outside the vocabulary of {self.config.vocab_size}")
         self.tokens.copy_(token_NL)
+        self._ngrams = None
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True
@@ -72,15 +75,34 @@ class MemoryBank(nn.Module):
             self._norm_of = version
         return self._norm_N
 
+    @torch.no_grad()
+    def ngrams(self) -> NgramIndex:
+        """Where the n-grams of the entries stand; built on the first call, kept up to date by `write` alone."""
+        if self._ngrams is None or self._ngrams.stale_N.device != self.tokens.device:
+            self._ngrams = NgramIndex(self.tokens, self.config)
+        return self._ngrams
+
+    @torch.no_grad()
+    def write(self, row_X: Tensor, token_XL: Tensor) -> Tensor:
+        """Edit entries, frozen or not, for it is a person who asks.
+
+        Returns:
+            (X, L): what stood there. To undo, write it back.
+        """
+        old_XL = self.tokens[row_X].clone()
+        self.tokens[row_X] = token_XL.to(self.tokens.dtype)
+        if self._ngrams is not None:
+            self._ngrams.edit(row_X, old_XL)
+        return old_XL
+
     # Use counts.
 
     @torch.no_grad()
-    def count(self, entry: Tensor) -> None:
-        """Add the reads of one forward pass to the counts that `usage` sums up."""
+    def count(self, entry_BTS: Tensor, weight_BTS: Tensor) -> None:
+        """Add the reads of one forward pass, those of any weight, to the counts that `take_counts` hands out."""
         if self._uses_N is None:
-            self._uses_N = torch.zeros(len(self.tokens), dtype=torch.int32, device=entry.device)
-        ones = torch.ones(1, dtype=torch.int32, device=entry.device).expand(entry.numel())
-        self._uses_N.index_add_(0, entry.flatten(), ones)
+            self._uses_N = torch.zeros(len(self.tokens), dtype=torch.int32, device=entry_BTS.device)
+        self._uses_N.index_add_(0, entry_BTS.flatten(), (weight_BTS.flatten() > 0).int())
 
     def take_counts(self) -> Tensor:
         """(N,) int32 reads since the last call; the counts start again from zero."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -15,18 +16,34 @@ from .clustering import cached_content_order, content_keys
 from .config import MemoryHFConfig, ModelConfig
 from .fusion import FUSIONS, fusion_mask
 from .layers import Context, Visibility, make_norm
-from .losses import balance_loss, diversity_loss, similarity_loss
+from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
 from .model_original import Block, Transformer
-from .retrieval import cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
+from .ngrams import NO_ENTRY, find_matches
+from .retrieval import PADDING, cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
+from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
 
 
 class Reading(NamedTuple):
-    """What one block read at every position: entry_BTS int64, weight_BTS (sum 1), and query_BTD that chose them."""
+    """What one block, or the pointer, read at every position.
+
+    entry_BTS: int64; any row where the weight is 0.  weight_BTS: at most 1 in sum.  query_BTD: what chose the entries,
+    None where n-grams did.
+    """
 
     entry_BTS: Tensor
     weight_BTS: Tensor
-    query_BTD: Tensor
+    query_BTD: Tensor | None
+
+
+@dataclass
+class Found:
+    """What the n-grams found for every position, and the words that stand there."""
+
+    entry_BTS: Tensor  # row 0 where nothing was found
+    token_BTSL: Tensor  # PADDING where nothing was found
+    score_BTS: Tensor  # float32, 0 where nothing was found
+    words: Words
 
 
 @dataclass
@@ -36,27 +53,38 @@ class MemoryContext(Context):
     token_NL: Tensor
     norm_N: Tensor | None  # lengths of the entries' vectors, where a cosine is asked for
     embedding_VD: Tensor
+    table_VD: Tensor | None  # the embeddings at unit scale, for reading words
     fusion_mask: object
+    found: Found | None
 
 
 class MemoryBlock(Block):
-    """Attention, then the memory in the place of the feed-forward, or beside it with `keep_ffn`."""
+    """Attention, then the memory in the place of the feed-forward, or beside it with `keep_ffn`.
+
+    This one finds its entries by product keys; NgramBlock reads what the n-grams found.
+    """
 
     def __init__(self, config: ModelConfig, layer: int, memory_index: int):
         super().__init__(config, layer, has_ffn=config.keep_ffn)
         self.config = config
         self.memory_norm = make_norm(config)
-        self.query_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.keys_2RK = nn.Parameter(torch.empty(2, config.grid_side, config.dim // 2))
-        # Mean embeddings start near 0.007; the epsilon of the other norms would shrink them.
-        self.entry_norm = nn.RMSNorm(config.dim, eps=1e-8)
-        self.fusion = FUSIONS[config.fusion](config, memory_index)
+        self.make_retrieval()
+        if config.fusion == "words":
+            self.fusion = WordFusion(config)
+        else:
+            self.fusion = FUSIONS[config.fusion](config, memory_index)
+            # Mean embeddings start near 0.007; the epsilon of the other norms would shrink them.
+            self.entry_norm = nn.RMSNorm(config.dim, eps=1e-8)
         self.fusion_dropout = nn.Dropout(config.fusion_dropout)
+
+    def make_retrieval(self) -> None:
+        self.query_proj = nn.Linear(self.config.dim, self.config.dim, bias=False)
+        self.keys_2RK = nn.Parameter(torch.empty(2, self.config.grid_side, self.config.dim // 2))
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         memory_BTD, aux, reading = self.read_memory(self.memory_norm(h_BTD), context)
-        out_BTD = h_BTD + memory_BTD
+        out_BTD = h_BTD + self.fusion_dropout(memory_BTD)
         if self.config.keep_ffn:
             ffn_BTD, ffn_aux = self.feed_forward(self.ffn_norm(h_BTD))
             out_BTD, aux = out_BTD + ffn_BTD, aux | ffn_aux
@@ -76,14 +104,14 @@ class MemoryBlock(Block):
             aux |= cosine_aux
         slot_BTS, log_weight_BTS = select(log_weight_BTC, self.config, self.training)
         entry_BTS = entry_BTC.gather(-1, slot_BTS)
+        token_BTSL = context.token_NL[entry_BTS.flatten()].long().view(*entry_BTS.shape, -1)
+        fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
+        return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 
-        token_XL = context.token_NL[entry_BTS.flatten()].long()
-        memory_XD = self.entry_norm(entry_vectors(token_XL, context.embedding_VD))
-        memory_BTSD = memory_XD.view(*entry_BTS.shape, -1)
-
-        fused_BTD = self.fusion(x_BTD, memory_BTSD, log_weight_BTS, context.fusion_mask, context.cache)
-        reading = Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
-        return self.fusion_dropout(fused_BTD), aux, reading
+    def fuse(self, x_BTD: Tensor, token_BTSL: Tensor, log_weight_BTS: Tensor, context: MemoryContext) -> Tensor:
+        memory_XD = self.entry_norm(entry_vectors(token_BTSL.flatten(0, 2), context.embedding_VD))
+        memory_BTSD = memory_XD.view(*log_weight_BTS.shape, -1)
+        return self.fusion(x_BTD, memory_BTSD, log_weight_BTS, context.fusion_mask, context.cache)
 
     def rescore(self, query_BTD: Tensor, entry_BTC: Tensor, log_weight_BTC: Tensor, context: MemoryContext):
         """The candidates' weights after their texts were compared with the query, and the losses of that comparison.
@@ -106,8 +134,39 @@ class MemoryBlock(Block):
         return log_weight_BTC, aux
 
 
+def log_weights(strength: Tensor, found: Found) -> Tensor:
+    """(B, T, S): how much the n-grams speak for each entry; `strength` is learned."""
+    return strength * found.score_BTS.log1p()
+
+
+def words_reading(attention_BTW: Tensor, found: Found) -> Reading:
+    weight_BTS = attention_BTW.detach().unflatten(-1, found.token_BTSL.shape[-2:]).sum(dim=-1)
+    return Reading(found.entry_BTS, weight_BTS, None)
+
+
+class NgramBlock(MemoryBlock):
+    """Reads the entries that the n-grams found, by their words or, with the other fusions, by their vectors."""
+
+    def make_retrieval(self) -> None:
+        self.strength = nn.Parameter(torch.empty(()))
+
+    def read_memory(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
+        found = context.found
+        log_weight_BTS = log_weights(self.strength, found)
+        if isinstance(self.fusion, WordFusion):
+            fused_BTD, attention_BTW = self.fusion(x_BTD, found.words, log_weight_BTS, context.table_VD)
+            return fused_BTD, {}, words_reading(attention_BTW, found)
+        log_weight_BTS = log_weight_BTS.log_softmax(dim=-1)
+        fused_BTD = self.fuse(x_BTD, found.token_BTSL, log_weight_BTS, context)
+        weight_BTS = log_weight_BTS.detach().exp() * (found.score_BTS > 0)
+        return fused_BTD, {}, Reading(found.entry_BTS, weight_BTS, None)
+
+
 class MemoryTransformer(Transformer):
-    """`model_memory`: the baseline with a MemoryBlock in each of `memory_layers`; with none it is the baseline."""
+    """`model_memory`: the baseline with a memory block in each of `memory_layers`, and a pointer if asked for.
+
+    With neither it is the baseline.
+    """
 
     config_class = MemoryHFConfig
 
@@ -115,27 +174,83 @@ class MemoryTransformer(Transformer):
         super().__init__(config)
         self.bank = MemoryBank(self.settings)
 
+    def make_blocks(self) -> None:
+        super().make_blocks()
+        if self.settings.pointer:
+            self.pointer = Pointer(self.settings)
+            self.strength = nn.Parameter(torch.empty(()))
+        self.copying_loss = copying_loss
+
     def make_block(self, layer: int) -> nn.Module:
         if layer not in self.settings.reading_layers:
             return super().make_block(layer)
-        return MemoryBlock(self.settings, layer, self.settings.reading_layers.index(layer))
+        block_class = NgramBlock if self.settings.retrieval == "ngram" else MemoryBlock
+        return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
-    def make_context(self, visible: Visibility, **shared) -> Context:
+    def make_context(self, input_BT: Tensor, visible: Visibility, cache, **shared) -> Context:
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.uses_cosine else None
         if torch.is_autocast_enabled(embedding_VD.device.type):
             embedding_VD = embedding_VD.to(torch.get_autocast_dtype(embedding_VD.device.type))
+        found = table_VD = None
+        if self.settings.uses_ngrams:
+            found = self.find(input_BT, visible, cache)
+            table_VD = F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
         return MemoryContext(
-            visible=visible, token_NL=self.bank.tokens, norm_N=norm_N, embedding_VD=embedding_VD,
-            fusion_mask=fusion_mask(visible, self.settings), **shared,
+            visible=visible, cache=cache, token_NL=self.bank.tokens, norm_N=norm_N, embedding_VD=embedding_VD,
+            table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found, **shared,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def find(self, input_BT: Tensor, visible: Visibility, cache) -> Found:
+        """Retrieval by n-grams, once for all blocks."""
+        S, layer = self.settings.num_selected, self.settings.cache_layers - 1
+        matches, previous_BT = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, cache, layer)
+        entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
+        missing_BTS, entry_BTS = entry_BTS == NO_ENTRY, entry_BTS.clamp(min=0)
+        if self.training and self.settings.retrieval_noise:
+            noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise
+            entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(self.bank.tokens)), entry_BTS)
+        token_BTSL = self.bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
+        return Found(entry_BTS, token_BTSL, score_BTS, read_words(token_BTSL, input_BT, previous_BT))
+
+    def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
+        if not self.settings.pointer:
+            return super().predict(x_BTD, context, labels, logits_to_keep, return_logits)
+        copy_BTW, attention_BTW = self.pointer(
+            x_BTD, context.found.words, log_weights(self.strength, context.found), context.table_VD
+        )
+        reading = words_reading(attention_BTW, context.found)
+        token_BTW, logits_BTV = context.found.words.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
+        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels)
+        if not return_logits:
+            return None, lm_loss, [reading]
+        copy_BTW, token_BTW = copy_BTW[:, -logits_to_keep:], token_BTW[:, -logits_to_keep:]
+        return mixed_log_probabilities(logits_BTV, copy_BTW, token_BTW), lm_loss, [reading]
+
+    def compile_parts(self) -> None:
+        super().compile_parts()
+        if self.settings.pointer:
+            self.pointer.compile()
+            self.copying_loss = torch.compile(copying_loss)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, MemoryBlock):
+        if isinstance(module, NgramBlock) or (module is self and self.settings.pointer):
+            init.ones_(module.strength)
+        elif isinstance(module, MemoryBlock):
             init.normal_(module.keys_2RK)
+        elif isinstance(module, WordAttention):
+            init.zeros_(module.entry_q_proj.weight)
+            init.zeros_(module.nothing.weight)
+            # From the first step on, a word whose two predecessors are the text's last two beats reading nothing.
+            init.constant_(module.nothing.bias, 3.0)
+            init.copy_(module.follows_bias, torch.tensor([3.0, 2.0]))
+        elif isinstance(module, Pointer):
+            init.zeros_(module.gate.weight)
+            init.zeros_(module.gate.bias)
 
     @torch.no_grad()
     def order_by_content(self, cache_path: str) -> Tensor:

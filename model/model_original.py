@@ -28,7 +28,7 @@ class LanguageModelOutput(CausalLMOutputWithPast):
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
         aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term.
-        readings: for each block what it read (a Reading), None for a block without memory.
+        readings: for each block what it read (a Reading), None for a block without memory; last the pointer's, if any.
     """
 
     lm_loss: Tensor | None = None
@@ -66,18 +66,21 @@ class Transformer(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.settings = settings = config.unwrap()
         self.embedding = nn.Embedding(settings.vocab_size, settings.dim)
-        self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(settings.n_layers))
+        self.make_blocks()
         self.norm = make_norm(settings)
         self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
         self.language_model_loss = language_model_loss
         self.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
         self.post_init()
 
+    def make_blocks(self) -> None:
+        self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(self.settings.n_layers))
+
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, visible: Visibility, **shared) -> Context:
-        return Context(visible=visible, **shared)
+    def make_context(self, input_BT: Tensor, **shared) -> Context:
+        return Context(**shared)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -144,7 +147,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         positions_T = torch.arange(past, past + T, device=input_ids.device)
         cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
+            input_ids, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
         )  # fmt: skip
 
@@ -156,14 +159,21 @@ class Transformer(PreTrainedModel, GenerationMixin):
                 terms.setdefault(name, []).append(value)
         aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
 
-        logits_BTV = self.lm_head(self.norm(x_BTD)[:, -logits_to_keep:])
-        loss = lm_loss = None
+        logits_BTV, lm_loss, more_readings = self.predict(
+            self.norm(x_BTD), context, labels, logits_to_keep, return_logits
+        )
+        loss = None
         if labels is not None:
-            lm_loss = self.language_model_loss(logits_BTV, labels)
             loss = lm_loss + sum(
                 getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items()
             )
         return LanguageModelOutput(
-            loss=loss, logits=logits_BTV if return_logits else None, lm_loss=lm_loss, aux_losses=aux_losses,
-            readings=readings, **{CACHE: cache},
+            loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
+            readings=readings + more_readings, **{CACHE: cache},
         )  # fmt: skip
+
+    def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
+        """From the last states: logits (or None), the language-model loss (or None), and what was read on the way."""
+        logits_BTV = self.lm_head(x_BTD[:, -logits_to_keep:])
+        lm_loss = None if labels is None else self.language_model_loss(logits_BTV, labels)
+        return logits_BTV if return_logits else None, lm_loss, []

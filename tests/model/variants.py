@@ -22,5 +22,14 @@ EXTRAS = {
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
 }
-MEMORY_VARIANTS = MEMORY | EXTRAS
+NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
+NGRAMS = {
+    "ngram-words-pointer": NGRAM | {"fusion": "words", "pointer": True},
+    "ngram-words": NGRAM | {"fusion": "words", "memory_layers": [0], "knowledge_num": 50},  # 50 is no square
+    "ngram-pointer": NGRAM | {"memory_layers": [-1], "pointer": True},
+    "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
+    "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
+    "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
+}
+MEMORY_VARIANTS = MEMORY | EXTRAS | NGRAMS
 VARIANTS = BASELINES | MEMORY_VARIANTS

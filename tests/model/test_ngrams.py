@@ -1,0 +1,100 @@
+"""Retrieval by n-grams against a slow rendering of its definition."""
+
+from math import log
+
+import pytest
+import torch
+
+from model.ngrams import NO_ENTRY, NgramIndex, find_matches
+from tests.conftest import tiny_config, tiny_model
+
+CONFIG = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 5, "num_candidates": 7}
+
+
+def hints(token_NL, text, config):
+    """The definition, over Python lists: what the last n-grams of a text say for each entry."""
+    entries, scores = [[t for t in row if t] for row in token_NL.tolist()], {}
+    for n in config.ngram_lengths:
+        places = [
+            e
+            for e, row in enumerate(entries)
+            for i in range(len(row))
+            if n <= len(text) and row[i : i + n] == text[-n:]
+        ]
+        if len(places) <= config.ngram_max_places:
+            for e in places:
+                scores[e] = scores.get(e, 0.0) + log(len(entries) / len(places))
+    return scores
+
+
+def random_bank(config, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    token_NL = torch.randint(1, config.vocab_size, (config.knowledge_num, config.knowledge_length), generator=generator)
+    length_N = torch.randint(0, config.knowledge_length + 1, (config.knowledge_num,), generator=generator)
+    return token_NL * (torch.arange(config.knowledge_length) < length_N[:, None])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_matches_equal_the_definition(seed):
+    config = tiny_config(**CONFIG, vocab_size=23)
+    token_NL = random_bank(config, seed)
+    ids = torch.randint(1, 23, (3, 40), generator=torch.Generator().manual_seed(seed))
+    ids[:, 10:15] = token_NL[(token_NL > 0).all(dim=1)][0]  # an entry word for word
+    document = torch.tensor([0] * 8 + [1] * 19 + [2] * 13).expand(3, -1)
+    matches, previous = find_matches(NgramIndex(token_NL, config), ids, document, None, 0)
+    for row in range(3):
+        kept, text = {}, []
+        for t in range(40):
+            if t in (0, 8, 27):
+                kept, text = {}, []
+            text.append(int(ids[row, t]))
+            expected = {e: score * config.ngram_decay for e, score in kept.items()}
+            for e, score in hints(token_NL, text, config).items():
+                expected[e] = expected.get(e, 0.0) + score
+            entries, scores = matches.entry_BTC[row, t].tolist(), matches.score_BTC[row, t].tolist()
+            # Which of the entries that tie for the last place is kept is open: go on from what was kept.
+            kept = {e: score for e, score in zip(entries, scores, strict=True) if e != NO_ENTRY}
+            assert list(kept.values()) == pytest.approx(sorted(expected.values(), reverse=True)[:7], rel=1e-4)
+            assert kept == pytest.approx({e: expected[e] for e in kept}, rel=1e-4)
+    assert previous[0, [0, 8, 27]].tolist() == [0, 0, 0]
+    assert torch.equal(previous[:, 1:8], ids[:, :7])
+
+
+def test_the_largest_vocabulary_that_fits_is_packed_without_collision():
+    config = tiny_config(**{**CONFIG, "ngram_lengths": [4]}, vocab_size=32768, knowledge_num=4)
+    top = 32767
+    token_NL = torch.tensor([[top] * 5, [top, top, top, top - 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
+    matches, _ = find_matches(NgramIndex(token_NL, config), torch.tensor([[top] * 4, [1] * 4]), None, None, 0)
+    assert matches.entry_BTC[0, -1, :2].tolist() == [0, NO_ENTRY]
+    assert matches.entry_BTC[1, -1, :2].tolist() == [2, NO_ENTRY]
+    with pytest.raises(ValueError, match="ngram_lengths"):
+        tiny_config(**{**CONFIG, "ngram_lengths": [5]}, vocab_size=32768)
+
+
+def test_edits_are_found_and_undo_is_exact():
+    config = tiny_config(**CONFIG, vocab_size=23)
+    model = tiny_model(**CONFIG, vocab_size=23, fusion="words", keep_ffn=True)
+    model.bank.fill(random_bank(config))
+    text = torch.randint(1, 23, (1, 12))
+    before = model(text).logits
+    rows = torch.tensor([3, 17])
+    old = model.bank.write(rows, text[0, :10].view(2, 5))
+    edited = find_matches(model.bank.ngrams(), text, None, None, 0)[0]
+    fresh = find_matches(NgramIndex(model.bank.tokens, config), text, None, None, 0)[0]
+    assert set(edited.entry_BTC[0, 9].tolist()) >= {3, 17}
+    torch.testing.assert_close(edited.score_BTC[0, 9, :2], fresh.score_BTC[0, 9, :2])
+    assert edited.entry_BTC[0, 9, :2].tolist() == fresh.entry_BTC[0, 9, :2].tolist()
+    assert not torch.equal(model(text).logits, before)
+    model.bank.write(rows, old)
+    assert torch.equal(model(text).logits, before)
+    assert model.bank.ngrams().edits is None
+
+
+def test_noise_replaces_entries_in_training_only():
+    model = tiny_model(**CONFIG, fusion="words", keep_ffn=True, retrieval_noise=0.5)
+    ids = torch.randint(3, 61, (4, 16))
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    quiet = model(ids).readings[0].entry_BTS
+    noisy = model.train()(ids).readings[0].entry_BTS
+    changed = (noisy != quiet).float().mean()
+    assert 0.3 < changed < 0.7
