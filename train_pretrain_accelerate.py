@@ -25,7 +25,7 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import checkpoint_dirs, load_checkpoint, save_checkpoint
+from trainer.checkpoint import checkpoint_dirs, load_checkpoint, load_weights, save_checkpoint
 from trainer.config import Flags, parse_cli
 from trainer.monitor import StopSignal, Stopwatch, memory_readings
 from trainer.optim import lr_at, make_optimizer, set_lr
@@ -74,6 +74,8 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     set_seed(flags.run.seed)
     tokens = None if bank is None else torch.tensor(bank.tokens)
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
+    if flags.data.init_path:
+        load_weights(model, flags.data.init_path)
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
             order_N = model.order_by_content(flags.data.cluster_cache_path)

@@ -17,15 +17,24 @@ import torch
 from model.losses import IGNORED
 
 from .cache import atomic, content_key, open_text, require_file, tokenizer_key
+from .tokenizer import border
 
 DOCUMENTS_AT_ONCE = 2048  # enough to keep every core of the tokenizer busy, few enough to bound memory
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """The `text` of every line.
+@dataclass(frozen=True)
+class Document:
+    """A text to learn; of its first `given` characters, a question perhaps, nothing is to be predicted."""
+
+    text: str
+    given: int = 0
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Every line: `{"text"}`, or `{"prompt", "answer"}`, of which only the answer is learnt.
 
     Raises:
-        ValueError: a line is not a JSON object with a text, naming file and line.
+        ValueError: a line is not a JSON object of one of these forms, naming file and line.
     """
     number = 0
     try:
@@ -34,44 +43,56 @@ def read_documents(path: Path) -> Iterator[str]:
                 if line.isspace():
                     continue
                 try:
-                    document = json.loads(line)
+                    value = json.loads(line)
                 except json.JSONDecodeError as problem:
                     raise ValueError(f"{path}, line {number}: not valid JSON ({problem.msg})") from None
-                if not isinstance(document, dict) or not isinstance(document.get("text"), str):
-                    raise ValueError(f'{path}, line {number}: no "text" field with a string in it')
-                yield document["text"]
+                fields = value if isinstance(value, dict) else {}
+                prompt, answer = (
+                    (fields.get("prompt"), fields.get("answer")) if "prompt" in fields else ("", fields.get("text"))
+                )
+                if not isinstance(prompt, str) or not isinstance(answer, str):
+                    raise ValueError(
+                        f'{path}, line {number}: no "text" field with a string in it, nor "prompt" and "answer"'
+                    )
+                yield Document(prompt + answer, len(prompt))
     except (UnicodeDecodeError, EOFError, OSError) as problem:
         raise ValueError(f"{path}, after line {number}: cannot be read ({problem})") from None
 
 
 def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
-    """Write tokens.bin, offsets.npy (documents + 1) and report.json: every document as bos, text, eos."""
+    """Write tokens.bin, offsets.npy (documents + 1), answers.npy and report.json: each document as bos, text, eos."""
     dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max + 1 else np.uint32
     bos, eos, encoder = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.backend_tokenizer
-    start, lengths, n_empty, n_bytes, texts = time.perf_counter(), [], 0, 0, []
+    start, n_empty, n_bytes = time.perf_counter(), 0, 0
+    lengths, answers, documents = [], [], []
     folder.mkdir(parents=True)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
     with open(folder / "tokens.bin", "wb") as out:
 
         def write_batch():
-            for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False):
-                ids = [bos, *encoding.ids, eos]
-                lengths.append(len(ids))
-                out.write(np.array(ids, dtype=dtype).tobytes())
-            texts.clear()
+            prompts = iter(encode([document.text[: document.given] for document in documents if document.given]))
+            for document, ids in zip(documents, encode([document.text for document in documents]), strict=True):
+                lengths.append(len(ids) + 2)
+                answers.append(1 + (border(next(prompts), ids) if document.given else 0))
+                out.write(np.array([bos, *ids, eos], dtype=dtype).tobytes())
+            documents.clear()
 
-        for text in read_documents(path):
-            if not text.strip():
+        for document in read_documents(path):
+            if not document.text.strip():
                 n_empty += 1
                 continue
-            n_bytes += len(text.encode())
-            texts.append(text)
-            if len(texts) == DOCUMENTS_AT_ONCE:
+            n_bytes += len(document.text.encode())
+            documents.append(document)
+            if len(documents) == DOCUMENTS_AT_ONCE:
                 write_batch()
         write_batch()
     if not lengths:
         raise ValueError(f"{path} holds no text: every line is empty")
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    np.save(folder / "answers.npy", np.array(answers, dtype=np.int32))
     seconds = time.perf_counter() - start
     report = {
         "documents": len(lengths), "empty_documents": n_empty, "tokens": int(sum(lengths)), "bytes": n_bytes,
@@ -82,24 +103,28 @@ def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
 
 @dataclass
 class TokenCache:
-    """A file's documents as token ids: `token_N` on disk, document d in `offset_D[d]` to `offset_D[d + 1]`."""
+    """A file's documents as token ids: `token_N` on disk, document d in `offset_D[d]` to `offset_D[d + 1]`.
+
+    `answer_D`: the first token to be learnt in each, counted from its start; 1 where only the bos is given.
+    """
 
     token_N: np.memmap
     offset_D: np.ndarray
+    answer_D: np.ndarray
     report: dict
 
 
 def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: str = "data_path") -> TokenCache:
     """The tokens of a JSON Lines file; tokenised now if its content or the tokenizer is new."""
     path, cache_dir = require_file(path, flag), Path(cache_dir)
-    key = content_key(path, cache_dir, "tokens", tokenizer_key(tokenizer), tokenizer.bos_token_id)
+    key = content_key(path, cache_dir, "tokens and answers", tokenizer_key(tokenizer), tokenizer.bos_token_id)
     folder = cache_dir / f"tokens_{key}"
     if not folder.exists():
         with atomic(folder) as temporary:
             build_token_cache(path, tokenizer, temporary)
     report = json.loads((folder / "report.json").read_text())
     tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
-    return TokenCache(tokens, np.load(folder / "offsets.npy"), report)
+    return TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
 
 
 class PretrainDataset(torch.utils.data.Dataset):
@@ -143,11 +168,12 @@ class PretrainDataset(torch.utils.data.Dataset):
         inside_BT = place_BT < self.end  # only the single row of a text shorter than T has an outside
         input_BT = self.cache.token_N[np.minimum(place_BT, self.end - 1)].astype(np.int64)
         document_BT = np.searchsorted(self.cache.offset_D, place_BT, side="right") - 1
-        starts_BT = place_BT == self.cache.offset_D[np.minimum(document_BT, self.last)]
+        known_BT = np.minimum(document_BT, self.last - 1)
         # The first token of a document is not to be predicted from the document before.
+        given_BT = place_BT - self.cache.offset_D[known_BT] < self.cache.answer_D[known_BT]
         return {
             "input_ids": np.where(inside_BT, input_BT, self.pad_token_id),
-            "labels": np.where(inside_BT & ~starts_BT, input_BT, IGNORED),
+            "labels": np.where(inside_BT & ~given_BT, input_BT, IGNORED),
             "document_ids": document_BT - document_BT[:, :1],
         }
 
@@ -158,7 +184,8 @@ class PretrainDataset(torch.utils.data.Dataset):
         inside_BT = column_T < length_B[:, None]
         place_BT = np.minimum(start_B[:, None] + column_T, self.end - 1)
         input_BT = np.where(inside_BT, self.cache.token_N[place_BT].astype(np.int64), self.pad_token_id)
-        labels_BT = np.where(inside_BT & (column_T > 0), input_BT, IGNORED)
+        learnt_BT = inside_BT & (column_T >= self.cache.answer_D[self.first + rows][:, None])
+        labels_BT = np.where(learnt_BT, input_BT, IGNORED)
         return {"input_ids": input_BT, "labels": labels_BT}
 
 

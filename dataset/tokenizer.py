@@ -73,6 +73,15 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def border(alone: list[int], joined: list[int]) -> int:
+    """Where the second text begins among the tokens of two joined texts, given those of the first text alone.
+
+    A token that spans the border belongs to the second.
+    """
+    shorter = min(len(alone), len(joined))
+    return next((i for i in range(shorter) if alone[i] != joined[i]), shorter)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="jsonl, tsv or text files")

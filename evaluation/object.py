@@ -4,6 +4,7 @@ from .options import multiple_choice, read_questions
 from .settings import Settings
 
 TASK_VERSION = 1
+FIELDS = ("question", "choices", "answer")
 BLANK = "___"
 
 
@@ -17,7 +18,6 @@ def split_question(question: str, choices: list[str]) -> tuple[str, list[str]]:
 def object_prediction(model, tokenizer, settings: Settings) -> dict | None:
     if settings.object_path is None:
         return None
-    fields = ("question", "choices", "answer")
-    rows = read_questions(settings.object_path, fields, settings.limit, "object_path")
+    rows = read_questions(settings.object_path, FIELDS, settings.limit, "object_path")
     questions = [split_question(row["question"], row["choices"]) for row in rows]
     return multiple_choice(model, tokenizer, rows, questions, settings, TASK_VERSION)

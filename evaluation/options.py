@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dataset.cache import require_file
+from dataset.tokenizer import border
 
 from .settings import accuracy, by_part
 
@@ -38,14 +39,11 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
 def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
     """Token ids of a beginning mark, the prompt and the option, and where the option starts.
 
-    The two are tokenised together, as they would stand in a text. A token that spans the border belongs to the option.
+    The two are tokenised together, as they would stand in a text.
     """
     joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
     alone = tokenizer(prompt, add_special_tokens=False).input_ids
-    border = next(
-        (i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(map(len, (alone, joined)))
-    )
-    return [tokenizer.bos_token_id, *joined], 1 + border
+    return [tokenizer.bos_token_id, *joined], 1 + border(alone, joined)
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ from .options import multiple_choice, read_questions
 from .settings import Settings
 
 TASK_VERSION = 1
+FIELDS = ("subject", "object", "choices", "answer")
 PROMPT = "Subject: {subject}\nObject: {object}\nRelation:"
 
 
 def relation_prediction(model, tokenizer, settings: Settings) -> dict | None:
     if settings.relation_path is None:
         return None
-    fields = ("subject", "object", "choices", "answer")
-    rows = read_questions(settings.relation_path, fields, settings.limit, "relation_path")
+    rows = read_questions(settings.relation_path, FIELDS, settings.limit, "relation_path")
     questions = [(PROMPT.format(**row), [f" {choice}" for choice in row["choices"]]) for row in rows]
     return multiple_choice(model, tokenizer, rows, questions, settings, TASK_VERSION)

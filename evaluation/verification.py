@@ -6,6 +6,7 @@ from .options import log_likelihoods, read_questions
 from .settings import Settings, accuracy, by_part
 
 TASK_VERSION = 1
+FIELDS = ("statement", "answer")
 PROMPT = "{statement}\nIs this true?"
 YES, NO = " yes", " no"
 
@@ -15,7 +16,7 @@ def fact_verification(model, tokenizer, settings: Settings) -> dict | None:
     to it most, because a model that was never asked prefers one word whatever the statement."""
     if settings.verification_path is None:
         return None
-    rows = read_questions(settings.verification_path, ("statement", "answer"), settings.limit, "verification_path")
+    rows = read_questions(settings.verification_path, FIELDS, settings.limit, "verification_path")
     pairs = [(PROMPT.format(**row), word) for row in rows for word in (YES, NO)]
     scores = [score for score, _ in log_likelihoods(model, tokenizer, pairs, settings.batch_size)]
     lean = [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]

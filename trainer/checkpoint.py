@@ -57,6 +57,28 @@ def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int
     return final
 
 
+def load_weights(model: nn.Module, run_dir: str | Path) -> None:
+    """Take over the trained parameters of another run; the bank stays the one that the model was built with.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no weights, or those of another architecture.
+    """
+    path = Path(run_dir) / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
+    trained, own = load_file(path), dict(model.named_parameters())
+    trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
+    for name in sorted(own.keys() ^ trained.keys()):
+        raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
+    for name, parameter in own.items():
+        if parameter.shape != trained[name].shape:
+            raise ValueError(
+                f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
+                f"there and {tuple(parameter.shape)} here"
+            )
+        parameter.data.copy_(trained[name])
+
+
 def load_checkpoint(path: Path, model: nn.Module, optimizer, accelerator) -> dict:
     """Put a checkpoint's weights, optimizer state and random state in place; returns its `state.json`.
 

@@ -14,12 +14,16 @@ from model.config import ModelConfig, flag, require
 class DataConfig:
     """What is read. Paths are relative to the working directory."""
 
-    data_path: str = flag("dataset/stable/merged_pretrain.jsonl", "pretraining text: JSON Lines with a `text` field")
+    data_path: str = flag(
+        "dataset/stable/merged_pretrain.jsonl",
+        "JSON Lines to learn: `text`, or `prompt` and `answer`, of which only the answer is learnt",
+    )
     val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
     val_fraction: float = flag(0.005, "share of the documents held out when there is no val_path")
     data_mode: str = flag(
         "packed", "documents packed into full rows, or one padded document a row", choices=["packed", "padded"]
     )
+    init_path: str | None = flag(None, "folder of a trained run whose weights this one starts from (fine-tuning)")
     tokenizer_path: str = flag("dataset/tokenizer", "folder of a Hugging Face tokenizer")
     database_init_path: str | None = flag(
         "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory"

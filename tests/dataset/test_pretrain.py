@@ -148,3 +148,23 @@ def test_a_problem_in_the_background_reaches_the_consumer(open_rows, monkeypatch
     monkeypatch.setattr(rows, "fetch", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(BatchLoader(rows, batch_size=2, seed=0).iterate(0))
+
+
+@pytest.mark.parametrize("mode", ["packed", "padded"])
+def test_of_a_question_only_the_answer_is_learnt(mode, write, tokenizer, tmp_path):
+    lines = [
+        {"prompt": "Document 3 tells of the", "answer": " year 1803."},
+        {"text": "Document 4 tells of the year 1804."},
+    ]
+    rows = open_pretrain_data(write("q.jsonl", lines), tokenizer, 64, mode, tmp_path / "cache")
+    batch = rows.fetch(np.arange(len(rows)))
+    learnt = batch["labels"][batch["labels"] != IGNORED].tolist()
+    answer = tokenizer(" year 1803.", add_special_tokens=False).input_ids
+    text = tokenizer("Document 4 tells of the year 1804.", add_special_tokens=False).input_ids
+    assert learnt == [*answer, tokenizer.eos_token_id, *text, tokenizer.eos_token_id]
+
+
+def test_a_question_without_answer_is_refused(write, tokenizer, tmp_path):
+    path = write("q.jsonl", [{"text": "Words."}, {"prompt": "Who?"}])
+    with pytest.raises(ValueError, match="line 2"):
+        open_pretrain_data(path, tokenizer, 64, "packed", tmp_path / "cache")
