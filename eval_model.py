@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,13 +17,16 @@ from transformers.utils import logging as transformers_logging
 
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, Settings
-from evaluation.arms import ARMS
+from evaluation.arms import arms_of
+from evaluation.gold import Gold, find_gold
+from evaluation.options import read_questions
 from model import load_run
 from trainer.monitor import memory_readings
 from trainer.record import fill_record
 from trainer.runinfo import git, now, write_json
 
-PATHS = ("val_path", "object_path", "relation_path", "verification_path")
+PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
+QUESTIONS = ("object", "relation", "verification", "edit")
 ARM_TASKS = ("language", "object", "relation", "verification")
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,6 +42,26 @@ def settings_of(args: argparse.Namespace, flags: dict) -> Settings:
         **paths, val_fraction=val_fraction, cache_dir=data["cache_dir"], limit=args.limit, batch_size=args.batch_size,
         seed=args.seed,
     )  # fmt: skip
+
+
+def gold_of(run_dir: Path, flags: dict, model, tokenizer, settings: Settings) -> Gold | None:
+    """Where the asked facts stand in the bank; None where no question names one."""
+    uuids = set()
+    for kind in QUESTIONS:
+        if path := getattr(settings, f"{kind}_path"):
+            uuids |= {row["uuid"] for row in read_questions(path, (), settings.limit, f"{kind}_path") if "uuid" in row}
+    knowledge = flags["data"]["database_init_path"]
+    # A plain run names a knowledge file by default only; without the file it has no prompt with the right sentence.
+    if not uuids or not knowledge or not (model.settings.reads_bank or Path(knowledge).is_file()):
+        return None
+    return find_gold(run_dir, flags, tokenizer, uuids, model.settings.reads_bank)
+
+
+def arm_tasks_of(arm: str) -> tuple[str, ...]:
+    """Another bank may change any task; handing over the right entry says something of questions alone."""
+    if arm == "bank counterfactual":
+        return ("object",)
+    return ARM_TASKS if arm.startswith("bank") else ARM_TASKS[1:]
 
 
 def run_tasks(model, tokenizer, settings: Settings, tasks) -> dict:
@@ -58,16 +82,16 @@ def evaluate(args: argparse.Namespace) -> dict:
     tokenizer = load_tokenizer(run_dir)
     flags = json.loads((run_dir / "flags.json").read_text())
     settings = settings_of(args, flags)
+    settings = replace(settings, gold=gold_of(run_dir, flags, model, tokenizer, settings))
     dtype = AUTOCAST.get(flags["optim"]["dtype"])
     # On the GPU in the precision of the training; a CPU is slower and less exact in it.
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
         results = run_tasks(model, tokenizer, settings, args.tasks)
-        if model.settings.reads_bank:
-            results["arms"] = {}
-            for name, arm in ARMS.items():
-                with arm(model, settings.seed):
-                    arm_tasks = [task for task in args.tasks if task in ARM_TASKS]
-                    results["arms"][name] = run_tasks(model, tokenizer, settings, arm_tasks)
+        results["arms"] = {}
+        for name, arm in arms_of(model, settings).items():
+            with arm(model, tokenizer, settings) as changed:
+                arm_tasks = [task for task in args.tasks if task in arm_tasks_of(name)]
+                results["arms"][name] = run_tasks(model, tokenizer, changed, arm_tasks)
     results["resources"] = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
     results["about"] = {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
@@ -113,7 +137,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def with_arms(name: str, results: dict) -> dict[str, dict]:
-    return {name: results} | {f"{name}, bank {arm}": values for arm, values in results.get("arms", {}).items()}
+    return {name: results} | {f"{name}, {arm}": values for arm, values in results.get("arms", {}).items()}
 
 
 def compare(run_dirs: list[str]) -> str:

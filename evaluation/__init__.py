@@ -1,9 +1,11 @@
 """One task, one file, one function(model, tokenizer, settings) -> dict, or None where its data is not given."""
 
+from .edits import edits
 from .generation import generation
 from .language import language
 from .object import object_prediction
 from .relation import relation_prediction
+from .retrieval import retrieval
 from .settings import Settings
 from .usage import bank_usage
 from .verification import fact_verification
@@ -13,6 +15,8 @@ TASKS = {
     "object": object_prediction,
     "relation": relation_prediction,
     "verification": fact_verification,
+    "retrieval": retrieval,
+    "edits": edits,
     "usage": bank_usage,
     "generation": generation,
 }

@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dataset.cache import require_file
 from dataset.tokenizer import border
+from model.ngrams import NO_ENTRY
 
-from .settings import accuracy, by_part
+from .settings import Settings, accuracy, by_part
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
@@ -47,10 +48,13 @@ def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]], batch_size: int) -> list[tuple[float, int]]:
+def log_likelihoods(
+    model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None
+) -> list[tuple[float, int]]:
     """For each (prompt, option): the log-probability in nats of the option's tokens, and how many they are.
 
-    Sequences longer than the model's are cut at the front.
+    Sequences longer than the model's are cut at the front. `entries` names an entry of the bank for each pair, which
+    every position is made to read.
     """
     encoded = [encode(tokenizer, prompt, option) for prompt, option in pairs]
     longest = model.settings.max_seq_len
@@ -62,7 +66,8 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]], batch_size: 
         ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(places, cut, strict=True)]
         # Padding on the right is invisible to causal attention.
         input_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
-        log_p_BTV = model(input_BT).logits[:, :-1].float().log_softmax(dim=-1)
+        forced = {} if entries is None else {"entry_B": torch.tensor([entries[i] for i in places], device=model.device)}
+        log_p_BTV = model(input_BT, **forced).logits[:, :-1].float().log_softmax(dim=-1)
         log_p_BT = log_p_BTV.gather(-1, input_BT[:, 1:, None])[..., 0].cpu()
         for row, (i, c) in enumerate(zip(places, cut, strict=True)):
             start = max(encoded[i][1] - c, 1)
@@ -71,15 +76,40 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]], batch_size: 
     return results
 
 
+def score_options(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings: Settings):
+    """For each question, (log-probability, tokens) of each option; with whatever help the settings give.
+
+    Questions whose fact is not in the bank get no help.
+    """
+    pairs, entries = [], []
+    for row, (prompt, options) in zip(rows, questions, strict=True):
+        fact = settings.gold.fact(row) if settings.gold else None
+        if settings.help == "prompt" and fact:
+            prompt = f"{fact.sentence} {prompt}" if prompt else fact.sentence
+            options = options if prompt else [f" {option}" for option in options]
+        pairs += [(prompt, option) for option in options]
+        entries += [settings.gold.row(row) if settings.gold else NO_ENTRY] * len(options)
+    forced = entries if settings.help == "entry" else None
+    scores = iter(log_likelihoods(model, tokenizer, pairs, settings.batch_size, forced))
+    return [list(islice(scores, len(options))) for _, options in questions]
+
+
 def multiple_choice(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings, version):
-    """Accuracy of the likeliest option against each `answer` (A-E); as `per_token`, of the likeliest per token."""
-    pairs = [(prompt, option) for prompt, options in questions for option in options]
-    scores = iter(log_likelihoods(model, tokenizer, pairs, settings.batch_size))
-    right, right_per_token = [], []
-    for row, (_, options) in zip(rows, questions, strict=True):
-        answer, own = ord(row["answer"]) - ord("A"), list(islice(scores, len(options)))
-        right.append(answer == max(range(len(own)), key=lambda i: own[i][0]))
-        right_per_token.append(answer == max(range(len(own)), key=lambda i: own[i][0] / max(own[i][1], 1)))
+    """The chosen option of each question, and the accuracy of the choice against each `answer` (A-E).
+
+    Chosen is the likeliest option; the accuracy of the likeliest per token stands beside it as `per_token`.
+    """
+    chosen, right_per_token = [], []
+    for row, own in zip(rows, score_options(model, tokenizer, rows, questions, settings), strict=True):
+        chosen.append(max(range(len(own)), key=lambda i: own[i][0]))
+        per_token = max(range(len(own)), key=lambda i: own[i][0] / max(own[i][1], 1))
+        right_per_token.append(per_token == letter(row))
     chance = 1 / len(rows[0]["choices"])
+    right = [choice == letter(row) for row, choice in zip(rows, chosen, strict=True)]
     per_token = accuracy(right_per_token, chance, settings, version)
-    return by_part(rows, right, chance, settings, version) | {"per_token": per_token}
+    return chosen, by_part(rows, right, chance, settings, version) | {"per_token": per_token}
+
+
+def letter(row: dict) -> int:
+    """The place of the right choice."""
+    return ord(row["answer"]) - ord("A")

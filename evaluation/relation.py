@@ -13,4 +13,4 @@ def relation_prediction(model, tokenizer, settings: Settings) -> dict | None:
         return None
     rows = read_questions(settings.relation_path, FIELDS, settings.limit, "relation_path")
     questions = [(PROMPT.format(**row), [f" {choice}" for choice in row["choices"]]) for row in rows]
-    return multiple_choice(model, tokenizer, rows, questions, settings, TASK_VERSION)
+    return multiple_choice(model, tokenizer, rows, questions, settings, TASK_VERSION)[1]

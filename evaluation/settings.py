@@ -2,6 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .gold import Gold
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,9 @@ class Settings:
     limit: int | None = None  # questions, and validation rows, at most
     batch_size: int = 32
     seed: int = 0
+    edit_path: str | None = None
+    gold: "Gold | None" = None  # where the asked facts stand in the bank, if the questions name them
+    help: str = ""  # "prompt": the right sentence stands before each question; "entry": the right entry is read
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from .options import log_likelihoods, read_questions
+from .options import read_questions, score_options
 from .settings import Settings, accuracy, by_part
 
 TASK_VERSION = 1
@@ -17,9 +17,8 @@ def fact_verification(model, tokenizer, settings: Settings) -> dict | None:
     if settings.verification_path is None:
         return None
     rows = read_questions(settings.verification_path, FIELDS, settings.limit, "verification_path")
-    pairs = [(PROMPT.format(**row), word) for row in rows for word in (YES, NO)]
-    scores = [score for score, _ in log_likelihoods(model, tokenizer, pairs, settings.batch_size)]
-    lean = [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]
+    questions = [(PROMPT.format(**row), [YES, NO]) for row in rows]
+    lean = [yes - no for (yes, _), (no, _) in score_options(model, tokenizer, rows, questions, settings)]
     truth = [row["answer"] == "yes" for row in rows]
     result = by_part(
         rows, [(margin > 0) == true for margin, true in zip(lean, truth, strict=True)], 0.5, settings, TASK_VERSION

@@ -4,6 +4,7 @@ Axes: B batch · T position · D width · N bank entries = R*R · R sub-keys per
       L tokens per entry · C candidates · S selected entries
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from transformers import initialization as init
 
 from .clustering import cached_content_order, content_keys
 from .config import MemoryHFConfig, ModelConfig
-from .fusion import FUSIONS, fusion_mask
+from .fusion import DROPPED, FUSIONS, fusion_mask
 from .layers import Context, Visibility, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
@@ -56,6 +57,7 @@ class MemoryContext(Context):
     table_VD: Tensor | None  # the embeddings at unit scale, for reading words
     fusion_mask: object
     found: Found | None
+    entry_B: Tensor | None  # what every position is made to read, whatever it found
 
 
 class MemoryBlock(Block):
@@ -104,6 +106,9 @@ class MemoryBlock(Block):
             aux |= cosine_aux
         slot_BTS, log_weight_BTS = select(log_weight_BTC, self.config, self.training)
         entry_BTS = entry_BTC.gather(-1, slot_BTS)
+        if context.entry_B is not None:
+            entry_BTS, log_weight_BTS = force(context.entry_B, entry_BTS, log_weight_BTS, 0.0, DROPPED)
+            entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
         token_BTSL = context.token_NL[entry_BTS.flatten()].long().view(*entry_BTS.shape, -1)
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
@@ -132,6 +137,25 @@ class MemoryBlock(Block):
             mixture_BTD = mixed_entries(token_BTCL, unit_BTC, context.embedding_VD.detach())
             aux["diversity"] = diversity_loss(mixture_BTD, log_weight_BTC)
         return log_weight_BTC, aux
+
+
+def force(entry_B: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, absent: float):
+    """Make every position of a row read one entry before the others that it found; the last of those gives way.
+
+    Args:
+        entry_B: NO_ENTRY leaves a row as it is.
+        score: what the entry gets.  absent: the score of no entry.
+    Returns:
+        entry_BTS, NO_ENTRY where the same entry had been found anyway, and score_BTS.
+    """
+    first_B11 = entry_B[:, None, None]
+    again_BTS = entry_BTS == first_B11
+    others_BTS = entry_BTS.masked_fill(again_BTS, NO_ENTRY)[..., :-1]
+    scores_BTS = score_BTS.masked_fill(again_BTS, absent)[..., :-1]
+    forced_BTS = torch.cat([first_B11.expand(*entry_BTS.shape[:2], 1), others_BTS], dim=-1)
+    forced_score_BTS = F.pad(scores_BTS, (1, 0), value=score)
+    is_forced_B11 = first_B11 != NO_ENTRY
+    return torch.where(is_forced_B11, forced_BTS, entry_BTS), torch.where(is_forced_B11, forced_score_BTS, score_BTS)
 
 
 def log_weights(strength: Tensor, found: Found) -> Tensor:
@@ -187,27 +211,36 @@ class MemoryTransformer(Transformer):
         block_class = NgramBlock if self.settings.retrieval == "ngram" else MemoryBlock
         return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
-    def make_context(self, input_BT: Tensor, visible: Visibility, cache, **shared) -> Context:
-        """The bank and the words as the blocks of one forward pass see them."""
+    def make_context(
+        self, input_BT: Tensor, visible: Visibility, cache, entry_B: Tensor | None = None, **shared
+    ) -> Context:
+        """The bank and the words as the blocks of one forward pass see them.
+
+        Args:
+            entry_B: int64, an entry that every position of a row is made to read; NO_ENTRY leaves the row alone.
+        """
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.uses_cosine else None
         if torch.is_autocast_enabled(embedding_VD.device.type):
             embedding_VD = embedding_VD.to(torch.get_autocast_dtype(embedding_VD.device.type))
         found = table_VD = None
         if self.settings.uses_ngrams:
-            found = self.find(input_BT, visible, cache)
+            found = self.find(input_BT, visible, cache, entry_B)
             table_VD = F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
         return MemoryContext(
             visible=visible, cache=cache, token_NL=self.bank.tokens, norm_N=norm_N, embedding_VD=embedding_VD,
-            table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found, **shared,
+            table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found, entry_B=entry_B, **shared,
         )  # fmt: skip
 
     @torch.no_grad()
-    def find(self, input_BT: Tensor, visible: Visibility, cache) -> Found:
+    def find(self, input_BT: Tensor, visible: Visibility, cache, entry_B: Tensor | None) -> Found:
         """Retrieval by n-grams, once for all blocks."""
         S, layer = self.settings.num_selected, self.settings.cache_layers - 1
         matches, previous_BT = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, cache, layer)
         entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
+        if entry_B is not None:
+            sure = 10 * math.log(len(self.bank.tokens))  # as if ten n-grams stood nowhere else
+            entry_BTS, score_BTS = force(entry_B, entry_BTS, score_BTS, sure, 0.0)
         missing_BTS, entry_BTS = entry_BTS == NO_ENTRY, entry_BTS.clamp(min=0)
         if self.training and self.settings.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise

@@ -122,6 +122,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_logits: bool = True,
         past_key_values: object | None = None,
+        **shared: Tensor,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -131,6 +132,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it.
             cache: a transformers cache, filled in place; `past_key_values` is its name before transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
+            shared: what a subclass's `make_context` takes besides.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
 
         Returns:
@@ -148,7 +150,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
             input_ids, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
-            attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+            attention_mask=visible.mask(fused=self.settings.use_flash_attn), **shared,
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []

@@ -138,6 +138,17 @@ def keep_best(entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, before: M
         before: entry_BTC, score_BTC of the position before the first, T = 1.
     """
     best_BC, score_BC = before.entry_BTC[:, -1], before.score_BTC[:, -1]
+    if entry_BTX.is_cuda:
+        from .kernels.keep_best import keep_best as kernel
+
+        return Matches(*kernel(entry_BTX, weight_BTX, start_BT, best_BC, score_BC, decay))
+    return keep_best_reference(entry_BTX, weight_BTX, start_BT, best_BC, score_BC, decay)
+
+
+def keep_best_reference(
+    entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, best_BC: Tensor, score_BC: Tensor, decay: float
+) -> Matches:
+    """`keep_best` in plain torch."""
     C = best_BC.shape[1]
     M = C + entry_BTX.shape[-1]
     earlier_MM = torch.ones(M, M, dtype=torch.bool, device=entry_BTX.device).tril(-1)

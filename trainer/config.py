@@ -35,6 +35,7 @@ class DataConfig:
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")
     relation_path: str | None = flag(None, "relation-prediction questions for the evaluation")
     verification_path: str | None = flag(None, "fact-verification questions for the evaluation")
+    edit_path: str | None = flag(None, "facts to edit, with their new objects, for the evaluation")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from dataset.tokenizer import load_tokenizer
-from evaluation.arms import ARMS
+from evaluation.arms import BANK_ARMS
 from evaluation.generation import distinct, repetition_rate
 from evaluation.object import split_question
 from evaluation.options import encode, log_likelihoods, read_questions
-from evaluation.settings import wilson_interval
+from evaluation.settings import Settings, wilson_interval
 from evaluation.trace import trace
 from evaluation.usage import gini
 from tests.conftest import tiny_model
@@ -45,11 +45,11 @@ def test_wilson_intervals_of_known_cases():
     assert wilson_interval(0, 10)[0] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
-def test_an_arm_changes_the_bank_and_puts_it_back(model, arm):
+@pytest.mark.parametrize("arm", BANK_ARMS.values(), ids=BANK_ARMS)
+def test_an_arm_changes_the_bank_and_puts_it_back(model, tokenizer, arm):
     ids, before = torch.randint(3, 6400, (2, 8)), model.bank.tokens.clone()
     logits = model(ids).logits
-    with arm(model):
+    with arm(model, tokenizer, Settings()):
         assert not torch.equal(model.bank.tokens, before)
         assert not torch.equal(model(ids).logits, logits)
     assert torch.equal(model.bank.tokens, before)

@@ -46,3 +46,20 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
     truth, eager = run(reference, torch.float64), run(reference, dtype)
     for t, e, kernel in zip(truth, eager, run(lambda table: read_entries(token, table, 0), dtype), strict=True):
         assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16)])
+def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
+    from model.kernels.keep_best import keep_best
+    from model.ngrams import keep_best_reference
+
+    B, T = 5, 70
+    entry = torch.randint(-1, 40, (B, T, n_hints), device="cuda")
+    weight = torch.rand(B, T, n_hints, device="cuda") * (entry >= 0)
+    start = torch.rand(B, T, device="cuda") < 0.05
+    kept = torch.arange(n_kept, device="cuda").expand(B, -1).contiguous()
+    score = torch.rand(B, n_kept, device="cuda").sort(descending=True).values
+    expected = keep_best_reference(entry, weight, start, kept, score, 0.9)
+    actual = keep_best(entry, weight, start, kept, score, 0.9)
+    torch.testing.assert_close(actual[1], expected.score_BTC)
+    assert (actual[0] == expected.entry_BTC).float().mean() > 0.999  # sums in another order may swap near ties
