@@ -88,7 +88,13 @@ def evaluate(args: argparse.Namespace) -> dict:
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
         results = run_tasks(model, tokenizer, settings, args.tasks)
         results["arms"] = {}
-        for name, arm in arms_of(model, settings).items():
+        arms = arms_of(model, settings)
+        for name in arms if args.arms is None else args.arms:
+            if name not in arms:
+                raise ValueError(
+                    f"--arms {name!r} cannot be made of {run_dir}: choose from {', '.join(map(repr, arms))}"
+                )
+            arm = arms[name]
             with arm(model, tokenizer, settings) as changed:
                 arm_tasks = [task for task in args.tasks if task in arm_tasks_of(name)]
                 results["arms"][name] = run_tasks(model, tokenizer, changed, arm_tasks)
@@ -156,6 +162,9 @@ def main() -> None:
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument(
+        "--arms", nargs="*", help="such as 'bank shuffled'; without it all that the run allows; with no name none"
+    )
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the run's own")
     parser.add_argument("--limit", type=int, help="questions, and validation rows, at most")

@@ -1,11 +1,13 @@
 """Retrieval by shared words: which entries of the bank repeat what the text has just said.
 
 Axes: B batch · T position · N bank entries · L tokens per entry · P n-grams of the bank, one for each of its tokens
-      C entries kept · M entries that compete at one position · X rare entries that share an n-gram ending there
+      W tokens looked back upon · C entries kept
+      M entries that compete at one position · X rare entries that share an n-gram ending there
 
 An n-gram of the text that stands in few entries points to them. Each position keeps the C entries with the highest sums
-of such hints, older hints counting less. It is lexical retrieval over the recent context (BM25 without its length
-terms, n-grams for words), causal by construction, and needs no training: what it finds, the blocks learn to read.
+of such hints, older hints counting less, and ranks them by that sum and by the rare words that they share with the last
+W tokens. It is lexical retrieval over the recent context (BM25 without its length terms; n-grams find, words rank),
+causal by construction, and needs no training: what it finds, the blocks learn to read.
 Related: Robertson & Zaragoza 2009 (BM25); Liu et al. 2024, arXiv:2401.17377 (n-grams of any length by binary search).
 """
 
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import ModelConfig
+from .layers import FLEX_BLOCK
 from .retrieval import PADDING
 
 NO_ENTRY = -1
@@ -82,6 +85,10 @@ class NgramIndex:
         self.edits: SortedNgrams | None = None
         self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
         self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
+        count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
+        # ln(N / places), no less than 0: how much it says that an entry holds a token.
+        self.rarity_V = torch.log(len(token_NL) / count_V.clamp(min=1)).clamp(min=0)
+        self.rarity_V[PADDING] = 0
 
     def _sort(self, row_X: Tensor) -> SortedNgrams:
         return SortedNgrams(self.token_NL[row_X].long(), row_X, self.length, self.bits)
@@ -171,6 +178,17 @@ def keep_best_reference(
     return Matches(torch.stack(entries, dim=1), torch.stack(scores, dim=1))
 
 
+def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> Tensor:
+    """(B, T, C): the summed rarity of each entry's tokens that are among the last W of the text."""
+    shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
+    for recent_BT in recent_BTW.unbind(dim=-1):
+        shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
+    return (rarity_V[token_BTCL.long()] * shared_BTCL).sum(dim=-1)
+
+
+compiled_shared_rarity = torch.compile(shared_rarity, dynamic=False)
+
+
 def find_matches(index: NgramIndex, input_BT: Tensor, document_BX: Tensor | None, cache, layer: int):
     """The matches at T new tokens that follow what a cache holds, and the token before each of them.
 
@@ -181,14 +199,14 @@ def find_matches(index: NgramIndex, input_BT: Tensor, document_BX: Tensor | None
         Matches of (B, T, C), and previous_BT: int64, PADDING at the start of a document.
     """
     B, T = input_BT.shape
-    C = index.config.num_candidates
+    C, W = index.config.num_candidates, index.config.ngram_window
     before = Matches(
         torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
     )
     past = cache.get_seq_length() if cache is not None else 0
     text_BX, cut = input_BT, 0
     if past:
-        cut = min(index.length - 1, past)
+        cut = min(max(index.length, W) - 1, past)
         stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
         before = Matches(stored_BPX[:, -1:, :C], score_BPC[:, -1:])
         text_BX = torch.cat([stored_BPX[:, -cut:, C], input_BT], dim=1)
@@ -202,9 +220,29 @@ def find_matches(index: NgramIndex, input_BT: Tensor, document_BX: Tensor | None
     matches = keep_best(
         hint_entry_BXY[:, cut:], hint_weight_BXY[:, cut:], start_BX[:, cut:], before, index.config.ngram_decay
     )
-    previous_BX = F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
     if cache is not None:
-        cache.update(
-            torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)[:, None], matches.score_BTC[:, None], layer
-        )
-    return matches, previous_BX[:, cut:]
+        stored_BTX = torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)
+        cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)
+    previous_BX = F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
+    return rank(matches, index, text_BX, start_BX, cut), previous_BX[:, cut:]
+
+
+def rank(matches: Matches, index: NgramIndex, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:
+    """Add to each score the rarity of the words that the entry shares with the last W tokens, and sort anew.
+
+    Args:
+        text_BX, start_BX: the new tokens and up to W - 1 before them, `cut` in number.
+    """
+    W, document_BX = index.config.ngram_window, start_BX.int().cumsum(dim=1)
+    recent_BXW = F.pad(text_BX, (W - 1, 0), value=PADDING).unfold(1, W, 1)
+    same_BXW = F.pad(document_BX, (W - 1, 0), value=-1).unfold(1, W, 1) == document_BX[..., None]
+    recent_BTW = recent_BXW.masked_fill(~same_BXW, PADDING)[:, cut:]
+    token_BTCL = index.token_NL[matches.entry_BTC.clamp(min=0)]
+    recent_BTW = recent_BTW.to(token_BTCL.dtype)
+    # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
+    is_training_row = token_BTCL.is_cuda and token_BTCL.shape[1] % FLEX_BLOCK == 0
+    sum_up = compiled_shared_rarity if is_training_row else shared_rarity
+    score_BTC = matches.score_BTC + sum_up(token_BTCL, recent_BTW, index.rarity_V)
+    score_BTC = score_BTC.masked_fill(matches.entry_BTC == NO_ENTRY, 0.0)
+    score_BTC, place_BTC = score_BTC.sort(dim=-1, descending=True, stable=True)
+    return Matches(matches.entry_BTC.gather(-1, place_BTC), score_BTC)

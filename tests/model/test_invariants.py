@@ -150,7 +150,7 @@ def test_the_bank_changes_the_output_only_through_the_memory(variant):
 @memory_variants
 def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
     if variant.get("retrieval") == "ngram":  # then every found entry is read
-        variant = variant | {"num_candidates": 40, "num_selected": 40}
+        variant = variant | {"num_candidates": 64, "num_selected": 64}
     model, ids = tiny_model(**variant), random_ids(12, 8)
     N = len(model.bank.tokens)
 
@@ -170,7 +170,8 @@ def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
     touched = reads(before)[:, entry[0]] | reads(after)[:, entry[0]]
     if not model.settings.uses_cosine:  # else an unread candidate may become read
         assert not touched.all()
-        assert torch.equal(after.logits[~touched], before.logits[~touched])
+        # With more hints to add up, a sum may be rounded otherwise.
+        torch.testing.assert_close(after.logits[~touched], before.logits[~touched], rtol=1e-5, atol=1e-6)
     assert not torch.equal(after.logits[touched], before.logits[touched])
     model.bank.write(entry, old)
     assert torch.equal(model(ids).logits, before.logits)
