@@ -119,11 +119,21 @@ def columns(results: dict) -> dict[str, str]:
             for name, part in ({"": result} | result.get("parts", {})).items():
                 low, high = part["ci95"]
                 cells[f"{task} {name}".strip()] = f"{part['accuracy']:.1%} ±{(high - low) / 2:.1%}"
+    if "object" in results:
+        cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
+    for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
+        cells[f"gold entry read, {layer if layer == 'pointer' else 'block ' + layer}"] = (
+            f"{shares['selected']['accuracy']:.1%}"
+        )
+    for number in ("1", "100", "10000"):
+        if number in results.get("edits", {}):
+            shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]
+            cells[f"{results['edits'][number]['edits']} edits ES/PS/NS"] = "/".join(f"{share:.0%}" for share in shares)
     return cells
 
 
 def table(rows: dict[str, dict]) -> str:
-    """An aligned table: a column for each named result, and one for chance."""
+    """An aligned table: a column for each named result, its arm on the second line, and one for chance."""
     cells = {name: columns(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     chance = {}
@@ -131,7 +141,9 @@ def table(rows: dict[str, dict]) -> str:
         known = [results[task]["chance"] for results in rows.values() if task in results]
         chance |= {measure: f"{known[0]:.1%}" for measure in measures if known and measure.split()[0] == task}
     cells |= {"chance": chance} if chance else {}
-    grid = [["", *cells], *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
+    names = [[name, ""] if ", " not in name else name.split(", ", 1) for name in ["", *cells]]
+    head = [list(line) for line in zip(*names, strict=True)]
+    grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
         "  ".join(

@@ -109,16 +109,36 @@ def questions(asked: list[Fact], facts: list[Fact], rng: random.Random) -> dict[
     return sets
 
 
+def edits(facts: list[Fact], known: list[Fact], rng: random.Random) -> Iterator[dict]:
+    """For each fact another object of its predicate, and the sentence with it."""
+    objects = defaultdict(list)
+    for fact in known:
+        objects[fact.predicate].append(fact.object)
+    for fact in facts:
+        (new,) = draw(objects[fact.predicate], 1, fact.object, rng)
+        template = TEMPLATES[fact.predicate][0]
+        yield {
+            "uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object,
+            "new_object": new, "sentence": fact.sentence, "new_sentence": template.format(s=fact.subject, o=new),
+            "question": template.format(s=fact.subject, o="___"),
+        }  # fmt: skip
+
+
 def write_lines(path: Path, rows: Iterable[dict]) -> None:
     with open(path, "w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_quickstart(out: Path, seed: int = 0, n_questions: int = 500, n_val: int = 500) -> None:
-    """Write pretrain, val, object, relation and verification (.jsonl) and knowledge.json; equal seeds, equal bytes.
+def write_quickstart(
+    out: Path, seed: int = 0, n_questions: int = 500, n_val: int = 500, n_trained: int = 4000, n_edits: int = 100
+) -> None:
+    """Write pretrain, val, object, relation, verification, their *_train, edit (.jsonl) and knowledge.json.
+
+    Equal seeds write equal bytes.
 
     Args:
         n_questions: facts asked of each part.  n_val: bank_only facts that the validation text states.
+        n_trained: other seen facts, about which questions with answers may be learnt.  n_edits: bank_only facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     rng, facts = random.Random(seed), read_facts()
@@ -131,6 +151,10 @@ def write_quickstart(out: Path, seed: int = 0, n_questions: int = 500, n_val: in
     for name, rows in questions(asked, facts, rng).items():
         rng.shuffle(rows)
         write_lines(out / f"{name}.jsonl", rows)
+    for name, rows in questions(seen[n_questions : n_questions + n_trained], facts, rng).items():
+        rng.shuffle(rows)
+        write_lines(out / f"{name}_train.jsonl", rows)
+    write_lines(out / "edit.jsonl", edits(bank_only[:n_edits], facts, rng))
     # What the questions ask stands first, so that a smaller bank still holds it, in an order that hides the part.
     rng.shuffle(asked)
     known = {fact.uuid for fact in asked}

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .config import ModelConfig
+from .journal import Journal
 from .model_memory import MemoryTransformer
 from .model_original import Transformer
 
@@ -39,14 +40,17 @@ def build_model(config: ModelConfig, bank_tokens: torch.Tensor | None = None, se
 
 
 def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transformer:
-    """The trained model of a run folder, in evaluation mode.
+    """The trained model of a run folder, in evaluation mode, its bank as the journal of edits left it.
 
     Raises:
         FileNotFoundError: the folder holds no weights.
     """
     if not (Path(run_dir) / "model.safetensors").exists():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: the run has not finished, or the path is wrong")
-    return AutoModelForCausalLM.from_pretrained(run_dir).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(run_dir).to(device).eval()
+    if model.settings.reads_bank:
+        Journal(run_dir).replay(model.bank)
+    return model
 
 
 __all__ = ["MODELS", "ModelConfig", "build_model", "load_run"]

@@ -56,6 +56,19 @@ def test_everything_asked_is_among_the_first_entries_of_the_bank(folder):
     assert len(list(read_knowledge(folder / "knowledge.json"))) == len(FACTS)
 
 
+def test_learnt_questions_are_about_seen_facts_that_the_evaluation_does_not_ask(folder):
+    for name in ("object", "relation", "verification"):
+        learnt = rows(folder / f"{name}_train.jsonl")
+        assert len(learnt) == 4000 and {row["part"] for row in learnt} == {"seen"}
+        assert not {row["uuid"] for row in learnt} & {row["uuid"] for row in rows(folder / f"{name}.jsonl")}
+
+
+def test_edits_state_another_object(folder):
+    for row in rows(folder / "edit.jsonl"):
+        assert row["new_object"] != row["object"]
+        assert row["sentence"].replace(row["object"], row["new_object"]) == row["new_sentence"]
+
+
 @pytest.mark.parametrize("name, right", [("object", "object"), ("relation", "predicate")])
 def test_choices_are_different_and_the_answer_is_right(folder, name, right):
     questions = rows(folder / f"{name}.jsonl")

@@ -1,0 +1,110 @@
+"""The journal of a bank's edits: an append-only file beside the weights, replayed whenever the run is loaded.
+
+The weights stay as training left them. Each line is one change of any number of rows, with what stood there before;
+a line is the unit that a kill can lose: what is cut off at the end of the file has not happened.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from .memory_bank import MemoryBank
+
+FILE = "memory_journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: its tokens and whether it is frozen, before and after; the text and origin that a person gave."""
+
+    row: int
+    old_tokens: list[int]
+    new_tokens: list[int]
+    old_frozen: bool
+    new_frozen: bool
+    text: str = ""
+    uuid: str = ""
+    source: str = ""
+
+    def inverse(self) -> "Change":
+        return Change(self.row, self.new_tokens, self.old_tokens, self.new_frozen, self.old_frozen)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the journal. `undoes`: the number of the line that this one takes back."""
+
+    number: int
+    operation: str
+    time: str
+    changes: list[Change]
+    undoes: int | None = None
+
+
+class Journal:
+    """The edits of one run folder.
+
+    Raises:
+        ValueError: a line, other than one cut off at the end, is not readable.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.path = Path(run_dir) / FILE
+
+    def entries(self) -> list[Entry]:
+        entries = []
+        for number, line in enumerate(self._whole_lines(), start=1):
+            try:
+                value = json.loads(line)
+                changes = [Change(**change) for change in value.pop("changes")]
+                entries.append(Entry(number=number, changes=changes, **value))
+            except (ValueError, TypeError, KeyError, AttributeError) as problem:
+                raise ValueError(f"{self.path}, line {number}: not a journal line ({problem})") from None
+        return entries
+
+    def size(self) -> int:
+        """Bytes of the file: it only grows."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _whole_lines(self) -> list[bytes]:
+        if not self.path.exists():
+            return []
+        return self.path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a line cut off
+
+    def append(self, operation: str, time: str, changes: list[Change], undoes: int | None = None) -> int:
+        """Write one line through to the disk; returns its number. Call within `lock`."""
+        value = {"operation": operation, "time": time, "undoes": undoes, "changes": [asdict(c) for c in changes]}
+        lines = self._whole_lines()
+        with open(self.path, "ab") as file:
+            file.truncate(sum(len(line) + 1 for line in lines))  # what an earlier kill cut off
+            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return len(lines) + 1
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One writer at a time, also among processes."""
+        with open(self.path.with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def replay(self, bank: MemoryBank) -> None:
+        """Bring a bank, as the weights hold it, to the state of the last line."""
+        last = {change.row: change for entry in self.entries() for change in entry.changes}
+        if last:
+            apply(bank, list(last.values()))
+
+
+def apply(bank: MemoryBank, changes: list[Change]) -> None:
+    """Put the new tokens and marks of each change into the bank."""
+    device = bank.tokens.device
+    row_X = torch.tensor([change.row for change in changes], device=device)
+    bank.write(row_X, torch.tensor([change.new_tokens for change in changes], device=device))
+    bank.frozen[row_X] = torch.tensor([change.new_frozen for change in changes], device=device)

@@ -1,0 +1,155 @@
+"""Editing the memory of a run: journal, undo, files, and what a kill leaves behind."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dataset.tokenizer import load_tokenizer
+from memory.store import MemoryStore
+from model import load_run
+from tests.conftest import tiny_model
+
+FACTS = ["Paris is in France.", "Rome is in Italy.", "Oslo is in Norway.", "Lima is in Peru."]
+
+
+@pytest.fixture
+def run(tmp_path):
+    tokenizer = load_tokenizer("dataset/tokenizer")
+    model = tiny_model(
+        vocab_size=6400, retrieval="ngram", ngram_lengths=[1, 2], fusion="words", pointer=True, keep_ffn=True,
+        knowledge_num=6, knowledge_length=8, freeze_ratio=0.0,
+    )  # fmt: skip
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in FACTS] + [[], []]
+    model.bank.fill(torch.tensor([row + [0] * (8 - len(row)) for row in ids]))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    data = {"database_init_path": str(tmp_path / "gone.json"), "cache_dir": str(tmp_path)}
+    flags = {"data": data, "model": {"knowledge_num": 6, "knowledge_length": 8}}
+    (tmp_path / "flags.json").write_text(json.dumps(flags))
+    return tmp_path
+
+
+def logits(run):
+    ids = torch.tensor([[1, *load_tokenizer(run)("Paris is in", add_special_tokens=False).input_ids]])
+    return load_run(run)(ids).logits
+
+
+def test_an_edit_is_seen_by_every_later_load_and_undo_restores_every_bit(run):
+    before, store = logits(run), MemoryStore(run)
+    store.edit(0, "Paris is in Spain.")
+    assert store.text(0) == "Paris is in Spain." == MemoryStore(run).text(0)
+    assert not torch.equal(logits(run), before)
+    assert list(store.changed()) == [(0, "Paris is in France.", "Paris is in Spain.")]
+    assert MemoryStore(run).undo() == 1
+    assert torch.equal(logits(run), before)
+    assert list(MemoryStore(run).changed()) == []
+
+
+def test_undo_goes_back_step_by_step_and_refuses_to_skip_one(run):
+    store = MemoryStore(run)
+    store.edit(0, "Paris is in Spain.")
+    store.edit(0, "Paris is in Peru.")
+    store.edit(1, "Rome is in Chile.")
+    with pytest.raises(ValueError, match="line 2 of the journal changed the same entry"):
+        store.undo(1)
+    assert store.undo(2) == 2 and store.text(0) == "Paris is in Spain."
+    assert store.undo() == 3 and store.text(1) == "Rome is in Italy."
+    assert store.undo() == 1 and store.text(0) == "Paris is in France."
+    with pytest.raises(ValueError, match="nothing to undo"):
+        store.undo()
+
+
+def test_adding_fills_empty_entries_until_there_is_none(run):
+    store = MemoryStore(run)
+    assert store.add("Bern is in Aargau.") == 4 and store.add("Kyiv is big.") == 5
+    with pytest.raises(ValueError, match="all 6 entries are taken"):
+        store.add("Bonn is small.")
+    store.delete(1)
+    assert store.text(1) == "" and store.add("Bonn is small.") == 1
+
+
+def test_search_finds_an_entry_by_words_and_by_the_model(run):
+    store = MemoryStore(run)
+    assert store.search_words("Where is Oslo", 2)[0][1].row == 2
+    found = [entry.row for _, _, entry in store.search_model("We went to Oslo is in", 1)]
+    assert found and set(found) == {2}
+
+
+def test_freezing_is_kept(run):
+    MemoryStore(run).freeze(3)
+    assert load_run(run).bank.frozen.tolist() == [False, False, False, True, False, False]
+    assert MemoryStore(run).show(3).frozen
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.edit(6, "x"), "no entry 6: they are numbered from 0 to 5"),
+        (lambda s: s.edit(0, "  "), "the text is empty"),
+        (lambda s: s.edit(0, "a very long text about the city of Paris and all of France"), "an entry holds 8"),
+    ],
+)
+def test_a_refused_change_leaves_nothing_behind(run, change, message):
+    store = MemoryStore(run)
+    with pytest.raises(ValueError, match=message):
+        change(store)
+    assert store.journal.entries() == []
+
+
+def test_a_line_cut_off_by_a_kill_has_not_happened(run):
+    store = MemoryStore(run)
+    store.edit(0, "Paris is in Spain.")
+    whole = store.journal.path.read_bytes()
+    store.edit(1, "Rome is in Chile.")
+    both = store.journal.path.read_bytes()
+    for cut in range(len(whole), len(both)):
+        store.journal.path.write_bytes(both[:cut])
+        assert [entry.number for entry in store.journal.entries()] == [1]
+    again = MemoryStore(run)
+    assert again.text(0) == "Paris is in Spain." and again.text(1) == "Rome is in Italy."
+    again.edit(2, "Oslo is in Peru.")
+    assert [entry.number for entry in MemoryStore(run).journal.entries()] == [1, 2]
+
+
+def test_a_broken_line_is_named(run):
+    store = MemoryStore(run)
+    store.edit(0, "Paris is in Spain.")
+    store.journal.path.write_bytes(b"{}\n" + store.journal.path.read_bytes())
+    with pytest.raises(ValueError, match="line 1: not a journal line"):
+        load_run(run)
+
+
+def test_two_writers_do_not_lose_each_others_edits(run):
+    first, second = MemoryStore(run), MemoryStore(run)
+    first.edit(0, "Paris is in Spain.")
+    second.edit(1, "Rome is in Chile.")
+    first.edit(2, "Oslo is in Peru.")
+    assert [first.text(row) for row in range(3)] == [MemoryStore(run).text(row) for row in range(3)]
+    assert first.text(1) == "Rome is in Chile."
+
+
+def test_an_exported_bank_comes_back_and_a_bad_file_changes_nothing(run, tmp_path):
+    store, path = MemoryStore(run), tmp_path / "bank.jsonl"
+    store.edit(0, "Paris is in Spain.")
+    assert store.export(path) == 6
+    store.undo()
+    assert store.import_file(path) == 1 and store.text(0) == "Paris is in Spain."
+    path.write_text('{"row": 1, "text": "Rome is in Chile."}\n{"row": 9, "text": "x"}\n')
+    with pytest.raises(ValueError, match="line 2: there is no entry 9"):
+        store.import_file(path)
+    assert store.text(1) == "Rome is in Italy."
+
+
+def test_the_command_line(run):
+    def memory(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "memory", "--run", str(run), *args], capture_output=True, text=True
+        )
+
+    assert "#0  Paris is in Spain.  [edited]" in memory("edit", "0", "Paris is in Spain.").stdout
+    assert memory("diff").stdout == "#0\n- Paris is in France.\n+ Paris is in Spain.\n"
+    refused = memory("edit", "77", "x")
+    assert refused.returncode == 1 and refused.stderr == "error: there is no entry 77: they are numbered from 0 to 5\n"
