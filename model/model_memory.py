@@ -28,8 +28,8 @@ from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabil
 class Reading(NamedTuple):
     """What one block, or the pointer, read at every position.
 
-    entry_BTS: int64; any row where the weight is 0.  weight_BTS: at most 1 in sum.  query_BTD: what chose the entries,
-    None where n-grams did.
+    entry_BTS: int64; any row where the weight is 0.  weight_BTS: at most 1 in sum; the pointer's: the probability that
+    the next token is copied from the entry.  query_BTD: what chose the entries, None where n-grams did.
     """
 
     entry_BTS: Tensor
@@ -251,10 +251,9 @@ class MemoryTransformer(Transformer):
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:
             return super().predict(x_BTD, context, labels, logits_to_keep, return_logits)
-        copy_BTW, attention_BTW = self.pointer(
-            x_BTD, context.found.words, log_weights(self.strength, context.found), context.table_VD
-        )
-        reading = words_reading(attention_BTW, context.found)
+        log_weight_BTS = log_weights(self.strength, context.found)
+        copy_BTW = self.pointer(x_BTD, context.found.words, log_weight_BTS, context.table_VD)
+        reading = words_reading(copy_BTW, context.found)
         token_BTW, logits_BTV = context.found.words.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
         lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels)
         if not return_logits:

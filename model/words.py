@@ -123,10 +123,9 @@ class Pointer(nn.Module):
         self.attention = WordAttention(config)
         self.gate = nn.Linear(config.dim, 1)
 
-    def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> tuple[Tensor, Tensor]:
-        """copy_BTW, the probability that each word is copied, and the attention (B, T, W) that it came from."""
-        attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
-        return self.gate(x_BTD).float().sigmoid() * attention_BTW, attention_BTW
+    def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
+        """(B, T, W) float32, the probability that each word is copied; what is missing to 1 is drawn."""
+        return self.gate(x_BTD).float().sigmoid() * self.attention(x_BTD, words, log_weight_BTS, table_VD)
 
 
 def mixed_log_probabilities(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor) -> Tensor:
