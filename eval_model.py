@@ -6,6 +6,7 @@ python eval_model.py --compare out/quickstart_plain out/quickstart_memory
 
 import argparse
 import json
+import os
 import sys
 import time
 from contextlib import nullcontext
@@ -119,6 +120,8 @@ def columns(results: dict) -> dict[str, str]:
             for name, part in ({"": result} | result.get("parts", {})).items():
                 low, high = part["ci95"]
                 cells[f"{task} {name}".strip()] = f"{part['accuracy']:.1%} ±{(high - low) / 2:.1%}"
+    if "exact_match" in results:
+        cells["object, written freely"] = f"{results['exact_match']['accuracy']:.1%}"
     if "object" in results:
         cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
@@ -128,7 +131,9 @@ def columns(results: dict) -> dict[str, str]:
     for number in ("1", "100", "10000"):
         if number in results.get("edits", {}):
             shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]
-            cells[f"{results['edits'][number]['edits']} edits ES/PS/NS"] = "/".join(f"{share:.0%}" for share in shares)
+            cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
+                f"{share:.0%}" for share in shares
+            )
     return cells
 
 
@@ -140,9 +145,10 @@ def table(rows: dict[str, dict]) -> str:
     for task in ("object", "relation", "verification"):
         known = [results[task]["chance"] for results in rows.values() if task in results]
         chance |= {measure: f"{known[0]:.1%}" for measure in measures if known and measure.split()[0] == task}
-    cells |= {"chance": chance} if chance else {}
-    names = [[name, ""] if ", " not in name else name.split(", ", 1) for name in ["", *cells]]
-    head = [list(line) for line in zip(*names, strict=True)]
+    guesses = next((results["frequency"] for results in rows.values() if "frequency" in results), {})
+    frequent = {m: f"{guesses[m.split()[0]]['accuracy']:.1%}" for m in measures if m in guesses}
+    cells |= ({"chance": chance} if chance else {}) | ({"chance, by frequency": frequent} if frequent else {})
+    head = column_titles(list(cells))
     grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
@@ -152,6 +158,19 @@ def table(rows: dict[str, dict]) -> str:
         )
         for row in grid
     )
+
+
+def column_titles(names: list[str]) -> list[list[str]]:
+    """The lines over the columns: what the run names share is left out, an arm stands below its run."""
+    runs = {name.split(", ")[0] for name in names if not name.startswith("chance")}
+    shared = len(os.path.commonprefix(list(runs))) if len(runs) > 1 else 0
+    titles = [
+        [run if run == "chance" else run[shared:], *(arm.rsplit(" ", 1) if arm else ())]
+        for run, _, arm in (name.partition(", ") for name in names)
+    ]
+    height = max(map(len, titles))
+    columns = [[""] * height, *(title + [""] * (height - len(title)) for title in titles)]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def with_arms(name: str, results: dict) -> dict[str, dict]:

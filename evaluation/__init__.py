@@ -1,6 +1,8 @@
 """One task, one file, one function(model, tokenizer, settings) -> dict, or None where its data is not given."""
 
 from .edits import edits
+from .exact_match import exact_match
+from .frequency import frequency
 from .generation import generation
 from .language import language
 from .object import object_prediction
@@ -13,8 +15,10 @@ from .verification import fact_verification
 TASKS = {
     "language": language,
     "object": object_prediction,
+    "exact_match": exact_match,
     "relation": relation_prediction,
     "verification": fact_verification,
+    "frequency": frequency,
     "retrieval": retrieval,
     "edits": edits,
     "usage": bank_usage,

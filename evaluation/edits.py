@@ -4,7 +4,8 @@ An edit rewrites the one entry that states a fact. As in CounterFact (Meng et al
 ES, efficacy: share of edits after which the new object is likelier than the old one, asked in the entry's wording;
 PS, paraphrase: the same in other wordings, those of `PARAPHRASES`;
 NS, neighbourhood: share of other facts with the same predicate and the old object for which that object stays likelier.
-Each after 1 edit (one at a time), after 100 and after 10,000, whose surplus are random facts given another object.
+Each after 1 edit (one at a time), after 100 and after 10,000, whose surplus are random other facts, not
+the neighbours, given another object.
 """
 
 import random
@@ -33,11 +34,11 @@ ASKED, NUMBERS, NEIGHBOURS = 100, (1, 100, 10_000), 5
 Pairs = list[tuple[str, str]]
 
 
-def asked_pairs(row: dict, neighbours: list[Fact]) -> dict[str, Pairs]:
+def asked_pairs(row: dict, neighbours: list[tuple[int, Fact]]) -> dict[str, Pairs]:
     """For each score, (prompt, option) pairs: of every two, the first option is the one that should win."""
     prompt, options = split_question(row["question"], [row["new_object"], row["object"]])
     others: Pairs = []
-    for fact in neighbours:
+    for _, fact in neighbours:
         before, _, after = fact.sentence.rpartition(fact.object)
         space = " " if before.endswith(" ") else ""
         others += [(before.rstrip(" "), space + value + after) for value in (row["object"], row["new_object"])]
@@ -48,25 +49,25 @@ def asked_pairs(row: dict, neighbours: list[Fact]) -> dict[str, Pairs]:
     }
 
 
-def neighbours_of(rows: list[dict], settings: Settings, rng: random.Random) -> dict[str, list[Fact]]:
-    """For each edit's uuid, other facts of the bank with its predicate and its old object."""
+def neighbours_of(rows: list[dict], settings: Settings, rng: random.Random) -> dict[str, list[tuple[int, Fact]]]:
+    """For each edit's uuid, (row, fact) of other facts of the bank with its predicate and its old object."""
     by_answer = defaultdict(list)
     wanted = {(row["predicate"], row["object"]) for row in rows}
     subjects = {row["subject"] for row in rows}
-    for _, fact in settings.gold.every():
+    for row, fact in settings.gold.every():
         key = (fact.predicate, fact.object)
         if key in wanted and fact.subject not in subjects and fact.object in fact.sentence:
-            by_answer[key].append(fact)
+            by_answer[key].append((row, fact))
     pools = {row["uuid"]: by_answer[row["predicate"], row["object"]] for row in rows}
     return {uuid: rng.sample(pool, min(NEIGHBOURS, len(pool))) for uuid, pool in pools.items()}
 
 
-def other_edits(n: int, asked: set[int], settings: Settings, rng: random.Random) -> list[tuple[int, str]]:
+def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) -> list[tuple[int, str]]:
     """(row, new text) of up to n random facts, each with the object of another fact of its predicate."""
     pool = [
         (row, fact)
         for row, fact in settings.gold.every()
-        if row not in asked and fact.object and fact.object in fact.sentence
+        if row not in kept and fact.object and fact.object in fact.sentence
     ]
     edits, by_predicate = [], defaultdict(list)
     for row, fact in rng.sample(pool, min(n, len(pool))):
@@ -92,7 +93,8 @@ def edits(model, tokenizer, settings: Settings) -> dict | None:
     neighbours = neighbours_of(asked, settings, rng)
     pairs = {row["uuid"]: asked_pairs(row, neighbours[row["uuid"]]) for row in asked}
     requests = [(settings.gold.row(row), row["new_sentence"]) for row in rows]
-    requests += other_edits(max(NUMBERS) - len(rows), {row for row, _ in requests}, settings, rng)
+    kept = {row for row, _ in requests} | {row for own in neighbours.values() for row, _ in own}
+    requests += other_edits(max(NUMBERS) - len(rows), kept, settings, rng)
 
     def write(wanted: list[tuple[int, str]]) -> tuple[torch.Tensor, torch.Tensor]:
         row_X = torch.tensor([row for row, _ in wanted], device=model.device)

@@ -38,7 +38,7 @@ wait $memory
 
 echo "== evaluation"
 evaluate() {
-    "$PYTHON" eval_model.py --run "out/$1" --limit 600 > "out/$1.eval.log" 2>&1 || { tail -n 5 "out/$1.eval.log" >&2; return 1; }
+    "$PYTHON" eval_model.py --run "out/$1" --limit 400 > "out/$1.eval.log" 2>&1 || { tail -n 5 "out/$1.eval.log" >&2; return 1; }
 }
 evaluate quickstart_plain &
 plain=$!

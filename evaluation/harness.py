@@ -1,0 +1,57 @@
+"""Evaluate a run with lm-evaluation-harness: any of its tasks, local ones too.
+
+python -m evaluation.harness --run out/quickstart_memory --tasks my_task --include_path tasks/
+
+It needs `pip install "lm-eval[hf]"`. A run in a format of transformers can also be named on the harness's own command
+line, once `import model` has registered the two architectures.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from dataset.tokenizer import load_tokenizer
+from model import load_run
+from trainer.runinfo import write_json
+
+
+def run_harness(
+    run_dir: str, tasks: list[str], include_path: str | None, limit: int | None, device: str, batch_size: int
+):
+    """The harness's results for each task."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model = HFLM(
+        pretrained=load_run(run_dir, device), tokenizer=load_tokenizer(run_dir), backend="causal",
+        batch_size=batch_size, device=device, add_bos_token=True,
+    )  # fmt: skip
+    manager = TaskManager(include_path=include_path)
+    return simple_evaluate(model, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000)["results"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder")
+    parser.add_argument("--tasks", nargs="+", required=True)
+    parser.add_argument("--include_path", help="folder of local tasks (YAML)")
+    parser.add_argument("--limit", type=int, help="examples of each task, at most")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch_size", type=int, default=16)
+    args = parser.parse_args()
+    try:
+        import lm_eval  # noqa: F401
+    except ModuleNotFoundError:
+        raise ValueError('lm-evaluation-harness is missing: .venv/bin/python -m pip install "lm-eval[hf]"') from None
+    results = run_harness(args.run, args.tasks, args.include_path, args.limit, args.device, args.batch_size)
+    write_json(Path(args.run) / "harness.json", results)
+    print(json.dumps(results, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")
