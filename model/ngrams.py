@@ -47,7 +47,7 @@ class SortedNgrams:
 
     Attributes:
         key_P: int64, sorted; the tokens from one place on, PADDING beyond the entry's end.
-        entry_P: int32, the entry of each place.
+        entry_P: int32, the entry of each place, and at last NO_ENTRY.
     """
 
     def __init__(self, token_XL: Tensor, row_X: Tensor, length: int, bits: int):
@@ -57,7 +57,7 @@ class SortedNgrams:
         word_XL = token_XL != PADDING
         key_P = pack(gram_XLG, bits)[word_XL]
         self.key_P, order_P = key_P.sort(stable=True)
-        self.entry_P = row_X[:, None].expand_as(word_XL)[word_XL][order_P].int()
+        self.entry_P = F.pad(row_X[:, None].expand_as(word_XL)[word_XL][order_P].int(), (0, 1), value=NO_ENTRY)
 
     def span(self, key_X: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """The places [begin, end) of `entry_P` that start with an n-gram, for each packed n-gram."""
@@ -67,7 +67,7 @@ class SortedNgrams:
     def entries(self, begin_X: Tensor, end_X: Tensor, most: int) -> Tensor:
         """(X, most) int64: the entries of each span, NO_ENTRY after its end."""
         place_XK = begin_X[..., None] + torch.arange(most, device=begin_X.device)
-        entry_XK = self.entry_P[place_XK.clamp(max=max(len(self.entry_P) - 1, 0))].long()
+        entry_XK = self.entry_P[place_XK.clamp(max=len(self.entry_P) - 1)].long()
         return entry_XK.masked_fill(place_XK >= end_X[..., None], NO_ENTRY)
 
 

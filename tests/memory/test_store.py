@@ -47,6 +47,7 @@ def test_adding_fills_empty_entries_until_there_is_none(run):
     with pytest.raises(ValueError, match="all 6 entries are taken"):
         store.add("Bonn is small.")
     store.delete(1)
+    assert 1 not in [entry.row for _, _, entry in store.search_model("Rome is in")]
     assert store.text(1) == "" and store.add("Bonn is small.") == 1
 
 

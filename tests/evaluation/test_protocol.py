@@ -1,0 +1,153 @@
+"""The protocol on a made-up run: arms, retrieval, edits and frequency guesses that can be worked out by hand."""
+
+import json
+
+import pytest
+import torch
+
+from dataset.memory_init import Fact
+from dataset.tokenizer import load_tokenizer
+from evaluation.arms import arms_of
+from evaluation.edits import edits
+from evaluation.exact_match import exact_match, starts_with_word
+from evaluation.frequency import frequency
+from evaluation.gold import Gold
+from evaluation.object import object_prediction
+from evaluation.options import log_likelihoods, score_options
+from evaluation.retrieval import retrieval
+from evaluation.settings import Settings
+from model.ngrams import NO_ENTRY
+from tests.conftest import tiny_model
+
+CITIES = {
+    "Paris": "France", "Lyon": "France", "Nice": "France", "Rome": "Italy", "Oslo": "Norway", "Lima": "Peru",
+    "Bergen": "Norway", "Milan": "Italy",
+}  # fmt: skip
+FACTS = [Fact(f"{city} is in {land}.", city, "country", land, f"u{i}") for i, (city, land) in enumerate(CITIES.items())]
+LANDS = ["France", "Italy", "Norway", "Peru", "Chile"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("dataset/tokenizer")
+
+
+@pytest.fixture
+def model(tokenizer):
+    """A model that does nothing but copy what continues the text in an entry that the n-grams found."""
+    model = tiny_model(
+        vocab_size=6400, retrieval="ngram", ngram_lengths=[1, 2], pointer=True, memory_layers=[-1],
+        knowledge_num=len(FACTS), knowledge_length=8,
+    )  # fmt: skip
+    ids = [tokenizer(fact.sentence, add_special_tokens=False).input_ids for fact in FACTS]
+    model.bank.fill(torch.tensor([row + [0] * (8 - len(row)) for row in ids]))
+    model.pointer.gate.bias.data.fill_(4.0)
+    model.pointer.attention.follows_bias.data.copy_(torch.tensor([12.0, 8.0]))
+    model.strength.data.fill_(4.0)
+    return model
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def write(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    questions, changes = [], []
+    for fact in FACTS[:6]:
+        shared = {"uuid": fact.uuid, "subject": fact.subject, "predicate": "country", "object": fact.object}
+        question = f"{fact.subject} is in ___."
+        questions.append(shared | {"question": question, "choices": LANDS, "answer": "ABCDE"[LANDS.index(fact.object)]})
+        changes.append(
+            shared
+            | {"new_object": "Chile", "new_sentence": f"{fact.subject} is in Chile.", "question": question}
+            | {"sentence": fact.sentence}
+        )
+    gold = Gold(
+        {fact.uuid: row for row, fact in enumerate(FACTS)},
+        {fact.uuid: fact for fact in FACTS},
+        lambda: enumerate(FACTS),
+    )
+    return Settings(
+        object_path=write("o.jsonl", questions), edit_path=write("e.jsonl", changes), gold=gold, batch_size=4
+    )
+
+
+def accuracy_in(arm, model, tokenizer, settings):
+    with arms_of(model, settings)[arm](model, tokenizer, settings) as changed:
+        return object_prediction(model, tokenizer, changed)
+
+
+def test_a_model_that_copies_answers_from_the_bank_and_only_from_there(model, tokenizer, settings):
+    tokens = model.bank.tokens.clone()
+    assert object_prediction(model, tokenizer, settings)["accuracy"] == 1
+    assert exact_match(model, tokenizer, settings)["accuracy"] == 1
+    assert accuracy_in("bank zeroed", model, tokenizer, settings)["accuracy"] < 0.7
+    false = accuracy_in("bank counterfactual", model, tokenizer, settings)
+    assert (false["accuracy"], false["planted"]["accuracy"]) == (0, 1)
+    assert torch.equal(model.bank.tokens, tokens)
+    assert object_prediction(model, tokenizer, settings)["accuracy"] == 1
+
+
+def test_a_plain_model_has_the_arm_of_the_prompt_alone(settings):
+    plain = tiny_model(vocab_size=6400, model_type="model_original")
+    assert list(arms_of(plain, settings)) == ["gold in prompt"]
+
+
+@pytest.mark.parametrize("variant", [{"retrieval": "ngram", "fusion": "words", "keep_ffn": True}, {}])
+def test_a_forced_entry_is_read_first_at_every_position(variant, tokenizer):
+    model = tiny_model(vocab_size=6400, knowledge_length=8, **variant)
+    ids = torch.randint(3, 6400, (2, 6))
+    out = model(ids, entry_B=torch.tensor([5, NO_ENTRY]))
+    for reading in filter(None, out.readings):
+        assert (reading.entry_BTS[0, :, 0] == 5).all()
+        assert ((reading.entry_BTS[0] == 5) & (reading.weight_BTS[0] > 1e-4)).sum() == ids.shape[1]
+    assert torch.allclose(out.logits[1], model(ids).logits[1], atol=1e-6)
+
+
+def test_the_gold_entry_helps_where_retrieval_finds_nothing(model, tokenizer, settings):
+    pairs = [("Where is that? It is in", " Peru"), ("Where is that? It is in", " Chile")]
+    free = log_likelihoods(model, tokenizer, pairs, 2)
+    forced = log_likelihoods(model, tokenizer, pairs, 2, entries=[5, 5])
+    assert forced[0][0] > free[0][0] + 1
+    assert forced[0][0] > forced[1][0] + 1
+
+
+def test_a_question_without_gold_gets_no_help(model, tokenizer, settings):
+    from dataclasses import replace
+
+    row, question = {"uuid": "unknown"}, ("Lima is in", [" Peru.", " Chile."])
+    plain = score_options(model, tokenizer, [row], [question], settings)
+    for help in ("prompt", "entry"):
+        helped = score_options(model, tokenizer, [row], [question], replace(settings, help=help))
+        assert helped[0][0][0] == pytest.approx(plain[0][0][0], abs=1e-4)
+
+
+def test_retrieval_counts_candidates_and_reads(model, tokenizer, settings):
+    result = retrieval(model, tokenizer, settings)
+    shares = result["layers"]["pointer"]
+    assert shares["candidate_1"]["accuracy"] == 1 and shares["selected"]["accuracy"] == 1
+    assert shares["selected_if_wrong"]["n"] == 0 and result["exhaustive"] == 1
+    model.bank.write(torch.tensor([0]), torch.zeros(1, 8, dtype=torch.long))
+    assert retrieval(model, tokenizer, settings)["layers"]["pointer"]["candidate_64"]["accuracy"] == pytest.approx(
+        5 / 6
+    )
+
+
+def test_edits_take_and_leave_the_neighbours_alone(model, tokenizer, settings):
+    tokens = model.bank.tokens.clone()
+    result = edits(model, tokenizer, settings)
+    assert result["0"]["ES"] == 0 and result["1"]["ES"] == 1 and result["100"]["ES"] == 1
+    assert result["0"]["NS"] == result["1"]["NS"] == 1
+    assert result["1"]["n"]["NS"] > 0 and result["undo_exact"] and result["1"]["ms_per_edit"] < 50
+    assert torch.equal(model.bank.tokens, tokens)
+
+
+def test_frequency_guesses_leave_the_asked_fact_out(settings):
+    # France is the most frequent land but for its own question it counts once less; Peru then stands nowhere.
+    result = frequency(None, None, settings)["object"]
+    assert result["n"] == 6 and result["accuracy"] == pytest.approx(3 / 6)
+
+
+def test_an_object_must_end_where_its_word_ends():
+    assert starts_with_word("Niger. It", "Niger") and not starts_with_word("Nigeria", "Niger")
