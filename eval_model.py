@@ -125,9 +125,7 @@ def columns(results: dict) -> dict[str, str]:
     if "object" in results:
         cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
-        cells[f"gold entry read, {layer if layer == 'pointer' else 'block ' + layer}"] = (
-            f"{shares['selected']['accuracy']:.1%}"
-        )
+        cells[f"gold entry read, {layer}"] = f"{shares['selected']['accuracy']:.1%}"
     for number in ("1", "100", "10000"):
         if number in results.get("edits", {}):
             shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]

@@ -56,7 +56,7 @@ def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Setting
         for layer, reading in enumerate(readings):
             if reading is None:
                 continue
-            name = "pointer" if layer == model.settings.n_layers else str(layer)
+            name = model.settings.reader_name(layer)
             used_XS = reading.weight_BTS[:, -1] > 0
             read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~used_XS, NO_ENTRY).cpu())
             entry_XC = matches.entry_BTC[:, -1] if wide else best_entries(model, reading, model.blocks[layer], 64)

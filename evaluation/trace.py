@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from dataset.tokenizer import load_tokenizer
-from model import load_run
+from model import ModelConfig, load_run
 from model.retrieval import PADDING
 
 
@@ -20,7 +20,7 @@ from model.retrieval import PADDING
 class Lookup:
     """One entry read by one block just before a token was written."""
 
-    layer: int
+    layer: int  # a place of `readings`
     entry: int
     weight: float
     text: str
@@ -64,18 +64,20 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
 
 def entry_text(model, tokenizer, entry: int) -> str:
     token_L = model.bank.tokens[entry].long()
-    return tokenizer.decode(token_L[token_L != PADDING].tolist())
+    return tokenizer.decode(token_L[token_L != PADDING].tolist()).strip()
 
 
-def format_trace(traced: list[TracedToken], per_layer: int = 2) -> str:
+def format_trace(traced: list[TracedToken], settings: ModelConfig, per_layer: int = 2) -> str:
     """A line for each token and block: the heaviest entries with their weights."""
     lines = []
     for token in traced:
         lines.append(repr(token.text))
         for layer in sorted({lookup.layer for lookup in token.lookups}):
             own = [lookup for lookup in token.lookups if lookup.layer == layer][:per_layer]
-            entries = "   ".join(f"{look.weight:4.0%} #{look.entry} {look.text!r}" for look in own)
-            lines.append(f"    block {layer}: {entries}")
+            entries = "   ".join(
+                f"{look.weight:4.0%} #{look.entry} {look.text!r}" for look in own if look.weight >= 0.005
+            )
+            lines.append(f"    {settings.reader_name(layer)}: {entries or 'nothing'}")
     return "\n".join(lines)
 
 
@@ -93,7 +95,7 @@ def main() -> None:
         print(prompt + "".join(token.text for token in traced))
     for prompt, traced in list(zip(args.prompts, traces, strict=True))[: 1 if args.show else None]:
         print(f"\nread after {prompt!r}, before each token: weight, number and text of the heaviest entries")
-        print(format_trace(traced[: args.show]))
+        print(format_trace(traced[: args.show], model.settings))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def gini(uses_N: torch.Tensor) -> float:
 @torch.no_grad()
 def bank_usage(model, tokenizer, settings: Settings) -> dict | None:
     """Statistics of the reads, over all memory blocks and for each."""
-    layers = [*model.settings.reading_layers, *(["pointer"] if model.settings.pointer else [])]
+    places = [*model.settings.reading_layers, *([model.settings.n_layers] if model.settings.pointer else [])]
+    layers = [model.settings.reader_name(place) for place in places]
     if not model.settings.reads_bank or settings.val_path is None:
         return None
     uses_MN = torch.zeros(len(layers), model.settings.knowledge_num, dtype=torch.int64, device=model.device)
@@ -37,7 +38,7 @@ def bank_usage(model, tokenizer, settings: Settings) -> dict | None:
             share = torch.special.entr(reading.weight_BTS.float()).sum(dim=-1).mean()
             entropy += float(share) * len(batch["input_ids"]) / len(layers)
     uses_N = uses_MN.sum(dim=0)
-    per_layer = {str(layer): usage_statistics(own_N) for layer, own_N in zip(layers, uses_MN, strict=True)}
+    per_layer = {layer: usage_statistics(own_N) for layer, own_N in zip(layers, uses_MN, strict=True)}
     return usage_statistics(uses_N) | {
         "gini": gini(uses_N), "selection_entropy": entropy / rows, "reads": int(uses_N.sum()), "layers": per_layer,
         "n": rows, "seed": settings.seed, "task_version": TASK_VERSION,

@@ -77,7 +77,7 @@ class MemoryStore:
         for layer, reading in enumerate(self.model(ids, logits_to_keep=1).readings):
             if reading is None:
                 continue
-            name = "pointer" if layer == self.model.settings.n_layers else f"block {layer}"
+            name = self.model.settings.reader_name(layer)
             pairs = zip(reading.weight_BTS[0, -1].tolist(), reading.entry_BTS[0, -1].tolist(), strict=True)
             found += [(name, w, self.show(row)) for w, row in sorted(pairs, reverse=True)[:n] if w > 0]
         return found

@@ -20,7 +20,7 @@ def reads(store: MemoryStore, token: TracedToken, per_layer: int = 4) -> list[li
     """Rows for the table: what each block, and the pointer, read before it wrote a token; heaviest first."""
     rows = []
     for layer, lookups in groupby(token.lookups, key=lambda lookup: lookup.layer):
-        name = "pointer" if layer == store.model.settings.n_layers else f"block {layer}"
+        name = store.model.settings.reader_name(layer)
         heaviest = [lookup for lookup in lookups if lookup.weight >= 0.001][:per_layer]
         rows += [[name, f"{lookup.weight:.1%}", lookup.entry, store.text(lookup.entry)] for lookup in heaviest]
     return rows

@@ -209,6 +209,10 @@ class ModelConfig:
         """Whether anything reads the memory: a block, or the pointer."""
         return self.model_type == "model_memory" and (bool(self.reading_layers) or self.pointer)
 
+    def reader_name(self, place: int) -> str:
+        """What stands at a place of a forward pass's `readings`."""
+        return "pointer" if place == self.n_layers else f"block {place}"
+
     @property
     def uses_ngrams(self) -> bool:
         return self.reads_bank and self.retrieval == "ngram"
