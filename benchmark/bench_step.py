@@ -1,0 +1,243 @@
+"""Full training steps of several models, in one process and the same run.
+
+python -m benchmark.bench_step                                   # the record's size; needs a GPU
+python -m benchmark.bench_step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_len 64 --knowledge_num 4096 --steps 2
+
+A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. The models take turns, a few
+steps each, so that a drift of the machine's speed meets all of them. Tokens are random, a third of them from entries.
+
+MFU: 6 FLOPs for each parameter of a matrix product, the output layer's included, plus 6 T D for each layer's causal
+attention, a token; over 989 TFLOP/s (H100 and H200, dense bf16). What the memory does besides is not counted, so its
+models' figure is what the same arithmetic of a plain model would give.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from model import build_model
+from model.config import ModelConfig
+from trainer.config import OptimConfig
+from trainer.optim import make_optimizer
+
+from .measure import about, quartiles, script_config, timed_ms
+from .naive import build_naive
+
+PEAK_FLOPS = 989e12
+EXPERIMENTS = ["1_4_0", "1_4_7", "1_4_8", "1_4_10", "1_5_0", "1_5_1"]
+
+
+@dataclass
+class Subject:
+    """One model under test. `error` says why it has no numbers."""
+
+    name: str
+    config: ModelConfig
+    naive: bool = False
+    compiled: bool = True
+    batches: list[dict] = field(default_factory=list)
+    model: torch.nn.Module | None = None
+    optimizer: object = None
+    first_step_s: float = 0.0
+    peak_gib: float = 0.0
+    step_ms: list[float] = field(default_factory=list)
+    error: str | None = None
+
+
+def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n: int, device) -> list[dict]:
+    """Random rows of four documents; every third stretch of L tokens is an entry of the bank."""
+    T, L, batches = config.max_seq_len, bank_NL.shape[1], []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n):
+        ids = torch.randint(3, config.vocab_size, (batch_size, T), generator=generator)
+        for place in range(0, T - L, 3 * L):
+            rows = torch.randint(len(bank_NL), (batch_size,), generator=generator)
+            ids[:, place : place + L] = bank_NL[rows].long()
+        document_ids = (torch.arange(T) * 4 // T).expand(batch_size, T).contiguous()
+        batch = {"input_ids": ids, "labels": ids.clone(), "document_ids": document_ids}
+        batches.append({name: value.to(device) for name, value in batch.items()})
+    return batches
+
+
+def flops_per_token(model: torch.nn.Module, config: ModelConfig) -> float:
+    """See the module's docstring."""
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "keys" not in name)
+    return 6 * matrices + 6 * config.max_seq_len * config.dim * config.n_layers
+
+
+def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
+    with torch.autocast(device.type, torch.bfloat16):
+        out = subject.model(**batch, return_logits=False)
+    out.loss.backward()
+    torch.nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
+    subject.optimizer.step()
+    subject.optimizer.zero_grad(set_to_none=True)
+    return out.lm_loss.detach()
+
+
+def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> None:
+    """Build, compile, and make the first step."""
+    torch.manual_seed(0)
+    build = build_naive if subject.naive else build_model
+    subject.model = build(subject.config, bank_NL if subject.config.reads_bank else None).to(device).train()
+    subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-4), device)
+    if subject.compiled:
+        subject.model.compile_parts()
+    start = time.perf_counter()
+    float(train_step(subject, batch, device))
+    subject.first_step_s = time.perf_counter() - start
+
+
+def attempt(subject: Subject, function, *args) -> None:
+    """A model that fails or does not fit is reported; the others go on."""
+    if subject.error is None:
+        try:
+            function(subject, *args)
+        except (RuntimeError, torch.OutOfMemoryError) as problem:
+            subject.error = str(problem).split("\n")[0][:200]
+            subject.model = subject.optimizer = None
+
+
+def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated() - resident_bytes(subject)
+    for step in range(n):
+        batch = batches[(len(subject.step_ms) + step) % len(batches)]
+        subject.step_ms.append(timed_ms(lambda batch=batch: train_step(subject, batch, device), device))
+    if device.type == "cuda":
+        subject.peak_gib = max(subject.peak_gib, (torch.cuda.max_memory_allocated() - others) / 2**30)
+
+
+def resident_bytes(subject: Subject) -> int:
+    """What a model keeps between steps: parameters, buffers, and the optimizer's state."""
+    state = [
+        value for values in subject.optimizer.state.values() for value in values.values() if torch.is_tensor(value)
+    ]
+    return sum(x.numel() * x.element_size() for x in [*subject.model.parameters(), *subject.model.buffers(), *state])
+
+
+def row_of(subject: Subject, plain_ms: float | None, tokens: int, where: dict) -> dict:
+    row = {"model": subject.name, "compiled": subject.compiled, "error": subject.error}
+    if subject.error is None:
+        low, middle, high = quartiles(subject.step_ms)
+        flops = flops_per_token(subject.model, subject.config)
+        row |= {
+            "tokens_per_s": 1000 * tokens / middle, "step_ms": middle, "step_ms_quartiles": [low, high],
+            "ratio_to_plain": plain_ms / middle if plain_ms else None, "peak_gib": subject.peak_gib,
+            "mfu": flops * tokens / (middle / 1000) / PEAK_FLOPS, "first_step_s": subject.first_step_s,
+            "parameters": sum(p.numel() for p in subject.model.parameters()), "steps": len(subject.step_ms),
+        }  # fmt: skip
+    return row | where
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        f"{'model':28}{'ktok/s':>9}{'step ms':>10}{'quartiles':>16}{'ratio':>8}{'GiB':>7}{'MFU':>7}{'1st step s':>12}"
+    ]
+    for row in rows:
+        if row["error"]:
+            lines.append(f"{row['model']:28}  {row['error']}")
+            continue
+        low, high = row["step_ms_quartiles"]
+        ratio = f"{row['ratio_to_plain']:.3f}" if row["ratio_to_plain"] else "-"
+        lines.append(
+            f"{row['model']:28}{row['tokens_per_s'] / 1000:9.1f}{row['step_ms']:10.2f}{f'{low:.2f}-{high:.2f}':>16}"
+            f"{ratio:>8}{row['peak_gib']:7.2f}{row['mfu']:7.1%}{row['first_step_s']:12.1f}"
+        )
+    return "\n".join(lines)
+
+
+def compare_twins(subjects: list[Subject], batches: list[dict], steps: int, device) -> list[tuple[float, float]]:
+    """(fast, naive) losses of 1.4.8 and its naive twin from the same weights, on the same batches, without dropout."""
+    fast, naive = subjects
+    fast.model.load_state_dict(naive.model.state_dict())
+    losses = []
+    for subject in subjects:
+        subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-3), device)
+        losses.append([float(train_step(subject, batches[i % len(batches)], device)) for i in range(steps)])
+    return list(zip(*losses, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--experiments", nargs="+", default=EXPERIMENTS, help="scripts of run_file/; the first is plain"
+    )
+    parser.add_argument("--naive", nargs="*", default=[], choices=["eager", "compiled"], help="the naive twin of 1.4.8")
+    parser.add_argument("--twin_steps", type=int, default=0, help="train 1.4.8 and its twin so long and compare losses")
+    parser.add_argument("--batch_size", type=int, default=48)
+    parser.add_argument("--seq_len", type=int, default=512)
+    parser.add_argument("--n_heads", type=int, help="instead of the experiments' own")
+    parser.add_argument("--knowledge_num", type=int)
+    parser.add_argument("--dim", type=int)
+    parser.add_argument("--n_layers", type=int)
+    parser.add_argument("--steps", type=int, default=24, help="timed steps of each model")
+    parser.add_argument("--turn", type=int, default=6, help="steps that a model makes before the next one's turn")
+    parser.add_argument("--no_compile", action="store_true")
+    parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
+    args = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    # The models share their code, and each shape of it is a compilation.
+    torch._dynamo.config.recompile_limit = 128
+    sizes = {
+        "max_seq_len": args.seq_len, "n_heads": args.n_heads, "knowledge_num": args.knowledge_num, "dim": args.dim,
+        "n_layers": args.n_layers,
+    }  # fmt: skip
+    compiled = not args.no_compile
+    subjects = [Subject(name, script_config(name, **sizes), compiled=compiled) for name in args.experiments]
+    quiet = replace(script_config("1_4_8", **sizes), attention_dropout=0.0, fusion_dropout=0.0)
+    dense = replace(quiet, use_flash_attn=False)
+    subjects += [Subject(f"1_4_8 naive, {how}", dense, True, how == "compiled") for how in args.naive]
+    twins = (
+        [Subject("1_4_8", quiet, compiled=compiled), Subject("naive", dense, True, False)] if args.twin_steps else []
+    )
+
+    where, banks = about(device), {}
+    where |= {"batch_size": args.batch_size, "seq_len": args.seq_len, "date": time.strftime("%Y-%m-%d")}
+    for subject in subjects + twins:
+        shape = (subject.config.knowledge_num, subject.config.knowledge_length)
+        if shape not in banks:
+            generator = torch.Generator().manual_seed(1)
+            banks[shape] = torch.randint(3, subject.config.vocab_size, shape, generator=generator, dtype=torch.int16)
+        subject.batches = make_batches(subject.config, banks[shape], args.batch_size, 4, device)
+        attempt(subject, prepare, banks[shape], subject.batches[0], device)
+        print(f"{subject.name}: {subject.error or f'first step after {subject.first_step_s:.1f} s'}", file=sys.stderr)
+
+    if twins:
+        pairs = compare_twins(twins, twins[0].batches, args.twin_steps, device)
+        apart = [abs(a - b) for a, b in pairs]
+        for name, losses in zip(("1.4.8", "its naive twin"), zip(*pairs, strict=True), strict=True):
+            print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps")
+        print(f"apart by {max(apart):.4f} at most, by {sum(apart) / len(apart):.4f} on average")
+        for twin in twins:
+            twin.model = twin.optimizer = None
+
+    for subject in subjects:
+        attempt(subject, take_turn, subject.batches, 3, device)  # warm-up
+        subject.step_ms, subject.peak_gib = [], 0.0
+    while any(s.error is None and len(s.step_ms) < args.steps for s in subjects):
+        for subject in subjects:
+            attempt(subject, take_turn, subject.batches, min(args.turn, args.steps - len(subject.step_ms)), device)
+
+    plain = subjects[0]
+    plain_ms = quartiles(plain.step_ms)[1] if plain.error is None else None
+    rows = [row_of(s, plain_ms, args.batch_size * args.seq_len, where) for s in subjects]
+    print(table(rows))
+    if args.out:
+        with open(args.out, "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

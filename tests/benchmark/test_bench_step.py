@@ -1,0 +1,81 @@
+"""The benchmark of the training step at tiny size, and the naive twin against the fast model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmark import bench_step
+from benchmark.measure import script_config
+from benchmark.naive import build_naive
+from model import build_model
+from tests.conftest import tiny_config
+
+
+def test_the_naive_twin_is_the_same_function():
+    config = tiny_config(attention_dropout=0.0, fusion_dropout=0.0)
+    bank = torch.randint(0, 61, (49, 5))
+    fast, naive = build_model(config, bank).eval(), build_naive(replace(config, use_flash_attn=False), bank).eval()
+    naive.load_state_dict(fast.state_dict())
+    ids = torch.randint(3, 61, (3, 20))
+    documents = (torch.arange(20) // 9).expand(3, -1)
+    ours, theirs = (model(ids, labels=ids, document_ids=documents) for model in (fast, naive))
+    torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(theirs.loss, ours.loss, rtol=1e-5, atol=1e-6)
+    ours.loss.backward()
+    theirs.loss.backward()
+    for (name, a), b in zip(fast.named_parameters(), naive.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_another_design_has_no_naive_twin():
+    with pytest.raises(ValueError, match="1.4.8"):
+        build_naive(tiny_config(fusion="concat"), torch.ones(49, 5))
+
+
+def test_an_experiments_architecture_is_read_from_its_script():
+    config = script_config("1_4_8", knowledge_num=256)
+    assert (config.dim, config.n_layers, config.knowledge_num, config.fusion_heads) == (512, 8, 256, 8)
+    assert script_config("1_5_0").retrieval == "ngram"
+    with pytest.raises(FileNotFoundError, match="experiments are 1_4_0"):
+        script_config("9_9")
+
+
+def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "rows.jsonl"
+    sizes = {"batch_size": 2, "seq_len": 64, "knowledge_num": 256, "dim": 64, "n_layers": 1, "n_heads": 4, "steps": 2}
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    build = bench_step.build_model
+
+    def build_or_fail(config, bank):
+        if config.fusion == "gated_mlp":
+            raise RuntimeError("out of memory\nand more")
+        return build(config, bank)
+
+    monkeypatch.setattr(bench_step, "build_model", build_or_fail)
+    names = ["1_4_0", "1_4_7", "1_5_1"]
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "bench_step",
+            *flags,
+            "--experiments",
+            *names,
+            "--naive",
+            "eager",
+            "--no_compile",
+            "--twin_steps",
+            "3",
+            "--out",
+            str(out),
+        ],
+    )
+    bench_step.main()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["model"] for row in rows] == [*names, "1_4_8 naive, eager"]
+    assert rows[1]["error"] == "out of memory" and rows[0]["ratio_to_plain"] == 1
+    assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows if not row["error"])
+    printed = capsys.readouterr().out
+    apart = float(printed.split("apart by ")[1].split()[0])
+    assert apart < 0.05  # bfloat16
