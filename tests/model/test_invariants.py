@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model
@@ -210,3 +211,18 @@ def build_model_twice():
         torch.manual_seed(3)
         models.append(build_model(tiny_config(), seed=3).eval())
     return models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["original", "cross_attention-sequence-product_key", "ngram-words-pointer"])
+def test_compiled_parts_have_no_graph_break_and_the_same_gradients(name):
+    quiet = {"fusion_dropout": 0.0, "attention_dropout": 0.0}
+    eager, compiled = (tiny_model(**VARIANTS[name], **quiet).train() for _ in range(2))
+    compiled.compile_parts()
+    torch._dynamo.utils.counters.clear()
+    ids, documents = random_ids(2, 32), (torch.arange(32) // 11).expand(2, -1).contiguous()
+    for model in (eager, compiled):
+        model(ids, labels=ids, document_ids=documents, return_logits=False).loss.backward()
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for (parameter, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6, msg=parameter)
