@@ -10,6 +10,10 @@ marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     marks=()
     shift
+    # The page is tested in Chromium, which the system must have: apt-get install chromium
+    "$PYTHON" -c "import gradio, playwright" 2>/dev/null \
+        || "$PYTHON" -m pip install --quiet --disable-pip-version-check gradio playwright \
+        || { echo "error: pip could not install gradio and playwright" >&2; exit 1; }
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "error: run 'ruff format .' first" >&2; exit 1; }
