@@ -16,6 +16,9 @@ TINY = (
     "--log_interval 1 --eval_interval 6 --save_interval 4 --memory_monitor_interval 6 --eval_batches 2"
 ).split()
 
+REWRITTEN = ("--selection", "gumbel", "--ema_interval", "3", "--ema_decay", "0.5")
+WORDS = ("--retrieval", "ngram", "--fusion", "words", "--pointer", "--keep_ffn", "--retrieval_noise", "0.3")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -42,8 +45,8 @@ def metrics(out: Path, name: str) -> list:
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
-def test_a_killed_run_goes_on_bit_for_bit(data, tmp_path):
-    options = ("--selection", "gumbel", "--ema_interval", "3", "--ema_decay", "0.5")
+@pytest.mark.parametrize("options", [REWRITTEN, WORDS], ids=["rewritten", "words"])
+def test_a_killed_run_goes_on_bit_for_bit(data, tmp_path, options):
     assert train(data, tmp_path / "whole", *options).returncode == 0
     assert train(data, tmp_path / "cut", *options).returncode == 0
     # As after a kill between step 8 and the end: the last checkpoint and the final weights are not there.
