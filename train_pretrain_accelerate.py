@@ -210,6 +210,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             save()
         clock += time.perf_counter() - pause  # the tokens/s are those of training
     progress.close()
+    batches.close()
     if stop.received is not None:
         state["loss_sum"] = float(loss_sum)
         save()

@@ -234,7 +234,7 @@ class BatchLoader:
         return len(self.dataset) // (self.batch_size * self.world_size)
 
     def iterate(self, start_batch: int, ahead: int = 32) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches from the `start_batch`-th of the whole run on, epoch after epoch, without end."""
+        """Batches from the `start_batch`-th of the run on, epoch after epoch, without end; `close` it after use."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 
@@ -254,7 +254,8 @@ class BatchLoader:
             except BaseException as problem:  # handed to the consumer, who raises it
                 put(problem)
 
-        threading.Thread(target=fetch_ahead, daemon=True).start()
+        thread = threading.Thread(target=fetch_ahead, daemon=True)
+        thread.start()
         try:
             while True:
                 item = ready.get()
@@ -263,6 +264,7 @@ class BatchLoader:
                 yield item
         finally:
             stopped.set()
+            thread.join()  # a thread that works on while the interpreter ends aborts the process
 
     def _batches(self, start_batch: int) -> Iterator[dict[str, torch.Tensor]]:
         epoch, skip = divmod(start_batch, len(self))
