@@ -55,7 +55,7 @@ def gold_of(run_dir: Path, flags: dict, model, tokenizer, settings: Settings) ->
     # A plain run names a knowledge file by default only; without the file it has no prompt with the right sentence.
     if not uuids or not knowledge or not (model.settings.reads_bank or Path(knowledge).is_file()):
         return None
-    return find_gold(run_dir, flags, tokenizer, uuids, model.settings.reads_bank)
+    return find_gold(run_dir, knowledge, tokenizer, uuids, model.settings.reads_bank)
 
 
 def arm_tasks_of(arm: str) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def run_tasks(model, tokenizer, settings: Settings, tasks) -> dict:
 
 
 def evaluate(args: argparse.Namespace) -> dict:
-    """All tasks of a run; for a memory model also those with its bank shuffled and zeroed."""
+    """All tasks of a run, and those that its arms change, under each arm."""
     run_dir = Path(args.run)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_run(run_dir, device)

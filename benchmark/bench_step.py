@@ -6,9 +6,9 @@ python -m benchmark.bench_step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_le
 A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. The models take turns, a few
 steps each, so that a drift of the machine's speed meets all of them. Tokens are random, a third of them from entries.
 
-MFU: 6 FLOPs for each parameter of a matrix product, the output layer's included, plus 6 T D for each layer's causal
-attention, a token; over 989 TFLOP/s (H100 and H200, dense bf16). What the memory does besides is not counted, so its
-models' figure is what the same arithmetic of a plain model would give.
+MFU: the FLOPs of a plain model of the same sizes, over the time and 989 TFLOP/s (H100 and H200, dense bf16): a token's
+are 6 for each parameter of a matrix product, the output layer's included, and 6 T D for each layer's causal attention.
+What another model does instead or besides is not counted: its figure says how much of the machine is left for that.
 """
 
 import argparse
@@ -64,10 +64,12 @@ def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n:
     return batches
 
 
-def flops_per_token(model: torch.nn.Module, config: ModelConfig) -> float:
+def flops_per_token(config: ModelConfig) -> float:
     """See the module's docstring."""
-    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "keys" not in name)
-    return 6 * matrices + 6 * config.max_seq_len * config.dim * config.n_layers
+    D, kv_width = config.dim, config.kv_heads * config.head_dim
+    block = 2 * D * D + 2 * D * kv_width + 3 * D * config.hidden_dim
+    matrices = config.n_layers * block + config.vocab_size * D
+    return 6 * matrices + 6 * config.max_seq_len * D * config.n_layers
 
 
 def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
@@ -126,7 +128,7 @@ def row_of(subject: Subject, plain_ms: float | None, tokens: int, where: dict) -
     row = {"model": subject.name, "compiled": subject.compiled, "error": subject.error}
     if subject.error is None:
         low, middle, high = quartiles(subject.step_ms)
-        flops = flops_per_token(subject.model, subject.config)
+        flops = flops_per_token(subject.config)
         row |= {
             "tokens_per_s": 1000 * tokens / middle, "step_ms": middle, "step_ms_quartiles": [low, high],
             "ratio_to_plain": plain_ms / middle if plain_ms else None, "peak_gib": subject.peak_gib,

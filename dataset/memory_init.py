@@ -6,7 +6,7 @@ Axes: N entries · L tokens per entry
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from math import isqrt
 from pathlib import Path
@@ -117,20 +117,43 @@ class Bank:
     """A bank's table and, for people and tools, the facts behind its rows.
 
     Attributes:
-        tokens: (N, L) token ids, memory-mapped; int16 where the vocabulary allows it, else int32.
+        tokens: (N, L) token ids in the order of the file, memory-mapped; int16 where the vocabulary allows, else int32.
         report: what was cut, dropped and duplicated.
+        order_N: for a run that ordered its bank by content, which sentence of the file stands in each row.
     """
 
     tokens: np.ndarray
     report: dict
     folder: Path
+    order_N: np.ndarray | None = None
 
     def fact(self, row: int) -> Fact:
         """The fact that entry `row` was made from."""
-        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[row]
+        place = row if self.order_N is None else self.order_N[row]
+        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[place]
         with open(self.folder / "facts.jsonl", "rb") as file:
             file.seek(offset)
             return Fact(**json.loads(file.readline()))
+
+    def facts(self) -> Iterator[tuple[int, Fact]]:
+        """Every entry's row and fact, in the order of the file."""
+        row_of_place = None if self.order_N is None else np.argsort(self.order_N)
+        with open(self.folder / "facts.jsonl", encoding="utf-8") as file:
+            for place, line in enumerate(file):
+                yield place if row_of_place is None else int(row_of_place[place]), Fact(**json.loads(line))
+
+
+def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
+    """The bank that a run was filled with, its rows as the run numbers them.
+
+    Raises:
+        FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
+    """
+    flags = json.loads((Path(run_dir) / "flags.json").read_text())
+    data, model = flags["data"], flags["model"]
+    shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / "bank_rows.npy"
+    bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])
+    return replace(bank, order_N=np.load(order)) if order.exists() else bank
 
 
 def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from model.retrieval import PADDING
+
 from .object import FIELDS, planted_choice
 from .options import read_questions
 from .settings import Settings
@@ -79,7 +81,7 @@ def entry_tokens(model, tokenizer, text: str) -> torch.Tensor:
     """(L,) token ids of a text as an entry of this model's bank, cut or padded to its length."""
     length = model.settings.knowledge_length
     ids = tokenizer(text, add_special_tokens=False).input_ids[:length]
-    return torch.tensor(ids + [0] * (length - len(ids)))
+    return torch.tensor(ids + [PADDING] * (length - len(ids)))
 
 
 BANK_ARMS = {"bank shuffled": shuffled, "bank zeroed": zeroed}

@@ -1,13 +1,10 @@
 """Which entry of the bank holds the fact that a question asks for."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from dataset.memory_init import Fact, load_bank, read_knowledge
+from dataset.memory_init import Fact, load_run_bank, read_knowledge
 from model.ngrams import NO_ENTRY
 
 
@@ -27,27 +24,15 @@ class Gold:
         return self.facts.get(question.get("uuid"))
 
 
-def find_gold(run_dir: Path, flags: dict, tokenizer, uuids: set[str], reads_bank: bool) -> Gold:
+def find_gold(run_dir: Path, knowledge_path: str, tokenizer, uuids: set[str], reads_bank: bool) -> Gold:
     """Look up facts by uuid in the knowledge file of a run; a model without a memory has no rows.
 
     Raises:
         FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
     """
-    data, model = flags["data"], flags["model"]
     if not reads_bank:
-        known = {fact.uuid: fact for fact in read_knowledge(data["database_init_path"]) if fact.uuid in uuids}
+        known = {fact.uuid: fact for fact in read_knowledge(knowledge_path) if fact.uuid in uuids}
         return Gold({}, known, lambda: iter(()))
-    bank = load_bank(
-        data["database_init_path"], tokenizer, model["knowledge_num"], model["knowledge_length"], data["cache_dir"]
-    )
-    place_N = np.arange(model["knowledge_num"])
-    if (run_dir / "bank_rows.npy").exists():  # the bank was ordered by content: place -> row of the file
-        place_N = np.argsort(np.load(run_dir / "bank_rows.npy"))
-
-    def every() -> Iterator[tuple[int, Fact]]:
-        with open(bank.folder / "facts.jsonl", encoding="utf-8") as file:
-            for place, line in zip(place_N.tolist(), file, strict=True):
-                yield place, Fact(**json.loads(line))
-
-    asked = [(place, fact) for place, fact in every() if fact.uuid in uuids]
-    return Gold({fact.uuid: place for place, fact in asked}, {fact.uuid: fact for _, fact in asked}, every)
+    bank = load_run_bank(run_dir, tokenizer)
+    asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
+    return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)

@@ -85,8 +85,8 @@ def score_options(model, tokenizer, rows: list[dict], questions: list[tuple[str,
     for row, (prompt, options) in zip(rows, questions, strict=True):
         fact = settings.gold.fact(row) if settings.gold else None
         if settings.help == "prompt" and fact:
-            prompt = f"{fact.sentence} {prompt}" if prompt else fact.sentence
             options = options if prompt else [f" {option}" for option in options]
+            prompt = f"{fact.sentence} {prompt}".rstrip()
         pairs += [(prompt, option) for option in options]
         entries += [settings.gold.row(row) if settings.gold else NO_ENTRY] * len(options)
     forced = entries if settings.help == "entry" else None

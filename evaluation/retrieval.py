@@ -43,23 +43,21 @@ def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Setting
     """For each reading layer, (B, 64) candidates in order, and (B, S) entries that are read, NO_ENTRY as filler."""
     found: dict[str, list[torch.Tensor]] = {}
     read: dict[str, list[torch.Tensor]] = {}
-    wide = replace(model.settings, num_candidates=max(CANDIDATES)) if model.settings.uses_ngrams else None
     for _, input_XT in last_positions(model, tokenizer, prompts, settings.batch_size):
         mask_XT = (input_XT != tokenizer.pad_token_id).long()
         readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
-        if wide:
-            # The index itself is the model's own; only more of its candidates are kept.
-            index = model.bank.ngrams()
-            index.config, kept = wide, index.config
-            matches, _ = find_matches(index, input_XT, mask_XT, None, 0)
-            index.config = kept
+        if model.settings.uses_ngrams:
+            matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT, n_kept=max(CANDIDATES))
         for layer, reading in enumerate(readings):
             if reading is None:
                 continue
             name = model.settings.reader_name(layer)
             used_XS = reading.weight_BTS[:, -1] > 0
             read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~used_XS, NO_ENTRY).cpu())
-            entry_XC = matches.entry_BTC[:, -1] if wide else best_entries(model, reading, model.blocks[layer], 64)
+            if model.settings.uses_ngrams:
+                entry_XC = matches.entry_BTC[:, -1]
+            else:
+                entry_XC = best_entries(model, reading, model.blocks[layer], max(CANDIDATES))
             found.setdefault(name, []).append(entry_XC.cpu())
     return {n: torch.cat(x) for n, x in found.items()}, {n: torch.cat(x) for n, x in read.items()}
 

@@ -4,12 +4,12 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from dataset.memory_init import Fact, load_bank, read_values
+from dataset.memory_init import Bank, Fact, load_run_bank, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from model.journal import Change, Journal, apply
@@ -43,17 +43,19 @@ class MemoryStore:
         self.tokenizer = load_tokenizer(run_dir)
         self.bank, self.journal = self.model.bank, Journal(run_dir)
         self._seen = self.journal.size()
-        self._facts = self._place_of_row = None
 
     # Looking.
 
     def show(self, row: int) -> Row:
         self._check(row)
-        last = self._last_change(row)
-        fact = self._fact(row)
-        if last is not None and last.new_tokens != last.old_tokens:
-            fact = Fact(last.text, uuid=last.uuid, source=last.source) if last.text else fact
-        return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, last is not None)
+        history = self._history(row)
+        edited = bool(history) and history[0].old_tokens != history[-1].new_tokens
+        if edited:
+            last = history[-1]
+            fact = Fact(last.text, uuid=last.uuid, source=last.source) if last.text else None
+        else:
+            fact = self._filled_from.fact(row) if self._filled_from else None
+        return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, edited)
 
     def text(self, row: int) -> str:
         token_L = self.bank.tokens[row].long()
@@ -103,9 +105,9 @@ class MemoryStore:
         """
         return self.edit_many([(row, text)], source)
 
-    def edit_many(self, texts: Iterable[tuple[int, str]], source: str = "edit", operation: str = "edit") -> int:
+    def edit_many(self, texts: Iterable[tuple[int, str]], source: str = "edit") -> int:
         """Many entries at once, all of them or, if one text is refused, none."""
-        return self._change(operation, lambda: [self._rewritten(row, text, source) for row, text in texts])
+        return self._change("edit", lambda: [self._rewritten(row, text, source) for row, text in texts])
 
     def add(self, text: str, source: str = "add") -> int:
         """Put a text into the first empty row; returns the row.
@@ -136,7 +138,13 @@ class MemoryStore:
     def freeze(self, row: int, frozen: bool = True) -> int:
         """Keep training from rewriting an entry, or allow it."""
         self._check(row)
-        return self._change("freeze" if frozen else "unfreeze", lambda: [self._made(row, frozen=frozen)])
+
+        def change() -> list[Change]:
+            history = self._history(row)
+            origin = {name: getattr(history[-1], name) for name in ("text", "uuid", "source")} if history else {}
+            return [self._made(row, frozen=frozen, **origin)]
+
+        return self._change("freeze" if frozen else "unfreeze", change)
 
     def undo(self, number: int | None = None) -> int:
         """Take back a line of the journal, the last one that still stands by default; returns the number undone.
@@ -160,7 +168,8 @@ class MemoryStore:
             if later:
                 raise ValueError(f"line {later[-1]} of the journal changed the same entry later: undo that first")
             undone.append(wanted[-1].number)
-            return [c.inverse() for c in wanted[-1].changes]
+            before = {c.row: c for e in entries if e.number < wanted[-1].number for c in e.changes}
+            return [c.inverse(before.get(c.row)) for c in wanted[-1].changes]
 
         self._change("undo", change, undone)
         return undone[0]
@@ -242,21 +251,13 @@ class MemoryStore:
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode([i for i in ids if i != PADDING]).strip()
 
-    def _last_change(self, row: int) -> Change | None:
-        changes = [c for entry in self.journal.entries() for c in entry.changes if c.row == row]
-        return changes[-1] if changes else None
+    def _history(self, row: int) -> list[Change]:
+        return [c for entry in self.journal.entries() for c in entry.changes if c.row == row]
 
-    def _fact(self, row: int) -> Fact | None:
-        """The fact of the knowledge file that the row was filled with, where that file is still there."""
-        if self._facts is None:
-            flags = json.loads((self.run_dir / "flags.json").read_text())
-            data, model = flags["data"], flags["model"]
-            shape = model["knowledge_num"], model["knowledge_length"]
-            self._facts = False
-            if Path(data["database_init_path"]).exists():
-                self._facts = load_bank(data["database_init_path"], self.tokenizer, *shape, data["cache_dir"])
-            order = self.run_dir / "bank_rows.npy"
-            self._place_of_row = np.load(order) if order.exists() else None
-        if not self._facts:
+    @cached_property
+    def _filled_from(self) -> Bank | None:
+        """The bank that the knowledge file filled; None where that file is not there any more."""
+        flags = json.loads((self.run_dir / "flags.json").read_text())
+        if not Path(flags["data"]["database_init_path"]).exists():
             return None
-        return self._facts.fact(row if self._place_of_row is None else int(self._place_of_row[row]))
+        return load_run_bank(self.run_dir, self.tokenizer)

@@ -52,7 +52,7 @@ class ModelConfig:
         None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)"
     )
     keep_ffn: bool = flag(False, "keep the feed-forward beside the memory, instead of the memory in its place")
-    knowledge_num: int = flag(1048576, "bank entries N; a square number R*R")
+    knowledge_num: int = flag(1048576, "bank entries N; for product keys a square number R*R")
     knowledge_length: int = flag(8, "tokens L of an entry")
     retrieval: str = flag(
         "product_key",

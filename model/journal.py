@@ -21,7 +21,10 @@ FILE = "memory_journal.jsonl"
 
 @dataclass(frozen=True)
 class Change:
-    """One row: its tokens and whether it is frozen, before and after; the text and origin that a person gave."""
+    """One row: its tokens and whether it is frozen, before and after.
+
+    `text`, `uuid`, `source`: of what stands there after; empty where that is nothing, or what training left.
+    """
 
     row: int
     old_tokens: list[int]
@@ -32,8 +35,10 @@ class Change:
     uuid: str = ""
     source: str = ""
 
-    def inverse(self) -> "Change":
-        return Change(self.row, self.new_tokens, self.old_tokens, self.new_frozen, self.old_frozen)
+    def inverse(self, before: "Change | None") -> "Change":
+        """What takes this change back; `before`, the row's change before it, knows the old text's origin."""
+        origin = {} if before is None else {"text": before.text, "uuid": before.uuid, "source": before.source}
+        return Change(self.row, self.new_tokens, self.old_tokens, self.new_frozen, self.old_frozen, **origin)
 
 
 @dataclass(frozen=True)

@@ -211,14 +211,8 @@ class MemoryTransformer(Transformer):
         block_class = NgramBlock if self.settings.retrieval == "ngram" else MemoryBlock
         return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
-    def make_context(
-        self, input_BT: Tensor, visible: Visibility, cache, entry_B: Tensor | None = None, **shared
-    ) -> Context:
-        """The bank and the words as the blocks of one forward pass see them.
-
-        Args:
-            entry_B: int64, an entry that every position of a row is made to read; NO_ENTRY leaves the row alone.
-        """
+    def make_context(self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, **shared) -> Context:
+        """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.uses_cosine else None
         if torch.is_autocast_enabled(embedding_VD.device.type):

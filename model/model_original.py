@@ -79,7 +79,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, input_BT: Tensor, **shared) -> Context:
+    def make_context(self, input_BT: Tensor, entry_B: Tensor | None, **shared) -> Context:
+        if entry_B is not None:
+            raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
 
     @torch.no_grad()
@@ -122,7 +124,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_logits: bool = True,
         past_key_values: object | None = None,
-        **shared: Tensor,
+        entry_B: Tensor | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -132,8 +134,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
             attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it.
             cache: a transformers cache, filled in place; `past_key_values` is its name before transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
-            shared: what a subclass's `make_context` takes besides.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
+            entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
 
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
@@ -149,8 +151,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         positions_T = torch.arange(past, past + T, device=input_ids.device)
         cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            input_ids, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
-            attention_mask=visible.mask(fused=self.settings.use_flash_attn), **shared,
+            input_ids, entry_B, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
+            attention_mask=visible.mask(fused=self.settings.use_flash_attn),
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []

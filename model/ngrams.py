@@ -189,17 +189,25 @@ def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> T
 compiled_shared_rarity = torch.compile(shared_rarity, dynamic=False)
 
 
-def find_matches(index: NgramIndex, input_BT: Tensor, document_BX: Tensor | None, cache, layer: int):
+def find_matches(
+    index: NgramIndex,
+    input_BT: Tensor,
+    document_BX: Tensor | None,
+    cache=None,
+    layer: int = 0,
+    n_kept: int | None = None,
+):
     """The matches at T new tokens that follow what a cache holds, and the token before each of them.
 
     Args:
         document_BX: which document each cached and each new position belongs to; None: one document.
         cache: a transformers cache or None; its layer number `layer` keeps the tokens and matches of every position.
+        n_kept: C; None: the configured `num_candidates`.
     Returns:
         Matches of (B, T, C), and previous_BT: int64, PADDING at the start of a document.
     """
     B, T = input_BT.shape
-    C, W = index.config.num_candidates, index.config.ngram_window
+    C, W = n_kept or index.config.num_candidates, index.config.ngram_window
     before = Matches(
         torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
     )

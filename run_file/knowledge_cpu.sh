@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The knowledge protocol at CPU size: a small plain and a small memory model learn 10,000 questions of each kind and are
-# asked about other facts of a bank of a million. Half an hour a seed on 2 cores:
+# asked about other facts of a bank of a million. A quarter of an hour a seed on 2 cores:
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/knowledge_cpu.sh; done
 #
-# DATA holds knowledge.json and {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl and edit_dev.jsonl, as
-# dataset/README.md describes them.
+# DATA holds knowledge.json, {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl and edit_dev.jsonl, with the
+# fields of the quick start's files.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-1} questions=${QUESTIONS:-10000}

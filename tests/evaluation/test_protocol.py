@@ -123,6 +123,39 @@ def test_a_question_without_gold_gets_no_help(model, tokenizer, settings):
         assert helped[0][0][0] == pytest.approx(plain[0][0][0], abs=1e-4)
 
 
+def test_the_right_sentence_before_a_question_that_begins_with_its_blank(monkeypatch, settings):
+    from dataclasses import replace
+
+    from evaluation import options
+
+    asked = []
+    monkeypatch.setattr(options, "log_likelihoods", lambda *args: asked.extend(args[2]) or [(0.0, 1)] * len(args[2]))
+    rows = [{"uuid": "u0"}, {"uuid": "u0"}]
+    questions = [("", ["Paris lies there."]), ("It is in", [" France."])]
+    options.score_options(None, None, rows, questions, replace(settings, help="prompt"))
+    assert asked == [("Paris is in France.", " Paris lies there."), ("Paris is in France. It is in", " France.")]
+
+
+def test_a_model_without_memory_cannot_be_made_to_read():
+    plain = tiny_model(vocab_size=6400, model_type="model_original")
+    with pytest.raises(ValueError, match="without a memory"):
+        plain(torch.ones(1, 2, dtype=torch.long), entry_B=torch.tensor([0]))
+
+
+def test_training_questions_are_worded_as_the_evaluation_asks(settings, tmp_path, monkeypatch):
+    from evaluation import questions
+
+    relation = tmp_path / "relation.jsonl"
+    row = {"subject": "Paris", "object": "France", "choices": ["river", "country"], "answer": "B"}
+    relation.write_text(json.dumps(row) + "\n")
+    out = tmp_path / "out.jsonl"
+    flags = ["--object", settings.object_path, "--relation", str(relation), "--limit", "1", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["questions", *flags])
+    questions.main()
+    learnt = sorted(json.loads(line)["prompt"] + "|" + json.loads(line)["answer"] for line in out.open())
+    assert learnt == ["Paris is in| France.", "Subject: Paris\nObject: France\nRelation:| country"]
+
+
 def test_retrieval_counts_candidates_and_reads(model, tokenizer, settings):
     result = retrieval(model, tokenizer, settings)
     shares = result["layers"]["pointer"]

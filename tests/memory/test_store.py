@@ -58,6 +58,21 @@ def test_search_finds_an_entry_by_words_and_by_the_model(run):
     assert found and set(found) == {2}
 
 
+def test_the_origin_of_a_text_stays_with_it_through_freezing_and_undo(run):
+    store = MemoryStore(run)
+    store.edit(0, "Paris is in Spain.", source="first")
+    store.freeze(0)
+    assert (store.show(0).fact.source, store.show(0).edited) == ("first", True)
+    store.edit(0, "Paris is in Peru.", source="second")
+    store.undo()
+    assert (store.show(0).fact.sentence, store.show(0).fact.source) == ("Paris is in Spain.", "first")
+    store.undo()
+    store.undo()
+    assert (store.show(0).fact, store.show(0).edited) == (None, False)  # the knowledge file of this run is gone
+    store.delete(1)
+    assert (store.show(1).fact, store.show(1).edited) == (None, True)
+
+
 def test_freezing_is_kept(run):
     MemoryStore(run).freeze(3)
     assert load_run(run).bank.frozen.tolist() == [False, False, False, True, False, False]

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from tests.conftest import tiny_model
+from trainer.checkpoint import load_weights
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -61,6 +65,21 @@ def test_a_killed_run_goes_on_bit_for_bit(data, tmp_path, options):
         whole, cut = load_file(tmp_path / "whole" / file), load_file(tmp_path / "cut" / file)
         assert whole.keys() == cut.keys()
         assert all((whole[key] == cut[key]).all() for key in whole)
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    first, second = tiny_model(seed=1), tiny_model(seed=2)
+    first.save_pretrained(tmp_path)
+    second.bank.tokens.fill_(7)
+    load_weights(second, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert (second.bank.tokens == 7).all()
+    with pytest.raises(ValueError, match="another architecture: only one of the two models has blocks"):
+        load_weights(tiny_model(keep_ffn=True), tmp_path)
+    with pytest.raises(ValueError, match="has the shape"):
+        load_weights(tiny_model(dim=64), tmp_path)
+    with pytest.raises(FileNotFoundError, match="--init_path"):
+        load_weights(second, tmp_path / "nowhere")
 
 
 def test_a_run_leaves_what_it_promises(data, tmp_path):
