@@ -211,6 +211,10 @@ class MemoryTransformer(Transformer):
         block_class = NgramBlock if self.settings.retrieval == "ngram" else MemoryBlock
         return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
+    def refresh(self) -> None:
+        if self.settings.uses_cosine:
+            self.bank.norms(self.embedding.weight)
+
     def make_context(self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, **shared) -> Context:
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
