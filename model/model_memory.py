@@ -19,7 +19,7 @@ from .fusion import DROPPED, FUSIONS, fusion_mask
 from .layers import Context, Visibility, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
-from .model_original import Block, Transformer
+from .model_original import INIT_STD, Block, Transformer
 from .ngrams import NO_ENTRY, find_matches
 from .retrieval import PADDING, cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
 from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
@@ -273,7 +273,7 @@ class MemoryTransformer(Transformer):
         elif isinstance(module, MemoryBlock):
             init.normal_(module.keys_2RK)
         elif isinstance(module, WordAttention):
-            init.zeros_(module.entry_q_proj.weight)
+            init.normal_(module.entry_q_proj.weight, std=0.1 * INIT_STD)  # the ranking starts as the retrieval's
             init.zeros_(module.nothing.weight)
             # From the first step on, a word whose two predecessors are the text's last two beats reading nothing.
             init.constant_(module.nothing.bias, 3.0)

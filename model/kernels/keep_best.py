@@ -107,9 +107,11 @@ def keep_best(
     hint_BTX = torch.empty(B, T, X, dtype=torch.int32, device=entry_BTX.device)
     total_BTX = torch.empty(B, T, X, dtype=torch.float32, device=entry_BTX.device)
     count_BT = torch.empty(B, T, dtype=torch.int32, device=entry_BTX.device)
+    # Every pair of hints is compared: 4096 pairs a warp.
     _merge_hints[(B * T,)](
-        entry_BTX.contiguous(), weight_BTX.float().contiguous(), hint_BTX, total_BTX, count_BT, n_hints, X, num_warps=1
-    )
+        entry_BTX.contiguous(), weight_BTX.float().contiguous(), hint_BTX, total_BTX, count_BT, n_hints, X,
+        num_warps=min(max(X * X // 4096, 1), 16),
+    )  # fmt: skip
     best_BTC = torch.empty(B, T, n_kept, dtype=torch.int64, device=entry_BTX.device)
     score_BTC = torch.empty(B, T, n_kept, dtype=torch.float32, device=entry_BTX.device)
     _keep_best[(B,)](
