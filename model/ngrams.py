@@ -83,20 +83,13 @@ class NgramIndex:
         self.length = max(config.ngram_lengths)
         self.base = self._sort(token_NL, torch.arange(len(token_NL), device=token_NL.device))
         self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
-        self.edits: SortedNgrams | None = None  # of those rows as they are, and as `base` has them
-        self.replaced: SortedNgrams | None = None
+        self.edits: SortedNgrams | None = None
         self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
-        self.count_V = self._count(token_NL)
-        self.rarity_V = self._rarity()
-
-    def _count(self, token_XL: Tensor) -> Tensor:
-        return torch.bincount(token_XL.flatten().long(), minlength=self.config.vocab_size)
-
-    def _rarity(self) -> Tensor:
-        """(V,) float32: how much it says that an entry holds a token, ln(N / places) and no less than 0."""
-        rarity_V = torch.log(len(self.token_NL) / self.count_V.clamp(min=1)).clamp(min=0)
-        rarity_V[PADDING] = 0
-        return rarity_V
+        # ln(N / places), no less than 0: how much it says that an entry holds a token. It is not counted anew at an
+        # edit, which would change the ranks of entries that have nothing to do with it.
+        count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
+        self.rarity_V = torch.log(len(token_NL) / count_V.clamp(min=1)).clamp(min=0)
+        self.rarity_V[PADDING] = 0
 
     def _sort(self, token_XL: Tensor, row_X: Tensor) -> SortedNgrams:
         return SortedNgrams(token_XL.long(), row_X, self.length, self.bits)
@@ -108,13 +101,9 @@ class NgramIndex:
             self.stale_N[row] = not torch.equal(original_L, self.token_NL[row])
             if not self.stale_N[row]:
                 del self.edited[row]
-        self.count_V += self._count(self.token_NL[row_X]) - self._count(old_XL)
-        self.rarity_V.copy_(self._rarity())
-        self.edits = self.replaced = None
-        if self.edited:
-            row_X = torch.tensor(sorted(self.edited), device=self.token_NL.device)
-            self.edits = self._sort(self.token_NL[row_X], row_X)
-            self.replaced = self._sort(torch.stack([self.edited[row] for row in row_X.tolist()]), row_X)
+        rows = sorted(self.edited)
+        row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
+        self.edits = self._sort(self.token_NL[row_X], row_X) if rows else None
 
     def hints(self, input_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
         """For each position, the entries that share a rare n-gram ending there, and how much each such n-gram says.
@@ -126,29 +115,29 @@ class NgramIndex:
         """
         N, most, entries, weights = len(self.token_NL), self.config.ngram_max_places, [], []
         document_BT = start_BT.int().cumsum(dim=1)
+
+        def collect(entry_BTK: Tensor, places_BT: Tensor) -> None:
+            entries.append(entry_BTK)
+            weights.append(torch.log(N / places_BT.clamp(min=1))[..., None] * (entry_BTK != NO_ENTRY))
+
         for n in self.config.ngram_lengths:
             gram_BTn = F.pad(input_BT, (n - 1, 0), value=PADDING).unfold(1, n, 1)
             first_BT = F.pad(document_BT, (n - 1, 0), value=-1)[:, : input_BT.shape[1]]
             whole_BT = (first_BT == document_BT) & (gram_BTn != PADDING).all(dim=-1)
             key_BT = pack(gram_BTn, self.bits)
             begin_BT, end_BT = self.base.span(key_BT, n)
-            if self.edits is None:
-                rare_BT = whole_BT & (end_BT - begin_BT <= most)
-                found_BTK = self.base.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
-            else:
-                spans = [index.span(key_BT, n) for index in (self.edits, self.replaced)]
-                n_edits_BT, n_replaced_BT = (high_BT - low_BT for low_BT, high_BT in spans)
-                rare_BT = whole_BT & (end_BT - begin_BT - n_replaced_BT + n_edits_BT <= most)
-                end_BT = torch.where(rare_BT, end_BT, begin_BT)
-                base_BTK = self.base.entries(begin_BT, end_BT, 2 * most)  # up to `most` of them may be replaced ones
-                base_BTK = base_BTK.masked_fill(self.stale_N[base_BTK.clamp(min=0)], NO_ENTRY)
-                begin_BT, end_BT = spans[0]
-                edited_BTK = self.edits.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
-                found_BTK = torch.cat([base_BTK, edited_BTK], dim=-1)
-            hit_BTK = found_BTK != NO_ENTRY
-            weight_BT1 = torch.log(N / hit_BTK.sum(dim=-1, keepdim=True).clamp(min=1))
-            entries.append(found_BTK)
-            weights.append(weight_BT1 * hit_BTK)
+            places_BT = end_BT - begin_BT
+            rare_BT = whole_BT & (places_BT <= most)
+            found_BTK = self.base.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
+            if self.edits is not None:
+                found_BTK = found_BTK.masked_fill(self.stale_N[found_BTK.clamp(min=0)], NO_ENTRY)
+            collect(found_BTK, places_BT)
+            if self.edits is not None:
+                begin_BT, end_BT = self.edits.span(key_BT, n)
+                # What is common in the bank as trained is so in an edited entry; other entries keep their hints.
+                rare_BT = rare_BT & (end_BT - begin_BT <= most)
+                found_BTK = self.edits.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
+                collect(found_BTK, places_BT + end_BT - begin_BT)
         return torch.cat(entries, dim=-1), torch.cat(weights, dim=-1)
 
 
