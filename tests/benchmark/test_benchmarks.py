@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmark import bench_decode
+from benchmark import bench_decode, bench_peers
 from benchmark.measure import Cases, make_parser
 from tests.conftest import tiny_model
 
@@ -57,3 +59,23 @@ def test_decode(run):
     assert [row["model"] for row in rows] == ["1_4_0", "1_4_10", "1_5_1"]
     assert all(row["tokens_per_s"] > 0 and row["steps"] == 6 for row in rows)
     assert rows[0]["ratio_to_plain"] == 1 and "1_5_1" in printed
+
+
+def test_peers(run, monkeypatch):
+    sizes = "--batch_size 2 --seq_len 12 --dim 32 --n_heads 4 --knowledge_num 256 --repeats 2 --no_compile"
+    monkeypatch.setitem(sys.modules, "product_key_memory", None)
+    with pytest.raises(ValueError, match="pip install product-key-memory"):
+        run("bench_peers", sizes)
+
+    class PKM(torch.nn.Linear):  # the package is optional
+        def __init__(self, dim, num_keys, topk, pre_layernorm, heads, dim_head=128):
+            assert (num_keys, topk) == (16, 16)
+            super().__init__(dim, dim)
+            if heads == 4:
+                torch.nn.init.constant_(self.bias, float("nan"))
+
+    monkeypatch.setitem(sys.modules, "product_key_memory", SimpleNamespace(PKM=PKM))
+    rows, printed = run("bench_peers", sizes)
+    assert [row["layer"] for row in rows] == [bench_peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
+    assert rows[0]["ratio_to_ours"] == 1 and rows[1]["ratio_to_ours"] > 0 and rows[1]["error"] is None
+    assert "NaN" in rows[2]["error"] and "PKM, 4 heads" in printed
