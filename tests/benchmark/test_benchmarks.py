@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import bench_decode, bench_peers
+from benchmark import bench_decode, bench_peers, bench_retrieval
 from benchmark.measure import Cases, make_parser
 from tests.conftest import tiny_model
 
@@ -79,3 +79,23 @@ def test_peers(run, monkeypatch):
     assert [row["layer"] for row in rows] == [bench_peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
     assert rows[0]["ratio_to_ours"] == 1 and rows[1]["ratio_to_ours"] > 0 and rows[1]["error"] is None
     assert "NaN" in rows[2]["error"] and "PKM, 4 heads" in printed
+
+
+def test_what_retrieval_finds_is_checked_before_it_is_timed():
+    query_BTD, keys_2RK = torch.randn(1, 9, 8), torch.randn(2, 7, 4)
+    score_BTC, entry_BTC = bench_retrieval.search(query_BTD, keys_2RK, 5)
+    bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+    with pytest.raises(ValueError, match="scores of their entries"):
+        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0].flip(-1))
+    score_BTC[0, 3, 1] = float("nan")  # a poisoned place that was not written
+    with pytest.raises(ValueError, match="best of all pairs"):
+        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+
+
+def test_retrieval(run):
+    sizes = "--batch_size 2 --seq_len 128 --dim 32 --n_heads 4 --knowledge_nums 64 256 --candidates 4 16"
+    rows, _ = run("bench_retrieval", f"{sizes} --ngram_candidates 4 --repeats 2 --no_compile")
+    cases = {(row["retrieval"], row["knowledge_num"], row["num_candidates"]) for row in rows}
+    product_keys = {("product_key", 64, 4), ("product_key", 256, 4), ("product_key", 256, 16)}
+    assert cases == product_keys | {("ngram", 64, 4), ("ngram", 256, 4)}
+    assert all(row["error"] is None and row["gb_per_s"] > 0 and row["steps"] == 2 for row in rows)
