@@ -99,3 +99,13 @@ def test_retrieval(run):
     product_keys = {("product_key", 64, 4), ("product_key", 256, 4), ("product_key", 256, 16)}
     assert cases == product_keys | {("ngram", 64, 4), ("ngram", 256, 4)}
     assert all(row["error"] is None and row["gb_per_s"] > 0 and row["steps"] == 2 for row in rows)
+
+
+def test_scaling(run):
+    sizes = "--batch_size 2 --seq_len 32 --dim 32 --n_heads 4 --n_layers 6 --knowledge_nums 256 400 300 --no_compile"
+    rows, _ = run("bench_scaling", f"{sizes} --knowledge_num 400 --candidates 8 --selected 4 --repeats 2")
+    by_case = {(row["experiment"], row["axis"], row["value"]): row for row in rows}
+    assert len(by_case) == len(rows) == 8
+    assert "square" in by_case["1_4_8", "knowledge_num", 300]["error"]
+    assert by_case["1_4_8", "knowledge_num", 256]["growth"] == 1 == by_case["1_5_0", "knowledge_num", 256]["growth"]
+    assert by_case["1_5_0", "knowledge_num", 400]["growth"] > 0 and by_case["1_4_8", "num_candidates", 8]["steps"] == 2
