@@ -38,7 +38,7 @@ def series(args) -> list[tuple[str, str, int]]:
 
 def make_subject(experiment: str, config: ModelConfig, args: argparse.Namespace, device: torch.device) -> Subject:
     """A model after its first step, or with the reason why there is none."""
-    subject = Subject(experiment, config, compiled=not args.no_compile)
+    subject = Subject(experiment, config, compiled=not args.no_compile, batch_size=args.batch_size)
     generator = torch.Generator().manual_seed(1)
     shape = (config.knowledge_num, config.knowledge_length)
     bank_NL = torch.randint(3, config.vocab_size, shape, generator=generator, dtype=torch.int16)

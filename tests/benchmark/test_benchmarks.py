@@ -109,3 +109,13 @@ def test_scaling(run):
     assert "square" in by_case["1_4_8", "knowledge_num", 300]["error"]
     assert by_case["1_4_8", "knowledge_num", 256]["growth"] == 1 == by_case["1_5_0", "knowledge_num", 256]["growth"]
     assert by_case["1_5_0", "knowledge_num", 400]["growth"] > 0 and by_case["1_4_8", "num_candidates", 8]["steps"] == 2
+
+
+def test_data(run, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    sizes = "--dim 32 --n_layers 1 --n_heads 4 --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 289"
+    rows, _ = run("bench_data", f"{sizes} --text_mb 0.2 --knowledge_mb 0.2 --repeats 2 --no_compile")
+    tokeniser, loader, cold, warm = rows
+    assert all(row["error"] is None for row in rows)
+    assert tokeniser["mb_per_s"] > 0 and loader["batches_per_s"] > loader["needed_per_s"] > 0
+    assert cold["knowledge_mb"] >= 0.2 and cold["first_step_s"] > cold["data_s"] >= warm["data_s"]
