@@ -28,7 +28,7 @@ from model.config import ModelConfig
 from trainer.config import OptimConfig
 from trainer.optim import make_optimizer
 
-from .measure import about, append_rows, quartiles, script_config, timed_ms
+from .measure import about, append_rows, quartiles, script_config, set_up, timed_ms
 from .naive import build_naive
 
 PEAK_FLOPS = 989e12
@@ -197,10 +197,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
     args = parser.parse_args()
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("high")
-    # The models share their code, and each shape of it is a compilation.
-    torch._dynamo.config.recompile_limit = 128
+    device = set_up()
     sizes = {
         "max_seq_len": args.seq_len, "n_heads": args.n_heads, "knowledge_num": args.knowledge_num, "dim": args.dim,
         "n_layers": args.n_layers,

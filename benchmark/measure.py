@@ -120,8 +120,9 @@ def sizes_of(args: argparse.Namespace) -> dict:
 def set_up() -> torch.device:
     """The device, and the settings of training on it."""
     torch.set_float32_matmul_precision("high")
-    # The models share their code, and each shape of it is a compilation.
+    # The models share their code, and each shape of it is a compilation of its own, as it would be in a run.
     torch._dynamo.config.recompile_limit = 128
+    torch._dynamo.config.automatic_dynamic_shapes = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -119,3 +119,18 @@ def test_data(run, monkeypatch):
     assert all(row["error"] is None for row in rows)
     assert tokeniser["mb_per_s"] > 0 and loader["batches_per_s"] > loader["needed_per_s"] > 0
     assert cold["knowledge_mb"] >= 0.2 and cold["first_step_s"] > cold["data_s"] >= warm["data_s"]
+
+
+def test_all_of_them_run_in_turn_within_their_budget(tmp_path, monkeypatch, capfd):
+    main = importlib.import_module("benchmark.__main__").main
+    out = tmp_path / "rows.jsonl"
+    flags = ["--tiny", "--only", "bench_retrieval", "bench_peers", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["benchmark", *flags, "--minutes", "0.0001"])
+    assert main() == 1
+    assert [line.split("  ")[0] for line in capfd.readouterr().out.splitlines()[-2:]] == [
+        "bench_retrieval  cut off after 0 s; give more --minutes".split("  ")[0], "bench_peers",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["benchmark", *flags[:3], "--out", str(out)])
+    assert main() == 0
+    assert "bench_retrieval  finished" in capfd.readouterr().out
+    assert {json.loads(line)["benchmark"] for line in out.read_text().splitlines()} == {"bench_retrieval"}

@@ -1,0 +1,77 @@
+"""All benchmarks, one after the other, within a budget of time; their rows are appended to benchmark/results.jsonl.
+
+python -m benchmark --minutes 15          # on a GPU
+python -m benchmark --tiny                # at a size for two CPU cores: whether they work, not how fast
+
+Each benchmark is a process of its own, so that one that fails or hangs costs the others nothing but its time; it has
+what is left of the budget. The most telling ones come first. Exit code 1 if any failed or was not reached.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SMALL = "--dim 32 --n_layers 6 --n_heads 4 --no_compile"
+# name -> flags, and flags with --tiny; with --seconds in it, the benchmark stops beginning new cases by itself.
+BENCHMARKS = {
+    "bench_step": (
+        "--naive eager compiled --batch_sizes 96 192",
+        f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --steps 2 --batch_sizes 1",
+    ),
+    "bench_peers": ("--seconds 60", f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --repeats 2"),
+    "bench_decode": (
+        "--seconds 60",
+        f"{SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
+    ),
+    "bench_scaling": (
+        "--seconds 120",
+        f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_nums 256 400 --candidates 8 --selected 2 --repeats 2",
+    ),
+    "bench_retrieval": (
+        "--seconds 60",
+        f"{SMALL} --seq_len 128 --batch_size 2 --knowledge_nums 256 --candidates 16 --ngram_candidates 16 --repeats 2",
+    ),
+    "bench_data": (
+        "--seconds 150",
+        f"{SMALL} --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
+        "--knowledge_mb 0.2 --repeats 2",
+    ),
+}
+
+
+def run(name: str, flags: str, out: Path, seconds: float) -> str:
+    """Run one benchmark, its tables to the screen; how it ended."""
+    command = [sys.executable, "-m", f"benchmark.{name}", *flags.split(), "--out", str(out)]
+    print(f"== {name} {flags}", flush=True)
+    start = time.perf_counter()
+    try:
+        code = subprocess.run(command, cwd=ROOT, timeout=seconds).returncode
+    except subprocess.TimeoutExpired:
+        return f"cut off after {seconds:.0f} s; give more --minutes"
+    return f"exit code {code}" if code else f"finished after {time.perf_counter() - start:.0f} s"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=15, help="budget of all together")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="and in which order")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmark/results.jsonl", help="rows are appended here")
+    args = parser.parse_args()
+    deadline, ends = time.perf_counter() + 60 * args.minutes, {}
+    for name in args.only:
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            ends[name] = "not reached; give more --minutes"
+        else:
+            ends[name] = run(name, BENCHMARKS[name][args.tiny], args.out.resolve(), left)
+    for name, end in ends.items():
+        print(f"{name:16} {end}")
+    return 0 if all(end.startswith("finished") for end in ends.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
