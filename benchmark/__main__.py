@@ -8,6 +8,8 @@ what is left of the budget. The most telling ones come first. Exit code 1 if any
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,43 +17,70 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--dim 32 --n_layers 6 --n_heads 4 --no_compile"
-# name -> flags, and flags with --tiny; with --seconds in it, the benchmark stops beginning new cases by itself.
+# name -> module and flags, and those with --tiny. After its --seconds a benchmark begins no new case.
 BENCHMARKS = {
-    "bench_step": (
-        "--naive eager compiled --batch_sizes 96 192",
-        f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --steps 2 --batch_sizes 1",
+    "step": (
+        "bench_step --naive eager compiled --batch_sizes 96 192",
+        f"bench_step {SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --steps 2 --batch_sizes 1",
     ),
-    "bench_peers": ("--seconds 60", f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --repeats 2"),
-    "bench_decode": (
-        "--seconds 60",
-        f"{SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
+    "peers": (
+        "bench_peers --seconds 60",
+        f"bench_peers {SMALL} --seq_len 64 --batch_size 2 --knowledge_num 256 --repeats 2",
     ),
-    "bench_scaling": (
-        "--seconds 120",
-        f"{SMALL} --seq_len 64 --batch_size 2 --knowledge_nums 256 400 --candidates 8 --selected 2 --repeats 2",
+    "decode": (
+        "bench_decode --seconds 60",
+        f"bench_decode {SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
     ),
-    "bench_retrieval": (
-        "--seconds 60",
-        f"{SMALL} --seq_len 128 --batch_size 2 --knowledge_nums 256 --candidates 16 --ngram_candidates 16 --repeats 2",
+    "step_8_heads": (
+        "bench_step --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
+        f"bench_step {SMALL} --experiments 1_4_0 --seq_len 64 --batch_size 2 --steps 2 --batch_sizes 1",
     ),
-    "bench_data": (
-        "--seconds 150",
-        f"{SMALL} --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
+    "scaling": (
+        "bench_scaling --seconds 120",
+        f"bench_scaling {SMALL} --seq_len 64 --batch_size 2 --knowledge_nums 256 400 --candidates 8 --selected 2 "
+        "--repeats 2",
+    ),
+    "retrieval": (
+        "bench_retrieval --seconds 60",
+        f"bench_retrieval {SMALL} --seq_len 128 --batch_size 2 --knowledge_nums 256 --candidates 16 "
+        "--ngram_candidates 16 --repeats 2",
+    ),
+    "data": (
+        "bench_data --seconds 150",
+        f"bench_data {SMALL} --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
         "--knowledge_mb 0.2 --repeats 2",
     ),
 }
 
 
-def run(name: str, flags: str, out: Path, seconds: float) -> str:
+def run(words: str, out: Path, seconds: float) -> str:
     """Run one benchmark, its tables to the screen; how it ended."""
-    command = [sys.executable, "-m", f"benchmark.{name}", *flags.split(), "--out", str(out)]
-    print(f"== {name} {flags}", flush=True)
+    module, *flags = words.split()
+    print(f"\n== python -m benchmark.{words}", flush=True)
     start = time.perf_counter()
+    # A session of its own, so that what it has started can be ended with it.
+    command = [sys.executable, "-m", f"benchmark.{module}", *flags, "--out", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
-        code = subprocess.run(command, cwd=ROOT, timeout=seconds).returncode
-    except subprocess.TimeoutExpired:
+        code = process.wait(timeout=seconds)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as problem:
+        end(process)
+        if isinstance(problem, KeyboardInterrupt):
+            raise
         return f"cut off after {seconds:.0f} s; give more --minutes"
     return f"exit code {code}" if code else f"finished after {time.perf_counter() - start:.0f} s"
+
+
+def end(process: subprocess.Popen) -> None:
+    """As Ctrl-C does, so that temporary files are deleted; then by force."""
+    for way, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, way)
+            process.wait(timeout=patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def main() -> int:
@@ -67,9 +96,9 @@ def main() -> int:
         if left <= 0:
             ends[name] = "not reached; give more --minutes"
         else:
-            ends[name] = run(name, BENCHMARKS[name][args.tiny], args.out.resolve(), left)
+            ends[name] = run(BENCHMARKS[name][args.tiny], args.out.resolve(), left)
     for name, end in ends.items():
-        print(f"{name:16} {end}")
+        print(f"{name:14} {end}")
     return 0 if all(end.startswith("finished") for end in ends.values()) else 1
 
 

@@ -98,6 +98,11 @@ def main() -> None:
         )  # fmt: skip
     columns = {"experiment": "", "axis": "", "value": "", "step_ms": ".2f", "growth": ".3f", "peak_gib": ".2f"}
     print(cases.table(columns | {"first_step_s": ".1f"}))
+    step_ms = {(r["experiment"], r["axis"], r["value"]): r.get("step_ms") for r in cases.rows}
+    for experiment in ("1_4_8", "1_5_0"):
+        small, large = (step_ms.get((experiment, "knowledge_num", N)) for N in (2**16, 2**20))
+        if small and large:
+            print(f"{experiment}: from 2^16 to 2^20 entries a step grows to {large / small:.3f} of itself")
 
 
 if __name__ == "__main__":
