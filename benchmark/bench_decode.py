@@ -42,7 +42,7 @@ def decode(model, prompt_BT: Tensor, n_new: int) -> tuple[float, list[float], Te
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, compiles=False)
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, help="the first is plain")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 32])
     parser.add_argument(
@@ -65,8 +65,7 @@ def main() -> None:
     for batch_size in args.batch_sizes:
         generator = torch.Generator().manual_seed(0)
         shape = (args.prompts, batch_size, args.prompt_tokens)
-        vocab_size = min(model.settings.vocab_size for model in models.values())
-        prompts = torch.randint(3, vocab_size, shape, generator=generator).to(device)
+        prompts = torch.randint(3, config.vocab_size, shape, generator=generator).to(device)
         measured = {}
         for turn in range(-1, args.prompts):  # the first turn warms up
             if turn > 0 and cases.time_is_over():

@@ -104,7 +104,7 @@ def attempt(subject: Subject, function, *args) -> None:
     if subject.error is None:
         try:
             function(subject, *args)
-        except (RuntimeError, torch.OutOfMemoryError) as problem:
+        except Exception as problem:  # of any kind, Triton's own too: the model's row says so
             subject.error = str(problem).split("\n")[0][:200]
             subject.model = subject.optimizer = None
 

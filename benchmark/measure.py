@@ -98,17 +98,18 @@ def floor_ms(flops: float, n_bytes: float) -> float | None:
     return None
 
 
-def make_parser(doc: str, seconds: int = 50) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
+def make_parser(doc: str, seconds: int = 50, compiles: bool = True) -> argparse.ArgumentParser:
+    """The flags that benchmarks share; the last two only where something is compiled and called again and again."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
     parser.add_argument("--seconds", type=float, default=seconds, help="no case begins after so long")
-    parser.add_argument("--repeats", type=int, default=24, help="timed calls of each case")
-    parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--dim", type=int, help="instead of the experiments' own, as are the next three")
     parser.add_argument("--n_layers", type=int)
     parser.add_argument("--n_heads", type=int)
     parser.add_argument("--seq_len", type=int, default=512)
+    if compiles:
+        parser.add_argument("--repeats", type=int, default=24, help="timed calls of each case")
+        parser.add_argument("--no_compile", action="store_true")
     return parser
 
 
@@ -150,7 +151,7 @@ class Cases:
             return self.add(case, error="no time was left: give more --seconds")
         try:
             return function()
-        except (RuntimeError, ValueError, ImportError, AssertionError, torch.OutOfMemoryError) as problem:
+        except Exception as problem:  # of any kind, Triton's own too: its row says so
             return self.add(case, error=f"{type(problem).__name__}: {problem}".split("\n")[0][:200])
 
     def add(self, case: dict, **measured) -> None:
