@@ -17,15 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--dim 32 --n_layers 6 --n_heads 4"
+SMALL_ROWS = f"{SMALL} --batch_size 2 --no_compile"
 # name -> module and flags, and those with --tiny. After its --seconds a benchmark begins no new case.
 BENCHMARKS = {
     "step": (
         "bench_step --naive eager compiled --batch_sizes 96 192",
-        f"bench_step {SMALL} --no_compile --seq_len 64 --batch_size 2 --knowledge_num 256 --steps 2 --batch_sizes 1",
+        f"bench_step {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --steps 2 --batch_sizes 1",
     ),
     "peers": (
         "bench_peers --seconds 60",
-        f"bench_peers {SMALL} --no_compile --seq_len 64 --batch_size 2 --knowledge_num 256 --repeats 2",
+        f"bench_peers {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --repeats 2",
     ),
     "decode": (
         "bench_decode --seconds 60",
@@ -33,21 +34,20 @@ BENCHMARKS = {
     ),
     "step_8_heads": (
         "bench_step --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
-        f"bench_step {SMALL} --no_compile --experiments 1_4_0 --seq_len 64 --batch_size 2 --steps 2 --batch_sizes 1",
+        f"bench_step {SMALL_ROWS} --experiments 1_4_0 --seq_len 64 --steps 2 --batch_sizes 1",
     ),
     "scaling": (
         "bench_scaling --seconds 120",
-        f"bench_scaling {SMALL} --no_compile --seq_len 64 --batch_size 2 --knowledge_nums 256 400 --candidates 8 --selected 2 "
-        "--repeats 2",
+        f"bench_scaling {SMALL_ROWS} --seq_len 64 --knowledge_nums 256 400 --candidates 8 --selected 2 --repeats 2",
     ),
     "retrieval": (
         "bench_retrieval --seconds 60",
-        f"bench_retrieval {SMALL} --no_compile --seq_len 128 --batch_size 2 --knowledge_nums 256 --candidates 16 "
+        f"bench_retrieval {SMALL_ROWS} --seq_len 128 --knowledge_nums 256 --candidates 16 "
         "--ngram_candidates 16 --repeats 2",
     ),
     "data": (
         "bench_data --seconds 150",
-        f"bench_data {SMALL} --no_compile --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
+        f"bench_data {SMALL_ROWS} --seq_len 64 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
         "--knowledge_mb 0.2 --repeats 2",
     ),
 }
