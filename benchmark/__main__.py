@@ -53,13 +53,13 @@ BENCHMARKS = {
 }
 
 
-def run(words: str, out: Path, seconds: float) -> str:
+def run(words: str, out: Path | None, seconds: float) -> str:
     """Run one benchmark, its tables to the screen; how it ended."""
     module, *flags = words.split()
     print(f"\n== python -m benchmark.{words}", flush=True)
     start = time.perf_counter()
     # A session of its own, so that what it has started can be ended with it.
-    command = [sys.executable, "-m", f"benchmark.{module}", *flags, "--out", str(out)]
+    command = [sys.executable, "-m", f"benchmark.{module}", *flags, *(["--out", str(out.resolve())] if out else [])]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         code = process.wait(timeout=seconds)
@@ -88,15 +88,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15, help="budget of all together")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="and in which order")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmark/results.jsonl", help="rows are appended here")
+    parser.add_argument(
+        "--out", type=Path, help="where rows are appended; default benchmark/results.jsonl, --tiny: nowhere"
+    )
     args = parser.parse_args()
+    out = args.out or (None if args.tiny else ROOT / "benchmark/results.jsonl")
     deadline, ends = time.perf_counter() + 60 * args.minutes, {}
     for name in args.only:
         left = deadline - time.perf_counter()
         if left <= 0:
             ends[name] = "not reached; give more --minutes"
         else:
-            ends[name] = run(BENCHMARKS[name][args.tiny], args.out.resolve(), left)
+            ends[name] = run(BENCHMARKS[name][args.tiny], out, left)
     for name, end in ends.items():
         print(f"{name:14} {end}")
     return 0 if all(end.startswith("finished") for end in ends.values()) else 1

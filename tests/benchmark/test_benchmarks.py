@@ -129,7 +129,9 @@ def test_all_of_them_run_in_turn_within_their_budget(tmp_path, monkeypatch, capf
     assert "retrieval      finished" in capfd.readouterr().out
     assert {json.loads(line)["benchmark"] for line in out.read_text().splitlines()} == {"bench_retrieval"}
 
-    monkeypatch.setattr("sys.argv", ["benchmark", "--only", "retrieval", "peers", "--minutes", "0.01"])
+    monkeypatch.setattr(
+        "sys.argv", ["benchmark", "--only", "retrieval", "peers", "--minutes", "0.01", "--out", str(out)]
+    )
     assert main() == 1
     assert capfd.readouterr().out.splitlines()[-2:] == [
         "retrieval      cut off after 1 s; give more --minutes", "peers          not reached; give more --minutes",
