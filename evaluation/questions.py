@@ -16,7 +16,6 @@ from . import object as object_task
 from . import relation, verification
 from .options import read_questions
 
-
 # Other than those of `edits.PARAPHRASES`, which stay unseen.
 REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:")
 
