@@ -19,12 +19,13 @@ from functools import partial
 import torch
 
 from model.config import ModelConfig
+from trainer.micro_step import EAGER_CALLS
 
 from .bench_step import Subject, attempt, make_batches, prepare, take_turn
-from .measure import Cases, make_parser, quartiles, script_config, set_up, sizes_of
+from .measure import Cases, make_parser, quartiles, random_bank, script_config, set_up, sizes_of
 
 PREPARING = 0.7  # share of the time
-WARM_UP, TURN = 3, 6  # steps
+WARM_UP, TURN = EAGER_CALLS + 2, 6  # steps
 
 
 def series(args) -> list[tuple[str, str, int]]:
@@ -39,9 +40,7 @@ def series(args) -> list[tuple[str, str, int]]:
 def make_subject(experiment: str, config: ModelConfig, args: argparse.Namespace, device: torch.device) -> Subject:
     """A model after its first step, or with the reason why there is none."""
     subject = Subject(experiment, config, compiled=not args.no_compile, batch_size=args.batch_size)
-    generator = torch.Generator().manual_seed(1)
-    shape = (config.knowledge_num, config.knowledge_length)
-    bank_NL = torch.randint(3, config.vocab_size, shape, generator=generator, dtype=torch.int16)
+    bank_NL = random_bank(config)
     subject.batches = make_batches(config, bank_NL, args.batch_size, 4, device)
     attempt(subject, prepare, bank_NL, subject.batches[0], device)
     return subject

@@ -4,7 +4,8 @@ python -m benchmark.bench_step                                   # the record's 
 python -m benchmark.bench_step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_len 64 --knowledge_num 4096 --steps 2
 
 A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. The models take turns, a few
-steps each, so that a drift of the machine's speed meets all of them. Tokens are random, a third of them from entries.
+steps each, so that a drift of the machine's speed meets all of them. Tokens are random, as frequent as words are, up to
+a third of them from entries.
 `--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 MFU, the field's standard (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): FLOPs of a plain model of the same
@@ -30,7 +31,7 @@ from trainer.config import OptimConfig
 from trainer.micro_step import EAGER_CALLS, MicroStep, graphable
 from trainer.optim import make_optimizer
 
-from .measure import about, append_rows, quartiles, script_config, set_up, timed_ms
+from .measure import about, append_rows, quartiles, random_bank, random_tokens, script_config, set_up, timed_ms
 from .naive import build_naive
 
 PEAK_FLOPS = 989e12
@@ -61,10 +62,10 @@ def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n:
     T, L, batches = config.max_seq_len, bank_NL.shape[1], []
     generator = torch.Generator().manual_seed(0)
     for _ in range(n):
-        ids = torch.randint(3, config.vocab_size, (batch_size, T), generator=generator)
+        ids = random_tokens((batch_size, T), config.vocab_size, generator)
         for place in range(0, T - L, 3 * L):
-            rows = torch.randint(len(bank_NL), (batch_size,), generator=generator)
-            ids[:, place : place + L] = bank_NL[rows].long()
+            entry_BL = bank_NL[torch.randint(len(bank_NL), (batch_size,), generator=generator)].long()
+            ids[:, place : place + L] = torch.where(entry_BL > 0, entry_BL, ids[:, place : place + L])
         document_ids = (torch.arange(T) * 4 // T).expand(batch_size, T).contiguous()
         batch = {"input_ids": ids, "labels": ids.clone(), "document_ids": document_ids}
         batches.append({name: value.to(device) for name, value in batch.items()})
@@ -230,8 +231,7 @@ def main() -> None:
     for subject in subjects + twins:
         shape = (subject.config.knowledge_num, subject.config.knowledge_length)
         if shape not in banks:
-            generator = torch.Generator().manual_seed(1)
-            banks[shape] = torch.randint(3, subject.config.vocab_size, shape, generator=generator, dtype=torch.int16)
+            banks[shape] = random_bank(subject.config)
         subject.batches = make_batches(subject.config, banks[shape], subject.batch_size, 4, device)
         attempt(subject, prepare, banks[shape], subject.batches[0], device)
         print(f"{subject.name}: {subject.error or f'first step after {subject.first_step_s:.1f} s'}", file=sys.stderr)

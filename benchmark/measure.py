@@ -43,6 +43,24 @@ def script_config(name: str, **changes) -> ModelConfig:
     return replace(config, **{key: value for key, value in changes.items() if value is not None})
 
 
+def random_tokens(shape: tuple[int, ...], vocab_size: int, generator: torch.Generator) -> torch.Tensor:
+    """int64 tokens without the special ones, as frequent as words are (Zipf): the n-th most common in 1 of n + 2.7.
+
+    Tokens that are all alike would spare the kernels the crowd at the rows of common words.
+    """
+    frequency_V = 1 / (torch.arange(vocab_size - 3, dtype=torch.float64) + 2.7)
+    share_V = (frequency_V.cumsum(0) / frequency_V.sum()).float()
+    return 3 + torch.searchsorted(share_V, torch.rand(shape, generator=generator)).clamp(max=vocab_size - 4)
+
+
+def random_bank(config: ModelConfig, seed: int = 1) -> torch.Tensor:
+    """(N, L) int16 entries of random tokens that fill a quarter to three quarters of their length, half on average."""
+    generator, L = torch.Generator().manual_seed(seed), config.knowledge_length
+    token_NL = random_tokens((config.knowledge_num, L), config.vocab_size, generator).short()
+    length_N1 = torch.randint(max(L // 4, 1), max(3 * L // 4, 1) + 1, (len(token_NL), 1), generator=generator)
+    return token_NL.masked_fill_(torch.arange(L) >= length_N1, 0)
+
+
 def about(device: torch.device) -> dict:
     """Where and with what a number was measured."""
     on_gpu = device.type == "cuda"

@@ -12,6 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK = 32
+# Neighbouring positions read the same entries, and some words are in most of them: their sums, made in several copies
+# of the table, do not wait for each other. Together the copies stay in the L2 cache.
+MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
 
 
 @triton.jit
@@ -45,9 +48,11 @@ def _sum(weight_ptr, table_ptr, token_ptr, sum_ptr, W, R, SKIP: tl.constexpr, BL
 
 @triton.jit
 def _spread(
-    weight_ptr, vector_ptr, token_ptr, table_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr
-):
+    weight_ptr, vector_ptr, token_ptr, table_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr,
+    n_rows, n_copies,
+):  # fmt: skip
     position = tl.program_id(0).to(tl.int64)
+    copy_ptr = table_ptr + (position % n_copies) * n_rows * R
     column = tl.arange(0, BLOCK)
     vector = tl.load(vector_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
     for begin in range(0, W, C):
@@ -55,14 +60,14 @@ def _spread(
         token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
         weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
         read = ((token != SKIP) & (weight != 0))[:, None] & (column < R)[None, :]
-        place = table_ptr + token[:, None] * R + column[None, :]
+        place = copy_ptr + token[:, None] * R + column[None, :]
         tl.atomic_add(place, weight[:, None] * vector[None, :], mask=read, sem="relaxed")
 
 
-def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, out: Tensor, R: int, skip: int) -> Tensor:
+def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, out: Tensor, R: int, skip: int, *more) -> Tensor:
     X, W = token_XW.shape
     tensors = (first.contiguous(), second.contiguous(), token_XW.contiguous(), out)
-    kernel[(X,)](*tensors, W, R, skip, triton.next_power_of_2(R), CHUNK, num_warps=4)
+    kernel[(X,)](*tensors, W, R, skip, triton.next_power_of_2(R), CHUNK, *more, num_warps=4)
     return out
 
 
@@ -87,8 +92,9 @@ def spread_words(weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, n_rows:
     The order in which sums are made is open.
     """
     R = vector_XR.shape[1]
-    out = torch.zeros(n_rows, R, dtype=torch.float32, device=vector_XR.device)
-    return _launch(_spread, weight_XW, vector_XR, token_XW, out, R, skip)
+    n_copies = min(max(COPIED_FLOATS // (n_rows * R), 1), MOST_COPIES)
+    out = torch.zeros(n_copies, n_rows, R, dtype=torch.float32, device=vector_XR.device)
+    return _launch(_spread, weight_XW, vector_XR, token_XW, out, R, skip, n_rows, n_copies).sum(dim=0)
 
 
 @score_words.register_fake
