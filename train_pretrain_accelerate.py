@@ -230,6 +230,12 @@ def main() -> int:
     out_dir = Path(run.out_dir)
     if is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
+    info = RunInfo(
+        out_dir, is_main, resumes=run.resume and bool(checkpoint_dirs(out_dir)),
+        name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
+        target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+    )  # fmt: skip
+    if is_main:
         if not run.resume:
             for checkpoint in checkpoint_dirs(out_dir):
                 shutil.rmtree(checkpoint)
@@ -237,11 +243,6 @@ def main() -> int:
     accelerator.wait_for_everyone()
 
     log = make_log(out_dir, writes=is_main)
-    info = RunInfo(
-        out_dir, is_main, resumes=run.resume and bool(checkpoint_dirs(out_dir)),
-        name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
-        target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
-    )  # fmt: skip
     tracker = None
     try:
         with info.stage("env") as stage:
@@ -264,6 +265,9 @@ def main() -> int:
             model.save_pretrained(out_dir)
             tokenizer.save_pretrained(out_dir)
         info.finish("finished" if stop.received is None else "stopped")
+    except BaseException:
+        info.fail()
+        raise
     finally:
         if tracker:
             tracker.finish(failed=info.facts["state"] == "failed")

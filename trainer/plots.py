@@ -1,0 +1,56 @@
+"""The curves of runs as PNG, from their metrics alone: no tracker is needed to see them."""
+
+from pathlib import Path
+
+from .runs import Run
+
+# Title of a panel -> its metrics and how each is drawn; a panel without data is left out.
+PANELS = {
+    "loss, nats a token (dots: validation)": {"loss": "-", "val_loss": "o"},
+    "learning rate": {"lr": "-"},
+    "tokens/s": {"tokens_per_s": "-"},
+    "gradient norm": {"grad_norm": "-"},
+    "memory: share of the bank read between two log lines": {"memory/used_share": "-"},
+    "MiB in use (solid: GPU now, dashed: GPU peak, dotted: host)": {
+        "gpu_mib": "-", "peak_gpu_mib": "--", "host_mib": ":",
+    },
+}  # fmt: skip
+COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
+
+
+def draw(runs: dict[str, Run], path: str | Path) -> Path:
+    """Draw all panels for which there are data, a colour for each run; runs are given by their legend."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        title: lines
+        for title, lines in PANELS.items()
+        if any(run.curve(name) for run in runs.values() for name in lines)
+    }
+    rows = max(1, -(-len(panels) // COLUMNS))
+    figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1]), layout="constrained")
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for color, (label, run) in enumerate(runs.items()):
+            for name, style in lines.items():
+                if points := run.curve(name):
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{color}", label=label, lw=1.2, ms=4)
+                    label = None  # a run stands once in the legend
+                for step in run.not_finite(name):
+                    axes.axvline(step, color=f"C{color}", ls="--", lw=1)
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        if len(runs) > 1 and axes is grid[0]:
+            axes.legend(fontsize=8)
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    # Without the library's version in it, equal curves are equal files.
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return Path(path)
+
+
+def draw_run(run: Run) -> Path:
+    """The curves of one run, as curves.png in its folder."""
+    return draw({run.name: run}, run.path / "curves.png")
