@@ -282,7 +282,7 @@ def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
 
 def script(run: Run) -> str:
     path = f"run_file/experiment_{run.info.get('experiment', '')}.sh"
-    return path if (ROOT / path).exists() else "无 (见命令行)"
+    return path if Path(path).exists() else "无 (见命令行)"
 
 
 def train_notes(run: Run) -> str:

@@ -136,7 +136,7 @@ class Run:
     @cached_property
     def state(self) -> str:
         """finished, running, stopped (by a signal it obeyed), failed, or killed: it ended without a word."""
-        state = self.info.get("state", "unknown")
+        state = self.info.get("state", "failed")  # without run.json it ended before it could say anything
         return "killed" if state == "running" and not is_locked(self.path) else state
 
     @property
@@ -217,6 +217,15 @@ def find_runs(root: str | Path, deep: bool = False) -> list[Run]:
     pattern = "**/run.json" if deep else "*/run.json"
     runs = [Run(path.parent) for path in sorted(Path(root).glob(pattern))]
     return sorted(runs, key=lambda run: run.info.get("start_time", ""))
+
+
+def open_runs(names: list[str], root: str | Path = "out") -> list[Run]:
+    """The runs of these names; a folder of runs, such as a sweep's, stands for all runs in it."""
+    found = []
+    for name in names:
+        inside = [] if (Path(name) / "run.json").exists() else find_runs(name)
+        found += inside or [open_run(name, root)]
+    return found
 
 
 def open_run(name: str | Path, root: str | Path = "out") -> Run:

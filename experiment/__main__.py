@@ -1,0 +1,163 @@
+"""List, show, compare, record, start, sweep and check experiments.
+
+    python -m experiment list
+    python -m experiment compare out/experiment_1_4_0 out/experiment_1_4_8
+    python -m experiment new 1.4.9 --from 1.4.8 -- --fusion_heads 16
+    python -m experiment sweep heads --from 1.4.8 --grid fusion_heads=4,8,16 seed=1,2 -- --max_steps 500
+
+A run is named by its folder, its name in out/, or the number of its experiment; a folder of runs stands for all in it.
+Flags for the training script stand after --.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from trainer import measures
+from trainer.record import fill_record
+from trainer.runs import Run, find_runs, open_run, open_runs
+
+from .tables import FORMATS, Table, show
+
+SHOWN = (
+    "STATE", "COMMAND_LINE", "START_TIME", "COMPLETION_TIME", "CURRENT_TIME", "ENVIRONMENT", "COMMIT_HASH",
+    "FINAL_LOSS", "BEST_LOSS", "BEST_LOSS_EPOCH", "FINAL_PPL", "FINAL_LR", "PEAK_GPU_MEM",
+    "LOSS_CONVERGENCE_ANALYSIS", "TRAINING_STABILITY_ANALYSIS", "MEMORY_USAGE_ANALYSIS", "TEXT_GENERATION_SAMPLES",
+    "COHERENCE_SCORE", "FLUENCY_SCORE", "DIVERSITY_SCORE", "LOSS_IMPROVEMENT", "BOTTLENECK_1", "BOTTLENECK_2",
+    "ANOMALY_1", "ANOMALY_2", "GIT_DIFF", "SWANLAB_URL", "ERROR_LOGS",
+)  # fmt: skip
+ROOT = Path(__file__).parents[1]
+BLANK = re.compile(r"\[(?:[A-Z_0-9]+|待填写)\]")
+
+
+def list_command(args) -> int:
+    from .results import list_runs
+
+    show([list_runs(find_runs(args.root, deep=True), f"runs in {args.root}")], args.format)
+    return 0
+
+
+def show_command(args) -> int:
+    run = open_run(args.run, args.root)
+    rows = [{"of": name.lower().replace("_", " "), "value": measures.value_of(name, run).strip()} for name in SHOWN]
+    show([Table(str(run.path), rows)], args.format)
+    return 0
+
+
+def compare_command(args) -> int:
+    from trainer.plots import draw
+
+    from .results import compare
+
+    runs = open_runs(args.runs, args.root)
+    names = {run.path.resolve(): run for run in runs}
+    if len(names) < 2:
+        raise ValueError("compare needs two different runs or more")
+    runs = list(names.values())
+    show(compare(runs), args.format)
+    drawn = draw({label_of(run, runs): run for run in runs}, args.png or Path(args.root) / "compare.png")
+    print(f"curves: {drawn}", file=sys.stderr)
+    return 0
+
+
+def label_of(run: Run, runs: list[Run]) -> str:
+    return run.name if [other.name for other in runs].count(run.name) == 1 else str(run.path)
+
+
+def fill_command(args) -> int:
+    for run in open_runs(args.runs, args.root):
+        path = fill_record(run.path, args.experiment_dir)
+        blanks = len(BLANK.findall(path.read_text(encoding="utf-8")))
+        print(f"{path}: {measures.STATES.get(run.state, run.state)}; {blanks} blanks are left for people; "
+              f"curves: {run.path / 'curves.png'}")  # fmt: skip
+    return 0
+
+
+def check_command(args) -> int:
+    from .check import problems
+
+    found = [{"file": str(path), "problem": problem} for path, problem in problems(ROOT, Path(args.root))]
+    show([Table("problems of scripts and records", found)], args.format)
+    return 1 if found else 0
+
+
+def new_command(args) -> int:
+    from .scaffold import new_experiment
+
+    script, record = new_experiment(args.number, args.base, args.flags, ROOT)
+    print(f"script: {script.relative_to(ROOT)}\nrecord: {record.relative_to(ROOT)}")
+    print(f"write its question and its change into both, then: bash {script.relative_to(ROOT)}")
+    return 0
+
+
+def sweep_command(args) -> int:
+    from .scaffold import script_of
+    from .sweep import read_grid, run_sweep
+
+    folder = Path(args.root) / args.name
+    tables, unfinished = run_sweep(script_of(args.base, ROOT), read_grid(args.grid), args.flags, folder, ROOT)
+    show(tables, args.format)
+    return 1 if unfinished else 0
+
+
+def sync_command(args) -> int:
+    from trainer.tracking import replay
+
+    for run in open_runs(args.runs, args.root):
+        print(f"{run.path}: {replay(run.path, args.mode)}")
+    return 0
+
+
+def main() -> int:
+    own, dashes, flags = partition(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function, help: str, *arguments: tuple) -> None:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(function=function)
+        for flag, options in arguments:
+            added.add_argument(flag, **options)
+        added.add_argument("--root", default="out", help="folder of the runs")
+        added.add_argument("--format", choices=FORMATS, default="table")
+
+    runs = ("runs", {"nargs": "+", "metavar": "RUN"})
+    base = ("--from", {"dest": "base", "required": True, "metavar": "NUMBER", "help": "the experiment to start from"})
+    png = ("--png", {"help": "where the curves are drawn; without it compare.png in the folder of the runs"})
+    directory = ("--experiment_dir", {"help": "where the records are; without it as the run was told"})
+    grid = ("--grid", {"nargs": "+", "required": True, "metavar": "FLAG=V,V"})
+    modes = {"choices": ["online", "local", "offline"], "help": "without it online with an account, else local"}
+    command("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age")
+    command("show", show_command, "what was measured of a run", ("run", {"metavar": "RUN"}))
+    command("compare", compare_command, "differing flags, results, the winner of each; the curves as PNG", runs, png)
+    command("fill", fill_command, "fill the records of runs, whatever became of them", runs, directory)
+    command("check", check_command, "whether all scripts parse and no record holds a stale number")
+    command("new", new_command, "a new experiment's script and record; flags after -- change the base's",
+            ("number", {"metavar": "NUMBER", "help": "such as 1.4.9"}), base)  # fmt: skip
+    command("sweep", sweep_command, "a grid over flags, one run after the other; the same command goes on",
+            ("name", {"metavar": "NAME", "help": "folder of the sweep in that of the runs"}), base, grid)  # fmt: skip
+    command("sync", sync_command, "bring the metrics of runs into SwanLab", runs, ("--mode", modes))
+    args = parser.parse_args(own)
+    if dashes and args.function not in (new_command, sweep_command):
+        parser.error("only new and sweep take flags after --")
+    args.flags = flags
+    return args.function(args)
+
+
+def partition(argv: list[str]) -> tuple[list[str], bool, list[str]]:
+    """A command line before and after the first --, and whether there was one."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], place < len(argv), argv[place + 1 :]
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
+        sys.exit(130)
