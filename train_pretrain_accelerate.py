@@ -27,7 +27,7 @@ from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
 from trainer.checkpoint import checkpoint_dirs, load_checkpoint, load_weights, save_checkpoint
 from trainer.config import Flags, parse_cli
-from trainer.monitor import StopSignal, Stopwatch, memory_readings
+from trainer.monitor import StopSignal, Stopwatch, memory_readings, use_histogram
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.record import fill_record
 from trainer.runinfo import RunInfo, make_log, write_json
@@ -186,6 +186,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
                 metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
+                metrics["memory/uses"] = use_histogram(uses_N)
                 weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
                 metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
             tracker.log(metrics, step)
@@ -247,9 +248,10 @@ def main() -> int:
     try:
         with info.stage("env") as stage:
             tracker = Tracker(
-                out_dir, is_main, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode
-            )
-            info.set(swanlab_url=tracker.url)
+                out_dir, is_main, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode,
+                info.facts.get("swanlab"),
+            )  # fmt: skip
+            info.set(**tracker.facts)
             stage["notes"] = f"{accelerator.num_processes} x {accelerator.device.type}, {flags.optim.dtype}"
         with info.stage("data") as stage:
             tokenizer, rows, val, bank = load_data(flags, accelerator, info)
@@ -270,7 +272,7 @@ def main() -> int:
         raise
     finally:
         if tracker:
-            tracker.finish(failed=info.facts["state"] == "failed")
+            tracker.finish(info.facts["error"])
         if is_main:
             try:
                 log.info("record: %s", fill_record(out_dir, run.experiment_dir))

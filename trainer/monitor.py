@@ -55,6 +55,12 @@ def memory_readings(device: torch.device) -> dict[str, float]:
     return readings
 
 
+def use_histogram(uses_N: torch.Tensor) -> list[int]:
+    """How many entries of the bank were read 0, 1, 2-3, 4-7, 8-15, ... times, from counts of reads."""
+    powers_N = torch.where(uses_N > 0, uses_N.clamp(min=1).double().log2().floor() + 1, 0).long()
+    return torch.bincount(powers_N).tolist()
+
+
 class StopSignal:
     """Turns SIGTERM and SIGINT into a request that the loop honours after the step at hand."""
 

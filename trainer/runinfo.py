@@ -1,6 +1,5 @@
 """run.json: what a run was, on what it ran, how far it came and why it ended; train.log beside it."""
 
-import json
 import logging
 import os
 import platform
@@ -14,20 +13,13 @@ from pathlib import Path
 
 import torch
 
-from .runs import Run, git, hold_lock
+from .runs import Run, git, hold_lock, write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
 
 
 def now() -> str:
     return datetime.now().isoformat(timespec="seconds")
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
-    temporary.replace(path)
 
 
 def environment() -> dict:

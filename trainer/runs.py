@@ -25,6 +25,13 @@ def git(*arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
+def write_json(path: Path, value) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    temporary.replace(path)
+
+
 def hold_lock(run_dir: Path) -> int:
     """Mark a run folder as in use by this process, until it closes the returned descriptor or ends in any way.
 
@@ -94,6 +101,11 @@ class Run:
     def _read(self, name: str):
         path = self.path / name
         return json.loads(path.read_text()) if path.exists() else None
+
+    def update(self, **facts) -> None:
+        """Change facts of run.json."""
+        self.info |= facts
+        write_json(self.path / "run.json", self.info)
 
     @property
     def name(self) -> str:
