@@ -54,5 +54,7 @@ echo "== three sentences of the memory model, and what it looked up while it wro
 "$PYTHON" -m evaluation.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
     --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is"
 echo
-echo "records: experiment/EXPERIMENT_quickstart_plain.md, experiment/EXPERIMENT_quickstart_memory.md"
+echo "== records, curves, and the two runs compared"
+"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory
+"$PYTHON" -m experiment compare out/quickstart_plain out/quickstart_memory
 echo "done in $((SECONDS - begin)) s after the installation"
