@@ -105,7 +105,7 @@ def sync_command(args) -> int:
     from trainer.tracking import replay
 
     for run in open_runs(args.runs, args.root):
-        print(f"{run.path}: {replay(run.path, args.mode)}")
+        print(f"{run.path}: {replay(run.path, args.mode)}\nrecord: {fill_record(run.path)}")
     return 0
 
 

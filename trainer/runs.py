@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
+import time
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,27 +35,31 @@ def write_json(path: Path, value) -> None:
 
 
 def hold_lock(run_dir: Path) -> int:
-    """Mark a run folder as in use by this process, until it closes the returned descriptor or ends in any way.
+    """Mark a run folder as in use by this process, until that ends, in whatever way.
 
     Raises:
         ValueError: another process holds it.
     """
     descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ValueError(f"another process is training in {run_dir}: stop it, or choose another --out_dir") from None
-    # A worker that outlives a killed run must not keep the run alive.
-    os.register_at_fork(after_in_child=lambda: _close(descriptor))
+    for last in (False,) * 9 + (True,):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if last:
+                os.close(descriptor)
+                told = f"another process is training in {run_dir}: stop it, or choose another --out_dir"
+                raise ValueError(told) from None
+            time.sleep(0.1)  # is_locked, asked by somebody else, holds it for a moment
+        except OSError as problem:  # some network file systems have no locks, and a run is worth more than its label
+            print(
+                f"{run_dir} cannot be locked ({problem}): until it ends, the run is listed as killed", file=sys.stderr
+            )
+            break
+    # A worker that outlives a killed run must not keep the run alive. The worker's own children have nothing to close.
+    owner = os.getpid()
+    os.register_at_fork(after_in_child=lambda: os.getppid() == owner and os.close(descriptor))
     return descriptor
-
-
-def _close(descriptor: int) -> None:
-    try:
-        os.close(descriptor)
-    except OSError:  # the run had ended before the fork
-        pass
 
 
 def is_locked(run_dir: Path) -> bool:
@@ -66,6 +72,8 @@ def is_locked(run_dir: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # hold_lock has said that there are no locks here
+        return False
     finally:
         os.close(descriptor)
     return False

@@ -154,15 +154,18 @@ def test_a_failure_and_a_loss_that_is_not_finite_are_told(tmp_path):
 def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     path = write_run(tmp_path / "out/run", **RUNS["killed"])
     with subprocess.Popen(
-        [sys.executable, "-c", "import sys; from trainer.runs import hold_lock; from pathlib import Path;"
-         "hold_lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()", str(path)],
+        [sys.executable, "-c", "import os, sys; from trainer.runs import hold_lock; from pathlib import Path;"
+         "hold_lock(Path(sys.argv[1])); child = os.fork(); print('held' * bool(child), flush=True); sys.stdin.read()",
+         str(path)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdout.readline() == b"held\n"
+        assert b"held\n" in (process.stdout.readline(), process.stdout.readline())
         assert is_locked(path) and record_of(path, tmp_path / "experiment")["STATE"] == "⏳ 运行中"
         with pytest.raises(ValueError, match="another process is training in"):
             hold_lock(path)
         process.kill()
+        process.wait()
+        assert not is_locked(path)  # though the worker that it forked still lives
     values = record_of(path, tmp_path / "experiment")
     assert values["STATE"] == values["TRAIN_STATUS"] == "❌ 中断(进程消失)"
     assert values["TRAIN_END"] == "2026-01-02T03:03:20" and values["CURRENT_TIME"] == "0:00:20"
