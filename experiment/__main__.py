@@ -20,13 +20,18 @@ from trainer.runs import Run, find_runs, open_run, open_runs
 
 from .tables import FORMATS, Table, show
 
-SHOWN = (
-    "STATE", "COMMAND_LINE", "START_TIME", "COMPLETION_TIME", "CURRENT_TIME", "ENVIRONMENT", "COMMIT_HASH",
-    "FINAL_LOSS", "BEST_LOSS", "BEST_LOSS_EPOCH", "FINAL_PPL", "FINAL_LR", "PEAK_GPU_MEM",
-    "LOSS_CONVERGENCE_ANALYSIS", "TRAINING_STABILITY_ANALYSIS", "MEMORY_USAGE_ANALYSIS", "TEXT_GENERATION_SAMPLES",
-    "COHERENCE_SCORE", "FLUENCY_SCORE", "DIVERSITY_SCORE", "LOSS_IMPROVEMENT", "BOTTLENECK_1", "BOTTLENECK_2",
-    "ANOMALY_1", "ANOMALY_2", "GIT_DIFF", "SWANLAB_URL", "ERROR_LOGS",
-)  # fmt: skip
+# What `show` tells of a run, and the value of a record that says it.
+SHOWN = {
+    "state": "STATE", "command": "COMMAND_LINE", "start": "START_TIME", "end": "COMPLETION_TIME",
+    "time in training": "CURRENT_TIME", "environment": "ENVIRONMENT", "commit": "COMMIT_HASH",
+    "validation loss": "FINAL_LOSS", "best": "BEST_LOSS", "best at epoch": "BEST_LOSS_EPOCH", "perplexity": "FINAL_PPL",
+    "against model_original": "LOSS_IMPROVEMENT", "peak memory": "PEAK_GPU_MEM",
+    "convergence": "LOSS_CONVERGENCE_ANALYSIS", "stability": "TRAINING_STABILITY_ANALYSIS",
+    "memory": "MEMORY_USAGE_ANALYSIS", "samples": "TEXT_GENERATION_SAMPLES", "coherence": "COHERENCE_SCORE",
+    "fluency": "FLUENCY_SCORE", "diversity": "DIVERSITY_SCORE", "most time": "BOTTLENECK_1", "then": "BOTTLENECK_2",
+    "anomaly": "ANOMALY_1", "more anomalies": "ANOMALY_2", "changed files": "GIT_DIFF", "SwanLab": "SWANLAB_URL",
+    "error": "ERROR_LOGS",
+}  # fmt: skip
 ROOT = Path(__file__).parents[1]
 BLANK = re.compile(r"\[(?:[A-Z_0-9]+|待填写)\]")
 
@@ -40,7 +45,7 @@ def list_command(args) -> int:
 
 def show_command(args) -> int:
     run = open_run(args.run, args.root)
-    rows = [{"of": name.lower().replace("_", " "), "value": measures.value_of(name, run).strip()} for name in SHOWN]
+    rows = [{"of": label, "value": measures.value_of(name, run).strip()} for label, name in SHOWN.items()]
     show([Table(str(run.path), rows)], args.format)
     return 0
 
