@@ -8,6 +8,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from pathlib import Path
 
 from .runs import Run
@@ -79,10 +80,11 @@ class SwanLab:
 
     def wait(self) -> None:
         """Until all calls so far are done, but not longer than PATIENCE."""
-        done = threading.Event()
+        done, deadline = threading.Event(), time.monotonic() + PATIENCE
         self.call(lambda _: done.set())
-        if not done.wait(PATIENCE if self.problem is None else 0):
-            self._give_up(f"no answer in {PATIENCE} s")
+        while self.problem is None and not done.wait(0.05):
+            if time.monotonic() > deadline:
+                self._give_up(f"no answer in {PATIENCE} s")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         scalars = {grouped(name): value for name, value in metrics.items() if isinstance(value, (int, float))}

@@ -134,6 +134,13 @@ def test_the_run_goes_on_when_swanlab_fails_and_says_so_once(
     assert capsys.readouterr().err.count(told) == 1
 
 
+def test_a_failure_is_not_waited_for(tmp_path, fake_swanlab):
+    fake_swanlab(lambda: None, opens=raise_error)
+    start = time.monotonic()
+    Tracker(tmp_path, True, True, "Test", "tiny", {}, "online").finish()
+    assert time.monotonic() - start < tracking.PATIENCE / 10
+
+
 def test_metrics_reach_swanlab_in_groups(tmp_path, fake_swanlab):
     opened = fake_swanlab(lambda: None)
     flags = {"model": {"model_type": "model_memory"}, "run": {"seed": 7, "baseline": None}}
