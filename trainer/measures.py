@@ -32,7 +32,7 @@ def mib(value: float | None, run: Run) -> str:
 def duration(run: Run) -> str:
     """Time spent in training, over all sessions."""
     if run.seconds is None:
-        return missing("未结束")
+        return missing("未开始训练")
     minutes, rest = divmod(round(run.seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" + (f" ({run.sessions} 次会话)" if run.sessions > 1 else "")

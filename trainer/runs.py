@@ -190,10 +190,12 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds spent in training, over all sessions of a run that was interrupted."""
+        """Seconds spent in training so far, over all sessions of a run that was interrupted."""
         stages = [stage for old in self.info.get("earlier_sessions", []) for stage in old.get("stages") or []]
         spans = [seconds_between(s["start"], s["end"]) for s in stages if s["name"] == "train"]
-        spans.append(seconds_between(*(self.stage("train").get(side) for side in ("start", "end"))))
+        now = self.stage("train")
+        end = now.get("end") or last_sign_of_life(self.path, self.info.get("stages", []))
+        spans.append(seconds_between(now.get("start"), end))
         known = [span for span in spans if span is not None]
         return sum(known) if known else None
 

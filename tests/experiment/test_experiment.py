@@ -151,11 +151,14 @@ def test_a_script_that_does_not_start_is_found(tmp_path):
 @pytest.fixture
 def project(tmp_path) -> Path:
     """The project, with scripts and records of its own."""
-    for path in ROOT.iterdir():
-        if path.name not in ("run_file", "experiment", "out", "dataset") and not path.name.startswith("."):
-            (tmp_path / path.name).symlink_to(path)
-    for name in ("run_file", "experiment", "dataset"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache"))
+    own = ("run_file", "experiment", "dataset", "out", "stable", "cache")
+    for path in (*ROOT.iterdir(), *(ROOT / "dataset").iterdir()):
+        if path.name not in own and not path.name.startswith("."):
+            link = tmp_path / path.relative_to(ROOT)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path)
+    for name in ("run_file", "experiment"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
