@@ -33,6 +33,7 @@ SHOWN = {
     "error": "ERROR_LOGS",
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
+MODES = ("online", "local", "offline")
 BLANK = re.compile(r"\[(?:[A-Z_0-9]+|待填写)\]")
 
 
@@ -126,25 +127,27 @@ def main() -> int:
         added.set_defaults(function=function)
         for flag, options in arguments:
             added.add_argument(flag, **options)
-        added.add_argument("--root", default="out", help="folder of the runs")
-        added.add_argument("--format", choices=FORMATS, default="table")
 
+    root = ("--root", {"default": "out", "help": "folder of the runs"})
+    form = ("--format", {"choices": FORMATS, "default": "table"})
     runs = ("runs", {"nargs": "+", "metavar": "RUN"})
     base = ("--from", {"dest": "base", "required": True, "metavar": "NUMBER", "help": "the experiment to start from"})
     png = ("--png", {"help": "where the curves are drawn; without it compare.png in the folder of the runs"})
     directory = ("--experiment_dir", {"help": "where the records are; without it as the run was told"})
     grid = ("--grid", {"nargs": "+", "required": True, "metavar": "FLAG=V,V"})
-    modes = {"choices": ["online", "local", "offline"], "help": "without it online with an account, else local"}
-    command("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age")
-    command("show", show_command, "what was measured of a run", ("run", {"metavar": "RUN"}))
-    command("compare", compare_command, "differing flags, results, the winner of each; the curves as PNG", runs, png)
-    command("fill", fill_command, "fill the records of runs, whatever became of them", runs, directory)
-    command("check", check_command, "whether all scripts parse and no record holds a stale number")
-    command("new", new_command, "a new experiment's script and record; flags after -- change the base's",
-            ("number", {"metavar": "NUMBER", "help": "such as 1.4.9"}), base)  # fmt: skip
-    command("sweep", sweep_command, "a grid over flags, one run after the other; the same command goes on",
-            ("name", {"metavar": "NAME", "help": "folder of the sweep in that of the runs"}), base, grid)  # fmt: skip
-    command("sync", sync_command, "bring the metrics of runs into SwanLab", runs, ("--mode", modes))
+    name = ("name", {"metavar": "NAME", "help": "folder of the sweep in that of the runs"})
+    number = ("number", {"metavar": "NUMBER", "help": "such as 1.4.9"})
+    modes = ("--mode", {"choices": MODES, "help": "without it online with an account, else local"})
+    command("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age", root, form)
+    command("show", show_command, "what was measured of a run", ("run", {"metavar": "RUN"}), root, form)
+    command("compare", compare_command, "differing flags, results, winners; curves as PNG", runs, png, root, form)
+    command("fill", fill_command, "fill the records of runs, whatever became of them", runs, directory, root)
+    command("check", check_command, "do all scripts parse, is a number of a record stale?", root, form)
+    command("new", new_command, "script and record of a new experiment; flags after -- change the base's", number, base)
+    command(
+        "sweep", sweep_command, "a grid over flags, run one by one; again, it goes on", name, base, grid, root, form
+    )
+    command("sync", sync_command, "bring the metrics of runs into SwanLab", runs, modes, root)
     args = parser.parse_args(own)
     if dashes and args.function not in (new_command, sweep_command):
         parser.error("only new and sweep take flags after --")
