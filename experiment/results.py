@@ -152,7 +152,7 @@ def verdict(values: dict[str, list[float]], measure: Measure) -> str:
     ahead = f"{order[0]} by {measure.text(gap)}"
     variances = [stdev(found) ** 2 for found in known.values() if len(found) > 1]
     if not variances:
-        return f"{ahead} (one seed each: noise unknown)"
+        return f"{ahead} (one seed each)"
     error = math.sqrt(mean(variances) * (1 / len(first) + 1 / len(second)))
     return (
         f"{ahead} ± {measure.text(error)}"

@@ -30,7 +30,7 @@ train() {
 mkdir -p out
 train quickstart_plain --model_type model_original &
 plain=$!
-train quickstart_memory --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 \
+train quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 \
     --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
 memory=$!
 wait $plain

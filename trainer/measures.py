@@ -221,8 +221,6 @@ def item(items: Callable[[Run], list[str]], place: int, rest: bool = False) -> C
 
 def changed_files(run: Run) -> list[tuple[str, int, int]] | str:
     """(path, lines added, lines deleted) since the base experiment's run, or the reason why that is not known."""
-    if not run.info.get("base"):
-        return "无基础实验"
     if run.base is None:
         return f"没有找到 experiment_{run.info['base']} 的运行"
     old, new = run.base.info.get("git_commit"), run.info.get("git_commit")
@@ -238,7 +236,11 @@ def changed_files(run: Run) -> list[tuple[str, int, int]] | str:
 
 
 def of_changes(text: Callable[[list[tuple[str, int, int]]], str]) -> Callable[[Run], str]:
+    """A value of the changed files, or why there is none."""
+
     def fill(run: Run) -> str:
+        if not run.info.get("base"):
+            return "无基础实验"
         changes = changed_files(run)
         return missing(changes) if isinstance(changes, str) else text(changes)
 
@@ -270,7 +272,7 @@ def of_baseline(value: Callable[[Run], str]) -> Callable[[Run], str]:
     def fill(run: Run) -> str:
         if run.baseline:
             return value(run.baseline)
-        return missing("本实验即 model_original" if run.flag("model_type") == "model_original" else "未找到基线")
+        return "本实验即 model_original" if run.flag("model_type") == "model_original" else missing("未找到基线")
 
     return fill
 

@@ -19,8 +19,8 @@ PANELS = {
 COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 
 
-def draw(runs: dict[str, Run], path: str | Path) -> Path:
-    """Draw all panels for which there are data, a colour for each run; runs are given by their legend."""
+def figure_of(runs: dict[str, Run]):
+    """All panels for which there are data, a colour for each run; runs are given by their legend."""
     from matplotlib.figure import Figure
 
     panels = {
@@ -30,7 +30,7 @@ def draw(runs: dict[str, Run], path: str | Path) -> Path:
     }
     rows = max(1, -(-len(panels) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1]), layout="constrained")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         for color, (label, run) in enumerate(runs.items()):
             for name, style in lines.items():
@@ -50,8 +50,13 @@ def draw(runs: dict[str, Run], path: str | Path) -> Path:
             axes.legend(fontsize=8)
     for axes in grid[len(panels) :]:
         axes.axis("off")
+    return figure
+
+
+def draw(runs: dict[str, Run], path: str | Path) -> Path:
+    """Write the curves of runs, given by their legend, as a PNG."""
     # Without the library's version in it, equal curves are equal files.
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure_of(runs).savefig(path, dpi=DPI, metadata={"Software": None})
     return Path(path)
 
 
