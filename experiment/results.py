@@ -9,7 +9,7 @@ from datetime import datetime
 from statistics import mean, median, stdev
 
 from trainer.measures import final
-from trainer.runs import NOT_IDENTITY, Run
+from trainer.runs import NOT_IDENTITY, SCORES, Run
 
 from .tables import Table
 
@@ -25,16 +25,8 @@ class Measure:
     better: Callable | None = None
 
 
-def of_eval(*keys: str) -> Callable[[Run], float | None]:
-    """A number of eval.json, by the keys that lead to it; None where the run has none."""
-
-    def get(run: Run) -> float | None:
-        value = run.eval
-        for key in keys:
-            value = value.get(key, {})
-        return value if isinstance(value, (int, float)) else None
-
-    return get
+def of_eval(name: str) -> Callable[[Run], float | None]:
+    return lambda run: run.score(*SCORES[name])
 
 
 def of_best(name: str) -> Callable[[Run], float | None]:
@@ -72,18 +64,11 @@ MEASURES = {
     "val loss": Measure(lambda run: final(run, "val_loss"), digits(4), min),
     "best val loss": Measure(of_best("val_loss"), digits(4), min),
     "perplexity": Measure(lambda run: final(run, "val_ppl"), digits(2), min),
-    "bits/byte": Measure(of_eval("language", "bits_per_byte"), digits(4), min),
-    **{
-        f"{task}{f' {part}' if part else ''}": Measure(
-            of_eval(task, *(("parts", part) if part else ()), "accuracy"), percent, max
-        )
-        for task in ("object", "relation", "verification")
-        for part in (None, "seen", "bank_only")
-    },
-    "object, written freely": Measure(of_eval("exact_match", "accuracy"), percent, max),
-    "coherence (PMI)": Measure(of_eval("generation", "coherence_pmi"), digits(3), max),
-    "fluency (perplexity)": Measure(of_eval("generation", "fluency_ppl"), digits(2), min),
-    "diversity (distinct-2)": Measure(of_eval("generation", "distinct2"), digits(3), max),
+    "bits/byte": Measure(of_eval("bits/byte"), digits(4), min),
+    **{name: Measure(of_eval(name), percent, max) for name, keys in SCORES.items() if keys[-1] == "accuracy"},
+    "coherence (PMI)": Measure(of_eval("coherence (PMI)"), digits(3), max),
+    "fluency (perplexity)": Measure(of_eval("fluency (perplexity)"), digits(2), min),
+    "diversity (distinct-2)": Measure(of_eval("diversity (distinct-2)"), digits(3), max),
     "tokens/s": Measure(speed, whole, max),
     "peak memory, MiB": Measure(lambda run: run.peak_memory, whole, min),
     "time in training": Measure(lambda run: run.seconds, span, min),

@@ -17,6 +17,20 @@ NOT_IDENTITY = {
     "cache_dir", "use_swanlab", "swanlab_project", "swanlab_mode",
 }  # fmt: skip
 
+# The numbers of eval.json that runs are compared by, and the keys that lead to each.
+SCORES = {
+    "bits/byte": ("language", "bits_per_byte"),
+    **{
+        f"{task} {part}".strip(): (task, *(("parts", part) if part else ()), "accuracy")
+        for task in ("object", "relation", "verification")
+        for part in ("", "seen", "bank_only")
+    },
+    "object, written freely": ("exact_match", "accuracy"),
+    "coherence (PMI)": ("generation", "coherence_pmi"),
+    "fluency (perplexity)": ("generation", "fluency_ppl"),
+    "diversity (distinct-2)": ("generation", "distinct2"),
+}
+
 
 def git(*arguments: str) -> str | None:
     """The output of a git command, or None where there is no git or no repository."""
@@ -140,6 +154,13 @@ class Run:
     def not_finite(self, name: str) -> list[int]:
         """The steps at which a metric was NaN or infinite."""
         return [line["step"] for line in self.metrics if name in line and line[name] is None]
+
+    def score(self, *keys: str) -> float | None:
+        """A number of eval.json, by the keys that lead to it; None where the run has none."""
+        value = self.eval
+        for key in keys:
+            value = value.get(key, {})
+        return value if isinstance(value, (int, float)) else None
 
     def flag(self, name: str):
         return next((section[name] for section in self.flags.values() if name in section), None)

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from .runs import Run
+from .runs import SCORES, Run
 
 SWANLAB_DIR = "swanlog"
 PATIENCE = 60  # seconds that SwanLab may take to open and to close a run
@@ -219,17 +219,6 @@ class Tracker:
             self.swanlab.finish(error)
 
 
-def flat_results(results: dict, prefix: str = "eval") -> dict[str, float]:
-    """The numbers of eval.json by the names that lead to them, those of the arms left out."""
-    numbers = {}
-    for name, value in results.items():
-        if isinstance(value, dict) and name not in ("arms", "about", "resources"):
-            numbers |= flat_results(value, f"{prefix}/{name}" if prefix == "eval" else f"{prefix}_{name}")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            numbers[f"{prefix}/{name}" if prefix == "eval" else f"{prefix}_{name}"] = value
-    return numbers
-
-
 def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = False) -> str:
     """Bring a run into SwanLab from its files: metrics, evaluation, samples as text, curves as image.
 
@@ -252,7 +241,8 @@ def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = Fal
         values = {name: math.nan if value is None else value for name, value in line.items() if name != "step"}
         swanlab.log(values, line["step"])
     step = run.metrics[-1]["step"] if run.metrics else 0
-    swanlab.log(flat_results(run.eval), step)
+    scores = {f"eval/{'_'.join(keys)}": run.score(*keys) for keys in SCORES.values()}
+    swanlab.log({name: value for name, value in scores.items() if value is not None}, step)
     swanlab.log_samples(run.eval.get("generation", {}).get("samples", []), step)
     swanlab.log_image("train/curves", draw_run(run), step)
     facts = swanlab.facts
