@@ -58,6 +58,16 @@ def begin(folder: Path, plan: dict) -> None:
     note.write_text(json.dumps(plan, indent=1))
 
 
+def wait_for(command: list[str], **options) -> int:
+    """The exit status of a command. Ctrl-C reaches it as well, and it is given the time to save its checkpoint."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
 def run_sweep(
     script: Path, grid: dict[str, list[str]], flags: list[str], folder: Path, root: Path
 ) -> tuple[list[Table], int]:
@@ -85,9 +95,7 @@ def run_sweep(
         path.mkdir(exist_ok=True)
         log = path / "launch.log"
         with open(log, "w") as output:
-            code = subprocess.run(
-                ["bash", str(script), *flags, *axes, *own], cwd=root, stdout=output, stderr=subprocess.STDOUT
-            ).returncode
+            code = wait_for(["bash", str(script), *flags, *axes, *own], cwd=root, stdout=output, stderr=output)
         run = Run(path)
         if code > 128 or run.state == "stopped":
             raise KeyboardInterrupt(f"{label}: stopped; the same command goes on with it")

@@ -1,6 +1,7 @@
 """What a record says of a run: one function of the run for each value, all of them in VALUES."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
@@ -153,6 +154,41 @@ def generation_score(name: str, text: str) -> Callable[[Run], str]:
         return text.format(**made) if made and name in made else missing("运行 eval_model.py 后填写")
 
     return fill
+
+
+def self_bleu(texts: list[list[str]], n: int = 4) -> float:
+    """Mean BLEU-n of each text against all others, from 0 (nothing shared) to 1 (all alike).
+
+    Counts of 2-grams and longer are smoothed by one. Source: Zhu et al. 2018, arXiv:1802.01886 (Texygen).
+    """
+
+    def grams(words: list[str], size: int) -> Counter:
+        return Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+
+    def bleu(own: list[str], others: list[list[str]]) -> float:
+        logs = []
+        for size in range(1, n + 1):
+            known = Counter()
+            for other in others:
+                known |= grams(other, size)
+            counts, smooth = grams(own, size), size > 1
+            shared = sum((counts & known).values())
+            logs.append(math.log(max(shared + smooth, 1e-9) / (counts.total() + smooth)))
+        nearest = min((len(other) for other in others), key=lambda length: (abs(length - len(own)), length))
+        return math.exp(mean(logs) + min(0.0, 1 - nearest / len(own)))
+
+    texts = [text for text in texts if text]
+    if len(texts) < 2:
+        return 0.0
+    return mean(bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))
+
+
+def diversity(run: Run) -> str:
+    made = run.eval.get("generation")
+    if not made:
+        return missing("运行 eval_model.py 后填写")
+    alike = self_bleu([sample["sampled"].split() for sample in made["samples"]])
+    return f"distinct-2 {made['distinct2']:.3f}, self-BLEU {alike:.3f}"
 
 
 def quality(run: Run) -> str:
@@ -347,7 +383,7 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "TEXT_GENERATION_SAMPLES": samples,
     "COHERENCE_SCORE": generation_score("coherence_pmi", "{coherence_pmi:.3f} nat/token (续写与提示的点互信息)"),
     "FLUENCY_SCORE": generation_score("fluency_ppl", "困惑度 {fluency_ppl:.2f}, 4-gram 重复率 {repetition:.1%}"),
-    "DIVERSITY_SCORE": generation_score("distinct2", "distinct-2 {distinct2:.3f}"),
+    "DIVERSITY_SCORE": diversity,
     "CURRENT_LOSS": lambda run: VALUES["FINAL_LOSS"](run),
     "CURRENT_PPL": lambda run: VALUES["FINAL_PPL"](run),
     "CURRENT_QUALITY": quality,
