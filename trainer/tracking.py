@@ -78,18 +78,27 @@ class SwanLab:
             if self.calls.qsize() > BACKLOG:
                 self._give_up(f"{BACKLOG} calls wait for it")
 
-    def wait(self) -> None:
-        """Until all calls so far are done, but not longer than PATIENCE."""
-        done, deadline = threading.Event(), time.monotonic() + PATIENCE
+    def wait(self, patience: float | None = None) -> None:
+        """Until all calls so far are done, but not longer than `patience` seconds, or PATIENCE."""
+        patience = patience or PATIENCE
+        done, deadline = threading.Event(), time.monotonic() + patience
         self.call(lambda _: done.set())
         while self.problem is None and not done.wait(0.05):
             if time.monotonic() > deadline:
-                self._give_up(f"no answer in {PATIENCE} s")
+                self._give_up(f"no answer in {patience:g} s")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         scalars = {grouped(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
         if scalars:
             self.call(lambda run: run.log(scalars, step=step))
+
+    def log_lines(self, lines: list[dict]) -> None:
+        """Lines of metrics.jsonl, in which null stands for NaN, as fast as SwanLab takes them."""
+        for number, line in enumerate(lines, 1):
+            values = {name: math.nan if value is None else value for name, value in line.items() if name != "step"}
+            self.log(values, line["step"])
+            if number % 1000 == 0:
+                self.wait()
 
     def log_samples(self, samples: list[dict], step: int) -> None:
         """Continuations as text, each under its prompt: the local dashboard shows no text without a caption."""
@@ -100,10 +109,10 @@ class SwanLab:
     def log_image(self, name: str, path: Path, step: int) -> None:
         self.call(lambda run: run.log_image(key=name, data=str(path), step=step))
 
-    def finish(self, error: str | None = None) -> None:
+    def finish(self, error: str | None = None, patience: float | None = None) -> None:
         state = {"state": "crashed", "error": error} if error else {"state": "success"}
         self.call(lambda run: run.finish(**state))
-        self.wait()
+        self.wait(patience)
 
     def _work(self) -> None:
         while self.problem is None:
@@ -199,8 +208,7 @@ class Tracker:
         self.path.write_text("".join(line + "\n" for line in kept))
         self.file = open(self.path, "a")
         if self.swanlab and self.swanlab.is_new:
-            for line in map(json.loads, kept):
-                self.swanlab.log(line, line.pop("step"))
+            self.swanlab.log_lines([json.loads(line) for line in kept])
 
     def log(self, metrics: dict[str, float | list[int]], step: int) -> None:
         """One line of metrics.jsonl. JSON has no NaN: a value that is not finite becomes null."""
@@ -228,25 +236,27 @@ def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = Fal
     Returns:
         Where it can be seen.
     Raises:
-        ValueError: SwanLab is missing or did not take it.
+        ValueError: SwanLab is missing or did not take it, or the run is still being trained.
     """
     from .plots import draw_run
 
     run = Run(run_dir)
+    if run.state == "running":
+        raise ValueError(f"{run_dir} is still being trained: bring it into SwanLab when that has ended")
     before = run.info.get("swanlab") or {}
     swanlab = SwanLab(
         run.name, run.flag("swanlab_project"), run.flags, swanlab_mode(mode or before.get("mode")), before
     )
-    for line in run.metrics if swanlab.is_new or not has_metrics else []:
-        values = {name: math.nan if value is None else value for name, value in line.items() if name != "step"}
-        swanlab.log(values, line["step"])
+    if swanlab.is_new or not has_metrics:
+        swanlab.log_lines(run.metrics)
     step = run.metrics[-1]["step"] if run.metrics else 0
     scores = {f"eval/{'_'.join(keys)}": run.score(*keys) for keys in SCORES.values()}
     swanlab.log({name: value for name, value in scores.items() if value is not None}, step)
     swanlab.log_samples(run.eval.get("generation", {}).get("samples", []), step)
     swanlab.log_image("train/curves", draw_run(run), step)
     facts = swanlab.facts
-    swanlab.finish((run.info.get("error") or run.state) if run.state in ("failed", "killed") else None)
+    error = (run.info.get("error") or run.state) if run.state in ("failed", "killed") else None
+    swanlab.finish(error, patience=PATIENCE + 0.01 * len(run.metrics))  # local SwanLab takes about 2 ms a line
     if swanlab.problem:
         raise ValueError(f"{run_dir} did not reach SwanLab: {swanlab.problem}")
     run.update(**facts)

@@ -18,6 +18,7 @@ from tests.memory.test_web import CHROMIUM, QUIET
 from tests.trainer.test_record import write_run
 from trainer import tracking
 from trainer.runinfo import RunInfo, make_log
+from trainer.runs import hold_lock
 from trainer.tracking import Tracker, swanlab_mode
 
 
@@ -236,6 +237,23 @@ def test_a_run_is_replayed_with_its_evaluation_samples_and_curves(replayed, tmp_
     assert not any("accuracy" in name and "object" not in name for name in tags)
     facts = json.loads((replayed / "run.json").read_text())
     assert facts["swanlab"]["mode"] == "local" and facts["swanlab_url"].startswith("swanlab watch")
+
+
+def test_a_run_that_still_trains_is_not_replayed(tmp_path):
+    path = write_run(tmp_path / "run", state="running")
+    hold_lock(path)
+    with pytest.raises(ValueError, match="still being trained"):
+        tracking.replay(path)
+
+
+def test_a_long_run_is_replayed_no_faster_than_swanlab_takes_it(tmp_path, fake_swanlab, monkeypatch):
+    opened = fake_swanlab(lambda: time.sleep(1e-4))
+    monkeypatch.setattr(tracking, "BACKLOG", 1500)
+    swanlab = tracking.SwanLab("run", "Test", {}, "online")
+    swanlab.log_lines([{"step": step, "loss": None if step == 7 else 1.0} for step in range(4000)])
+    swanlab.finish()
+    assert swanlab.problem is None and [step for step, _ in opened["run"].logged] == list(range(4000))
+    assert math.isnan(opened["run"].logged[7][1]["train/loss"])
 
 
 @pytest.mark.slow
