@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-LOCK = ".lock"
+LOCK = ".alive"  # a file of the run folder that the training process holds locked
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {
     "out_dir", "experiment", "experiment_dir", "base_experiment", "baseline", "seed", "resume", "target_loss",

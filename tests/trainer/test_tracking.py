@@ -306,7 +306,7 @@ def test_run_json_tells_the_stage_that_failed(tmp_path):
     facts = json.loads((tmp_path / "run.json").read_text())
     assert [stage["state"] for stage in facts["stages"]] == ["finished", "failed"]
     assert facts["state"] == "failed" and "line 7" in facts["error"] and facts["end_time"]
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".alive"}
 
 
 def test_run_json_holds_no_secret_and_needs_no_git(tmp_path, monkeypatch):
