@@ -27,6 +27,7 @@ from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
 from trainer.checkpoint import checkpoint_dirs, load_checkpoint, load_weights, save_checkpoint
 from trainer.config import Flags, parse_cli
+from trainer.micro_step import MicroStep, graphable
 from trainer.monitor import StopSignal, Stopwatch, memory_readings, use_histogram
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.record import fill_record
@@ -132,6 +133,19 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         bare.compile_parts()
     model.train()
 
+    def forward(batch):
+        out = model(**batch, return_logits=False)
+        for reading in out.readings:
+            if reading is not None:
+                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
+        return out
+
+    obstacle = graphable(flags.model, device, accelerator.num_processes, optim.dtype)
+    if run.use_cuda_graph and obstacle:
+        raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
+    graphed = run.use_cuda_graph is not False and obstacle is None
+    micro_step = MicroStep(forward, accelerator.backward, bare.refresh, graphed)
+
     def save():
         save_checkpoint(run.out_dir, state, bare, optimizer.optimizer, run.keep_checkpoints, accelerator)
 
@@ -152,22 +166,15 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             # Every token weighs the same, in whichever micro-batch or process it stands.
             all_targets = accelerator.reduce(torch.stack(targets).sum().to(device))
         for micro_batch, n_targets in zip(window, targets, strict=True):
-            batch = {name: value.to(device, non_blocking=True) for name, value in micro_batch.items()}
+            weight = n_targets.to(device) * accelerator.num_processes / all_targets
             with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
-                with watch("forward"):
-                    out = model(**batch, return_logits=False)
-                lm_loss = out.lm_loss * (n_targets.to(device) * accelerator.num_processes / all_targets)
-                auxiliary = (out.loss - out.lm_loss) / optim.accumulation_steps
-                with watch("backward"):
-                    accelerator.backward(lm_loss + auxiliary)
-            loss_sum += lm_loss.detach()
-            readings = [reading for reading in out.readings if reading is not None]
-            for reading in readings:
-                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
+                out = micro_step(micro_batch, weight, 1 / optim.accumulation_steps, watch)
+            loss_sum += out.lm_loss.detach() * weight
+        readings = [reading for reading in out.readings if reading is not None]
         with watch("optimizer"):
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=not graphed)
         if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0:
             bare.rewrite_bank(accelerator.gather(readings))
 

@@ -103,6 +103,8 @@ class Journal:
     def replay(self, bank: MemoryBank) -> None:
         """Bring a bank, as the weights hold it, to the state of the last line."""
         last = {change.row: change for entry in self.entries() for change in entry.changes}
+        if last and bank.config.uses_ngrams:
+            bank.ngrams()  # of the entries as trained: what follows are edits to it, as they were in their session
         if last:
             apply(bank, list(last.values()))
 
