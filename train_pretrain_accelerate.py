@@ -283,11 +283,8 @@ def main() -> int:
         if is_main:
             try:
                 log.info("record: %s", fill_record(out_dir, run.experiment_dir))
-            except (
-                ValueError,
-                OSError,
-                ImportError,
-            ) as problem:  # the run's own outcome, and its error, must not be hidden by it
+            # The run's own outcome, and its error, must not be hidden by it.
+            except (ValueError, OSError, ImportError) as problem:
                 log.error("the record was not filled: %s", problem)
                 print(f"the record was not filled: {problem}", file=sys.stderr)
     return 0 if stop.received is None else stop.exit_code

@@ -62,7 +62,7 @@ def hold_lock(run_dir: Path) -> int:
         except BlockingIOError:
             if last:
                 os.close(descriptor)
-                told = f"another process is training in {run_dir}: stop it, or choose another --out_dir"
+                told = f"another process trains in {run_dir}: stop it first, or give another --out_dir"
                 raise ValueError(told) from None
             time.sleep(0.1)  # is_locked, asked by somebody else, holds it for a moment
         except OSError as problem:  # some network file systems have no locks, and a run is worth more than its label

@@ -163,7 +163,7 @@ def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
         living = record_of(path, tmp_path / "experiment")
         assert is_locked(path) and living["STATE"] == living["TRAIN_STATUS"] == "⏳ 运行中"
         assert living["TRAIN_END"] == "未结束" and living["CURRENT_TIME"] == "0:00:20"
-        with pytest.raises(ValueError, match="another process is training in"):
+        with pytest.raises(ValueError, match="another process trains in"):
             hold_lock(path)
         process.kill()
         process.wait()
