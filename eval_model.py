@@ -25,6 +25,8 @@ from model import load_run
 from trainer.monitor import memory_readings
 from trainer.record import fill_record
 from trainer.runinfo import git, now, write_json
+from trainer.runs import Run
+from trainer.tracking import replay
 
 PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
 QUESTIONS = ("object", "relation", "verification", "edit")
@@ -215,6 +217,11 @@ def main() -> None:
     print(table(with_arms(Path(args.run).name, results)))
     for sample in results.get("generation", {}).get("samples", [])[:3]:
         print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
+    if Run(args.run).info.get("swanlab"):
+        try:
+            print(f"\nSwanLab: {replay(args.run, has_metrics=True)}")
+        except ValueError as problem:
+            print(problem, file=sys.stderr)
     print(f"\nrecord: {fill_record(args.run, args.experiment_dir)}")
 
 

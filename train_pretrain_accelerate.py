@@ -28,7 +28,7 @@ from model.memory_bank import usage_statistics
 from trainer.checkpoint import checkpoint_dirs, load_checkpoint, load_weights, save_checkpoint
 from trainer.config import Flags, parse_cli
 from trainer.micro_step import MicroStep, graphable
-from trainer.monitor import StopSignal, Stopwatch, memory_readings
+from trainer.monitor import StopSignal, Stopwatch, memory_readings, use_histogram
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.record import fill_record
 from trainer.runinfo import RunInfo, make_log, write_json
@@ -193,6 +193,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
                 metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
+                metrics["memory/uses"] = use_histogram(uses_N)
                 weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
                 metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
             tracker.log(metrics, step)
@@ -237,6 +238,12 @@ def main() -> int:
     out_dir = Path(run.out_dir)
     if is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
+    info = RunInfo(
+        out_dir, is_main, resumes=run.resume and bool(checkpoint_dirs(out_dir)),
+        name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
+        target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+    )  # fmt: skip
+    if is_main:
         if not run.resume:
             for checkpoint in checkpoint_dirs(out_dir):
                 shutil.rmtree(checkpoint)
@@ -244,18 +251,14 @@ def main() -> int:
     accelerator.wait_for_everyone()
 
     log = make_log(out_dir, writes=is_main)
-    info = RunInfo(
-        out_dir, is_main, resumes=run.resume and bool(checkpoint_dirs(out_dir)),
-        name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
-        target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
-    )  # fmt: skip
     tracker = None
     try:
         with info.stage("env") as stage:
             tracker = Tracker(
-                out_dir, is_main, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode
-            )
-            info.set(swanlab_url=tracker.url)
+                out_dir, is_main, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode,
+                info.facts.get("swanlab"),
+            )  # fmt: skip
+            info.set(**tracker.facts)
             stage["notes"] = f"{accelerator.num_processes} x {accelerator.device.type}, {flags.optim.dtype}"
         with info.stage("data") as stage:
             tokenizer, rows, val, bank = load_data(flags, accelerator, info)
@@ -271,13 +274,17 @@ def main() -> int:
             model.save_pretrained(out_dir)
             tokenizer.save_pretrained(out_dir)
         info.finish("finished" if stop.received is None else "stopped")
+    except BaseException:
+        info.fail()
+        raise
     finally:
         if tracker:
-            tracker.finish(failed=info.facts["state"] == "failed")
+            tracker.finish(info.facts["error"])
         if is_main:
             try:
                 log.info("record: %s", fill_record(out_dir, run.experiment_dir))
-            except (ValueError, OSError) as problem:  # the run's own outcome, and its error, must not be hidden by it
+            # The run's own outcome, and its error, must not be hidden by it.
+            except (ValueError, OSError, ImportError) as problem:
                 log.error("the record was not filled: %s", problem)
                 print(f"the record was not filled: {problem}", file=sys.stderr)
     return 0 if stop.received is None else stop.exit_code

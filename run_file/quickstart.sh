@@ -30,7 +30,7 @@ train() {
 mkdir -p out
 train quickstart_plain --model_type model_original &
 plain=$!
-train quickstart_memory --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 \
+train quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 \
     --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
 memory=$!
 wait $plain
@@ -54,5 +54,7 @@ echo "== three sentences of the memory model, and what it looked up while it wro
 "$PYTHON" -m evaluation.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
     --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is"
 echo
-echo "records: experiment/EXPERIMENT_quickstart_plain.md, experiment/EXPERIMENT_quickstart_memory.md"
+echo "== records, curves, and the two runs compared"
+"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory
+"$PYTHON" -m experiment compare out/quickstart_plain out/quickstart_memory
 echo "done in $((SECONDS - begin)) s after the installation"

@@ -1,10 +1,12 @@
-"""What a run's curves say, in numbers: convergence, spikes, growth. Pure functions over (step, value) lists."""
+"""What a run's curves say, in numbers: slope, spikes, plateaus, divergence. Pure functions over (step, value) lists."""
 
 from statistics import mean, median, pstdev
 
 SPIKE_FACTOR = 3.0  # a spike rises above the median of its neighbourhood by this many spreads
 NEIGHBOURHOOD = 10
 MIN_SPIKE = 0.05  # nats; smaller wiggles are noise whatever the spread is
+MIN_FALL = 0.01  # nats; a loss that falls by less over a fifth of the run stands still
+MIN_RISE = 0.2  # nats; a loss that ends this far above its lowest has diverged
 
 
 def at_fractions(values: list[float], fractions=(0.1, 0.25, 0.5, 0.75, 1.0)) -> list[float]:
@@ -34,3 +36,29 @@ def spikes(points: list[tuple[float, float]]) -> list[float]:
         if points[i][1] > threshold:
             found.append(points[i][0])
     return found
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """The running median of the last NEIGHBOURHOOD values."""
+    return [median(values[max(0, i - NEIGHBOURHOOD + 1) : i + 1]) for i in range(len(values))]
+
+
+def plateaus(points: list[tuple[float, float]], share: float = 0.2) -> list[tuple[float, float]]:
+    """Stretches (first, last place) of at least this share of a curve in which it falls by less than MIN_FALL."""
+    width = max(NEIGHBOURHOOD, round(share * len(points)))
+    smooth, found = smoothed([value for _, value in points]), []
+    for i in range(NEIGHBOURHOOD - 1, len(points) - width):  # the running median settles first
+        if smooth[i] - smooth[i + width] < MIN_FALL:
+            first, last = points[i][0], points[i + width][0]
+            if found and first <= found[-1][1]:
+                first, _ = found.pop()
+            found.append((first, last))
+    return found
+
+
+def divergence(points: list[tuple[float, float]]) -> float:
+    """How far the median of the last tenth lies above the lowest running median, if by more than MIN_RISE; else 0."""
+    if len(points) < 2 * NEIGHBOURHOOD:
+        return 0.0
+    rise = median(value for _, value in last_tenth(points)) - min(smoothed([value for _, value in points]))
+    return rise if rise > MIN_RISE else 0.0

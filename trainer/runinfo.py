@@ -1,11 +1,9 @@
 """run.json: what a run was, on what it ran, how far it came and why it ended; train.log beside it."""
 
-import json
 import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import traceback
 from contextlib import contextmanager
@@ -15,27 +13,13 @@ from pathlib import Path
 
 import torch
 
+from .runs import Run, git, hold_lock, write_json
+
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
 
 
 def now() -> str:
     return datetime.now().isoformat(timespec="seconds")
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
-    temporary.replace(path)
-
-
-def git(*arguments: str) -> str | None:
-    """The output of a git command, or None where there is no git or no repository."""
-    try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def environment() -> dict:
@@ -59,24 +43,40 @@ def short_traceback() -> str:
     return traceback.format_exc().replace(f"{Path(__file__).resolve().parents[1]}{os.sep}", "")
 
 
+def session_of(run: Run) -> dict:
+    """What is kept of a session of a run once another has begun."""
+    stages = [run.stage(stage["name"]) for stage in run.info.get("stages", [])]
+    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error")}
+    return facts | {"state": run.state, "end_time": run.end_time, "stages": stages}
+
+
 class RunInfo:
     """The facts of a run, written to run.json at every change. Only the main process writes.
 
-    A run that goes on after an interruption keeps what the earlier sessions were under `earlier_sessions`.
+    As long as the process lives it holds the folder's lock, so that a run that was killed is not taken for one that
+    goes on. A run that goes on after an interruption keeps what the earlier sessions were under `earlier_sessions`.
+
+    Raises:
+        ValueError: another process trains in the folder.
     """
 
     def __init__(self, out_dir: str | Path, writes: bool = True, resumes: bool = False, **facts):
         self.path, self.writes = Path(out_dir) / "run.json", writes
+        before = None
+        if writes:
+            before = Run(out_dir) if resumes and self.path.exists() else None
+            # Read before the lock is taken: a killed run is then still known as one.
+            sessions = [*before.info.get("earlier_sessions", []), session_of(before)] if before else []
+            self.lock = hold_lock(Path(out_dir))
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.facts = {
             "state": "running", "start_time": now(), "end_time": None, "command": command,
             "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
+            "git_uncommitted": (git("diff", "HEAD", "--numstat") or "").splitlines(),
             "environment": environment(), "stages": [], "data": {}, "error": None, "earlier_sessions": [], **facts,
         }  # fmt: skip
-        if resumes and self.path.exists():
-            before = json.loads(self.path.read_text())
-            session = {name: before.get(name) for name in ("state", "start_time", "end_time", "stages", "error")}
-            self.facts["earlier_sessions"] = [*before.get("earlier_sessions", []), session]
+        if before:
+            self.facts |= {"earlier_sessions": sessions, "swanlab": before.info.get("swanlab")}
         self.save()
 
     def save(self) -> None:
@@ -104,11 +104,16 @@ class RunInfo:
         except BaseException as problem:
             stage["state"] = "failed"
             stage["notes"] = f"{type(problem).__name__}: {problem}"
-            self.facts |= {"state": "failed", "error": short_traceback(), "end_time": now()}
+            self.fail()
             raise
         finally:
             stage["end"] = now()
             self.save()
+
+    def fail(self) -> None:
+        """Close the run as "failed", with the traceback of the exception at hand."""
+        if self.facts["state"] == "running":
+            self.set(state="failed", error=short_traceback(), end_time=now())
 
     def finish(self, state: str) -> None:
         """Close the run as "finished" or "stopped"."""

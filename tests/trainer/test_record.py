@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer.curves import at_fractions, last_tenth, slope, spikes
-from trainer.record import VALUES, Run, fill_record, fill_text
+from trainer import measures
+from trainer.curves import at_fractions, divergence, last_tenth, plateaus, slope, spikes
+from trainer.measures import VALUES, value_of
+from trainer.record import fill_record, fill_text
+from trainer.runinfo import session_of
+from trainer.runs import Run, hold_lock, is_locked
 
 ROOT = Path(__file__).parents[2]
 MARKER = re.compile(r"<!--([\w:.]+?)(:[0-9a-f]{8})?-->")
@@ -42,6 +46,8 @@ def write_run(path: Path, *, gpu=True, state="finished", losses=None, model_type
     }
     losses = [4 - 0.02 * i for i in range(100)] if losses is None else losses
     memory = {"gpu_mib": 9000.0, "peak_gpu_mib": 10000.0} if gpu else {}
+    if state == "running":
+        stages[-1] |= {"state": "running", "end": None}
     lines = []
     for i, loss in enumerate(losses):
         lines.append({"step": i + 1, "loss": loss, "lr": 2e-4, "grad_norm": 1.0, "tokens": 128 * (i + 1)})
@@ -51,6 +57,7 @@ def write_run(path: Path, *, gpu=True, state="finished", losses=None, model_type
         lines.append({"step": 100, "epoch": 1.0, "val_loss": 2.6, "val_ppl": 13.46})
         lines.append({"step": 100, "time_share/data": 0.25, "time_share/backward": 0.75})
     (path / "run.json").write_text(json.dumps(info))
+    (path / "train.log").write_text("2026-01-02 03:03:20 INFO step 100/100 loss 2.02\n")
     (path / "flags.json").write_text(json.dumps(flags))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -73,7 +80,12 @@ RUNS = {
     "failed": {"state": "failed", "error": "Traceback\nValueError: wrong", "losses": []},
     "stopped early": {"state": "stopped", "losses": [4.0], "stages": []},
     "nan": {"losses": [4.0] * 20 + [None] + [4.0] * 20},
+    "killed": {"state": "running", "end_time": None},
+    "nothing but NaN": {"losses": [None]},
 }
+
+
+DIED_OF_NAN = {"state": "failed", "error": "Traceback\nFloatingPointError: the loss is nan"}
 
 
 @pytest.mark.parametrize("source", ["TEMPLATE.md", "EXPERIMENT_1_4_8.md"])
@@ -133,7 +145,88 @@ def test_a_failure_and_a_loss_that_is_not_finite_are_told(tmp_path):
     assert "ValueError: wrong" in failed["ERROR_LOGS"] and failed["ANOMALY_1"].startswith("运行失败")
     broken = record_of(write_run(tmp_path / "out/b", **RUNS["nan"]), tmp_path / "b")
     assert "非有限 Loss: 1 次 (步 21)" in broken["TRAINING_STABILITY_ANALYSIS"]
-    assert broken["ANOMALY_1"] == "步 21: Loss 非有限"
+    assert broken["ANOMALY_1"] == "Loss 非有限: 1 次 (步 21)"
+    ended = record_of(write_run(tmp_path / "out/c", losses=[4.0] * 100 + [None], **DIED_OF_NAN), tmp_path / "c")
+    assert ended["FINAL_LOSS"] == ended["CURRENT_PPL"] == "NaN/Inf (步 101)" and ended["BEST_LOSS"] == "2.4000"
+    assert "以非有限 Loss 结束" in ended["TRAINING_STABILITY_ANALYSIS"] and "nan" in ended["ERROR_LOGS"]
+
+
+def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
+    path = write_run(tmp_path / "out/run", **RUNS["killed"])
+    with subprocess.Popen(
+        [sys.executable, "-c", "import os, sys; from trainer.runs import hold_lock; from pathlib import Path;"
+         "hold_lock(Path(sys.argv[1])); child = os.fork(); print('held' * bool(child), flush=True); sys.stdin.read()",
+         str(path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert b"held\n" in (process.stdout.readline(), process.stdout.readline())
+        living = record_of(path, tmp_path / "experiment")
+        assert is_locked(path) and living["STATE"] == living["TRAIN_STATUS"] == "⏳ 运行中"
+        assert living["TRAIN_END"] == "未结束" and living["CURRENT_TIME"] == "0:00:20"
+        with pytest.raises(ValueError, match="another process trains in"):
+            hold_lock(path)
+        process.kill()
+        process.wait()
+        assert not is_locked(path)  # though the worker that it forked still lives
+    values = record_of(path, tmp_path / "experiment")
+    assert values["STATE"] == values["TRAIN_STATUS"] == "❌ 中断(进程消失)"
+    assert values["TRAIN_END"] == "2026-01-02T03:03:20" and values["CURRENT_TIME"] == "0:00:20"
+    assert values["COMPLETION_TIME"] == "未完成 (最后活动 2026-01-02T03:03:20)"
+    assert values["ANOMALY_1"].startswith("进程未留下结束记录便消失") and values["FINAL_LOSS"] == "2.6000"
+
+
+def test_the_time_in_training_is_that_of_all_sessions(tmp_path):
+    first = write_run(tmp_path / "first", **RUNS["killed"])
+    run = write_run(tmp_path / "run", earlier_sessions=[session_of(Run(first))], start_time="2026-01-03T00:00:00")
+    values = record_of(run, tmp_path / "experiment")
+    assert values["CURRENT_TIME"] == "0:00:50 (2 次会话)" and values["START_TIME"] == "2026-01-02T03:00:00"
+    assert values["ANOMALY_1"] == "共 2 次会话: 曾中断 1 次"
+
+
+def test_the_change_of_code_is_that_since_the_base_experiments_run(tmp_path, monkeypatch):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.setattr(measures, "ROOT", repository)
+    run_git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    commits = []
+    for text in ("one\ntwo\n", "one\n2\nthree\n"):
+        (repository / "code.py").write_text(text)
+        for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+            subprocess.run([*run_git, *arguments], check=True)
+        commits.append(subprocess.check_output([*run_git, "rev-parse", "HEAD"], text=True).strip())
+    run = write_run(tmp_path / "out/run", git_commit=commits[1], git_uncommitted=["4\t0\tmore.py"])
+    assert record_of(run, tmp_path / "none")["CHANGED_FILES"] == "未记录(没有找到 experiment_9.9.8 的运行)"
+    write_run(tmp_path / "out/base", experiment="9_9_8", git_commit=commits[0])
+    values = record_of(run, tmp_path / "experiment")
+    assert [values[name] for name in ("CHANGED_FILES", "LINES_ADDED", "LINES_DELETED")] == ["2", "+6", "-1"]
+    assert values["GIT_DIFF"] == "code.py: +2, -1\nmore.py: +4, -0\n"
+
+
+def test_texts_that_are_alike_have_a_high_self_bleu():
+    one, two = "a b c d e f g h".split(), "i j k l m n o p".split()
+    assert measures.self_bleu([one, one]) == pytest.approx(1.0)
+    assert measures.self_bleu([one, two]) < 0.01 < measures.self_bleu([one, one[:4] + two[:4]]) < 1
+    assert measures.self_bleu([one]) == measures.self_bleu([[], one]) == 0
+    # Unigrams 3/4, then (shared + 1) / (all + 1) = 3/4, 2/3, 1/2, no brevity penalty.
+    expected = (3 / 4 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
+    assert measures.self_bleu(["a b c d".split(), "a b c e".split()]) == pytest.approx(expected)
+
+
+def test_what_the_log_warns_of_is_told(tmp_path):
+    path = write_run(tmp_path / "out/run")
+    with open(path / "train.log", "a") as log:
+        log.write("2026-01-02 03:03:21 ERROR SwanLab failed\n2026-01-02 03:03:22 WARNING disk low\n")
+    values = record_of(path, tmp_path / "experiment")
+    assert values["ANOMALY_1"] == "ERROR SwanLab failed" and values["ANOMALY_2"] == "WARNING disk low"
+
+
+def test_the_curves_are_drawn_beside_the_run(tmp_path):
+    path = write_run(tmp_path / "out/run")
+    fill_record(path, tmp_path / "experiment")
+    drawn = (path / "curves.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG") and len(drawn) < 150_000
+    fill_record(path, tmp_path / "experiment")
+    assert (path / "curves.png").read_bytes() == drawn
 
 
 def test_the_baseline_has_the_same_data_and_as_many_tokens(tmp_path):
@@ -162,8 +255,12 @@ def test_what_a_person_wrote_stays_when_another_run_is_recorded(tmp_path):
 
 def test_what_a_person_wrote_before_the_first_run_stays(tmp_path):
     run = Run(write_run(tmp_path / "out/run"))
-    assert fill_text("`2.30`<!--TARGET_LOSS-->", run) == "`2.30`<!--TARGET_LOSS-->"
-    assert fill_text("```\nmine\n```\n<!--ERROR_LOGS-->", run) == "```\nmine\n```\n<!--ERROR_LOGS-->"
+
+    def fill(text: str) -> str:
+        return fill_text(text, lambda name: value_of(name, run))
+
+    assert fill("`2.30`<!--TARGET_LOSS-->") == "`2.30`<!--TARGET_LOSS-->"
+    assert fill("```\nmine\n```\n<!--ERROR_LOGS-->") == "```\nmine\n```\n<!--ERROR_LOGS-->"
 
 
 def test_a_value_cannot_break_the_table_or_the_block_it_stands_in(tmp_path):
@@ -186,7 +283,7 @@ def test_a_wrong_folder_or_marker_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no run.json"):
         fill_record(tmp_path, tmp_path / "experiment")
     with pytest.raises(ValueError, match="<!--FINAL_LOS-->"):
-        fill_text("`[FINAL_LOS]`<!--FINAL_LOS-->", Run(write_run(tmp_path / "out/run")))
+        value_of("FINAL_LOS", Run(write_run(tmp_path / "out/run")))
 
 
 def test_recording_does_not_import_torch():
@@ -203,3 +300,15 @@ def test_curves():
     assert spikes(line) == []
     line[25] = (250, 9.0)
     assert spikes(line) == [250]
+
+
+def test_plateaus_and_divergence():
+    falling = [(i, 5 - 0.05 * i) for i in range(60)]
+    still = falling[:30] + [(i, 3.5) for i in range(30, 60)]
+    assert plateaus(falling) == [] and divergence(falling) == 0
+    assert len(plateaus(still)) == 1
+    first, last = plateaus(still)[0]
+    assert 30 <= first <= 40 and last == 59
+    rising = falling[:30] + [(i, 2 + 0.05 * i) for i in range(30, 60)]
+    assert divergence(rising) == pytest.approx(1.2, abs=0.2)
+    assert plateaus([]) == [] and divergence([]) == 0

@@ -1,0 +1,1 @@
+"""The records of the experiments, and the commands about them: python -m experiment --help."""
