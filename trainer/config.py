@@ -70,6 +70,8 @@ class RunConfig:
     baseline: str | None = flag(None, "run folder of the baseline that the record compares with; None: look in out/")
     target_loss: float | None = flag(None, "validation loss that the experiment aims at")
     seed: int = flag(42, "seed of weights, data order and dropout")
+    deterministic: bool = flag(False, "refuse operations that do not repeat bit for bit; on a CPU all of them do")
+    max_skipped_in_row: int = flag(10, "stop after so many optimizer steps in a row without a finite loss or gradient")
     resume: bool = flag(True, "go on from the newest checkpoint in out_dir; --no_resume starts over")
     use_compile: bool | None = flag(None, "torch.compile the blocks; None: on CUDA only")
     log_interval: int = flag(10, "optimizer steps between two lines of metrics.jsonl")
@@ -77,6 +79,7 @@ class RunConfig:
     eval_batches: int | None = flag(None, "validation batches at most; None: all of them")
     save_interval: int = flag(500, "optimizer steps between two checkpoints")
     keep_checkpoints: int = flag(2, "how many of the newest checkpoints are kept")
+    keep_best: bool = flag(True, "also write and keep the checkpoint of the best validation")
     memory_monitor_interval: int = flag(100, "optimizer steps between two readings of GPU and host memory")
     use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
     swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
@@ -85,7 +88,8 @@ class RunConfig:
     )
 
     def __post_init__(self):
-        for name in ("log_interval", "eval_interval", "save_interval", "keep_checkpoints", "memory_monitor_interval"):
+        intervals = ("log_interval", "eval_interval", "save_interval", "memory_monitor_interval")
+        for name in (*intervals, "keep_checkpoints", "max_skipped_in_row"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
 
     @property
