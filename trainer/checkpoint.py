@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
+from dataset.cache import flush
+
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")
 log = logging.getLogger("run")
@@ -133,7 +135,7 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
     path = Path(run_dir) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
-    trained, own = load_file(path), dict(model.named_parameters())
+    trained, own = load_tensors(path), dict(model.named_parameters())
     trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
     for name in sorted(own.keys() ^ trained.keys()):
         raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
@@ -187,6 +189,18 @@ def resume(out_dir: str | Path, split: dict, model: nn.Module, optimizer, accele
     return state
 
 
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, a format that holds nothing else.
+
+    Raises:
+        ValueError: it is another kind of file, or damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as problem:
+        raise ValueError(f"{path} is not a whole safetensors file ({problem})") from None
+
+
 def tell(message: str) -> None:
     log.warning(message)
     print(f"warning: {message}", file=sys.stderr)
@@ -205,7 +219,7 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
                 "other rows than the run that never stopped: use the same, or start over with --no_resume"
             )
     files = [path / name for name in state["checksums"] if name == "model.safetensors" or BANKS in Path(name).parts]
-    tensors = {key: value for file in files for key, value in load_file(file).items()}
+    tensors = {key: value for file in files for key, value in load_tensors(file).items()}
     missing = model.state_dict().keys() - tensors.keys() - model.all_tied_weights_keys.keys()
     try:
         unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
@@ -214,8 +228,8 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
     if unexpected or missing:
         raise ValueError(f"{path} holds another model: use its flags, another --out_dir, or --no_resume")
     model.tie_weights()
-    load_optimizer_tensors(model, optimizer, load_file(path / "optimizer.safetensors"))
-    set_random_state(load_file(path / f"random_{accelerator.process_index}.safetensors"), accelerator.device)
+    load_optimizer_tensors(model, optimizer, load_tensors(path / "optimizer.safetensors"))
+    set_random_state(load_tensors(path / f"random_{accelerator.process_index}.safetensors"), accelerator.device)
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -280,11 +294,3 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

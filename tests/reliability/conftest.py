@@ -1,6 +1,7 @@
 """The table at the end of a slow run: faults tried, survived, lost."""
 
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,11 +10,12 @@ TRIED, SURVIVED = Counter(), Counter()
 
 @pytest.fixture
 def survives():
-    """survives(what, number, check): counts `number` faults as tried and, once `check` is done, as survived."""
+    """with survives(what, number): counts so many faults as tried and, if the block ends well, as survived."""
 
-    def count(what: str, number: int, check) -> None:
+    @contextmanager
+    def count(what: str, number: int = 1):
         TRIED[what] += number
-        check()
+        yield
         SURVIVED[what] += number
 
     return count
