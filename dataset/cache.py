@@ -1,5 +1,6 @@
 """Files derived from other files: kept under a key made of the contents they came from."""
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -41,9 +42,25 @@ def explained(path: Path, place: Callable[[], str]) -> Iterator[None]:
         ValueError: in the place of the error.
     """
     try:
-        yield
-    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as problem:
+        try:
+            yield
+        except UnicodeDecodeError as problem:
+            raise ValueError(f"{path}, line {line_of_broken_utf8(path)}: not UTF-8 ({problem.reason})") from None
+    except (EOFError, OSError, zlib.error) as problem:
         raise ValueError(f"{path}, {place()}: cannot be read ({problem})") from None
+
+
+def line_of_broken_utf8(path: Path) -> int:
+    """Where the text of a file that is not UTF-8 breaks: a reader is ahead of its lines when it finds out."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        while block := file.read(BLOCK):
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as problem:
+                return line + problem.object[: problem.start].count(b"\n")
+            line += block.count(b"\n")
+    return line  # the last character is cut off
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

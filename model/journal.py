@@ -82,7 +82,8 @@ class Journal:
                 for change in changes:
                     change.require_types()
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-                raise ValueError(f"{self.path}, line {number}: not a journal line ({problem})") from None
+                what = " ".join(str(problem).split())
+                raise ValueError(f"{self.path}, line {number}: not a journal line ({what})") from None
         return entries
 
     def size(self) -> int:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,13 +43,28 @@ class Runs:
             kill_after: seconds after which SIGKILL comes.
         """
         output = self.folder / f"{out}.output"
-        process = FORKS.Process(target=run_forked, args=(self.argv(out, *flags), output, fault))
+        process = FORKS.Process(target=run_forked, args=(self.argv(out, *flags), output, fault, {}))
         process.start()
         process.join(kill_after)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
         return Ended(process.exitcode, output.read_text() if output.exists() else "")
+
+    def start_ranks(self, out: str, *flags: str, n: int = 2, fault: Callable | None = None) -> list[Ended]:
+        """The same as `n` processes that a launcher would start together, without the launcher; `fault` is in each."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes, outputs = [], [self.folder / f"{out}.output{rank}" for rank in range(n)]
+        for rank, output in enumerate(outputs):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            arguments = (self.argv(out, *flags), output, fault, {name: str(value) for name, value in place.items()})
+            processes.append(FORKS.Process(target=run_forked, args=arguments))
+            processes[-1].start()
+        for process in processes:
+            process.join()
+        return [Ended(p.exitcode, output.read_text()) for p, output in zip(processes, outputs, strict=True)]
 
     def argv(self, out: str, *flags: str) -> list[str]:
         return [
@@ -59,7 +75,8 @@ class Runs:
         ]  # fmt: skip
 
 
-def run_forked(argv: list[str], output: Path, fault: Callable | None) -> None:
+def run_forked(argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,5 +1,6 @@
 """Faults that a forked run installs in itself before it starts: kills, signals, full disks, bad numbers."""
 
+import hashlib
 import importlib
 import os
 import resource
@@ -61,6 +62,29 @@ def send(number: int, original, *args, **kwargs):
 def fault(place: str, number: int, action=die) -> partial:
     """A fault that can be sent to a forked run."""
     return partial(on_call, place, number, action)
+
+
+def on_rank(rank: int, other: partial) -> None:
+    """A fault in one process of several."""
+    if int(os.environ["RANK"]) == rank:
+        other()
+
+
+def note_bank_hashes(folder: Path) -> None:
+    """Let every process write down a hash of its bank after each rewriting."""
+    from model.model_memory import MemoryTransformer
+
+    original = MemoryTransformer.rewrite_bank
+
+    def rewrite_bank(self, readings):
+        changed = original(self, readings)
+        tensors = (self.bank.tokens, self.bank.frozen, self.bank.average)
+        digest = hashlib.blake2b(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+        with open(folder / f"bank_hashes_{os.environ['RANK']}", "a") as file:
+            file.write(f"{changed} {digest}\n")
+        return changed
+
+    MemoryTransformer.rewrite_bank = rewrite_bank
 
 
 def poison_losses(first: int, last: int) -> None:

@@ -1,27 +1,13 @@
 """Whole runs of the training script, as a user starts them: tiny, on the CPU."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import tiny_model
-from tests.runs import Runs, metrics
+from tests.runs import metrics
 from trainer.checkpoint import load_weights
-
-ROOT = Path(__file__).parents[2]
-
-
-def train(runs: Runs, out: str, *flags: str, processes: int) -> subprocess.CompletedProcess:
-    """A run as a launcher starts it, in processes of their own."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *launcher, "train_pretrain_accelerate.py", *runs.argv(out, *flags)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
@@ -49,19 +35,6 @@ def test_a_run_leaves_what_it_promises(runs, tmp_path):
     assert json.loads((out / "run.json").read_text())["state"] == "finished"
     record = (tmp_path / "records" / "EXPERIMENT_run.md").read_text()
     assert f"{metrics(out, 'val_loss')[-1][1]:.4f}" in record
-
-
-def test_two_processes_equal_one_with_the_whole_batch(runs, tmp_path):
-    still = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
-    two = train(runs, "two", *still, "--batch_size", "2", processes=2)
-    assert runs.start("one", *still).code == 0 and two.returncode == 0, two.stderr[-800:]
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
-    # Before the first update everything but rounding is the same; Adam's first steps then magnify the rounding.
-    for name in ("loss", "grad_norm"):
-        first_one, first_two = metrics(tmp_path / "one", name)[0], metrics(tmp_path / "two", name)[0]
-        assert first_one == pytest.approx(first_two, rel=1e-4)
-    for one_step, two_steps in zip(metrics(tmp_path / "one", "loss"), metrics(tmp_path / "two", "loss"), strict=True):
-        assert one_step == pytest.approx(two_steps, abs=5e-3)
 
 
 @pytest.mark.parametrize(
