@@ -71,7 +71,7 @@ def test_a_knowledge_file_of_446_mb_becomes_a_bank_in_bounded_memory(tmp_path, c
             subject, object = rng.choices(WORDS, k=2)
             fact = {
                 "sentence": f"{subject} met {object} in {number}.", "subject": subject, "predicate": "met",
-                "object": object, "uuid": f"{number:036}", "source": "a source that is described at some length" * 3,
+                "object": object, "uuid": f"{number:036}", "source": "a source that is described at some length" * 5,
             }  # fmt: skip
             file.write(("[\n" if number == 0 else ",\n") + json.dumps({"target": [fact]}))
         file.write("\n]\n")
