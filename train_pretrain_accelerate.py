@@ -27,7 +27,7 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint
+from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
 from trainer.config import Flags, parse_cli
 from trainer.monitor import (
     StepGuard,
@@ -214,6 +214,8 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             }  # fmt: skip
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
+                if run.deterministic:  # sums along a tensor are not, on CUDA
+                    uses_N = uses_N.cpu()
                 metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
                 weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
                 metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
@@ -266,8 +268,8 @@ def main() -> int:
     if is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
         if not run.resume:
-            for folder in (*checkpoint_dirs(out_dir), out_dir / BANKS):
-                shutil.rmtree(folder, ignore_errors=True)
+            for folder in filter(Path.exists, (*checkpoint_dirs(out_dir), out_dir / BANKS)):
+                shutil.rmtree(folder)
         write_json(out_dir / "flags.json", flags.as_dict())
     accelerator.wait_for_everyone()
 
@@ -299,8 +301,7 @@ def main() -> int:
         ):
             train(flags, accelerator, model, rows, val, tracker, stop, log)
         if is_main:
-            model.save_pretrained(out_dir)
-            tokenizer.save_pretrained(out_dir)
+            save_result(out_dir, model, tokenizer)
         info.finish("finished" if stop.received is None else "stopped")
     except SystemExit:  # a signal that came before the first step
         info.finish("stopped")

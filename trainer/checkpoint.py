@@ -77,6 +77,21 @@ def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int
     return final
 
 
+def save_result(out_dir: Path, model: nn.Module, tokenizer) -> None:
+    """Put the final weights and the tokenizer into the run folder; a kill leaves those of an earlier end in place."""
+    temporary = out_dir / ".writing_result"
+    with whole_or_not_at_all(temporary, out_dir):
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in temporary.iterdir():
+            flush(path)
+        for path in temporary.iterdir():
+            path.replace(out_dir / path.name)
+        temporary.rmdir()
+        flush(out_dir)
+
+
 @contextmanager
 def whole_or_not_at_all(temporary: Path, out_dir: Path):
     """Take away what was half written when it cannot be finished, and say so in one sentence."""

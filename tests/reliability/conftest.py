@@ -24,8 +24,9 @@ def survives():
 def pytest_terminal_summary(terminalreporter) -> None:
     if not TRIED:
         return
-    width = max(map(len, TRIED))
+    rows = [(what, tried, SURVIVED[what]) for what, tried in TRIED.items()]
+    rows.append(("all", TRIED.total(), SURVIVED.total()))
+    width = max(len(what) for what, *_ in rows)
     terminalreporter.write_line(f"\n{'faults'.ljust(width)}  tried  survived  lost")
-    for what, tried in TRIED.items():
-        survived = SURVIVED[what]
+    for what, tried, survived in rows:
         terminalreporter.write_line(f"{what.ljust(width)}  {tried:5}  {survived:8}  {tried - survived:4}")
