@@ -114,6 +114,8 @@ def columns(results: dict) -> dict[str, str]:
         cells["val loss"] = f"{results['language']['loss']:.4f}"
         cells["ppl"] = f"{results['language']['perplexity']:.2f}"
         cells["bits/byte"] = f"{results['language']['bits_per_byte']:.4f}"
+        for source, part in results["language"].get("sources", {}).items():
+            cells[f"loss, {source}"] = f"{part['loss']:.4f}"
     for task in ("object", "relation", "verification"):
         if task in results:
             result = results[task]

@@ -29,6 +29,7 @@ from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
 from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
 from trainer.config import Flags, parse_cli
+from trainer.micro_step import MicroStep, graphable
 from trainer.monitor import (
     StepGuard,
     StopSignal,
@@ -144,6 +145,19 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         bare.compile_parts()
     model.train()
 
+    def forward(batch):
+        out = model(**batch, return_logits=False)
+        for reading in out.readings:
+            if reading is not None:
+                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
+        return out
+
+    obstacle = graphable(flags.model, device, accelerator.num_processes, optim.dtype)
+    if run.use_cuda_graph and obstacle:
+        raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
+    graphed = run.use_cuda_graph is not False and obstacle is None
+    micro_step = MicroStep(forward, accelerator.backward, bare.refresh, graphed)
+
     def save():
         if guard.in_row:
             log.warning("no checkpoint at step %d, which was skipped: the newest is from before it", state["step"])
@@ -171,18 +185,11 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             all_targets, stops_asked = accelerator.reduce(shared.to(device))
         step_loss = torch.zeros((), device=device)
         for micro_batch, n_targets in zip(window, targets, strict=True):
-            batch = {name: value.to(device, non_blocking=True) for name, value in micro_batch.items()}
+            weight = n_targets.to(device) * accelerator.num_processes / all_targets
             with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
-                with watch("forward"):
-                    out = model(**batch, return_logits=False)
-                lm_loss = out.lm_loss * (n_targets.to(device) * accelerator.num_processes / all_targets)
-                auxiliary = (out.loss - out.lm_loss) / optim.accumulation_steps
-                with watch("backward"):
-                    accelerator.backward(lm_loss + auxiliary)
-            step_loss += lm_loss.detach()
-            readings = [reading for reading in out.readings if reading is not None]
-            for reading in readings:
-                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
+                out = micro_step(micro_batch, weight, 1 / optim.accumulation_steps, watch)
+            step_loss += out.lm_loss.detach() * weight
+        readings = [reading for reading in out.readings if reading is not None]
         with watch("optimizer"):
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
             skipped = guard.step(optimizer, accelerator.reduce(step_loss), grad_norm)
@@ -193,7 +200,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
                     f"finite (first in {first_bad_gradient(bare)}); all of them were skipped, so the newest checkpoint "
                     "is good: try a lower --learning_rate or --grad_clip, or --dtype float32"
                 )
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=not graphed)
         if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0 and not skipped:
             bare.rewrite_bank(accelerator.gather(readings))
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import torch
 from model import build_model
 from model.config import ModelConfig
 from trainer.config import OptimConfig
+from trainer.micro_step import EAGER_CALLS, MicroStep, graphable
 from trainer.optim import make_optimizer
 
 from .measure import about, quartiles, script_config, timed_ms
@@ -43,6 +45,7 @@ class Subject:
     batches: list[dict] = field(default_factory=list)
     model: torch.nn.Module | None = None
     optimizer: object = None
+    micro_step: MicroStep | None = None
     first_step_s: float = 0.0
     peak_gib: float = 0.0
     step_ms: list[float] = field(default_factory=list)
@@ -73,13 +76,22 @@ def flops_per_token(config: ModelConfig) -> float:
 
 
 def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
-    with torch.autocast(device.type, torch.bfloat16):
-        out = subject.model(**batch, return_logits=False)
-    out.loss.backward()
+    out = subject.micro_step(batch, torch.ones((), device=device), 1.0, lambda part: nullcontext())
     torch.nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
     subject.optimizer.step()
-    subject.optimizer.zero_grad(set_to_none=True)
-    return out.lm_loss.detach()
+    subject.optimizer.zero_grad(set_to_none=False)
+    return out.lm_loss.detach().clone()
+
+
+def make_micro_step(subject: Subject, device) -> MicroStep:
+    """As the training loop makes it; a model that is not compiled is measured without graphs too."""
+
+    def forward(batch: dict):
+        with torch.autocast(device.type, torch.bfloat16):
+            return subject.model(**batch, return_logits=False)
+
+    graphed = subject.compiled and graphable(subject.config, device, 1, "bfloat16") is None
+    return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
 
 
 def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> None:
@@ -90,6 +102,7 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> Non
     subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-4), device)
     if subject.compiled:
         subject.model.compile_parts()
+    subject.micro_step = make_micro_step(subject, device)
     start = time.perf_counter()
     float(train_step(subject, batch, device))
     subject.first_step_s = time.perf_counter() - start
@@ -102,7 +115,7 @@ def attempt(subject: Subject, function, *args) -> None:
             function(subject, *args)
         except (RuntimeError, torch.OutOfMemoryError) as problem:
             subject.error = str(problem).split("\n")[0][:200]
-            subject.model = subject.optimizer = None
+            subject.model = subject.optimizer = subject.micro_step = None
 
 
 def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
@@ -220,10 +233,10 @@ def main() -> None:
             print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps")
         print(f"apart by {max(apart):.4f} at most, by {sum(apart) / len(apart):.4f} on average")
         for twin in twins:
-            twin.model = twin.optimizer = None
+            twin.model = twin.optimizer = twin.micro_step = None
 
     for subject in subjects:
-        attempt(subject, take_turn, subject.batches, 3, device)  # warm-up
+        attempt(subject, take_turn, subject.batches, EAGER_CALLS + 2, device)  # warm-up, and the capture
         subject.step_ms, subject.peak_gib = [], 0.0
     while any(s.error is None and len(s.step_ms) < args.steps for s in subjects):
         for subject in subjects:

@@ -1,16 +1,21 @@
 """Language modelling: loss, perplexity and bits per byte on held-out text."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from dataset.cache import open_text
 from dataset.pretrain import PretrainDataset, open_pretrain_data
-from model.losses import count_targets
+from model.losses import IGNORED
 
 from .settings import Settings
 
-TASK_VERSION = 1
+TASK_VERSION = 2
 
 
 def validation_rows(model, tokenizer, settings: Settings) -> PretrainDataset:
@@ -36,20 +41,54 @@ def bytes_per_token(rows: PretrainDataset, tokenizer) -> float:
     return n_bytes / (rows.end - rows.begin - (rows.last - rows.first))
 
 
+def sources_of(rows: PretrainDataset, path: str) -> list[str] | None:
+    """The `source` that each document of a text file names; None where none does."""
+    with open_text(Path(path)) as file:
+        values = [json.loads(line) for line in file if not line.isspace()]
+    named = [value.get("source") for value in values if value.get("text", "").strip()][rows.first : rows.last]
+    return [name or "without source" for name in named] if any(named) else None
+
+
+@torch.no_grad()
+def token_losses(model, batch: dict[str, Tensor]) -> Tensor:
+    """(B, T) float32 in nats: what each token cost to predict; 0 where none was to be predicted."""
+    labels_BT = batch.pop("labels")
+    logits_BTV = model(**batch).logits[:, :-1]
+    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT[:, 1:].flatten(), reduction="none")
+    return F.pad(loss_BT.view(len(labels_BT), -1), (1, 0))
+
+
 @torch.no_grad()
 def language(model, tokenizer, settings: Settings) -> dict | None:
-    """`loss` in nats a token, `perplexity`, and `bits_per_byte`, which compares models of different tokenizers."""
+    """`loss` in nats a token, `perplexity`, and `bits_per_byte`, which compares models of different tokenizers.
+
+    `sources`: the loss over the documents of each source, where the text names them.
+    """
     if settings.val_path is None:
         return None
     rows = validation_rows(model, tokenizer, settings)
-    total, n_targets = 0.0, 0
+    sources = sources_of(rows, settings.val_path)
+    names = sorted(set(sources)) if sources else ["all"]
+    group_D = torch.tensor([names.index(source) for source in sources] if sources else [0] * (rows.last - rows.first))
+    total_X, n_X, place = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.int64), 0
     for batch in batches(rows, settings, model.device):
-        n = int(count_targets(batch["labels"]))
-        total += float(model(**batch, return_logits=False).lm_loss) * n
-        n_targets += n
-    loss = total / n_targets
-    return {
+        labels_BT = F.pad(batch["labels"][:, 1:], (1, 0), value=IGNORED).cpu()
+        loss_BT = token_losses(model, batch).double().cpu()
+        place_BT = rows.begin + (place + np.arange(len(labels_BT)))[:, None] * rows.max_seq_len
+        place_BT = place_BT + np.arange(rows.max_seq_len)
+        document_BT = np.searchsorted(rows.cache.offset_D, place_BT, side="right") - 1 - rows.first
+        group_BT = group_D[torch.from_numpy(document_BT.clip(max=len(group_D) - 1))]
+        learnt_BT = labels_BT != IGNORED
+        total_X.index_add_(0, group_BT[learnt_BT], loss_BT[learnt_BT])
+        n_X += torch.bincount(group_BT[learnt_BT], minlength=len(names))
+        place += len(labels_BT)
+    loss = float(total_X.sum() / n_X.sum())
+    result = {
         "loss": loss, "perplexity": math.exp(min(loss, 50.0)),
         "bits_per_byte": loss / math.log(2) / bytes_per_token(rows, tokenizer),
-        "n": n_targets, "seed": settings.seed, "task_version": TASK_VERSION,
+        "n": int(n_X.sum()), "seed": settings.seed, "task_version": TASK_VERSION,
     }  # fmt: skip
+    if sources:
+        parts = zip(names, total_X.tolist(), n_X.tolist(), strict=True)
+        result["sources"] = {name: {"loss": total / n, "n": n} for name, total, n in parts if n}
+    return result

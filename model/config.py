@@ -81,6 +81,7 @@ class ModelConfig:
         choices=["gated_mlp", "cross_attention", "concat", "words"],
     )
     word_key_dim: int = flag(64, "width of the queries and keys that compare a position with the words of its entries")
+    word_value_dim: int = flag(128, "width in which the words of the entries are read (fusion words)")
     fusion_scope: str = flag(
         "sequence",
         "what a position may read: entries selected at positions up to its own, or its own only",
@@ -172,7 +173,8 @@ class ModelConfig:
         require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
         require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
         require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")
-        require(self.word_key_dim >= 1, f"--word_key_dim must be at least 1, got {self.word_key_dim}")
+        for name in ("word_key_dim", "word_value_dim"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
         require(
             self.num_selected > 1 or self.fusion == "words" or not self.reading_layers,
             f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",

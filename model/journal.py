@@ -137,6 +137,8 @@ class Journal:
                         f"{n_rows} entries of {length} tokens"
                     )
                 last[change.row] = change
+        if last and bank.config.uses_ngrams:
+            bank.ngrams()  # of the entries as trained: what follows are edits to it, as they were in their session
         if last:
             apply(bank, list(last.values()))
 

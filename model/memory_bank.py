@@ -70,8 +70,12 @@ class MemoryBank(nn.Module):
         """(N,) float32: the length of every entry's vector, worked out again only after a change of words or rows."""
         version = (embedding_VD._version, self.tokens._version, embedding_VD.data_ptr())
         if self._norm_of != version:
+            if self._norm_N is None or self._norm_N.device != self.tokens.device:
+                self._norm_N = torch.empty(len(self.tokens), device=self.tokens.device)
+            # In place: a captured graph goes on reading the same tensor.
             rows = torch.arange(len(self.tokens), device=self.tokens.device).split(ROWS_AT_ONCE)
-            self._norm_N = torch.cat([self.vectors(row_X, embedding_VD).float().norm(dim=-1) for row_X in rows])
+            for row_X in rows:
+                self._norm_N[row_X] = self.vectors(row_X, embedding_VD).float().norm(dim=-1)
             self._norm_of = version
         return self._norm_N
 
@@ -106,8 +110,11 @@ class MemoryBank(nn.Module):
 
     def take_counts(self) -> Tensor:
         """(N,) int32 reads since the last call; the counts start again from zero."""
-        uses_N, self._uses_N = self._uses_N, None
-        return torch.zeros(len(self.tokens), dtype=torch.int32) if uses_N is None else uses_N
+        if self._uses_N is None:
+            return torch.zeros(len(self.tokens), dtype=torch.int32)
+        uses_N = self._uses_N.clone()
+        self._uses_N.zero_()
+        return uses_N
 
     # Rewriting by moving average.
 

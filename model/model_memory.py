@@ -19,7 +19,7 @@ from .fusion import DROPPED, FUSIONS, fusion_mask
 from .layers import Context, Visibility, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
-from .model_original import Block, Transformer
+from .model_original import INIT_STD, Block, Transformer
 from .ngrams import NO_ENTRY, find_matches
 from .retrieval import PADDING, cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
 from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
@@ -211,6 +211,10 @@ class MemoryTransformer(Transformer):
         block_class = NgramBlock if self.settings.retrieval == "ngram" else MemoryBlock
         return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
+    def refresh(self) -> None:
+        if self.settings.uses_cosine:
+            self.bank.norms(self.embedding.weight)
+
     def make_context(self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, **shared) -> Context:
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
@@ -269,7 +273,7 @@ class MemoryTransformer(Transformer):
         elif isinstance(module, MemoryBlock):
             init.normal_(module.keys_2RK)
         elif isinstance(module, WordAttention):
-            init.zeros_(module.entry_q_proj.weight)
+            init.normal_(module.entry_q_proj.weight, std=0.1 * INIT_STD)  # the ranking starts as the retrieval's
             init.zeros_(module.nothing.weight)
             # From the first step on, a word whose two predecessors are the text's last two beats reading nothing.
             init.constant_(module.nothing.bias, 3.0)

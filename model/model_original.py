@@ -84,6 +84,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
 
+    def refresh(self) -> None:
+        """Bring up to date what depends on the parameters alone; a replayed step calls it outside of its graph."""
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, StreamLinear):

@@ -81,17 +81,18 @@ class NgramIndex:
         self.config, self.token_NL = config, token_NL
         self.bits = (config.vocab_size - 1).bit_length()
         self.length = max(config.ngram_lengths)
-        self.base = self._sort(torch.arange(len(token_NL), device=token_NL.device))
-        self.edits: SortedNgrams | None = None
+        self.base = self._sort(token_NL, torch.arange(len(token_NL), device=token_NL.device))
         self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
+        self.edits: SortedNgrams | None = None
         self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
+        # ln(N / places), no less than 0: how much it says that an entry holds a token. It is not counted anew at an
+        # edit, which would change the ranks of entries that have nothing to do with it.
         count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
-        # ln(N / places), no less than 0: how much it says that an entry holds a token.
         self.rarity_V = torch.log(len(token_NL) / count_V.clamp(min=1)).clamp(min=0)
         self.rarity_V[PADDING] = 0
 
-    def _sort(self, row_X: Tensor) -> SortedNgrams:
-        return SortedNgrams(self.token_NL[row_X].long(), row_X, self.length, self.bits)
+    def _sort(self, token_XL: Tensor, row_X: Tensor) -> SortedNgrams:
+        return SortedNgrams(token_XL.long(), row_X, self.length, self.bits)
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         """Take notice that rows, which held `old_XL`, now hold something else. A row put back as it was is no edit."""
@@ -101,7 +102,8 @@ class NgramIndex:
             if not self.stale_N[row]:
                 del self.edited[row]
         rows = sorted(self.edited)
-        self.edits = self._sort(torch.tensor(rows, device=self.token_NL.device)) if rows else None
+        row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
+        self.edits = self._sort(self.token_NL[row_X], row_X) if rows else None
 
     def hints(self, input_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
         """For each position, the entries that share a rare n-gram ending there, and how much each such n-gram says.
@@ -113,24 +115,29 @@ class NgramIndex:
         """
         N, most, entries, weights = len(self.token_NL), self.config.ngram_max_places, [], []
         document_BT = start_BT.int().cumsum(dim=1)
+
+        def collect(entry_BTK: Tensor, places_BT: Tensor) -> None:
+            entries.append(entry_BTK)
+            weights.append(torch.log(N / places_BT.clamp(min=1))[..., None] * (entry_BTK != NO_ENTRY))
+
         for n in self.config.ngram_lengths:
             gram_BTn = F.pad(input_BT, (n - 1, 0), value=PADDING).unfold(1, n, 1)
             first_BT = F.pad(document_BT, (n - 1, 0), value=-1)[:, : input_BT.shape[1]]
             whole_BT = (first_BT == document_BT) & (gram_BTn != PADDING).all(dim=-1)
             key_BT = pack(gram_BTn, self.bits)
             begin_BT, end_BT = self.base.span(key_BT, n)
-            rare_BT = whole_BT & (end_BT - begin_BT <= most)
+            places_BT = end_BT - begin_BT
+            rare_BT = whole_BT & (places_BT <= most)
             found_BTK = self.base.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
             if self.edits is not None:
                 found_BTK = found_BTK.masked_fill(self.stale_N[found_BTK.clamp(min=0)], NO_ENTRY)
+            collect(found_BTK, places_BT)
+            if self.edits is not None:
                 begin_BT, end_BT = self.edits.span(key_BT, n)
+                # What is common in the bank as trained is so in an edited entry; other entries keep their hints.
                 rare_BT = rare_BT & (end_BT - begin_BT <= most)
-                edited_BTK = self.edits.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
-                found_BTK = torch.cat([found_BTK, edited_BTK], dim=-1)
-            hit_BTK = found_BTK != NO_ENTRY
-            weight_BT1 = torch.log(N / hit_BTK.sum(dim=-1, keepdim=True).clamp(min=1))
-            entries.append(found_BTK)
-            weights.append(weight_BT1 * hit_BTK)
+                found_BTK = self.edits.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
+                collect(found_BTK, places_BT + end_BT - begin_BT)
         return torch.cat(entries, dim=-1), torch.cat(weights, dim=-1)
 
 

@@ -78,15 +78,15 @@ def cosine_to_entries(query_BTD: Tensor, token_BTCL: Tensor, norm_BTC: Tensor, e
 
 def mixed_entries(token_BTCL: Tensor, weight_BTC: Tensor, embedding_VD: Tensor) -> Tensor:
     """(B, T, D): the weighted sum of the C entries' vectors of each position, without writing the C vectors out."""
-    B, T, C, L = token_BTCL.shape
     word_BTCL = (token_BTCL != PADDING).to(weight_BTC.dtype)
     word_BTCL = word_BTCL * (weight_BTC / word_BTCL.sum(dim=-1).clamp(min=1))[..., None]
-    # The gradient of the weights exists in float32 only.
-    mixture_XD = F.embedding_bag(
-        token_BTCL.reshape(B * T, C * L), embedding_VD.float(), mode="sum",
-        per_sample_weights=word_BTCL.reshape(B * T, C * L).float(),
-    )  # fmt: skip
-    return mixture_XD.view(B, T, -1)
+    return sum_by_token(word_BTCL.flatten(2), token_BTCL.flatten(2), embedding_VD) @ embedding_VD
+
+
+def sum_by_token(weight_BTW: Tensor, token_BTW: Tensor, table_VX: Tensor) -> Tensor:
+    """(B, T, V) in the table's dtype: the weight that the words give to each token of the vocabulary."""
+    mass_BTV = table_VX.new_zeros(*token_BTW.shape[:-1], len(table_VX))
+    return mass_BTV.scatter_add(-1, token_BTW, weight_BTW.to(mass_BTV.dtype))
 
 
 def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:

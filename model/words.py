@@ -1,12 +1,13 @@
 """Reading the words of entries one by one: attention over them in a block, and a pointer that copies them.
 
 Axes: B batch · T position · D width · V vocabulary · S entries per position · L tokens per entry · W = S*L words
-      R width of the word queries and keys
+      R width of the word queries, keys and values
 
 The words that the matched entries hold are known by their tokens, so their keys and values are rows of a projected
-embedding table: a score is looked up in `query @ table.T`, and a read is `(attention summed by token) @ table`. No
-tensor of B*T*W*D is ever written. Related: See et al. 2017, arXiv:1704.04368 (pointer-generator); Merity et al. 2016,
-arXiv:1609.07843 (pointer sentinel mixture); Olsson et al. 2022 (induction: what followed the matching word).
+embedding table of V rows: nothing of width D is ever computed for a word. On CUDA a kernel reads those rows; in plain
+torch a score is looked up in `query @ table.T`, and a read is `(attention summed by token) @ table`.
+Related: See et al. 2017, arXiv:1704.04368 (pointer-generator); Merity et al. 2016, arXiv:1609.07843 (pointer sentinel
+mixture); Olsson et al. 2022 (induction: what followed the matching word).
 """
 
 from typing import NamedTuple
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .layers import StreamLinear
 from .losses import NEVER
-from .retrieval import PADDING
+from .retrieval import PADDING, sum_by_token
 
+NO_WORD = -1
 HIDDEN = -1e4  # far below any logit, yet finite: a row of hidden words alone stays free of NaN
 
 
@@ -28,7 +30,7 @@ class Words(NamedTuple):
 
     Attributes:
         token_BTW: int64, S*L tokens, entry after entry; PADDING is not read.
-        previous_BTW: the token before each word inside its entry, PADDING before the first.
+        previous_BTW: the token before each word inside its entry, PADDING before the first, NO_WORD for a padding.
         follows_BTW: whether that previous token is the text's current one: the word would continue the text.
         follows2_BTW: whether the two tokens before it are the text's last two.
     """
@@ -45,6 +47,7 @@ def read_words(token_BTSL: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Wor
     back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
     follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
     follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
+    back_BTSL = back_BTSL.masked_fill(token_BTSL == PADDING, NO_WORD)
     return Words(*(x.flatten(-2) for x in (token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL)))
 
 
@@ -53,7 +56,7 @@ class WordAttention(nn.Module):
 
     The logit of a word is a product of a query with its own key and with that of the word before it, plus a learned
     amount if it would continue the text, plus what speaks for its entry: the retrieval's log-weight, and the mean match
-    of its words with a second query. That second query starts at zero, so that the ranking starts as the retrieval's.
+    of its words with a second query. That second query starts near zero, so that the ranking starts as the retrieval's.
     """
 
     def __init__(self, config: ModelConfig):
@@ -62,20 +65,21 @@ class WordAttention(nn.Module):
         self.q_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.previous_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
-        self.entry_q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.entry_q_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
+        self.entry_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.follows_bias = nn.Parameter(torch.empty(2))
         self.nothing = nn.Linear(config.dim, 1)
 
     def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the attention to each word; a row sums to 1 less the attention to nothing."""
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
-        entry_query_BTD = self.entry_q_proj(x_BTD) * 4 * x_BTD.shape[-1] ** -0.5
-        logit_BTW = look_up(query_BTR, self.k_proj(table_VD), words.token_BTW)
-        logit_BTW = logit_BTW + look_up(query_BTR, self.previous_k_proj(table_VD), words.previous_BTW)
+        entry_query_BTR = self.entry_q_proj(x_BTD) * 4 * self.q_proj.out_features**-0.5
+        logit_BTW = look_up(query_BTR, self.k_proj(table_VD), words.token_BTW, PADDING)
+        logit_BTW = logit_BTW + look_up(query_BTR, self.previous_k_proj(table_VD), words.previous_BTW, NO_WORD)
         logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
 
         word_BTW = words.token_BTW != PADDING
-        match_BTW = look_up(entry_query_BTD, table_VD, words.token_BTW) * word_BTW
+        match_BTW = look_up(entry_query_BTR, self.entry_k_proj(table_VD), words.token_BTW, PADDING)
         match_BTSL, word_BTSL = (x.unflatten(-1, (self.entries, -1)) for x in (match_BTW, word_BTW))
         entry_BTS = match_BTSL.sum(dim=-1) / word_BTSL.sum(dim=-1).clamp(min=1) + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
@@ -84,15 +88,32 @@ class WordAttention(nn.Module):
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
 
-def look_up(query_BTX: Tensor, table_VX: Tensor, token_BTW: Tensor) -> Tensor:
-    """(B, T, W) float32: the product of each position's query with the table's row of each of its words."""
-    return (query_BTX @ table_VX.T).gather(-1, token_BTW).float()
+def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -> Tensor:
+    """(B, T, W) float32: the product of a position's query with the table's row of each word, 0 where it is `skip`."""
+    if use_kernels(table_VR):
+        from .kernels.words import score_words
+
+        score_XW = score_words(query_BTR.to(table_VR.dtype).flatten(0, 1), table_VR, token_BTW.flatten(0, 1), skip)
+        return score_XW.view(token_BTW.shape)
+    score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
+    return score_BTW.masked_fill(token_BTW == skip, 0.0)
 
 
-def sum_by_token(attention_BTW: Tensor, token_BTW: Tensor, table_VD: Tensor) -> Tensor:
-    """(B, T, V) in the table's dtype: the attention that the words give to each token of the vocabulary."""
-    mass_BTV = table_VD.new_zeros(*token_BTW.shape[:-1], len(table_VD))
-    return mass_BTV.scatter_add(-1, token_BTW, attention_BTW.to(mass_BTV.dtype))
+def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor) -> Tensor:
+    """(B, T, R) in the table's dtype: the rows of the words, each times the attention to it; PADDING is not read."""
+    if use_kernels(table_VR):
+        from .kernels.words import sum_words
+
+        return sum_words(attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING).view(
+            *token_BTW.shape[:-1], -1
+        )
+    attention_BTW = attention_BTW.masked_fill(token_BTW == PADDING, 0.0)
+    return sum_by_token(attention_BTW, token_BTW, table_VR) @ table_VR
+
+
+def use_kernels(table_VR: Tensor) -> bool:
+    # The kernels add up gradients in no fixed order.
+    return table_VR.is_cuda and not torch.are_deterministic_algorithms_enabled()
 
 
 class WordFusion(nn.Module):
@@ -101,18 +122,18 @@ class WordFusion(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.attention = WordAttention(config)
-        self.v_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.follows_proj = nn.Linear(2, config.dim, bias=False)
-        self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, config.word_value_dim, bias=False)
+        self.follows_proj = nn.Linear(2, config.word_value_dim, bias=False)
+        self.out_proj = StreamLinear(config.word_value_dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> tuple[Tensor, Tensor]:
         """What is added to the stream, and the attention (B, T, W) that it came from."""
         attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
-        read_BTD = sum_by_token(attention_BTW, words.token_BTW, table_VD) @ self.v_proj(table_VD)
+        read_BTR = read(attention_BTW, self.v_proj(table_VD), words.token_BTW)
         continuing_BT2 = torch.stack(
             [(attention_BTW * follows).sum(dim=-1) for follows in (words.follows_BTW, words.follows2_BTW)], dim=-1
         )
-        return self.out_proj(read_BTD + self.follows_proj(continuing_BT2.to(read_BTD.dtype))), attention_BTW
+        return self.out_proj(read_BTR + self.follows_proj(continuing_BT2.to(read_BTR.dtype))), attention_BTW
 
 
 class Pointer(nn.Module):

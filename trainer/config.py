@@ -86,6 +86,7 @@ class RunConfig:
     max_skipped_in_row: int = flag(10, "stop after so many optimizer steps in a row without a finite loss or gradient")
     resume: bool = flag(True, "go on from the newest checkpoint in out_dir; --no_resume starts over")
     use_compile: bool | None = flag(None, "torch.compile the blocks; None: on CUDA only")
+    use_cuda_graph: bool | None = flag(None, "replay each micro-batch as a CUDA graph; None: where it is possible")
     log_interval: int = flag(10, "optimizer steps between two lines of metrics.jsonl")
     eval_interval: int = flag(200, "optimizer steps between two validations")
     eval_batches: int | None = flag(None, "validation batches at most; None: all of them")

@@ -63,3 +63,64 @@ def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     actual = keep_best(entry, weight, start, kept, score, 0.9)
     torch.testing.assert_close(actual[1], expected.score_BTC)
     assert (actual[0] == expected.entry_BTC).float().mean() > 0.999  # sums in another order may swap near ties
+
+
+@pytest.mark.parametrize(
+    "positions, words, width, vocabulary", [(5, 7, 33, 31), (300, 128, 64, 6400), (70, 40, 128, 50)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("skip", [0, -1])
+def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabulary, dtype, skip):
+    from model.kernels.words import score_words, sum_words
+
+    token = torch.randint(skip, vocabulary, (positions, words), device="cuda")
+    token[0] = skip
+    read = (token != skip)[..., None]
+    exact = [
+        torch.randn(*shape, device="cuda") for shape in ((positions, width), (vocabulary, width), (positions, words))
+    ]
+    exact = [x.to(dtype).double() for x in exact]
+
+    def run(score, mix, dtype):
+        query, table, weight = (x.to(dtype).requires_grad_() for x in exact)
+        outs = score(query, table), mix(weight, table)
+        grads = [torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out).to(out.dtype) for out in outs]
+        return [x.double() for x in (*outs, *torch.autograd.grad(outs, (query, table, weight), grads))]
+
+    def slow_score(query, table):
+        return (query[:, None] * table[token.clamp(min=0)] * read).sum(dim=-1)
+
+    def slow_mix(weight, table):
+        return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
+
+    truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
+    fast = run(lambda q, t: score_words(q, t, token, skip), lambda w, t: sum_words(w, t, token, skip), dtype)
+    for t, e, kernel in zip(truth, eager, fast, strict=True):
+        assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-4
+
+
+def test_a_replayed_step_equals_an_eager_one():
+    from contextlib import nullcontext
+
+    from tests.conftest import tiny_model
+    from trainer.micro_step import EAGER_CALLS, MicroStep
+
+    def train(graphed):
+        torch.manual_seed(0)
+        model = tiny_model(fusion="words", retrieval="ngram", pointer=True, keep_ffn=True).cuda().train()
+        step = MicroStep(
+            lambda batch: model(**batch, return_logits=False), lambda loss: loss.backward(), model.refresh, graphed
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        generator, losses = torch.Generator().manual_seed(1), []
+        for _ in range(EAGER_CALLS + 4):
+            ids = torch.randint(3, 61, (4, 16), generator=generator)
+            out = step(
+                {"input_ids": ids, "labels": ids}, torch.ones((), device="cuda"), 1.0, lambda part: nullcontext()
+            )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            losses.append(out.lm_loss.item())
+        return losses
+
+    assert train(graphed=True) == pytest.approx(train(graphed=False), rel=1e-4)
