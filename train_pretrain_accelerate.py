@@ -27,7 +27,7 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
+from trainer.checkpoint import BANKS, checkpoint_dirs, hold_run, load_weights, resume, save_checkpoint, save_result
 from trainer.config import Flags, parse_cli
 from trainer.micro_step import MicroStep, graphable
 from trainer.monitor import (
@@ -274,6 +274,7 @@ def main() -> int:
     out_dir = Path(run.out_dir)
     if is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
+        lock = hold_run(out_dir)  # noqa: F841, held as long as this function runs
         if not run.resume:
             for folder in filter(Path.exists, (*checkpoint_dirs(out_dir), out_dir / BANKS)):
                 shutil.rmtree(folder)

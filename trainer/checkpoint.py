@@ -5,6 +5,7 @@ as safetensors, and `state.json` with the data position and a checksum of every 
 `banks/<hash of its content>.safetensors`: checkpoints between which it did not change share one file.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -24,6 +25,20 @@ from dataset.cache import flush
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")
 log = logging.getLogger("run")
+
+
+def hold_run(out_dir: Path):
+    """Keep other processes from training in a run folder for as long as the returned file is open, or this one lives.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+    file = open(out_dir / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process trains in {out_dir}: stop it first, or give another --out_dir") from None
+    return file
 
 
 def checkpoint_dirs(out_dir: str | Path) -> list[Path]:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.runs import metrics
-from trainer.checkpoint import BANKS, checkpoint_dirs, read_state
+from trainer.checkpoint import BANKS, checkpoint_dirs, hold_run, read_state
 
 from .faults import die_after, die_half_written, disk_full, fault, send
 
@@ -49,13 +49,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("options, moments", [(REWRITTEN, [1, 2, 6]), (WORDS, [0, 9, 11])], ids=["rewritten", "words"])
-def test_a_killed_run_goes_on_bit_for_bit(runs, options, moments):
+def test_a_killed_run_goes_on_bit_for_bit(runs, survives, options, moments):
     assert runs.start("whole", *options).code == 0
-    for moment in moments:
-        assert runs.start("cut", *options, fault=MOMENTS[moment]).code == -signal.SIGKILL
-    ended = runs.start("cut", *options)
-    assert ended.code == 0, ended.output
-    assert_same_run(runs.folder / "whole", runs.folder / "cut")
+    with survives("kill -9 of a training run", len(moments)):
+        for moment in moments:
+            assert runs.start("cut", *options, fault=MOMENTS[moment]).code == -signal.SIGKILL
+        ended = runs.start("cut", *options)
+        assert ended.code == 0, ended.output
+        assert_same_run(runs.folder / "whole", runs.folder / "cut")
     assert not list((runs.folder / "cut").glob(".writing_*"))
     assert "was left half written" in (runs.folder / "cut" / "train.log").read_text()
 
@@ -80,15 +81,16 @@ def test_twenty_kills_lose_nothing(runs, seed, survives):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, number, code):
+def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, survives, number, code):
     assert runs.start("whole").code == 0
-    ended = runs.start("cut", fault=fault(f"{SCRIPT}:count_targets", 9, partial(send, number)))
-    out = runs.folder / "cut"
-    assert ended.code == code and "Traceback" not in ended.output
-    assert checkpoint_dirs(out)[-1].name == "checkpoint_00000005"
-    assert json.loads((out / "run.json").read_text())["state"] == "stopped"
-    assert runs.start("cut").code == 0
-    assert_same_run(runs.folder / "whole", out)
+    with survives("SIGTERM or Ctrl-C"):
+        ended = runs.start("cut", fault=fault(f"{SCRIPT}:count_targets", 9, partial(send, number)))
+        out = runs.folder / "cut"
+        assert ended.code == code and "Traceback" not in ended.output
+        assert checkpoint_dirs(out)[-1].name == "checkpoint_00000005"
+        assert json.loads((out / "run.json").read_text())["state"] == "stopped"
+        assert runs.start("cut").code == 0
+        assert_same_run(runs.folder / "whole", out)
 
 
 def test_a_signal_before_the_first_step_ends_the_run_at_once(runs):
@@ -97,13 +99,21 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(runs):
     assert json.loads((runs.folder / "cut" / "run.json").read_text())["state"] == "stopped"
 
 
+def test_two_runs_in_one_folder_are_refused(runs):
+    (runs.folder / "run").mkdir()
+    with hold_run(runs.folder / "run"):
+        ended = runs.start("run")
+        assert ended.code == 1 and f"error: another process trains in {runs.folder / 'run'}" in ended.output
+    assert runs.start("run").code == 0
+
+
 def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs):
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs, survives):
     assert runs.start("whole", *REWRITTEN).code == 0
     for file in ("optimizer.safetensors", "state.json", BANKS):
         assert runs.start("cut", *REWRITTEN).code == 0
@@ -112,29 +122,30 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs):
         newest = checkpoint_dirs(out)[-1]
         if file == BANKS:
             file = next(name for name in read_state(newest)["checksums"] if BANKS in name)
-        damage(newest / file)
-        ended = runs.start("cut", *REWRITTEN)
-        assert ended.code == 0
-        assert f"{Path(file).name} is" in ended.output and "going on from checkpoint_00000008 instead" in ended.output
-        assert_same_run(runs.folder / "whole", out)
+        with survives("damaged file of a checkpoint"):
+            damage(newest / file)
+            ended = runs.start("cut", *REWRITTEN)
+            assert ended.code == 0 and f"{Path(file).name} is" in ended.output
+            assert "going on from checkpoint_00000008 instead" in ended.output
+            assert_same_run(runs.folder / "whole", out)
     for path in checkpoint_dirs(out):
         damage(path / "model.safetensors")
     ended = runs.start("cut", *REWRITTEN)
     assert ended.code == 1 and "no older checkpoint is whole: start over with --no_resume" in ended.output
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs):
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs, survives):
     assert runs.start("whole").code == 0
-    ended = runs.start("cut", fault=fault(f"{CHECKPOINT}:save_file", 6, disk_full))  # the optimizer, at step 6
-    out = runs.folder / "cut"
-    assert ended.code == 1 and "Traceback" not in ended.output
-    assert (
-        f"error: cannot write a checkpoint into {out}" in ended.output and "the older ones are intact" in ended.output
-    )
-    assert [path.name for path in checkpoint_dirs(out)] == ["checkpoint_00000004"]
-    assert not list(out.glob(".writing_*"))
-    assert runs.start("cut").code == 0
-    assert_same_run(runs.folder / "whole", out)
+    with survives("full disk"):
+        ended = runs.start("cut", fault=fault(f"{CHECKPOINT}:save_file", 6, disk_full))  # the optimizer, at step 6
+        out = runs.folder / "cut"
+        assert ended.code == 1 and "Traceback" not in ended.output
+        assert f"error: cannot write a checkpoint into {out}" in ended.output
+        assert "the older ones are intact" in ended.output
+        assert [path.name for path in checkpoint_dirs(out)] == ["checkpoint_00000004"]
+        assert not list(out.glob(".writing_*"))
+        assert runs.start("cut").code == 0
+        assert_same_run(runs.folder / "whole", out)
 
 
 def lucky(*_) -> float:
