@@ -5,18 +5,21 @@ python -m benchmark.bench_step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_le
 
 A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. The models take turns, a few
 steps each, so that a drift of the machine's speed meets all of them. Tokens are random, a third of them from entries.
+`--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
-MFU: the FLOPs of a plain model of the same sizes, over the time and 989 TFLOP/s (H100 and H200, dense bf16): a token's
-are 6 for each parameter of a matrix product, the output layer's included, and 6 T D for each layer's causal attention.
-What another model does instead or besides is not counted: its figure says how much of the machine is left for that.
+MFU, the field's standard (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): FLOPs of a plain model of the same
+sizes, 6 N + 12 L T D a token, over the time and 989 TFLOP/s (H100 and H200, dense bf16). N: parameters of the matrix
+products, the output layer's included; the table of embeddings, which is looked up, has none. 12 L T D: attention to all
+T positions, though a causal one needs half. What another model does instead or besides is not counted: its figure says
+how much of the machine is left for that.
 """
 
 import argparse
-import json
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +30,7 @@ from trainer.config import OptimConfig
 from trainer.micro_step import EAGER_CALLS, MicroStep, graphable
 from trainer.optim import make_optimizer
 
-from .measure import about, quartiles, script_config, timed_ms
+from .measure import about, append_rows, quartiles, script_config, set_up, timed_ms
 from .naive import build_naive
 
 PEAK_FLOPS = 989e12
@@ -42,6 +45,7 @@ class Subject:
     config: ModelConfig
     naive: bool = False
     compiled: bool = True
+    batch_size: int = 48
     batches: list[dict] = field(default_factory=list)
     model: torch.nn.Module | None = None
     optimizer: object = None
@@ -72,7 +76,7 @@ def flops_per_token(config: ModelConfig) -> float:
     D, kv_width = config.dim, config.kv_heads * config.head_dim
     block = 2 * D * D + 2 * D * kv_width + 3 * D * config.hidden_dim
     matrices = config.n_layers * block + config.vocab_size * D
-    return 6 * matrices + 6 * config.max_seq_len * D * config.n_layers
+    return 6 * matrices + 12 * config.n_layers * config.max_seq_len * D
 
 
 def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
@@ -113,7 +117,7 @@ def attempt(subject: Subject, function, *args) -> None:
     if subject.error is None:
         try:
             function(subject, *args)
-        except (RuntimeError, torch.OutOfMemoryError) as problem:
+        except Exception as problem:  # of any kind, Triton's own too: the model's row says so
             subject.error = str(problem).split("\n")[0][:200]
             subject.model = subject.optimizer = subject.micro_step = None
 
@@ -137,15 +141,22 @@ def resident_bytes(subject: Subject) -> int:
     return sum(x.numel() * x.element_size() for x in [*subject.model.parameters(), *subject.model.buffers(), *state])
 
 
-def row_of(subject: Subject, plain_ms: float | None, tokens: int, where: dict) -> dict:
+def tokens_per_s(subject: Subject) -> float | None:
+    if subject.error is not None:
+        return None
+    return 1000 * subject.batch_size * subject.config.max_seq_len / quartiles(subject.step_ms)[1]
+
+
+def row_of(subject: Subject, plain: Subject, where: dict) -> dict:
     row = {"model": subject.name, "compiled": subject.compiled, "error": subject.error}
+    row |= {"batch_size": subject.batch_size, "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads}
     if subject.error is None:
         low, middle, high = quartiles(subject.step_ms)
-        flops = flops_per_token(subject.config)
+        speed, plain_speed = tokens_per_s(subject), tokens_per_s(plain)
         row |= {
-            "tokens_per_s": 1000 * tokens / middle, "step_ms": middle, "step_ms_quartiles": [low, high],
-            "ratio_to_plain": plain_ms / middle if plain_ms else None, "peak_gib": subject.peak_gib,
-            "mfu": flops * tokens / (middle / 1000) / PEAK_FLOPS, "first_step_s": subject.first_step_s,
+            "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
+            "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
+            "mfu": flops_per_token(subject.config) * speed / PEAK_FLOPS, "first_step_s": subject.first_step_s,
             "parameters": sum(p.numel() for p in subject.model.parameters()), "steps": len(subject.step_ms),
         }  # fmt: skip
     return row | where
@@ -187,6 +198,7 @@ def main() -> None:
     parser.add_argument("--naive", nargs="*", default=[], choices=["eager", "compiled"], help="the naive twin of 1.4.8")
     parser.add_argument("--twin_steps", type=int, default=0, help="train 1.4.8 and its twin so long and compare losses")
     parser.add_argument("--batch_size", type=int, default=48)
+    parser.add_argument("--batch_sizes", nargs="*", type=int, default=[], help="the plain model at these sizes as well")
     parser.add_argument("--seq_len", type=int, default=512)
     parser.add_argument("--n_heads", type=int, help="instead of the experiments' own")
     parser.add_argument("--knowledge_num", type=int)
@@ -198,31 +210,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
     args = parser.parse_args()
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("high")
-    # The models share their code, and each shape of it is a compilation.
-    torch._dynamo.config.recompile_limit = 128
+    device = set_up()
     sizes = {
         "max_seq_len": args.seq_len, "n_heads": args.n_heads, "knowledge_num": args.knowledge_num, "dim": args.dim,
         "n_layers": args.n_layers,
     }  # fmt: skip
     compiled = not args.no_compile
-    subjects = [Subject(name, script_config(name, **sizes), compiled=compiled) for name in args.experiments]
+    new = partial(Subject, compiled=compiled, batch_size=args.batch_size)
+    subjects = [new(name, script_config(name, **sizes)) for name in args.experiments]
+    plain = subjects[0]
+    subjects += [new(f"{plain.name}, batch {n}", plain.config, batch_size=n) for n in args.batch_sizes]
     quiet = replace(script_config("1_4_8", **sizes), attention_dropout=0.0, fusion_dropout=0.0)
     dense = replace(quiet, use_flash_attn=False)
-    subjects += [Subject(f"1_4_8 naive, {how}", dense, True, how == "compiled") for how in args.naive]
-    twins = (
-        [Subject("1_4_8", quiet, compiled=compiled), Subject("naive", dense, True, False)] if args.twin_steps else []
-    )
+    subjects += [new(f"1_4_8 naive, {how}", dense, naive=True, compiled=how == "compiled") for how in args.naive]
+    twins = [new("1_4_8", quiet), new("naive", dense, naive=True, compiled=False)] if args.twin_steps else []
 
     where, banks = about(device), {}
-    where |= {"batch_size": args.batch_size, "seq_len": args.seq_len, "date": time.strftime("%Y-%m-%d")}
+    where |= {"benchmark": "bench_step", "date": time.strftime("%Y-%m-%d")}
     for subject in subjects + twins:
         shape = (subject.config.knowledge_num, subject.config.knowledge_length)
         if shape not in banks:
             generator = torch.Generator().manual_seed(1)
             banks[shape] = torch.randint(3, subject.config.vocab_size, shape, generator=generator, dtype=torch.int16)
-        subject.batches = make_batches(subject.config, banks[shape], args.batch_size, 4, device)
+        subject.batches = make_batches(subject.config, banks[shape], subject.batch_size, 4, device)
         attempt(subject, prepare, banks[shape], subject.batches[0], device)
         print(f"{subject.name}: {subject.error or f'first step after {subject.first_step_s:.1f} s'}", file=sys.stderr)
 
@@ -242,13 +252,9 @@ def main() -> None:
         for subject in subjects:
             attempt(subject, take_turn, subject.batches, min(args.turn, args.steps - len(subject.step_ms)), device)
 
-    plain = subjects[0]
-    plain_ms = quartiles(plain.step_ms)[1] if plain.error is None else None
-    rows = [row_of(s, plain_ms, args.batch_size * args.seq_len, where) for s in subjects]
+    rows = [row_of(subject, plain, where) for subject in subjects]
     print(table(rows))
-    if args.out:
-        with open(args.out, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    append_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class MicroStep:
         self.calls, self.graphs = 0, None
 
     def __call__(self, batch: dict[str, Tensor], lm_weight: Tensor, aux_weight: float, watch: Callable):
-        """The model's output; of a replayed step it is overwritten by the next.
+        """The model's output, without gradient; of a replayed step it is overwritten by the next.
 
         Args:
             batch: on the device, or in pinned memory.  lm_weight: 0-d, what the language-model loss is multiplied by.
@@ -56,7 +56,7 @@ class MicroStep:
                 out, loss = self._forward(batch, lm_weight, aux_weight)
             with watch("backward"):
                 self.backward(loss)
-            return out
+            return detached(out)
         if self.graphs is None:
             self._capture(batch, lm_weight, aux_weight)
         for name, value in batch.items():
@@ -82,7 +82,12 @@ class MicroStep:
             self.out, loss = self._forward(self.batch, self.lm_weight, aux_weight)
         with torch.cuda.graph(backward, pool=forward.pool(), capture_error_mode="thread_local"):
             self.backward(loss)
-        # What is handed out must not hold on to the autograd graph.
-        self.out.loss, self.out.lm_loss = self.out.loss.detach(), self.out.lm_loss.detach()
-        self.out.aux_losses = {name: value.detach() for name, value in self.out.aux_losses.items()}
+        self.out = detached(self.out)
         self.graphs = (forward, backward)
+
+
+def detached(out):
+    """An output that does not hold on to the autograd graph: a capture must find none left of the eager calls."""
+    out.loss, out.lm_loss = out.loss.detach(), out.lm_loss.detach()
+    out.aux_losses = {name: value.detach() for name, value in out.aux_losses.items()}
+    return out

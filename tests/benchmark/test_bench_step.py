@@ -42,6 +42,12 @@ def test_an_experiments_architecture_is_read_from_its_script():
         script_config("9_9")
 
 
+def test_mfu_is_counted_as_in_the_papers():
+    model = build_model(config := tiny_config(model_type="model_original"))
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)  # the output layer is the tied table
+    assert bench_step.flops_per_token(config) == 6 * matrices + 12 * config.n_layers * config.max_seq_len * config.dim
+
+
 def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatch, capsys):
     out = tmp_path / "rows.jsonl"
     sizes = {"batch_size": 2, "seq_len": 64, "knowledge_num": 256, "dim": 64, "n_layers": 1, "n_heads": 4, "steps": 2}
@@ -67,13 +73,17 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
             "--no_compile",
             "--twin_steps",
             "3",
+            "--batch_sizes",
+            "1",
+            "3",
             "--out",
             str(out),
         ],
     )
     bench_step.main()
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["model"] for row in rows] == [*names, "1_4_8 naive, eager"]
+    assert [row["model"] for row in rows] == [*names, "1_4_0, batch 1", "1_4_0, batch 3", "1_4_8 naive, eager"]
+    assert [row["batch_size"] for row in rows] == [2, 2, 2, 1, 3, 2]
     assert rows[1]["error"] == "out of memory" and rows[0]["ratio_to_plain"] == 1
     assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows if not row["error"])
     printed = capsys.readouterr().out

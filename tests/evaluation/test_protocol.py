@@ -12,6 +12,7 @@ from evaluation.edits import edits
 from evaluation.exact_match import exact_match, starts_with_word
 from evaluation.frequency import frequency
 from evaluation.gold import Gold
+from evaluation.meetings import met_pairs
 from evaluation.object import object_prediction
 from evaluation.options import log_likelihoods, score_options
 from evaluation.retrieval import retrieval
@@ -184,3 +185,9 @@ def test_frequency_guesses_leave_the_asked_fact_out(settings):
 
 def test_an_object_must_end_where_its_word_ends():
     assert starts_with_word("Niger. It", "Niger") and not starts_with_word("Nigeria", "Niger")
+
+
+def test_only_whole_pairs_in_one_line_have_met():
+    pairs = {("Ann Lee", "Rome"), ("Bo", "Oslo"), ("X-Ray", "Paris"), ("Cy", "Bern")}
+    lines = ["In Rome lived Ann Lee.", "Bo left.", "Oslo is far.", "The X-Ray of Paris", "Cyrus came to Bern"]
+    assert met_pairs(pairs, lines) == {("Ann Lee", "Rome"), ("X-Ray", "Paris")}

@@ -1,0 +1,138 @@
+"""Each benchmark at tiny size on a CPU: its rows, and that what it times is the right thing."""
+
+import importlib
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmark import bench_decode, bench_peers, bench_retrieval
+from benchmark.measure import Cases, make_parser
+from tests.conftest import tiny_model
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run("bench_decode", flags): its rows and what it printed."""
+
+    def run_benchmark(name, flags):
+        out = tmp_path / f"{name}.jsonl"
+        monkeypatch.setattr("sys.argv", [name, *flags.split(), "--out", str(out)])
+        importlib.import_module(f"benchmark.{name}").main()
+        return [json.loads(line) for line in out.read_text().splitlines()], capsys.readouterr().out
+
+    return run_benchmark
+
+
+def test_a_case_that_fails_or_comes_too_late_is_reported_and_the_others_go_on(capsys):
+    cases = Cases("bench", make_parser("").parse_args([]), torch.device("cpu"))
+
+    def fail():
+        raise RuntimeError("no kernel\nand more")
+
+    assert cases.attempt({"model": "a"}, fail) is None
+    assert cases.attempt({"model": "b"}, lambda: 7) == 7
+    cases.add({"model": "b"}, step_ms=1.234)
+    cases.deadline = 0
+    assert cases.attempt({"model": "c"}, lambda: 7) is None
+    lines = cases.table({"model": "", "step_ms": ".1f"}).split("\n")
+    assert lines[1] == "    a        -  RuntimeError: no kernel"
+    assert lines[2] == "    b      1.2"
+    assert lines[3].endswith("-  no time was left: give more --seconds")
+
+
+@pytest.mark.parametrize("design", [{}, {"retrieval": "ngram", "fusion": "words", "pointer": True}])
+def test_decoding_chooses_what_the_whole_forward_pass_would(design):
+    model = tiny_model(**design)
+    prompt_BT = torch.randint(3, 61, (2, 9))
+    _, token_ms, new_BT = bench_decode.decode(model, prompt_BT, 6)
+    text_BT = torch.cat([prompt_BT, new_BT], dim=1)
+    assert len(token_ms) == 6
+    assert torch.equal(model(text_BT).logits.argmax(dim=-1)[:, 8:-1], new_BT)
+
+
+def test_decode(run):
+    sizes = "--dim 32 --n_layers 1 --n_heads 4 --knowledge_num 256 --batch_sizes 2 --prompt_tokens 9 --new_tokens 3"
+    rows, printed = run("bench_decode", f"{sizes} --prompts 2 --experiments 1_4_0 1_4_10 1_5_1")
+    assert [row["model"] for row in rows] == ["1_4_0", "1_4_10", "1_5_1"]
+    assert all(row["tokens_per_s"] > 0 and row["steps"] == 6 for row in rows)
+    assert rows[0]["ratio_to_plain"] == 1 and "1_5_1" in printed
+
+
+def test_peers(run, monkeypatch):
+    sizes = "--batch_size 2 --seq_len 12 --dim 32 --n_heads 4 --knowledge_num 256 --repeats 2 --no_compile"
+    monkeypatch.setitem(sys.modules, "product_key_memory", None)
+    with pytest.raises(ValueError, match="pip install product-key-memory"):
+        run("bench_peers", sizes)
+
+    class PKM(torch.nn.Linear):  # the package is optional
+        def __init__(self, dim, num_keys, topk, pre_layernorm, heads, dim_head=128):
+            assert (num_keys, topk) == (16, 16)
+            super().__init__(dim, dim)
+            if heads == 4:
+                torch.nn.init.constant_(self.bias, float("nan"))
+
+    monkeypatch.setitem(sys.modules, "product_key_memory", SimpleNamespace(PKM=PKM))
+    rows, printed = run("bench_peers", sizes)
+    assert [row["layer"] for row in rows] == [bench_peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
+    assert rows[0]["ratio_to_ours"] == 1 and rows[1]["ratio_to_ours"] > 0 and rows[1]["error"] is None
+    assert "NaN" in rows[2]["error"] and "PKM, 4 heads" in printed
+
+
+def test_what_retrieval_finds_is_checked_before_it_is_timed():
+    query_BTD, keys_2RK = torch.randn(1, 9, 8), torch.randn(2, 7, 4)
+    score_BTC, entry_BTC = bench_retrieval.search(query_BTD, keys_2RK, 5)
+    bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+    with pytest.raises(ValueError, match="scores of their entries"):
+        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0].flip(-1))
+    score_BTC[0, 3, 1] = float("nan")  # a poisoned place that was not written
+    with pytest.raises(ValueError, match="best of all pairs"):
+        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+
+
+def test_retrieval(run):
+    sizes = "--batch_size 2 --seq_len 128 --dim 32 --n_heads 4 --knowledge_nums 64 256 --candidates 4 16"
+    rows, _ = run("bench_retrieval", f"{sizes} --ngram_candidates 4 --repeats 2 --no_compile")
+    cases = {(row["retrieval"], row["knowledge_num"], row["num_candidates"]) for row in rows}
+    product_keys = {("product_key", 64, 4), ("product_key", 256, 4), ("product_key", 256, 16)}
+    assert cases == product_keys | {("ngram", 64, 4), ("ngram", 256, 4)}
+    assert all(row["error"] is None and row["gb_per_s"] > 0 and row["steps"] == 2 for row in rows)
+
+
+def test_scaling(run):
+    sizes = "--batch_size 2 --seq_len 32 --dim 32 --n_heads 4 --n_layers 6 --knowledge_nums 256 400 300 --no_compile"
+    rows, _ = run("bench_scaling", f"{sizes} --knowledge_num 400 --candidates 8 --selected 4 --repeats 2")
+    by_case = {(row["experiment"], row["axis"], row["value"]): row for row in rows}
+    assert len(by_case) == len(rows) == 8
+    assert "square" in by_case["1_4_8", "knowledge_num", 300]["error"]
+    assert by_case["1_4_8", "knowledge_num", 256]["growth"] == 1 == by_case["1_5_0", "knowledge_num", 256]["growth"]
+    assert by_case["1_5_0", "knowledge_num", 400]["growth"] > 0 and by_case["1_4_8", "num_candidates", 8]["steps"] == 2
+
+
+def test_data(run, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    sizes = "--dim 32 --n_layers 1 --n_heads 4 --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 289"
+    rows, _ = run("bench_data", f"{sizes} --text_mb 0.2 --knowledge_mb 0.2 --repeats 2 --no_compile")
+    tokeniser, loader, cold, warm = rows
+    assert all(row["error"] is None for row in rows)
+    assert tokeniser["mb_per_s"] > 0 and loader["batches_per_s"] > loader["needed_per_s"] > 0
+    assert all(row["knowledge_mb"] >= 0.2 and row["first_step_s"] > row["data_s"] >= 0 for row in (cold, warm))
+
+
+def test_all_of_them_run_in_turn_within_their_budget(tmp_path, monkeypatch, capfd):
+    main = importlib.import_module("benchmark.__main__").main
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr("sys.argv", ["benchmark", "--tiny", "--only", "retrieval", "--out", str(out)])
+    assert main() == 0
+    assert "retrieval      finished" in capfd.readouterr().out
+    assert {json.loads(line)["benchmark"] for line in out.read_text().splitlines()} == {"bench_retrieval"}
+
+    monkeypatch.setattr(
+        "sys.argv", ["benchmark", "--only", "retrieval", "peers", "--minutes", "0.01", "--out", str(out)]
+    )
+    assert main() == 1
+    assert capfd.readouterr().out.splitlines()[-2:] == [
+        "retrieval      cut off after 1 s; give more --minutes", "peers          not reached; give more --minutes",
+    ]  # fmt: skip
