@@ -136,6 +136,20 @@ def tokenizer_key(tokenizer) -> str:
 
 
 @contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Name the folder of derived files that turn out to be cut or of another kind.
+
+    Raises:
+        ValueError: in the place of the error.
+    """
+    try:
+        yield
+    except (ValueError, OSError, EOFError, LookupError, TypeError) as problem:
+        what = " ".join(str(problem).split())
+        raise ValueError(f"{folder} is damaged: delete it, and it is made anew ({what})") from None
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path` only when the block ends well; a folder or a file.
 

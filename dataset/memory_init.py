@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import LONGEST, atomic, content_key, explained, open_text, require_file, require_text, tokenizer_key
+from .cache import LONGEST, atomic, content_key, explained, open_text, require_file, require_text, tokenizer_key, whole
 
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
@@ -170,7 +170,7 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     Worked out once for each content, tokenizer and shape, then opened from the cache.
 
     Raises:
-        FileNotFoundError, ValueError: missing, empty or malformed file, or too few sentences.
+        FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
     """
     path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
@@ -178,8 +178,9 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     if not folder.exists():
         with atomic(folder) as temporary:
             build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
-    report = json.loads((folder / "report.json").read_text())
-    return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
+    with whole(folder):
+        report = json.loads((folder / "report.json").read_text())
+        return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
 
 
 def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path) -> None:

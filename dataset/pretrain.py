@@ -17,7 +17,7 @@ import torch
 
 from model.losses import IGNORED
 
-from .cache import atomic, content_key, parse_json, read_lines, require_file, require_text, tokenizer_key
+from .cache import atomic, content_key, parse_json, read_lines, require_file, require_text, tokenizer_key, whole
 from .tokenizer import border
 
 # Enough to keep every core of the tokenizer busy, few enough to bound memory: a token's encoding takes 100 bytes.
@@ -121,11 +121,12 @@ def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: s
     if not folder.exists():
         with atomic(folder) as temporary:
             build_token_cache(path, tokenizer, temporary)
-    report = json.loads((folder / "report.json").read_text())
-    tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
-    cache = TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
-    if cache.offset_D[-1] != len(tokens):
-        raise ValueError(f"{folder} is damaged: delete it, and {path} is tokenised anew")
+    with whole(folder):
+        report = json.loads((folder / "report.json").read_text())
+        tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
+        cache = TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
+        if cache.offset_D[-1] != len(tokens) or len(cache.offset_D) != len(cache.answer_D) + 1:
+            raise ValueError("its parts do not fit together")
     return cache
 
 

@@ -170,11 +170,22 @@ def test_a_template_that_does_not_fit_is_refused(tmp_path):
 
 def test_a_damaged_cache_is_refused(tokenizer, tmp_path):
     (tmp_path / "t.jsonl").write_bytes(lines({"text": "One."}, {"text": "Two."}))
-    open_token_cache(tmp_path / "t.jsonl", tokenizer, tmp_path / "cache")
-    (tokens,) = (tmp_path / "cache").glob("tokens_*/tokens.bin")
-    tokens.write_bytes(tokens.read_bytes()[:-2])
-    with pytest.raises(ValueError, match="is damaged: delete it"):
-        open_token_cache(tmp_path / "t.jsonl", tokenizer, tmp_path / "cache")
+    (tmp_path / "k.json").write_bytes(lines("One.", "Two.", "Three.", "Four."))
+    readers = {
+        "tokens_*": lambda: open_token_cache(tmp_path / "t.jsonl", tokenizer, tmp_path / "cache"),
+        "bank_*": lambda: load_bank(tmp_path / "k.json", tokenizer, 4, 4, tmp_path / "cache"),
+    }
+    for pattern, reader in readers.items():
+        reader()
+        (folder,) = (tmp_path / "cache").glob(pattern)
+        files = ("report.json", "tokens.npy") if pattern == "bank_*" else [path.name for path in folder.iterdir()]
+        for name in files:
+            content = (folder / name).read_bytes()
+            for cut in (len(content) - 2, len(content) // 2, 0):
+                (folder / name).write_bytes(content[:cut])
+                with pytest.raises(ValueError, match="is damaged: delete it"):
+                    reader()
+            (folder / name).write_bytes(content)
 
 
 FLAGS = [field.name for config in (ModelConfig, DataConfig, OptimConfig, RunConfig) for field in fields(config)]
