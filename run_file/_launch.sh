@@ -2,7 +2,8 @@
 # Trains with the flags given, then evaluates the run and completes its record.
 #
 #   NUM_PROCESSES=4 bash run_file/experiment_1_4_8.sh --batch_size 24      # 4 GPUs of this machine
-#   ACCELERATE_FLAGS="--config_file cluster.yaml" bash run_file/experiment_1_4_8.sh      # several machines
+#   NUM_PROCESSES=8 ACCELERATE_FLAGS="--num_machines 2 --machine_rank 0 --main_process_ip HOST --main_process_port 29500" \
+#       bash run_file/experiment_1_4_8.sh      # on each of 2 machines, with its own rank: 8 GPUs in all, a disk that both see
 #
 # Any flag on the command line overrides the script's: the last one wins. EVALUATE=0 leaves the evaluation out.
 set -euo pipefail
