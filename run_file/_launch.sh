@@ -9,17 +9,22 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-device_flags=()
-if ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
-    device_flags=(--cpu)
-elif [ "${NUM_PROCESSES:-1}" -gt 1 ]; then
-    device_flags=(--multi_gpu)
+processes=${NUM_PROCESSES:-1} on_gpu=1
+"$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" || on_gpu=0
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+if [ "$processes" = 1 ] && [ -z "${ACCELERATE_FLAGS:-}" ]; then
+    launch=()  # without a launcher between, signals and exit codes are the run's own
+elif [ $on_gpu = 0 ]; then
+    export ACCELERATE_USE_CPU=true  # accelerate's launcher would start one process and say nothing
+    launch=(-m torch.distributed.run --nproc_per_node "$processes")
+else
+    # The precision is the run's own flag --dtype; here it only keeps the launcher from guessing.
+    launch=(-m accelerate.commands.launch --quiet --num_processes "$processes" --num_machines 1 --mixed_precision no
+        --dynamo_backend no --num_cpu_threads_per_process "$OMP_NUM_THREADS")
+    [ "$processes" = 1 ] || launch+=(--multi_gpu)
 fi
-# The precision is the run's own flag --dtype; here it only keeps the launcher from guessing.
 # shellcheck disable=SC2086
-"$PYTHON" -m accelerate.commands.launch --quiet "${device_flags[@]}" --num_processes "${NUM_PROCESSES:-1}" \
-    --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "${OMP_NUM_THREADS:-$(nproc)}" \
-    ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
+"$PYTHON" "${launch[@]}" ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
 
 if [ "${EVALUATE:-1}" = 1 ]; then
     out_dir=

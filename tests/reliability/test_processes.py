@@ -59,20 +59,37 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
         assert states[0] == states[1]
 
 
+def launch_environment(**variables: str) -> dict[str, str]:
+    return os.environ | {"PYTHON": sys.executable, "EVALUATE": "0", "CUDA_VISIBLE_DEVICES": ""} | variables
+
+
+@pytest.mark.slow
+def test_the_launcher_hands_on_a_signal_and_the_exit_code(runs, survives):
+    with survives("SIGTERM to a run of a script"):
+        output = open(runs.folder / "output", "w+")
+        command = ["bash", "run_file/_launch.sh", *runs.argv("run", "--max_steps", "100000")]
+        launcher = subprocess.Popen(command, cwd=ROOT, env=launch_environment(), stdout=output, stderr=output)
+        while not checkpoint_dirs(runs.folder / "run"):
+            assert launcher.poll() is None, (runs.folder / "output").read_text()
+            time.sleep(0.2)
+        (run,) = psutil.Process(launcher.pid).children()
+        run.terminate()
+        assert launcher.wait(timeout=30) == 143
+        assert json.loads((runs.folder / "run" / "run.json").read_text())["state"] == "stopped"
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_in_seconds(runs, survives):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "train_pretrain_accelerate.py",
-        *runs.argv("run", "--max_steps", "100000", "--batch_size", "2"),
-    ]  # fmt: skip
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", "run_file/_launch.sh", *runs.argv("run", "--max_steps", "100000", "--batch_size", "2")]
     output = open(runs.folder / "output", "w+")
+    environment = launch_environment(NUM_PROCESSES="2")
     launcher = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         while not checkpoint_dirs(runs.folder / "run"):
             assert launcher.poll() is None, (runs.folder / "output").read_text()
             time.sleep(0.2)
-        workers = [p for p in psutil.Process(launcher.pid).children() if "train_pretrain" in " ".join(p.cmdline())]
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        workers = [p for p in children if "train_pretrain_accelerate.py" in p.cmdline() and not p.children()]
         assert len(workers) == 2
         with survives("kill -9 of one process of two"):
             workers[1].kill()
