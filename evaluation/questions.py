@@ -16,19 +16,26 @@ from . import object as object_task
 from . import relation, verification
 from .options import read_questions
 
+# Other than those of `edits.PARAPHRASES`, which stay unseen.
+REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:")
 
-def object_questions(path: Path, limit: int | None) -> Iterator[tuple[str, str]]:
-    for row in read_questions(path, object_task.FIELDS, limit, "object"):
+
+def object_questions(path: Path, limit: int | None, rng: random.Random, reworded: float) -> Iterator[tuple[str, str]]:
+    for row in read_questions(path, (*object_task.FIELDS, "subject", "predicate"), limit, "object"):
         prompt, choices = object_task.split_question(row["question"], row["choices"])
-        yield prompt, choices[ord(row["answer"]) - ord("A")]
+        right = ord(row["answer"]) - ord("A")
+        if rng.random() < reworded:
+            yield rng.choice(REWORDINGS).format(**row), " " + row["choices"][right]
+        else:
+            yield prompt, choices[right]
 
 
-def relation_questions(path: Path, limit: int | None) -> Iterator[tuple[str, str]]:
+def relation_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
     for row in read_questions(path, relation.FIELDS, limit, "relation"):
         yield relation.PROMPT.format(**row), " " + row["choices"][ord(row["answer"]) - ord("A")]
 
 
-def verification_questions(path: Path, limit: int | None) -> Iterator[tuple[str, str]]:
+def verification_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
     for row in read_questions(path, verification.FIELDS, limit, "verification"):
         yield verification.PROMPT.format(**row), verification.YES if row["answer"] == "yes" else verification.NO
 
@@ -41,10 +48,16 @@ def main() -> None:
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=Path, help=f"file of {kind} questions with their answers")
     parser.add_argument("--limit", type=int, help="the first so many questions of each file")
+    parser.add_argument(
+        "--reworded", type=float, default=0.0,
+        help="share of the object questions that name the relation instead of using the wording of the entries",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the order in which the kinds are mixed")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    pairs = [pair for kind, read in KINDS.items() if (path := getattr(args, kind)) for pair in read(path, args.limit)]
+    rng = random.Random(args.seed)
+    paths = {kind: path for kind in KINDS if (path := getattr(args, kind))}
+    pairs = [pair for kind, path in paths.items() for pair in KINDS[kind](path, args.limit, rng, args.reworded)]
     if not pairs:
         raise ValueError("no questions: give --object, --relation or --verification")
     random.Random(args.seed).shuffle(pairs)

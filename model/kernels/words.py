@@ -31,15 +31,16 @@ def _score(query_ptr, table_ptr, token_ptr, score_ptr, W, R, SKIP: tl.constexpr,
 def _sum(weight_ptr, table_ptr, token_ptr, sum_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr):
     position = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], dtype=tl.float32)
+    # Summed over the words once, at the end: that crosses warps.
+    total = tl.zeros([C, BLOCK], dtype=tl.float32)
     for begin in range(0, W, C):
         word = begin + tl.arange(0, C)
         token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
         weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
         read = (token != SKIP)[:, None] & (column < R)[None, :]
         row = tl.load(table_ptr + token[:, None] * R + column[None, :], mask=read, other=0.0).to(tl.float32)
-        total += tl.sum(row * weight[:, None], axis=0)
-    tl.store(sum_ptr + position * R + column, total.to(sum_ptr.dtype.element_ty), mask=column < R)
+        total += row * weight[:, None]
+    tl.store(sum_ptr + position * R + column, tl.sum(total, axis=0).to(sum_ptr.dtype.element_ty), mask=column < R)
 
 
 @triton.jit
