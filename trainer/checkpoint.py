@@ -61,7 +61,7 @@ def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int
     """
     out_dir = Path(out_dir)
     final = out_dir / f"checkpoint_{state['step']:08d}"
-    if final.exists():  # the same step of the same run is the same state
+    if (final / STATE_FILE).exists():  # the same step of the same run is the same state
         return final
     temporary = out_dir / f".writing_{final.name}"
     if accelerator.is_main_process:
@@ -74,7 +74,7 @@ def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with whole_or_not_at_all(temporary, out_dir):
-            tensors = {name: t for name, t in model.state_dict().items() if name not in model.all_tied_weights_keys}
+            tensors = {name: t for name, t in model.state_dict().items() if name not in model._tied_weights_keys}
             require_finite(model, state["step"])
             bank = {name: tensors.pop(name) for name in BANK_TENSORS if name in tensors}
             save_file(tensors, temporary / "model.safetensors")
@@ -207,9 +207,10 @@ def resume(out_dir: str | Path, split: dict, model: nn.Module, optimizer, accele
             path.rename(target)
             tell(f"{problem}: going on from {found[0].name} instead")
         left = [*out_dir.glob(".writing_*"), *(out_dir / BANKS).glob(".writing_*")]
+        left += [path for path in out_dir.glob("checkpoint_*") if not (path / STATE_FILE).exists()]
         for path in left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-            tell(f"{path.name} was left half written by an earlier session and is ignored")
+            tell(f"{path.name} was left half written, or half deleted, by an earlier session and is ignored")
     accelerator.wait_for_everyone()
     if not found:
         return {}
@@ -250,7 +251,7 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
             )
     files = [path / name for name in state["checksums"] if name == "model.safetensors" or BANKS in Path(name).parts]
     tensors = {key: value for file in files for key, value in load_tensors(file).items()}
-    missing = model.state_dict().keys() - tensors.keys() - model.all_tied_weights_keys.keys()
+    missing = model.state_dict().keys() - tensors.keys() - model._tied_weights_keys.keys()
     try:
         unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
     except RuntimeError:  # another shape

@@ -58,6 +58,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, survives, options, moments):
         assert ended.code == 0, ended.output
         assert_same_run(runs.folder / "whole", runs.folder / "cut")
     assert not list((runs.folder / "cut").glob(".writing_*"))
+    assert all((path / "state.json").exists() for path in (runs.folder / "cut").glob("checkpoint_*"))
     assert "was left half written" in (runs.folder / "cut" / "train.log").read_text()
 
 
