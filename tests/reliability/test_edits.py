@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memory.store import MemoryStore
 from model import load_run
@@ -17,6 +19,7 @@ from tests.memory.conftest import run  # noqa: F401
 from tests.runs import FORKS
 
 from .faults import die, die_after, fault
+from .test_input import EXAMPLES, contents, lines
 
 
 def edit_on(run_dir: Path, report: Path, before=None) -> None:
@@ -95,3 +98,26 @@ def test_half_a_character_is_refused(run):  # noqa: F811
     for change in (lambda: store.edit(0, "\udcff"), lambda: store.search_words("\ud800"), lambda: store.add("\ud800")):
         with pytest.raises(ValueError, match="alone is half a character"):
             change()
+
+
+def test_an_import_makes_all_edits_or_says_in_one_sentence_why_none(run, tmp_path, survives):  # noqa: F811
+    store, path = MemoryStore(run), tmp_path / "edits.jsonl"
+    whole = lines({"row": 0, "text": "Paris is in Spain."}, {"row": 1, "text": "Rome is in Chile.", "source": "me"})
+    texts = st.sampled_from(["", "Bern is big.", "\ud800", "a " * 99])
+    rows = st.lists(st.tuples(st.integers(-1, 7), texts), max_size=3)
+    edits = rows.map(lambda pairs: lines(*({"row": row, "text": text} for row, text in pairs)) + b"\n")
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+    @given(content=contents(whole) | edits)
+    def check(content):
+        path.write_bytes(content)
+        before = store.bank.tokens.clone()
+        try:
+            store.import_file(path)
+        except ValueError as refusal:
+            assert str(path) in str(refusal) and "\n" not in str(refusal)
+            assert torch.equal(store.bank.tokens, before)
+
+    with survives("fuzzed files", EXAMPLES):
+        check()
+    assert torch.equal(load_run(run).bank.tokens, store.bank.tokens)
