@@ -92,6 +92,16 @@ def parse_json(text: str, place: str):
         raise ValueError(f"{place}: not valid JSON ({problem})") from None
 
 
+def read_json(path: Path):
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it is not there, or not valid JSON.
+    """
+    with explained(path, lambda: "line 1"):
+        return parse_json(path.read_text(encoding="utf-8"), str(path))
+
+
 def require_text(text: str, place: str) -> str:
     """The text, if it is one that UTF-8 can write.
 

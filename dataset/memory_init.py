@@ -13,7 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import LONGEST, atomic, content_key, explained, open_text, require_file, require_text, tokenizer_key, whole
+from .cache import (
+    LONGEST,
+    atomic,
+    content_key,
+    explained,
+    open_text,
+    read_json,
+    require_file,
+    require_text,
+    tokenizer_key,
+    whole,
+)
 
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
@@ -157,7 +168,7 @@ def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
     Raises:
         FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
     """
-    flags = json.loads((Path(run_dir) / "flags.json").read_text())
+    flags = read_json(Path(run_dir) / "flags.json")
     data, model = flags["data"], flags["model"]
     shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / "bank_rows.npy"
     bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])

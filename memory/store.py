@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.cache import atomic, require_file, require_text
+from dataset.cache import atomic, read_json, require_file, require_text
 from dataset.memory_init import Bank, Fact, load_run_bank, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
@@ -259,7 +259,7 @@ class MemoryStore:
     @cached_property
     def _filled_from(self) -> Bank | None:
         """The bank that the knowledge file filled; None where that file is not there any more."""
-        flags = json.loads((self.run_dir / "flags.json").read_text())
+        flags = read_json(self.run_dir / "flags.json")
         if not Path(flags["data"]["database_init_path"]).exists():
             return None
         return load_run_bank(self.run_dir, self.tokenizer)

@@ -121,3 +121,10 @@ def test_an_import_makes_all_edits_or_says_in_one_sentence_why_none(run, tmp_pat
     with survives("fuzzed files", EXAMPLES):
         check()
     assert torch.equal(load_run(run).bank.tokens, store.bank.tokens)
+
+
+def test_damaged_flags_are_named(run):  # noqa: F811
+    for content in (b"{", b"\xff"):
+        (run / "flags.json").write_bytes(content)
+        with pytest.raises(ValueError, match="flags.json"):
+            MemoryStore(run).show(0)
