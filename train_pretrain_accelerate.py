@@ -6,7 +6,9 @@ A run folder holds flags.json, run.json, metrics.jsonl, train.log, checkpoints a
 the same command, an interrupted run goes on where it was. The scripts in run_file/ hold the flags of each experiment.
 """
 
+import os
 import shutil
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -25,10 +27,18 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import checkpoint_dirs, load_checkpoint, load_weights, save_checkpoint
+from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
 from trainer.config import Flags, parse_cli
 from trainer.micro_step import MicroStep, graphable
-from trainer.monitor import StopSignal, Stopwatch, memory_readings, use_histogram
+from trainer.monitor import (
+    StepGuard,
+    StopSignal,
+    Stopwatch,
+    explained_out_of_memory,
+    first_bad_gradient,
+    memory_readings,
+    use_histogram,
+)
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.record import fill_record
 from trainer.runinfo import RunInfo, make_log, write_json
@@ -105,7 +115,7 @@ def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator
     return float(total[0] / total[1])
 
 
-def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tracker, log) -> StopSignal:
+def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tracker, stop: StopSignal, log) -> None:
     """The loop: accumulate, backward, clip, step, log, evaluate, save."""
     optim, run, device = flags.optim, flags.run, accelerator.device
     optimizer = make_optimizer(model, optim, device)
@@ -121,11 +131,14 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
     total_steps = min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch)
     tokens_per_step = optim.batch_size * flags.model.max_seq_len * optim.accumulation_steps * accelerator.num_processes
 
-    state = {"step": 0, "loss_sum": 0.0, "loss_steps": 0, "best_val_loss": None}
-    checkpoints = checkpoint_dirs(run.out_dir)
-    if run.resume and checkpoints:
-        state |= load_checkpoint(checkpoints[-1], model, optimizer, accelerator)
-        log.info("resumed from %s", checkpoints[-1])
+    # What decides which rows a step learns from: a checkpoint of another split would go on elsewhere in the data.
+    split = {
+        "--num_processes": accelerator.num_processes, "--batch_size": optim.batch_size, "--seed": run.seed,
+        "--accumulation_steps": optim.accumulation_steps, "rows of training data": len(rows),
+    }  # fmt: skip
+    state = {"step": 0, "loss_sum": 0.0, "loss_steps": 0, "best_val_loss": None, "best_step": None}
+    state |= {"skipped": 0, "skipped_in_row": 0, "skipped_at_log": 0, "split": split}
+    state |= resume(run.out_dir, split, model, optimizer, accelerator)
     tracker.rewind(state["step"])
     bare, memory = model, flags.model.reads_bank
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -147,13 +160,18 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
     micro_step = MicroStep(forward, accelerator.backward, bare.refresh, graphed)
 
     def save():
+        if guard.in_row:
+            log.warning("no checkpoint at step %d, which was skipped: the newest is from before it", state["step"])
+            return
+        state.update(guard.state(), loss_sum=float(loss_sum))
         save_checkpoint(run.out_dir, state, bare, optimizer.optimizer, run.keep_checkpoints, accelerator)
 
-    stop, watch = StopSignal(), Stopwatch(device)
+    guard, watch, stops = StepGuard(device, state), Stopwatch(device), False
+    stop.waits_for_step = True
     batches = loader.iterate(state["step"] * optim.accumulation_steps)
     loss_sum, tokens_at_log, clock = torch.tensor(state["loss_sum"], device=device), 0, time.perf_counter()
     progress = tqdm(total=total_steps, initial=state["step"], disable=not accelerator.is_main_process, unit="step")
-    while state["step"] < total_steps and stop.received is None:
+    while state["step"] < total_steps and not stops:
         step = state["step"]
         lr = lr_at(step, total_steps, optim)
         set_lr(optimizer, lr)
@@ -163,19 +181,24 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         with watch("data"):
             window = [next(batches) for _ in range(optim.accumulation_steps)]
             targets = [count_targets(batch["labels"]) for batch in window]
-            # Every token weighs the same, in whichever micro-batch or process it stands.
-            all_targets = accelerator.reduce(torch.stack(targets).sum().to(device))
+            # Every token weighs the same, in whichever micro-batch or process it stands; all processes stop together.
+            shared = torch.stack([torch.stack(targets).sum(), torch.tensor(stop.received is not None)])
+            all_targets, stops_asked = accelerator.reduce(shared.to(device))
+        step_loss = torch.zeros((), device=device)
         for micro_batch, n_targets in zip(window, targets, strict=True):
             weight = n_targets.to(device) * accelerator.num_processes / all_targets
             with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
                 out = micro_step(micro_batch, weight, 1 / optim.accumulation_steps, watch)
-            loss_sum += out.lm_loss.detach() * weight
+            step_loss += out.lm_loss.detach() * weight
         readings = [reading for reading in out.readings if reading is not None]
         with watch("optimizer"):
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
-            optimizer.step()
+            skipped = guard.step(optimizer, accelerator.reduce(step_loss), grad_norm)
+            loss_sum += step_loss.masked_fill(skipped, 0.0)
+            fails = logs_now and bool(guard.in_row >= run.max_skipped_in_row)
+            first_bad = first_bad_gradient(bare) if fails else None
             optimizer.zero_grad(set_to_none=not graphed)
-        if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0:
+        if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0 and not skipped:
             bare.rewrite_bank(accelerator.gather(readings))
 
         state["step"] = step = step + 1
@@ -183,15 +206,20 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         tokens_at_log += tokens_per_step
         progress.update()
         if logs_now:
-            loss = float(accelerator.reduce(loss_sum, "mean")) / state["loss_steps"]
+            n_skipped = int(guard.skipped) - state["skipped_at_log"]
+            n_taken = state["loss_steps"] - n_skipped
+            loss = float(accelerator.reduce(loss_sum, "mean")) / n_taken if n_taken else float("nan")
             speed = tokens_at_log / (time.perf_counter() - clock)
             metrics = {
                 "epoch": step / steps_per_epoch, "loss": loss, "ppl": float(np.exp(min(loss, 50.0))), "lr": lr,
                 "tokens": step * tokens_per_step, "tokens_per_s": speed, "grad_norm": float(grad_norm),
+                "skipped_steps": state["skipped_at_log"] + n_skipped,
                 **{f"aux/{name}": value.item() for name, value in out.aux_losses.items()}, **watch.shares(),
             }  # fmt: skip
             if memory:
                 uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
+                if run.deterministic:  # sums along a tensor are not, on CUDA
+                    uses_N = uses_N.cpu()
                 metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
                 metrics["memory/uses"] = use_histogram(uses_N)
                 weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
@@ -199,31 +227,40 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             tracker.log(metrics, step)
             progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
             log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", step, total_steps, loss, lr, speed)
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} at step {step}; the newest checkpoint is from before it")
+            if n_skipped:
+                log.warning("%d of these %d steps were skipped: loss not finite", n_skipped, state["loss_steps"])
+            if fails:
+                raise FloatingPointError(
+                    f"{int(guard.in_row)} steps in a row, to step {step}, had a loss or gradient that is not finite "
+                    f"(first in {first_bad}); all of them were skipped, so the newest checkpoint is good: try a lower "
+                    "--learning_rate or --grad_clip, or --dtype float32"
+                )
             loss_sum.zero_()
-            state["loss_steps"], tokens_at_log, clock = 0, 0, time.perf_counter()
+            state |= {"loss_steps": 0, "skipped_at_log": state["skipped_at_log"] + n_skipped}
+            tokens_at_log, clock = 0, time.perf_counter()
 
-        pause = time.perf_counter()
+        pause, is_best = time.perf_counter(), False
         if step % run.memory_monitor_interval == 0 or step == total_steps:
             tracker.log(memory_readings(device), step)
         if step % run.eval_interval == 0 or step == total_steps:
             val_loss = validate(model, val, flags, accelerator)
-            state["best_val_loss"] = min(val_loss, state["best_val_loss"] or val_loss)
+            is_best = np.isfinite(val_loss) and (state["best_step"] is None or val_loss < state["best_val_loss"])
+            if is_best:
+                state |= {"best_val_loss": val_loss, "best_step": step}
             measured = {"epoch": step / steps_per_epoch, "val_loss": val_loss, "val_ppl": float(np.exp(val_loss))}
             tracker.log(measured | {"eval_s": time.perf_counter() - pause}, step)
             log.info("step %d validation loss %.4f", step, val_loss)
-        state["loss_sum"] = float(loss_sum) if step % run.save_interval == 0 else 0.0
-        if step % run.save_interval == 0 or step == total_steps:
+        if step % run.save_interval == 0 or step == total_steps or (is_best and run.keep_best):
             save()
+        # The others' signals are read a step late, when their sum has long been there.
+        stops = bool(stops_asked) if accelerator.num_processes > 1 else stop.received is not None
         clock += time.perf_counter() - pause  # the tokens/s are those of training
     progress.close()
     batches.close()
-    if stop.received is not None:
-        state["loss_sum"] = float(loss_sum)
+    if stops:
+        stop.received = stop.received or signal.SIGTERM  # which only another process may have got
         save()
-        log.info("stopped by signal %d at step %d; the same command goes on from there", stop.received, state["step"])
-    return stop
+        log.info("stopped by signal %d at step %d; the same command goes on", stop.received, state["step"])
 
 
 def main() -> int:
@@ -234,7 +271,10 @@ def main() -> int:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     torch.set_float32_matmul_precision("high")
-    run, is_main = flags.run, accelerator.is_main_process
+    run, is_main, stop = flags.run, accelerator.is_main_process, StopSignal()
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+        torch.use_deterministic_algorithms(True)
     out_dir = Path(run.out_dir)
     if is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -245,8 +285,8 @@ def main() -> int:
     )  # fmt: skip
     if is_main:
         if not run.resume:
-            for checkpoint in checkpoint_dirs(out_dir):
-                shutil.rmtree(checkpoint)
+            for folder in filter(Path.exists, (*checkpoint_dirs(out_dir), out_dir / BANKS)):
+                shutil.rmtree(folder)
         write_json(out_dir / "flags.json", flags.as_dict())
     accelerator.wait_for_everyone()
 
@@ -268,12 +308,17 @@ def main() -> int:
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
             info.set(parameters=n_parameters)
             stage["notes"] = f"{n_parameters / 1e6:.2f} M parameters"
-        with info.stage("train") as stage:
-            stop = train(flags, accelerator, model, rows, val, tracker, log)
+        with (
+            info.stage("train"),
+            explained_out_of_memory(accelerator.device, flags.optim, flags.model.max_seq_len),
+        ):
+            train(flags, accelerator, model, rows, val, tracker, stop, log)
         if is_main:
-            model.save_pretrained(out_dir)
-            tokenizer.save_pretrained(out_dir)
+            save_result(out_dir, model, tokenizer)
         info.finish("finished" if stop.received is None else "stopped")
+    except SystemExit:  # a signal that came before the first step
+        info.finish("stopped")
+        raise
     except BaseException:
         info.fail()
         raise
@@ -290,8 +335,13 @@ def main() -> int:
     return 0 if stop.received is None else stop.exit_code
 
 
-if __name__ == "__main__":
+def run() -> int | str:
+    """`main`, or the one sentence that says what is wrong."""
     try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError, FloatingPointError) as problem:
-        sys.exit(f"error: {problem}")
+        return main()
+    except (ValueError, OSError, FloatingPointError, MemoryError) as problem:
+        return f"error: {problem}"
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from .cache import atomic, open_text, require_file
+from .cache import atomic, read_lines, require_file, require_text
 from .memory_init import Fact, read_values, triple_uuid
 
 TEMPLATE = "{subject} {predicate} {object}."
@@ -35,20 +35,32 @@ def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
     and sentence. A first row that starts with the word "subject" is a header. Rows without a sentence get the template.
 
     Raises:
-        FileNotFoundError, ValueError: missing or empty file, or a row of fewer than three columns, naming its line.
+        FileNotFoundError, ValueError: missing or empty file, a row of fewer than three columns or no CSV, naming its
+            line, or a template that does not take these three names.
     """
-    path = require_file(path, "the input file")
+    path = require_file(path)
+    try:
+        template.format(subject="s", predicate="p", object="o")
+    except (LookupError, ValueError, AttributeError, TypeError) as problem:
+        raise ValueError(f"the template {template!r} is not one like {TEMPLATE!r} ({problem!r})") from None
+    lines = (line for _, line in read_lines(path))
     is_csv = path.name.removesuffix(".gz").endswith(".csv")
-    with open_text(path) as file:
-        rows = csv.reader(file) if is_csv else (line.rstrip("\r\n").split("\t") for line in file)
-        for number, row in enumerate(rows, start=1):
-            if not any(row) or number == 1 and row[0].lower() == "subject":
-                continue
-            if len(row) < 3:
-                raise ValueError(f"{path}, row {number}: {len(row)} columns, need subject, predicate and object")
-            subject, predicate, object, source, sentence = (*row, "", "")[:5]
-            sentence = sentence or template.format(subject=subject, predicate=predicate, object=object)
-            yield Fact(sentence, subject, predicate, object, triple_uuid(subject, predicate, object), source)
+    rows, number = csv.reader(lines) if is_csv else (line.rstrip("\r\n").split("\t") for line in lines), 0
+    while True:
+        number += 1
+        try:
+            row = next(rows, None)
+        except csv.Error as problem:
+            raise ValueError(f"{path}, row {number}: not valid CSV ({problem})") from None
+        if row is None:
+            return
+        if not any(row) or number == 1 and row[0].lower() == "subject":
+            continue
+        if len(row) < 3:
+            raise ValueError(f"{path}, row {number}: {len(row)} columns, need subject, predicate and object")
+        subject, predicate, object, source, sentence = (*row, "", "")[:5]
+        sentence = sentence or template.format(subject=subject, predicate=predicate, object=object)
+        yield Fact(sentence, subject, predicate, object, triple_uuid(subject, predicate, object), source)
 
 
 def read_trex(path: Path) -> Iterator[Fact]:
@@ -60,7 +72,7 @@ def read_trex(path: Path) -> Iterator[Fact]:
     Raises:
         FileNotFoundError, ValueError: no such file, no JSON in the folder, or a document that is not of this format.
     """
-    files = sorted(path.rglob("*.json")) if path.is_dir() else [require_file(path, "the input file")]
+    files = sorted(filter(Path.is_file, path.rglob("*.json"))) if path.is_dir() else [require_file(path)]
     if not files:
         raise ValueError(f"{path} holds no .json file: unpack the T-REx release there")
     for file in files:
@@ -72,9 +84,10 @@ def read_trex(path: Path) -> Iterator[Fact]:
                     subject, object = triple["subject"]["surfaceform"], triple["object"]["surfaceform"]
                     relation = triple["predicate"]
                     predicate = relation.get("surfaceform") or relation["uri"].rsplit("/", 1)[-1]
+                    require_text(sentence + subject + predicate + object, f"{file}, line {line}")
                     uuid = triple_uuid(subject, predicate, object)
                     yield Fact(sentence, subject, predicate, object, uuid, "T-REx")
-            except (KeyError, IndexError, TypeError) as problem:
+            except (LookupError, TypeError, AttributeError) as problem:
                 raise ValueError(f"{file}, line {line}: not a T-REx document ({problem!r})") from None
 
 
@@ -88,7 +101,7 @@ def main() -> None:
     facts = read_trex(args.input) if args.format == "trex" else read_triples(args.input, args.template)
     try:
         print(f"{write_knowledge(args.output, facts)} facts written to {args.output}")
-    except (ValueError, FileNotFoundError) as problem:
+    except (ValueError, OSError) as problem:
         parser.exit(2, f"error: {problem}\n")
 
 

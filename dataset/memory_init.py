@@ -13,9 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import atomic, content_key, open_text, require_file, tokenizer_key
+from .cache import (
+    LONGEST,
+    atomic,
+    content_key,
+    explained,
+    open_text,
+    read_json,
+    require_file,
+    require_text,
+    tokenizer_key,
+    whole,
+)
 
 CHARACTERS_AT_ONCE = 1 << 20
+LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
 
 
@@ -40,14 +52,15 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:
     """Each element of a JSON array, or each line of JSON Lines, with its line number; memory stays bounded.
 
     Raises:
-        ValueError: the file is not JSON, naming file and line.
+        ValueError: the file is not JSON or cannot be read, naming file and line.
     """
     decoder, buffer, position, line, ended = json.JSONDecoder(), "", 0, 1, False
-    with open_text(path) as file:
+    with explained(path, lambda: f"near line {line}"), open_text(path) as file:
 
         def refill() -> bool:
             nonlocal buffer, position, ended
-            block = file.read(CHARACTERS_AT_ONCE)
+            # As much again as a value that goes on has so far: it is tried anew only a few times.
+            block = file.read(max(CHARACTERS_AT_ONCE, len(buffer) - position))
             buffer, position, ended = buffer[position:] + block, 0, not block
             return not ended
 
@@ -60,34 +73,39 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:
                 if position < len(buffer) or not refill():
                     return
 
-        try:
-            skip(" \t\r\n")
-            is_array = buffer[position : position + 1] == "["
-            position += is_array
+        def refuse(problem: str, at: int) -> ValueError:
+            where = line + buffer.count("\n", position, at)
+            return ValueError(f"{path}, line {where}: not valid JSON ({problem})")
+
+        skip(" \t\r\n")
+        is_array = buffer[position : position + 1] == "["
+        position += is_array
+        while True:
+            skip(" \t\r\n," if is_array else " \t\r\n")
+            if position == len(buffer):
+                if is_array:
+                    raise ValueError(f"{path}, line {line}: the array is not closed (is the file cut off?)")
+                return
+            if is_array and buffer[position] == "]":
+                return
             while True:
-                skip(" \t\r\n," if is_array else " \t\r\n")
-                if position == len(buffer):
-                    if is_array:
-                        raise ValueError(f"{path}, line {line}: the array is not closed (is the file cut off?)")
-                    return
-                if is_array and buffer[position] == "]":
-                    return
-                while True:
-                    try:
-                        value, end = decoder.raw_decode(buffer, position)
-                        # A number or word at the end of the buffer may go on in the next block.
-                        if end < len(buffer) or ended:
-                            break
-                    except json.JSONDecodeError as problem:
-                        if ended:
-                            where = line + buffer.count("\n", position, problem.pos)
-                            raise ValueError(f"{path}, line {where}: not valid JSON ({problem.msg})") from None
-                    refill()
-                yield line, value
-                line += buffer.count("\n", position, end)
-                position = end
-        except (UnicodeDecodeError, EOFError, OSError) as problem:
-            raise ValueError(f"{path}, near line {line}: cannot be read ({problem})") from None
+                try:
+                    value, end = decoder.raw_decode(buffer, position)
+                    # A number or word at the end of the buffer may go on in the next block.
+                    if end < len(buffer) or ended:
+                        break
+                except json.JSONDecodeError as problem:
+                    cut = problem.msg.startswith("Unterminated") or problem.pos >= len(buffer) - LONGEST_LITERAL
+                    if ended or not cut:
+                        raise refuse(problem.msg, problem.pos) from None
+                except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets as deep
+                    raise refuse(str(problem), position) from None
+                if len(buffer) - position > LONGEST:
+                    raise refuse(f"a value longer than {LONGEST} characters; is a quote not closed?", position)
+                refill()
+            yield line, value
+            line += buffer.count("\n", position, end)
+            position = end
 
 
 def read_knowledge(path: str | Path) -> Iterator[Fact]:
@@ -109,6 +127,7 @@ def read_knowledge(path: str | Path) -> Iterator[Fact]:
                     f'{path}, line {line}: an entry needs a "sentence" or "text" string, or must be a string itself'
                 )
             rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
+            require_text("".join((sentence, *rest.values())), f"{path}, line {line}")
             yield Fact(sentence.strip(), **rest)
 
 
@@ -149,7 +168,7 @@ def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
     Raises:
         FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
     """
-    flags = json.loads((Path(run_dir) / "flags.json").read_text())
+    flags = read_json(Path(run_dir) / "flags.json")
     data, model = flags["data"], flags["model"]
     shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / "bank_rows.npy"
     bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])
@@ -162,7 +181,7 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     Worked out once for each content, tokenizer and shape, then opened from the cache.
 
     Raises:
-        FileNotFoundError, ValueError: missing, empty or malformed file, or too few sentences.
+        FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
     """
     path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
@@ -170,8 +189,9 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     if not folder.exists():
         with atomic(folder) as temporary:
             build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
-    report = json.loads((folder / "report.json").read_text())
-    return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
+    with whole(folder):
+        report = json.loads((folder / "report.json").read_text())
+        return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
 
 
 def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 
 from model.losses import IGNORED
 
-from .cache import atomic, content_key, open_text, require_file, tokenizer_key
+from .cache import atomic, content_key, parse_json, read_lines, require_file, require_text, tokenizer_key, whole
 from .tokenizer import border
 
-DOCUMENTS_AT_ONCE = 2048  # enough to keep every core of the tokenizer busy, few enough to bound memory
+# Enough to keep every core of the tokenizer busy, few enough to bound memory: a token's encoding takes 100 bytes.
+DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,26 @@ def read_documents(path: Path) -> Iterator[Document]:
     Raises:
         ValueError: a line is not a JSON object of one of these forms, naming file and line.
     """
-    number = 0
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.isspace():
-                    continue
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as problem:
-                    raise ValueError(f"{path}, line {number}: not valid JSON ({problem.msg})") from None
-                fields = value if isinstance(value, dict) else {}
-                prompt, answer = (
-                    (fields.get("prompt"), fields.get("answer")) if "prompt" in fields else ("", fields.get("text"))
-                )
-                if not isinstance(prompt, str) or not isinstance(answer, str):
-                    raise ValueError(
-                        f'{path}, line {number}: no "text" field with a string in it, nor "prompt" and "answer"'
-                    )
-                yield Document(prompt + answer, len(prompt))
-    except (UnicodeDecodeError, EOFError, OSError) as problem:
-        raise ValueError(f"{path}, after line {number}: cannot be read ({problem})") from None
+    for number, line in read_lines(path):
+        if line.isspace():
+            continue
+        place = f"{path}, line {number}"
+        value = parse_json(line, place)
+        fields = value if isinstance(value, dict) else {}
+        prompt, answer = (
+            (fields.get("prompt"), fields.get("answer")) if "prompt" in fields else ("", fields.get("text"))
+        )
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise ValueError(f'{place}: no "text" field with a string in it, nor "prompt" and "answer"')
+        yield Document(require_text(prompt + answer, place), len(prompt))
 
 
 def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
     """Write tokens.bin, offsets.npy (documents + 1), answers.npy and report.json: each document as bos, text, eos."""
     dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max + 1 else np.uint32
     bos, eos, encoder = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.backend_tokenizer
-    start, n_empty, n_bytes = time.perf_counter(), 0, 0
-    lengths, answers, documents = [], [], []
+    start, n_empty, n_bytes, n_characters = time.perf_counter(), 0, 0, 0
+    lengths, answers, documents = array("q"), array("i"), []  # as numbers, 12 bytes a document
     folder.mkdir(parents=True)
 
     def encode(texts: list[str]) -> list[list[int]]:
@@ -85,9 +78,11 @@ def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
                 n_empty += 1
                 continue
             n_bytes += len(document.text.encode())
+            n_characters += len(document.text)
             documents.append(document)
-            if len(documents) == DOCUMENTS_AT_ONCE:
+            if len(documents) == DOCUMENTS_AT_ONCE or n_characters >= CHARACTERS_AT_ONCE:
                 write_batch()
+                n_characters = 0
         write_batch()
     if not lengths:
         raise ValueError(f"{path} holds no text: every line is empty")
@@ -115,16 +110,24 @@ class TokenCache:
 
 
 def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: str = "data_path") -> TokenCache:
-    """The tokens of a JSON Lines file; tokenised now if its content or the tokenizer is new."""
+    """The tokens of a JSON Lines file; tokenised now if its content or the tokenizer is new.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, empty or malformed, or its cache is damaged.
+    """
     path, cache_dir = require_file(path, flag), Path(cache_dir)
     key = content_key(path, cache_dir, "tokens and answers", tokenizer_key(tokenizer), tokenizer.bos_token_id)
     folder = cache_dir / f"tokens_{key}"
     if not folder.exists():
         with atomic(folder) as temporary:
             build_token_cache(path, tokenizer, temporary)
-    report = json.loads((folder / "report.json").read_text())
-    tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
-    return TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
+    with whole(folder):
+        report = json.loads((folder / "report.json").read_text())
+        tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
+        cache = TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
+        if cache.offset_D[-1] != len(tokens) or len(cache.offset_D) != len(cache.answer_D) + 1:
+            raise ValueError("its parts do not fit together")
+    return cache
 
 
 class PretrainDataset(torch.utils.data.Dataset):

@@ -4,13 +4,13 @@ python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/t
 """
 
 import argparse
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from .cache import parse_json, read_lines, require_file, require_text
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -20,14 +20,21 @@ CHAT_TEMPLATE = (
 
 
 def read_texts(path: Path, field: str = "text") -> Iterator[str]:
-    """The texts of a JSON Lines file (`field`), of a TSV (last column), or the lines of any other file."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-        for line in file:
-            if kind == "jsonl":
-                yield json.loads(line)[field]
-            else:
-                yield line.rstrip("\n").rsplit("\t", 1)[-1]
+    """The texts of a JSON Lines file (`field`), of a TSV (last column), or the lines of any other file.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
+    """
+    is_json = require_file(path, "data").name.removesuffix(".gz").endswith(".jsonl")
+    for number, line in read_lines(path):
+        if not is_json:
+            yield line.rstrip("\r\n").rsplit("\t", 1)[-1]
+            continue
+        place = f"{path}, line {number}"
+        value = parse_json(line, place)
+        if not isinstance(value, dict) or not isinstance(value.get(field), str):
+            raise ValueError(f'{place}: no "{field}" field with a string in it')
+        yield require_text(value[field], place)
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -63,11 +70,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
     Raises:
         FileNotFoundError: there is no tokenizer in the folder.
-        ValueError: it has no begin, end or padding token.
+        ValueError: it is damaged, would run code of its own, or has no begin, end or padding token.
     """
     if not (Path(path) / "tokenizer.json").exists():
         raise FileNotFoundError(f"{path} holds no tokenizer.json: give another --tokenizer_path")
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as problem:  # the Rust parser raises bare exceptions
+        raise ValueError(f"{path} holds no tokenizer that can be opened ({str(problem).splitlines()[0]})") from None
     if None in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         raise ValueError(f"{path} lacks a bos, eos or pad token: name them in its tokenizer_config.json")
     return tokenizer

@@ -117,5 +117,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as problem:
+    except (ValueError, OSError) as problem:
         sys.exit(f"error: {problem}")

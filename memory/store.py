@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dataset.cache import atomic, read_json, require_file, require_text
 from dataset.memory_init import Bank, Fact, load_run_bank, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
@@ -179,7 +180,7 @@ class MemoryStore:
     def export(self, path: str | Path, only_changed: bool = False) -> int:
         """Write entries as JSON Lines of `row`, `text` and origin; returns how many. `import_file` reads them back."""
         rows = [row for row, *_ in self.changed()] if only_changed else range(len(self.bank.tokens))
-        with open(path, "w", encoding="utf-8") as file:
+        with atomic(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for row in rows:
                 entry = self.show(row)
                 origin = {"uuid": entry.fact.uuid, "source": entry.fact.source} if entry.fact else {}
@@ -191,10 +192,10 @@ class MemoryStore:
         """Make the edits of a file of `{"row", "text"}` lines, all or none; returns how many.
 
         Raises:
-            ValueError: a line is malformed, or an edit is refused; file and line are named.
+            FileNotFoundError, ValueError: no file, a malformed line, or a refused edit; file and line are named.
         """
         wanted = []
-        for line, value in read_values(Path(path)):
+        for line, value in read_values(require_file(path)):
             if (
                 not isinstance(value, dict)
                 or type(value.get("row")) is not int
@@ -246,6 +247,7 @@ class MemoryStore:
             raise ValueError(f"there is no entry {row}: they are numbered from 0 to {len(self.bank.tokens) - 1}")
 
     def _encode(self, text: str) -> list[int]:
+        require_text(text, "the text")
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _decode(self, ids: list[int]) -> str:
@@ -257,7 +259,7 @@ class MemoryStore:
     @cached_property
     def _filled_from(self) -> Bank | None:
         """The bank that the knowledge file filled; None where that file is not there any more."""
-        flags = json.loads((self.run_dir / "flags.json").read_text())
+        flags = read_json(self.run_dir / "flags.json")
         if not Path(flags["data"]["database_init_path"]).exists():
             return None
         return load_run_bank(self.run_dir, self.tokenizer)

@@ -4,6 +4,7 @@ The weights stay as training left them. Each line is one change of any number of
 a line is the unit that a kill can lose: what is cut off at the end of the file has not happened.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,15 @@ class Change:
     text: str = ""
     uuid: str = ""
     source: str = ""
+
+    def require_types(self) -> None:
+        """Raises ValueError where a field is not what it is declared to be: a person can edit the file."""
+        texts = (self.text, self.uuid, self.source)
+        ids = [self.row, *self.old_tokens, *self.new_tokens]
+        if not all(type(i) is int and i >= 0 for i in ids) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a row, token or text of another type")
+        if type(self.old_frozen) is not bool or type(self.new_frozen) is not bool:
+            raise ValueError("a frozen mark that is neither true nor false")
 
     def inverse(self, before: "Change | None") -> "Change":
         """What takes this change back; `before`, the row's change before it, knows the old text's origin."""
@@ -69,8 +79,11 @@ class Journal:
                 value = json.loads(line)
                 changes = [Change(**change) for change in value.pop("changes")]
                 entries.append(Entry(number=number, changes=changes, **value))
-            except (ValueError, TypeError, KeyError, AttributeError) as problem:
-                raise ValueError(f"{self.path}, line {number}: not a journal line ({problem})") from None
+                for change in changes:
+                    change.require_types()
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+                what = " ".join(str(problem).split())
+                raise ValueError(f"{self.path}, line {number}: not a journal line ({what})") from None
         return entries
 
     def size(self) -> int:
@@ -86,11 +99,19 @@ class Journal:
         """Write one line through to the disk; returns its number. Call within `lock`."""
         value = {"operation": operation, "time": time, "undoes": undoes, "changes": [asdict(c) for c in changes]}
         lines = self._whole_lines()
-        with open(self.path, "ab") as file:
-            file.truncate(sum(len(line) + 1 for line in lines))  # what an earlier kill cut off
-            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        size = sum(len(line) + 1 for line in lines)
+        with open(self.path, "ab", buffering=0) as file:
+            file.truncate(size)  # what an earlier kill cut off
+            try:
+                line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+            except OSError:  # a full disk: the change has not happened
+                file.truncate(size)
+                raise
+        if not lines:
+            flush_folder(self.path.parent)
         return len(lines) + 1
 
     @contextmanager
@@ -101,8 +122,21 @@ class Journal:
             yield
 
     def replay(self, bank: MemoryBank) -> None:
-        """Bring a bank, as the weights hold it, to the state of the last line."""
-        last = {change.row: change for entry in self.entries() for change in entry.changes}
+        """Bring a bank, as the weights hold it, to the state of the last line.
+
+        Raises:
+            ValueError: the journal is damaged, or of another bank.
+        """
+        last, (n_rows, length) = {}, bank.tokens.shape
+        for entry in self.entries():
+            for change in entry.changes:
+                fits = change.row < n_rows and len(change.new_tokens) == length
+                if not fits or max(change.new_tokens) >= bank.config.vocab_size:
+                    raise ValueError(
+                        f"{self.path}, line {entry.number}: entry {change.row} does not fit the bank of "
+                        f"{n_rows} entries of {length} tokens"
+                    )
+                last[change.row] = change
         if last and bank.config.uses_ngrams:
             bank.ngrams()  # of the entries as trained: what follows are edits to it, as they were in their session
         if last:
@@ -115,3 +149,12 @@ def apply(bank: MemoryBank, changes: list[Change]) -> None:
     row_X = torch.tensor([change.row for change in changes], device=device)
     bank.write(row_X, torch.tensor([change.new_tokens for change in changes], device=device))
     bank.frozen[row_X] = torch.tensor([change.new_frozen for change in changes], device=device)
+
+
+def flush_folder(path: Path) -> None:
+    """Write the name of a new file through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,23 +2,29 @@
 # Trains with the flags given, then evaluates the run and completes its record.
 #
 #   NUM_PROCESSES=4 bash run_file/experiment_1_4_8.sh --batch_size 24      # 4 GPUs of this machine
-#   ACCELERATE_FLAGS="--config_file cluster.yaml" bash run_file/experiment_1_4_8.sh      # several machines
+#   NUM_PROCESSES=8 ACCELERATE_FLAGS="--num_machines 2 --machine_rank 0 --main_process_ip HOST --main_process_port 29500" \
+#       bash run_file/experiment_1_4_8.sh      # on each of 2 machines, with its own rank: 8 GPUs in all, a disk that both see
 #
 # Any flag on the command line overrides the script's: the last one wins. EVALUATE=0 leaves the evaluation out.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-device_flags=()
-if ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
-    device_flags=(--cpu)
-elif [ "${NUM_PROCESSES:-1}" -gt 1 ]; then
-    device_flags=(--multi_gpu)
+processes=${NUM_PROCESSES:-1} on_gpu=1
+"$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" || on_gpu=0
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+if [ "$processes" = 1 ] && [ -z "${ACCELERATE_FLAGS:-}" ]; then
+    launch=()  # without a launcher between, signals and exit codes are the run's own
+elif [ $on_gpu = 0 ]; then
+    export ACCELERATE_USE_CPU=true  # accelerate's launcher would start one process and say nothing
+    launch=(-m torch.distributed.run --nproc_per_node "$processes")
+else
+    # The precision is the run's own flag --dtype; here it only keeps the launcher from guessing.
+    launch=(-m accelerate.commands.launch --quiet --num_processes "$processes" --num_machines 1 --mixed_precision no
+        --dynamo_backend no --num_cpu_threads_per_process "$OMP_NUM_THREADS")
+    [ "$processes" = 1 ] || launch+=(--multi_gpu)
 fi
-# The precision is the run's own flag --dtype; here it only keeps the launcher from guessing.
 # shellcheck disable=SC2086
-"$PYTHON" -m accelerate.commands.launch --quiet "${device_flags[@]}" --num_processes "${NUM_PROCESSES:-1}" \
-    --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "${OMP_NUM_THREADS:-$(nproc)}" \
-    ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
+"$PYTHON" "${launch[@]}" ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
 
 if [ "${EVALUATE:-1}" = 1 ]; then
     out_dir=

@@ -3,9 +3,9 @@
 # Other arguments go to pytest: bash run_file/test.sh tests/model -k future
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-"$PYTHON" -c "import pytest, ruff" 2>/dev/null \
-    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "ruff>=0.9" \
-    || { echo "error: pip could not install pytest and ruff" >&2; exit 1; }
+"$PYTHON" -c "import pytest, ruff, hypothesis" 2>/dev/null \
+    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "ruff>=0.9" "hypothesis>=6" \
+    || { echo "error: pip could not install pytest, ruff and hypothesis" >&2; exit 1; }
 marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     marks=()

@@ -1,9 +1,13 @@
 """Tiny models that every test shares."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from model import ModelConfig, build_model
+
+from .runs import Runs, write_data
 
 TINY = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "max_seq_len": 32,
@@ -25,3 +29,13 @@ def tiny_model(seed: int = 0, **changes):
 def fixed_seed():
     torch.manual_seed(0)
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def run_data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("run_data"))
+
+
+@pytest.fixture
+def runs(run_data, tmp_path) -> Runs:
+    return Runs(run_data, tmp_path)

@@ -1,6 +1,7 @@
 """The flags of a run that are not architecture, and the command line made of all of them."""
 
 import difflib
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class DataConfig:
     verification_path: str | None = flag(None, "fact-verification questions for the evaluation")
     edit_path: str | None = flag(None, "facts to edit, with their new objects, for the evaluation")
 
+    def __post_init__(self):
+        require(0 <= self.val_fraction < 1, f"--val_fraction must lie in [0, 1), got {self.val_fraction}")
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -57,7 +61,15 @@ class OptimConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation_steps"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name, low, high in (
+            ("learning_rate", 0, math.inf), ("memory_lr_scale", 0, math.inf), ("weight_decay", 0, math.inf),
+            ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("warmup_ratio", 0, 1), ("beta1", 0, 1),
+            ("beta2", 0, 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(low <= value <= high and value < math.inf, f"--{name} must lie in [{low}, {high}], got {value}")
         require(self.learning_rate > 0, f"--learning_rate must be positive, got {self.learning_rate}")
+        require(max(self.beta1, self.beta2) < 1, f"--beta1 and --beta2 must be below 1, got {self.beta1}, {self.beta2}")
         require(self.max_steps is None or self.max_steps >= 1, f"--max_steps must be at least 1, got {self.max_steps}")
 
 
@@ -70,6 +82,8 @@ class RunConfig:
     baseline: str | None = flag(None, "run folder of the baseline that the record compares with; None: look in out/")
     target_loss: float | None = flag(None, "validation loss that the experiment aims at")
     seed: int = flag(42, "seed of weights, data order and dropout")
+    deterministic: bool = flag(False, "refuse operations that do not repeat bit for bit; on a CPU all of them do")
+    max_skipped_in_row: int = flag(10, "stop after so many optimizer steps in a row without a finite loss or gradient")
     resume: bool = flag(True, "go on from the newest checkpoint in out_dir; --no_resume starts over")
     use_compile: bool | None = flag(None, "torch.compile the blocks; None: on CUDA only")
     use_cuda_graph: bool | None = flag(None, "replay each micro-batch as a CUDA graph; None: where it is possible")
@@ -78,6 +92,7 @@ class RunConfig:
     eval_batches: int | None = flag(None, "validation batches at most; None: all of them")
     save_interval: int = flag(500, "optimizer steps between two checkpoints")
     keep_checkpoints: int = flag(2, "how many of the newest checkpoints are kept")
+    keep_best: bool = flag(True, "also write and keep the checkpoint of the best validation")
     memory_monitor_interval: int = flag(100, "optimizer steps between two readings of GPU and host memory")
     use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
     swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
@@ -86,8 +101,12 @@ class RunConfig:
     )
 
     def __post_init__(self):
-        for name in ("log_interval", "eval_interval", "save_interval", "keep_checkpoints", "memory_monitor_interval"):
+        intervals = ("log_interval", "eval_interval", "save_interval", "memory_monitor_interval")
+        for name in (*intervals, "keep_checkpoints", "max_skipped_in_row"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.seed < 2**32, f"--seed must lie in [0, {2**32 - 1}], got {self.seed}")
+        batches = self.eval_batches
+        require(batches is None or batches >= 1, f"--eval_batches must be at least 1, got {batches}")
 
     @property
     def name(self) -> str:

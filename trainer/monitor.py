@@ -1,13 +1,18 @@
-"""Where the time and the memory of a run go, and when it is asked to stop."""
+"""Where the time and the memory of a run go, which steps are skipped, and when it is asked to stop."""
 
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 import torch
+from torch import Tensor, nn
 
-MIB = 2**20
+from .config import OptimConfig
+
+MIB, GIB = 2**20, 2**30
 
 
 class Stopwatch:
@@ -61,16 +66,79 @@ def memory_readings(device: torch.device) -> dict[str, float]:
     return readings
 
 
+class StepGuard:
+    """Skips every optimizer step whose loss or gradient is not finite, and counts them.
+
+    The decision stays on the device: nothing waits for it until `skipped` or `in_row` is read, on log steps. Processes
+    that pass the same loss and gradient norm decide alike.
+
+    Attributes:
+        skipped, in_row: int64 scalars on the device; all skipped steps of the run, and those since the last good one.
+    """
+
+    def __init__(self, device: torch.device, state: dict):
+        self.skipped = torch.tensor(state["skipped"], device=device)
+        self.in_row = torch.tensor(state["skipped_in_row"], device=device)
+
+    def step(self, optimizer, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Step the accelerated fused optimizer unless loss or gradient is not finite; returns that, a bool scalar."""
+        bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+        optimizer.optimizer.found_inf = bad.float()  # with float16 the gradient scaler puts its own finding here
+        optimizer.step()
+        # A fused step leaves the version of what it changes as it was, by which `MemoryBank.norms` knows of a change.
+        torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
+        self.skipped += bad
+        self.in_row = (self.in_row + 1) * bad
+        return bad
+
+    def state(self) -> dict:
+        return {"skipped": int(self.skipped), "skipped_in_row": int(self.in_row)}
+
+
+def first_bad_gradient(model: nn.Module) -> str | None:
+    """The first parameter, from the input on, whose gradient is not finite."""
+    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+    return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)
+
+
+@contextmanager
+def explained_out_of_memory(device: torch.device, optim: OptimConfig, max_seq_len: int) -> Iterator[None]:
+    """Turn a lack of GPU memory into a sentence with the numbers and the flags to change.
+
+    Raises:
+        MemoryError: the device has no room for the model at this batch size.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        sizes = ""
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            used = torch.cuda.memory_allocated(device)
+            sizes = f" ({total / GIB:.1f} GiB, of which this run used {used / GIB:.1f} and {free / GIB:.1f} are free)"
+        cure = f"halve --max_seq_len {max_seq_len}, or take a smaller model"
+        if optim.batch_size > 1:
+            half, twice = optim.batch_size // 2, optim.accumulation_steps * 2
+            cure = f"--batch_size {half} --accumulation_steps {twice} needs about half, for as many tokens a step"
+        raise MemoryError(
+            f"the GPU's memory{sizes} is too small for --batch_size {optim.batch_size} rows of --max_seq_len "
+            f"{max_seq_len}: {cure}"
+        ) from problem
+
+
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a request that the loop honours after the step at hand."""
+    """SIGTERM and SIGINT: an exit at once before the loop, then a request that it honours after the step at hand."""
 
     def __init__(self):
         self.received: int | None = None
+        self.waits_for_step = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame) -> None:
         self.received = number
+        if not self.waits_for_step:
+            sys.exit(self.exit_code)
 
     @property
     def exit_code(self) -> int:

@@ -205,7 +205,9 @@ class Tracker:
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step] if step else []
-        self.path.write_text("".join(line + "\n" for line in kept))
+        temporary = self.path.with_name(f".{self.path.name}")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(self.path)  # a kill leaves the old lines or the kept ones
         self.file = open(self.path, "a")
         if self.swanlab and self.swanlab.is_new:
             self.swanlab.log_lines([json.loads(line) for line in kept])

@@ -1,6 +1,6 @@
 """Editing the memory of a run: journal, undo, files, and what a kill leaves behind."""
 
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -138,13 +138,13 @@ def test_an_exported_bank_comes_back_and_a_bad_file_changes_nothing(run, tmp_pat
     assert store.text(1) == "Rome is in Italy."
 
 
-def test_the_command_line(run):
-    def memory(*args):
-        return subprocess.run(
-            [sys.executable, "-m", "memory", "--run", str(run), *args], capture_output=True, text=True
-        )
+def test_the_command_line(run, monkeypatch, capsys):
+    def memory(*args) -> str:
+        monkeypatch.setattr(sys, "argv", ["memory", "--run", str(run), *args])
+        runpy.run_module("memory", run_name="__main__")
+        return capsys.readouterr().out
 
-    assert "#0  Paris is in Spain.  [edited]" in memory("edit", "0", "Paris is in Spain.").stdout
-    assert memory("diff").stdout == "#0\n- Paris is in France.\n+ Paris is in Spain.\n"
-    refused = memory("edit", "77", "x")
-    assert refused.returncode == 1 and refused.stderr == "error: there is no entry 77: they are numbered from 0 to 5\n"
+    assert "#0  Paris is in Spain.  [edited]" in memory("edit", "0", "Paris is in Spain.")
+    assert memory("diff") == "#0\n- Paris is in France.\n+ Paris is in Spain.\n"
+    with pytest.raises(SystemExit, match="^error: there is no entry 77: they are numbered from 0 to 5$"):
+        memory("edit", "77", "x")

@@ -1,0 +1,17 @@
+"""What the fork server imports once: the training script, on the CPU, with one thread."""
+
+import os
+import sys
+
+os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+import torch  # noqa: E402
+
+import train_pretrain_accelerate as script  # noqa: E402
+
+
+def run_script(argv: list[str]) -> None:
+    """The script as `python train_pretrain_accelerate.py ...` runs it, up to the exit code."""
+    torch.set_num_threads(1)
+    sys.argv = ["train_pretrain_accelerate.py", *argv]
+    sys.exit(script.run())

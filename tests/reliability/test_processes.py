@@ -1,0 +1,100 @@
+"""Several processes learn what one would, stop together, and end when one of them dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.runs import metrics
+from trainer.checkpoint import checkpoint_dirs, read_state
+
+from .faults import fault, note_bank_hashes, on_rank, send
+
+ROOT = Path(__file__).parents[2]
+STILL = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
+REWRITTEN = ("--selection", "gumbel", "--ema_interval", "2", "--ema_decay", "0.5")
+
+
+def test_two_processes_equal_one_with_the_whole_batch(runs):
+    every_row = ("--eval_batches", "1000")  # an uneven number of validation batches, the last of them not full
+    assert runs.start("one", *STILL, *every_row).code == 0
+    two = runs.start_ranks("two", *STILL, *every_row, "--batch_size", "2")
+    assert [ended.code for ended in two] == [0, 0], two[1].output
+    one, two = runs.folder / "one", runs.folder / "two"
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+    # Before the first update everything but rounding is the same; Adam's first steps then magnify the rounding.
+    for name in ("loss", "grad_norm"):
+        assert metrics(one, name)[0] == pytest.approx(metrics(two, name)[0], rel=1e-4)
+    for name in ("loss", "val_loss"):
+        for one_step, two_steps in zip(metrics(one, name), metrics(two, name), strict=True):
+            assert one_step == pytest.approx(two_steps, abs=5e-3)
+
+
+def test_the_bank_stays_the_same_in_every_process(runs):
+    ended = runs.start_ranks("run", *REWRITTEN, "--batch_size", "2", fault=partial(note_bank_hashes, runs.folder))
+    assert [one.code for one in ended] == [0, 0], ended[1].output
+    hashes = [(runs.folder / f"bank_hashes_{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == 6
+    assert any(int(line.split()[0]) for line in hashes[0]), "some entries were rewritten"
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(runs, survives):
+    flags = (*REWRITTEN, "--batch_size", "2")
+    assert [ended.code for ended in runs.start_ranks("whole", *flags)] == [0, 0]
+    signalled = fault("train_pretrain_accelerate:count_targets", 9, partial(send, signal.SIGTERM))
+    with survives("SIGTERM to one process of two"):
+        ended = runs.start_ranks("cut", *flags, fault=partial(on_rank, 1, signalled))
+        assert [one.code for one in ended] == [143, 143], ended[0].output
+        ended = runs.start("cut", *flags)
+        assert ended.code == 1 and "was written with --num_processes 2 and this run has 1" in ended.output
+        assert [one.code for one in runs.start_ranks("cut", *flags)] == [0, 0]
+        states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("whole", "cut")]
+        assert states[0] == states[1]
+
+
+def launch_environment(**variables: str) -> dict[str, str]:
+    return os.environ | {"PYTHON": sys.executable, "EVALUATE": "0", "CUDA_VISIBLE_DEVICES": ""} | variables
+
+
+@pytest.mark.slow
+def test_the_launcher_hands_on_a_signal_and_the_exit_code(runs, survives):
+    with survives("SIGTERM to a run of a script"):
+        output = open(runs.folder / "output", "w+")
+        command = ["bash", "run_file/_launch.sh", *runs.argv("run", "--max_steps", "100000")]
+        launcher = subprocess.Popen(command, cwd=ROOT, env=launch_environment(), stdout=output, stderr=output)
+        while not checkpoint_dirs(runs.folder / "run"):
+            assert launcher.poll() is None, (runs.folder / "output").read_text()
+            time.sleep(0.2)
+        (run,) = psutil.Process(launcher.pid).children()
+        run.terminate()
+        assert launcher.wait(timeout=30) == 143
+        assert json.loads((runs.folder / "run" / "run.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_in_seconds(runs, survives):
+    command = ["bash", "run_file/_launch.sh", *runs.argv("run", "--max_steps", "100000", "--batch_size", "2")]
+    output = open(runs.folder / "output", "w+")
+    environment = launch_environment(NUM_PROCESSES="2")
+    launcher = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        while not checkpoint_dirs(runs.folder / "run"):
+            assert launcher.poll() is None, (runs.folder / "output").read_text()
+            time.sleep(0.2)
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        workers = [p for p in children if "train_pretrain_accelerate.py" in p.cmdline() and not p.children()]
+        assert len(workers) == 2
+        with survives("kill -9 of one process of two"):
+            workers[1].kill()
+            assert launcher.wait(timeout=30) != 0
+            assert not any(worker.is_running() for worker in workers)
+            assert "exitcode  : -9" in (runs.folder / "output").read_text()
+    finally:
+        launcher.kill()
