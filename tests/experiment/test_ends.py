@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import TINY
 from tests.trainer.test_record import record_of
-from tests.trainer.test_run import ROOT, TINY
 from trainer.runs import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 def command(out: Path, *flags: str) -> list[str]:
