@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The knowledge protocol at full size, on one GPU: a plain and a memory model learn the same text for the same number of
+# steps, then the same questions, and are asked about other facts of a bank of a million. A seed takes about
+# a quarter of an hour on an H100:
+#
+#   for seed in 1 2 3; do SEED=$seed bash run_file/knowledge.sh; done
+#
+# DATA (dataset/stable) holds merged_pretrain.jsonl, pretrain_val.jsonl, sentence_trex_data.json,
+# {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl and edit_dev.jsonl, with the fields of the quick start's
+# files. EXPERIMENT, STEPS, QUESTIONS and REWORDED change what is run.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_5_0} steps=${STEPS:-2000}
+export EVALUATE=0
+
+run() { # name, experiment, flags
+    bash "run_file/experiment_$2.sh" --out_dir "out/$1" --seed "$seed" --accumulation_steps 1 --learning_rate 1e-3 \
+        --database_init_path "$data/sentence_trex_data.json" --val_path "$data/pretrain_val.jsonl" \
+        --object_path "$data/object_mcq_dev.jsonl" --relation_path "$data/relation_mcq_dev.jsonl" \
+        --verification_path "$data/fact_verification_dev.jsonl" --edit_path "$data/edit_dev.jsonl" \
+        --log_interval 50 --eval_interval 1000 "${@:3}"
+}
+evaluate() { # name, flags
+    "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 "${@:2}"
+}
+
+runs=()
+for name in 1_4_0 "$experiment"; do
+    run "knowledge_${name}_seed$seed" "$name" --data_path "$data/merged_pretrain.jsonl" --max_steps "$steps"
+    evaluate "knowledge_${name}_seed$seed" --tasks language usage generation
+    for n in ${QUESTIONS:-10000 50000}; do
+        file=$data/questions_$n.jsonl tuned=knowledge_${name}_${n}_seed$seed
+        "$PYTHON" -m evaluation.questions --limit "$n" --reworded "${REWORDED:-0}" --out "$file" \
+            --object "$data/object_mcq_train.jsonl" --relation "$data/relation_mcq_train.jsonl" \
+            --verification "$data/fact_verification_train.jsonl"
+        epochs=$((n > 10000 ? 4 : 8))
+        run "$tuned" "$name" --data_path "$file" --epochs "$epochs" --init_path "out/knowledge_${name}_seed$seed"
+        evaluate "$tuned" --tasks object relation verification exact_match frequency retrieval edits
+        runs+=("out/$tuned")
+    done
+done
+"$PYTHON" eval_model.py --compare "${runs[@]}"
