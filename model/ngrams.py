@@ -128,16 +128,17 @@ class NgramIndex:
             begin_BT, end_BT = self.base.span(key_BT, n)
             places_BT = end_BT - begin_BT
             rare_BT = whole_BT & (places_BT <= most)
+            if self.edits is not None:
+                first_BT, last_BT = self.edits.span(key_BT, n)
+                # What is common in the bank as trained is so in an edited entry; other entries keep their hints.
+                known_BT = rare_BT & (last_BT - first_BT <= most)
+                edited_BTK = self.edits.entries(first_BT, torch.where(known_BT, last_BT, first_BT), most)
+                # As many places as if it had stood there always; before the others, for it is the newer word.
+                collect(edited_BTK, torch.where(places_BT > 0, places_BT, last_BT - first_BT))
             found_BTK = self.base.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
             if self.edits is not None:
                 found_BTK = found_BTK.masked_fill(self.stale_N[found_BTK.clamp(min=0)], NO_ENTRY)
             collect(found_BTK, places_BT)
-            if self.edits is not None:
-                begin_BT, end_BT = self.edits.span(key_BT, n)
-                # What is common in the bank as trained is so in an edited entry; other entries keep their hints.
-                rare_BT = rare_BT & (end_BT - begin_BT <= most)
-                found_BTK = self.edits.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
-                collect(found_BTK, places_BT + end_BT - begin_BT)
         return torch.cat(entries, dim=-1), torch.cat(weights, dim=-1)
 
 
