@@ -5,7 +5,6 @@ python eval_model.py --compare out/quickstart_plain out/quickstart_memory
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from dataset.cache import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, Settings
 from evaluation.arms import arms_of
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_run(run_dir, device)
     tokenizer = load_tokenizer(run_dir)
-    flags = json.loads((run_dir / "flags.json").read_text())
+    flags = read_json(run_dir / "flags.json")
     settings = settings_of(args, flags)
     settings = replace(settings, gold=gold_of(run_dir, flags, model, tokenizer, settings))
     dtype = AUTOCAST.get(flags["optim"]["dtype"])
@@ -186,7 +186,7 @@ def compare(run_dirs: list[str]) -> str:
         path = run_dir / "eval.json"
         if not path.exists():
             raise FileNotFoundError(f"{run_dir} has no eval.json: run eval_model.py --run {run_dir} first")
-        rows |= with_arms(run_dir.name, json.loads(path.read_text()))
+        rows |= with_arms(run_dir.name, read_json(path))
     return table(rows)
 
 

@@ -142,7 +142,8 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
     tracker.rewind(state["step"])
     bare, memory = model, flags.model.reads_bank
     model, optimizer = accelerator.prepare(model, optimizer)
-    if run.use_compile or (run.use_compile is None and device.type == "cuda"):
+    compiled = device.type == "cuda" if run.use_compile is None else run.use_compile
+    if compiled:
         bare.compile_parts()
     model.train()
 
@@ -153,14 +154,14 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
                 bare.bank.count(reading.entry_BTS, reading.weight_BTS)
         return out
 
-    obstacle = graphable(flags.model, device, accelerator.num_processes, optim.dtype)
+    obstacle = graphable(flags.model, device, accelerator.num_processes, optim.dtype, compiled)
     if run.use_cuda_graph and obstacle:
         raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
     graphed = run.use_cuda_graph is not False and obstacle is None
     micro_step = MicroStep(forward, accelerator.backward, bare.refresh, graphed)
 
-    def save():
-        if guard.in_row:
+    def save(stopping: bool = False):
+        if guard.in_row and not stopping:
             log.warning("no checkpoint at step %d, which was skipped: the newest is from before it", state["step"])
             return
         state.update(guard.state(), loss_sum=float(loss_sum))
@@ -182,21 +183,24 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             window = [next(batches) for _ in range(optim.accumulation_steps)]
             targets = [count_targets(batch["labels"]) for batch in window]
             # Every token weighs the same, in whichever micro-batch or process it stands; all processes stop together.
-            shared = torch.stack([torch.stack(targets).sum(), torch.tensor(stop.received is not None)])
-            all_targets, stops_asked = accelerator.reduce(shared.to(device))
+            counts = torch.stack([*targets, torch.stack(targets).sum(), torch.tensor(stop.received is not None)])
+            counts = counts.to(device, non_blocking=True)
+            all_targets, stops_asked = accelerator.reduce(counts[-2:])
+            weights = counts[:-2] * accelerator.num_processes / all_targets
         step_loss = torch.zeros((), device=device)
-        for micro_batch, n_targets in zip(window, targets, strict=True):
-            weight = n_targets.to(device) * accelerator.num_processes / all_targets
+        for micro_batch, weight in zip(window, weights, strict=True):
             with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
                 out = micro_step(micro_batch, weight, 1 / optim.accumulation_steps, watch)
             step_loss += out.lm_loss.detach() * weight
         readings = [reading for reading in out.readings if reading is not None]
         with watch("optimizer"):
+            # Clipping by a norm that is not a number spreads it to every gradient.
+            asks = logs_now and (run.max_skipped_in_row == 1 or bool(guard.in_row))
+            first_bad = first_bad_gradient(bare) if asks else None
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.grad_clip or float("inf"))
             skipped = guard.step(optimizer, accelerator.reduce(step_loss), grad_norm)
             loss_sum += step_loss.masked_fill(skipped, 0.0)
             fails = logs_now and bool(guard.in_row >= run.max_skipped_in_row)
-            first_bad = first_bad_gradient(bare) if fails else None
             optimizer.zero_grad(set_to_none=not graphed)
         if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0 and not skipped:
             bare.rewrite_bank(accelerator.gather(readings))
@@ -252,14 +256,14 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             log.info("step %d validation loss %.4f", step, val_loss)
         if step % run.save_interval == 0 or step == total_steps or (is_best and run.keep_best):
             save()
-        # The others' signals are read a step late, when their sum has long been there.
+        # Read here, at the end of the step that its sum waited for, and not in the middle.
         stops = bool(stops_asked) if accelerator.num_processes > 1 else stop.received is not None
         clock += time.perf_counter() - pause  # the tokens/s are those of training
     progress.close()
     batches.close()
     if stops:
         stop.received = stop.received or signal.SIGTERM  # which only another process may have got
-        save()
+        save(stopping=True)
         log.info("stopped by signal %d at step %d; the same command goes on", stop.received, state["step"])
 
 
@@ -287,6 +291,8 @@ def main() -> int:
         if not run.resume:
             for folder in filter(Path.exists, (*checkpoint_dirs(out_dir), out_dir / BANKS)):
                 shutil.rmtree(folder)
+            for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy", "train.log", "model.safetensors"):
+                (out_dir / name).unlink(missing_ok=True)
         write_json(out_dir / "flags.json", flags.as_dict())
     accelerator.wait_for_everyone()
 

@@ -36,7 +36,7 @@ from dataset.quickstart import documents, read_facts
 from dataset.tokenizer import load_tokenizer
 
 from .bench_step import Subject, prepare, train_step
-from .measure import Cases, make_parser, script_config, script_flags, set_up, sizes_of
+from .measure import Cases, flags_of, make_parser, script_config, set_up, sizes_of
 
 ROOT = Path(__file__).parent.parent
 NUMBER = "<number>"
@@ -135,7 +135,7 @@ def start_training(folder: Path, out: Path, text: Path, knowledge: Path, args: a
         "eval_interval": 1_000_000, "epochs": 1000, "use_compile": False if args.no_compile else None,
     }  # fmt: skip
     words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
-    command = [sys.executable, "train_pretrain_accelerate.py", *script_flags("1_4_8"), *words]
+    command = [sys.executable, "train_pretrain_accelerate.py", *flags_of("1_4_8"), *words]
     metrics, log = out / "metrics.jsonl", folder / f"{out.name}.log"
     start = time.perf_counter()
     with open(log, "w") as output:

@@ -9,10 +9,10 @@ a third of them from entries.
 `--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 MFU, the field's standard (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): FLOPs of a plain model of the same
-sizes, 6 N + 12 L T D a token, over the time and 989 TFLOP/s (H100 and H200, dense bf16). N: parameters of the matrix
-products, the output layer's included; the table of embeddings, which is looked up, has none. 12 L T D: attention to all
-T positions, though a causal one needs half. What another model does instead or besides is not counted: its figure says
-how much of the machine is left for that.
+sizes, 6 N + 12 L T D a token, over the time and the GPU's dense bf16 peak (989 TFLOP/s for H100 and H200, no figure for
+others). N: parameters of the matrix products, the output layer's included; the table of embeddings, which is looked up,
+has none. 12 L T D: attention to all T positions, though a causal one needs half. What another model does instead or
+besides is not counted: its figure says how much of the machine is left for that.
 """
 
 import argparse
@@ -31,10 +31,9 @@ from trainer.config import OptimConfig
 from trainer.micro_step import EAGER_CALLS, MicroStep, graphable
 from trainer.optim import make_optimizer
 
-from .measure import about, append_rows, quartiles, random_bank, random_tokens, script_config, set_up, timed_ms
+from .measure import about, append_rows, peaks, quartiles, random_bank, random_tokens, script_config, set_up, timed_ms
 from .naive import build_naive
 
-PEAK_FLOPS = 989e12
 EXPERIMENTS = ["1_4_0", "1_4_7", "1_4_8", "1_4_10", "1_5_0", "1_5_1"]
 
 
@@ -51,6 +50,7 @@ class Subject:
     model: torch.nn.Module | None = None
     optimizer: object = None
     micro_step: MicroStep | None = None
+    parameters: int = 0
     first_step_s: float = 0.0
     peak_gib: float = 0.0
     step_ms: list[float] = field(default_factory=list)
@@ -96,7 +96,7 @@ def make_micro_step(subject: Subject, device) -> MicroStep:
         with torch.autocast(device.type, torch.bfloat16):
             return subject.model(**batch, return_logits=False)
 
-    graphed = subject.compiled and graphable(subject.config, device, 1, "bfloat16") is None
+    graphed = graphable(subject.config, device, 1, "bfloat16", subject.compiled) is None
     return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
 
 
@@ -109,6 +109,7 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> Non
     if subject.compiled:
         subject.model.compile_parts()
     subject.micro_step = make_micro_step(subject, device)
+    subject.parameters = sum(p.numel() for p in subject.model.parameters())
     start = time.perf_counter()
     float(train_step(subject, batch, device))
     subject.first_step_s = time.perf_counter() - start
@@ -136,11 +137,13 @@ def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
 
 
 def resident_bytes(subject: Subject) -> int:
-    """What a model keeps between steps: parameters, buffers, and the optimizer's state."""
+    """What a model keeps between steps: parameters, buffers, gradients, and the optimizer's state."""
     state = [
         value for values in subject.optimizer.state.values() for value in values.values() if torch.is_tensor(value)
     ]
-    return sum(x.numel() * x.element_size() for x in [*subject.model.parameters(), *subject.model.buffers(), *state])
+    gradients = [p.grad for p in subject.model.parameters() if p.grad is not None]
+    kept = [*subject.model.parameters(), *subject.model.buffers(), *gradients, *state]
+    return sum(x.numel() * x.element_size() for x in kept)
 
 
 def tokens_per_s(subject: Subject) -> float | None:
@@ -149,17 +152,25 @@ def tokens_per_s(subject: Subject) -> float | None:
     return 1000 * subject.batch_size * subject.config.max_seq_len / quartiles(subject.step_ms)[1]
 
 
+def release(subjects: list[Subject]) -> None:
+    """Give the memory of measured models back."""
+    for subject in subjects:
+        subject.model = subject.optimizer = subject.micro_step = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def row_of(subject: Subject, plain: Subject, where: dict) -> dict:
     row = {"model": subject.name, "compiled": subject.compiled, "error": subject.error}
     row |= {"batch_size": subject.batch_size, "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads}
     if subject.error is None:
         low, middle, high = quartiles(subject.step_ms)
-        speed, plain_speed = tokens_per_s(subject), tokens_per_s(plain)
+        speed, plain_speed, known = tokens_per_s(subject), tokens_per_s(plain), peaks()
         row |= {
             "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
             "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
-            "mfu": flops_per_token(subject.config) * speed / PEAK_FLOPS, "first_step_s": subject.first_step_s,
-            "parameters": sum(p.numel() for p in subject.model.parameters()), "steps": len(subject.step_ms),
+            "mfu": flops_per_token(subject.config) * speed / known[0] if known else None,
+            "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": len(subject.step_ms),
         }  # fmt: skip
     return row | where
 
@@ -174,9 +185,10 @@ def table(rows: list[dict]) -> str:
             continue
         low, high = row["step_ms_quartiles"]
         ratio = f"{row['ratio_to_plain']:.3f}" if row["ratio_to_plain"] else "-"
+        mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
         lines.append(
             f"{row['model']:28}{row['tokens_per_s'] / 1000:9.1f}{row['step_ms']:10.2f}{f'{low:.2f}-{high:.2f}':>16}"
-            f"{ratio:>8}{row['peak_gib']:7.2f}{row['mfu']:7.1%}{row['first_step_s']:12.1f}"
+            f"{ratio:>8}{row['peak_gib']:7.2f}{mfu:>7}{row['first_step_s']:12.1f}"
         )
     return "\n".join(lines)
 
@@ -243,19 +255,22 @@ def main() -> None:
         for name, losses in zip(("1.4.8", "its naive twin"), zip(*pairs, strict=True), strict=True):
             print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps")
         print(f"apart by {max(apart):.4f} at most, by {sum(apart) / len(apart):.4f} on average")
-        for twin in twins:
-            twin.model = twin.optimizer = twin.micro_step = None
+        release(twins)
 
-    for subject in subjects:
-        attempt(subject, take_turn, subject.batches, EAGER_CALLS + 2, device)  # warm-up, and the capture
-        subject.step_ms, subject.peak_gib = [], 0.0
-    while any(s.error is None and len(s.step_ms) < args.steps for s in subjects):
-        for subject in subjects:
-            attempt(subject, take_turn, subject.batches, min(args.turn, args.steps - len(subject.step_ms)), device)
-
-    rows = [row_of(subject, plain, where) for subject in subjects]
+    rows = []
+    # The naive ones come last, when the others' memory is free again.
+    for group in ([s for s in subjects if not s.naive], [s for s in subjects if s.naive]):
+        for subject in group:
+            attempt(subject, take_turn, subject.batches, EAGER_CALLS + 2, device)  # warm-up, and the capture
+            subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing
+        while any(s.error is None and len(s.step_ms) < args.steps for s in group):
+            for subject in group:
+                attempt(subject, take_turn, subject.batches, min(args.turn, args.steps - len(subject.step_ms)), device)
+        release(group)
+        measured = [row_of(subject, plain, where) for subject in group]
+        append_rows(args.out, measured)
+        rows += measured
     print(table(rows))
-    append_rows(args.out, rows)
 
 
 if __name__ == "__main__":

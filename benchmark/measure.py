@@ -3,7 +3,6 @@
 import argparse
 import json
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from experiment.scaffold import script_flags
 from model.config import ModelConfig
 from trainer.config import parse_cli
 from trainer.runinfo import git
@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parent.parent / "run_file"
 PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}  # dense bf16 FLOP/s, bytes/s of the memory
 
 
-def script_flags(name: str) -> list[str]:
+def flags_of(name: str) -> list[str]:
     """The flags that `run_file/experiment_<name>.sh` hands to the launcher.
 
     Raises:
@@ -32,14 +32,12 @@ def script_flags(name: str) -> list[str]:
     if not path.is_file():
         known = sorted(p.stem.removeprefix("experiment_") for p in SCRIPTS.glob("experiment_*.sh"))
         raise FileNotFoundError(f"there is no {path}: experiments are {', '.join(known)}")
-    words = shlex.split(path.read_text().replace("\\\n", " "), comments=True)
-    start = next(i for i, word in enumerate(words) if word.endswith("_launch.sh"))
-    return [word for word in words[start + 1 :] if word != "$@"]
+    return script_flags(path.read_text())
 
 
 def script_config(name: str, **changes) -> ModelConfig:
     """The architecture of an experiment, with some sizes changed; those that it does not know are left out."""
-    config = parse_cli(script_flags(name)).model
+    config = parse_cli(flags_of(name)).model
     return replace(config, **{key: value for key, value in changes.items() if value is not None})
 
 
@@ -107,13 +105,15 @@ def poison(device: torch.device, mib: int = 1024) -> None:
         torch.full((mib * 2**18,), float("nan"), device=device)
 
 
+def peaks() -> tuple[float, float] | None:
+    """FLOP/s and bytes/s of this GPU at most; None where they are not known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((values for known, values in PEAKS.items() if known in name), None)
+
+
 def floor_ms(flops: float, n_bytes: float) -> float | None:
     """The time that arithmetic and memory traffic take at least on this GPU; None where its peaks are not known."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    for known, (peak_flops, peak_bytes) in PEAKS.items():
-        if known in name:
-            return 1000 * max(flops / peak_flops, n_bytes / peak_bytes)
-    return None
+    return None if (known := peaks()) is None else 1000 * max(flops / known[0], n_bytes / known[1])
 
 
 def make_parser(doc: str, seconds: int = 50, compiles: bool = True) -> argparse.ArgumentParser:

@@ -30,6 +30,7 @@ class Document:
 
     text: str
     given: int = 0
+    source: str | None = None
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -49,7 +50,9 @@ def read_documents(path: Path) -> Iterator[Document]:
         )
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise ValueError(f'{place}: no "text" field with a string in it, nor "prompt" and "answer"')
-        yield Document(require_text(prompt + answer, place), len(prompt))
+        source = fields.get("source")
+        text = require_text(prompt + answer, place)
+        yield Document(text, len(prompt), source if isinstance(source, str) else None)
 
 
 def build_token_cache(path: Path, tokenizer, folder: Path) -> None:

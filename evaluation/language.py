@@ -1,7 +1,7 @@
 """Language modelling: loss, perplexity and bits per byte on held-out text."""
 
-import json
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.cache import open_text
-from dataset.pretrain import PretrainDataset, open_pretrain_data
+from dataset.pretrain import PretrainDataset, open_pretrain_data, read_documents
 from model.losses import IGNORED
 
 from .settings import Settings
@@ -43,9 +42,8 @@ def bytes_per_token(rows: PretrainDataset, tokenizer) -> float:
 
 def sources_of(rows: PretrainDataset, path: str) -> list[str] | None:
     """The `source` that each document of a text file names; None where none does."""
-    with open_text(Path(path)) as file:
-        values = [json.loads(line) for line in file if not line.isspace()]
-    named = [value.get("source") for value in values if value.get("text", "").strip()][rows.first : rows.last]
+    documents = (document for document in read_documents(Path(path)) if document.text.strip())
+    named = [document.source for document in islice(documents, rows.first, rows.last)]
     return [name or "without source" for name in named] if any(named) else None
 
 

@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from dataset.cache import atomic
 from dataset.pretrain import read_documents
 
 from .options import read_questions
@@ -30,9 +31,14 @@ def met_pairs(pairs: set[tuple[str, str]], lines) -> set[tuple[str, str]]:
         for word in WORD.finditer(line):
             for subject, object in by_word.get(word.group(), ()):
                 begin = word.start() - WORD.search(subject).start()
-                if (subject, object) not in met and line.startswith(subject, max(begin, 0)) and object in line:
+                if (subject, object) not in met and line.startswith(subject, max(begin, 0)) and has_words(line, object):
                     met.add((subject, object))
     return met
+
+
+def has_words(line: str, words: str) -> bool:
+    """Whether the words stand in the line, not within longer ones."""
+    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", line) is not None
 
 
 def main() -> None:
@@ -44,7 +50,7 @@ def main() -> None:
     rows = read_questions(args.questions, ("subject", "object"), None, "questions")
     lines = (line for path in args.text for document in read_documents(path) for line in document.text.split("\n"))
     met = met_pairs({(row["subject"], row["object"]) for row in rows}, lines)
-    with open(args.out, "w", encoding="utf-8") as file:
+    with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for row in rows:
             part = "met in text" if (row["subject"], row["object"]) in met else "only in bank"
             file.write(json.dumps(row | {"part": part}, ensure_ascii=False) + "\n")

@@ -3,14 +3,13 @@
 Axes: B sequences · T positions · V vocabulary
 """
 
-import json
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from dataset.cache import require_file
+from dataset.cache import parse_json, read_lines, require_file
 from dataset.tokenizer import border
 from model.ngrams import NO_ENTRY
 
@@ -24,16 +23,16 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
         FileNotFoundError, ValueError: missing or malformed file, naming the line.
     """
     rows = []
-    with open(require_file(path, flag), encoding="utf-8") as file:
-        for number, line in enumerate(islice(file, limit), start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as problem:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({problem.msg})") from None
-            missing = [name for name in fields if name not in row]
-            if missing:
-                raise ValueError(f"{path}, line {number}: no field {missing[0]!r}")
-            rows.append(row)
+    for number, line in read_lines(require_file(path, flag)):
+        if len(rows) == limit:
+            break
+        if line.isspace():
+            continue
+        row = parse_json(line, f"{path}, line {number}")
+        missing = [name for name in fields if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise ValueError(f"{path}, line {number}: no field {missing[0]!r}")
+        rows.append(row)
     return rows
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataset.cache import atomic
+
 from . import object as object_task
 from . import relation, verification
 from .options import read_questions
@@ -61,7 +63,7 @@ def main() -> None:
     if not pairs:
         raise ValueError("no questions: give --object, --relation or --verification")
     random.Random(args.seed).shuffle(pairs)
-    with open(args.out, "w", encoding="utf-8") as file:
+    with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for prompt, answer in pairs:
             file.write(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=False) + "\n")
     print(f"{len(pairs)} questions written to {args.out}")

@@ -97,7 +97,7 @@ def run_sweep(
         with open(log, "w") as output:
             code = wait_for(["bash", str(script), *flags, *axes, *own], cwd=root, stdout=output, stderr=output)
         run = Run(path)
-        if code > 128 or run.state == "stopped":
+        if code in (130, 143) or run.state == "stopped":
             raise KeyboardInterrupt(f"{label}: stopped; the same command goes on with it")
         last = (log.read_text(errors="replace").splitlines() or ["it printed nothing"])[-1]
         outcome = f"validation loss {run.best['val_loss']:.4f}" if code == 0 and run.best else f"failed, {log}: {last}"

@@ -3,9 +3,9 @@
 # Other arguments go to pytest: bash run_file/test.sh tests/model -k future
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-"$PYTHON" -c "import pytest, ruff, hypothesis" 2>/dev/null \
-    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "ruff>=0.9" "hypothesis>=6" \
-    || { echo "error: pip could not install pytest, ruff and hypothesis" >&2; exit 1; }
+"$PYTHON" -c "import pytest, xdist, ruff, hypothesis" 2>/dev/null \
+    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "pytest-xdist>=3" "ruff>=0.9" "hypothesis>=6" \
+    || { echo "error: pip could not install pytest, pytest-xdist, ruff and hypothesis" >&2; exit 1; }
 marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     marks=()
@@ -17,4 +17,5 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "error: run 'ruff format .' first" >&2; exit 1; }
-exec "$PYTHON" -m pytest "${marks[@]}" "$@"
+# One process a core, up to four; the tests of a file stay together.
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "${marks[@]}" "$@"

@@ -1,5 +1,6 @@
 """Tiny models that every test shares."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,22 @@ def run_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def runs(run_data, tmp_path) -> Runs:
     return Runs(run_data, tmp_path)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The table of the faults that tests tried, survived and lost."""
+    counts = {"tried": Counter(), "survived": Counter()}
+    # The reports carry the counts here from whichever process ran the test.
+    for report in (r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, [])):
+        for name, value in getattr(report, "user_properties", []):
+            if name in counts and report.when == "call":
+                counts[name][value[0]] += value[1]
+    tried, survived = counts.values()
+    if not tried:
+        return
+    rows = [(what, tried[what], survived[what]) for what in tried]
+    rows.append(("all", tried.total(), survived.total()))
+    width = max(len(what) for what, *_ in rows)
+    terminalreporter.write_line(f"\n{'faults'.ljust(width)}  tried  survived  lost")
+    for what, n_tried, n_survived in rows:
+        terminalreporter.write_line(f"{what.ljust(width)}  {n_tried:5}  {n_survived:8}  {n_tried - n_survived:4}")

@@ -14,12 +14,16 @@ from model.config import ModelConfig
 EAGER_CALLS = 3  # compilation, autotuning and the first gradients must have happened before a capture
 
 
-def graphable(config: ModelConfig, device: torch.device, processes: int, dtype: str) -> str | None:
+def graphable(config: ModelConfig, device: torch.device, processes: int, dtype: str, compiled: bool) -> str | None:
     """Why a model's step cannot be captured; None where it can."""
     if device.type != "cuda":
         return "there is no CUDA device"
     if processes > 1:
         return "several processes exchange gradients during the backward pass"
+    if not compiled:
+        return "without --use_compile the blocks copy constants from the host"
+    if torch.are_deterministic_algorithms_enabled():
+        return "some operations of --deterministic wait for the host"
     if config.use_moe:
         return "--use_moe sends tokens to experts in numbers that the host must know"
     return "--dtype float16 scales its loss on the host" if dtype == "float16" else None

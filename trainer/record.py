@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from dataset.cache import atomic
+
 from .measures import value_of
 from .plots import draw_run
 from .runs import Run
@@ -60,9 +62,8 @@ def write_record(path: Path, value: Callable[[str], str | None]) -> None:
     source = path if path.exists() else TEMPLATE
     text = fill_text(source.read_text(encoding="utf-8"), value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def fill_record(run_dir: str | Path, experiment_dir: str | Path | None = None) -> Path:

@@ -101,6 +101,9 @@ class RunInfo:
         try:
             yield stage
             stage["state"] = "finished"
+        except SystemExit:  # a signal before the first step
+            stage["state"] = "stopped"
+            raise
         except BaseException as problem:
             stage["state"] = "failed"
             stage["notes"] = f"{type(problem).__name__}: {problem}"

@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from dataset.cache import read_json
+
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {
@@ -122,7 +124,7 @@ class Run:
 
     def _read(self, name: str):
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def update(self, **facts) -> None:
         """Change facts of run.json."""

@@ -189,5 +189,5 @@ def test_an_object_must_end_where_its_word_ends():
 
 def test_only_whole_pairs_in_one_line_have_met():
     pairs = {("Ann Lee", "Rome"), ("Bo", "Oslo"), ("X-Ray", "Paris"), ("Cy", "Bern")}
-    lines = ["In Rome lived Ann Lee.", "Bo left.", "Oslo is far.", "The X-Ray of Paris", "Cyrus came to Bern"]
+    lines = ["In Rome lived Ann Lee.", "Bo left Oslofjord.", "Oslo is far.", "The X-Ray of Paris", "Cyrus was in Bern"]
     assert met_pairs(pairs, lines) == {("Ann Lee", "Rome"), ("X-Ray", "Paris")}

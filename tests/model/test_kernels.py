@@ -48,7 +48,7 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
         assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-6
 
 
-@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16)])
+@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (128, 16)])
 def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     from model.kernels.keep_best import keep_best
     from model.ngrams import keep_best_reference
