@@ -102,6 +102,20 @@ def poison_losses(first: int, last: int) -> None:
     Transformer.forward = forward
 
 
+def poison_gradient(name: str) -> None:
+    """Make every gradient of one parameter not a number."""
+    import train_pretrain_accelerate as script
+
+    original = script.make_model
+
+    def make_model(*args):
+        model = original(*args)
+        model.get_parameter(name).register_hook(lambda gradient: gradient * torch.nan)
+        return model
+
+    script.make_model = make_model
+
+
 def run_out_of_gpu_memory() -> None:
     from model.model_original import Transformer
 

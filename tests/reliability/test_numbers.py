@@ -14,7 +14,7 @@ from trainer.config import OptimConfig
 from trainer.monitor import StepGuard
 from trainer.optim import make_optimizer
 
-from .faults import poison_losses, run_out_of_gpu_memory
+from .faults import poison_gradient, poison_losses, run_out_of_gpu_memory
 
 FRESH = {"skipped": 0, "skipped_in_row": 0}
 
@@ -82,6 +82,14 @@ def test_many_bad_steps_stop_the_run_and_the_last_good_checkpoint_goes_on_bit_fo
         assert runs.start("run", *rewritten).code == 0
         states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("whole", "run")]
         assert states[0] == states[1]  # with the checksums of weights, optimizer, random state and bank
+
+
+@pytest.mark.parametrize("in_row", ["1", "3"])
+def test_the_parameter_whose_gradient_is_bad_is_named(runs, in_row):
+    ended = runs.start(
+        "run", "--max_skipped_in_row", in_row, fault=partial(poison_gradient, "blocks.1.attention.v_proj.weight")
+    )
+    assert ended.code == 1 and "(first in blocks.1.attention.v_proj.weight)" in ended.output
 
 
 def test_too_little_gpu_memory_ends_with_the_flag_to_change(runs):

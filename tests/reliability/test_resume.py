@@ -100,6 +100,17 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(runs):
     assert json.loads((runs.folder / "cut" / "run.json").read_text())["state"] == "stopped"
 
 
+def test_starting_over_leaves_nothing_of_the_run_before(runs):
+    assert runs.start("run").code == 0
+    out = runs.folder / "run"
+    before = (out / "metrics.jsonl").read_text()
+    for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy"):
+        (out / name).write_text("{}")
+    assert runs.start("run", "--no_resume", "--seed", "7").code == 0
+    assert not any((out / name).exists() for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy"))
+    assert (out / "metrics.jsonl").read_text() != before and "resumed" not in (out / "train.log").read_text()
+
+
 def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
