@@ -10,7 +10,9 @@ marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     marks=()
     shift
-    # The page is tested in Chromium, which the system must have: apt-get install chromium
+    # The page and the dashboard are tested in Chromium, with fonts for the records' Chinese.
+    command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium fonts-noto-cjk; } >/dev/null \
+        || { echo "error: the slow tests need Chromium: install the package chromium, as root" >&2; exit 1; }
     "$PYTHON" -c "import gradio, playwright" 2>/dev/null \
         || "$PYTHON" -m pip install --quiet --disable-pip-version-check gradio playwright \
         || { echo "error: pip could not install gradio and playwright" >&2; exit 1; }
