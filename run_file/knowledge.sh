@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # The knowledge protocol at full size, on one GPU: a plain and a memory model learn the same text for the same number of
-# steps, then the same questions, and are asked about other facts of a bank of a million. A seed takes about
-# a quarter of an hour on an H100:
+# steps, then the same questions, and are asked about other facts of a bank of a million:
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/knowledge.sh; done
 #
 # DATA (dataset/stable) holds merged_pretrain.jsonl, pretrain_val.jsonl, sentence_trex_data.json,
 # {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl and edit_dev.jsonl, with the fields of the quick start's
-# files. EXPERIMENT, STEPS, QUESTIONS and REWORDED change what is run.
+# files. EXPERIMENT, STEPS, QUESTIONS and REWORDED change what is run; flags on the command line go to every training.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_5_0} steps=${STEPS:-2000}
 export EVALUATE=0
 
+more=("$@")
 run() { # name, experiment, flags
     bash "run_file/experiment_$2.sh" --out_dir "out/$1" --seed "$seed" --accumulation_steps 1 --learning_rate 1e-3 \
         --database_init_path "$data/sentence_trex_data.json" --val_path "$data/pretrain_val.jsonl" \
         --object_path "$data/object_mcq_dev.jsonl" --relation_path "$data/relation_mcq_dev.jsonl" \
         --verification_path "$data/fact_verification_dev.jsonl" --edit_path "$data/edit_dev.jsonl" \
-        --log_interval 50 --eval_interval 1000 "${@:3}"
+        --log_interval 50 --eval_interval 1000 "${@:3}" "${more[@]}"
 }
 evaluate() { # name, flags
     "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 "${@:2}"

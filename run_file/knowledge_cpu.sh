@@ -5,13 +5,13 @@
 #   for seed in 1 2 3; do SEED=$seed bash run_file/knowledge_cpu.sh; done
 #
 # DATA holds knowledge.json, {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl and edit_dev.jsonl, with the
-# fields of the quick start's files.
+# fields of the quick start's files. REWORDED is the share of object questions that are reworded for learning.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-1} questions=${QUESTIONS:-10000}
 export OMP_NUM_THREADS=1
 mkdir -p out
-"$PYTHON" -m evaluation.questions --limit "$questions" --out "$data/questions_$questions.jsonl" \
+"$PYTHON" -m evaluation.questions --limit "$questions" --reworded "${REWORDED:-0}" --out "$data/questions_$questions.jsonl" \
     --object "$data/object_mcq_train.jsonl" --relation "$data/relation_mcq_train.jsonl" \
     --verification "$data/fact_verification_train.jsonl"
 

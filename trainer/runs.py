@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from dataset.cache import read_json
+from dataset.cache import atomic, read_json
 
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
 # What may differ between two runs that are the same experiment repeated with another seed.
@@ -45,9 +45,8 @@ def git(*arguments: str) -> str | None:
 
 def write_json(path: Path, value) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
 
 
 def hold_lock(run_dir: Path) -> int:
@@ -118,13 +117,16 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.info = self._read("run.json") or {}
-        self.flags = self._read("flags.json") or {}
-        self.eval = self._read("eval.json") or {}
+        self.info = self._read("run.json")
+        self.flags = self._read("flags.json")
+        self.eval = self._read("eval.json")
 
     def _read(self, name: str):
         path = self.path / name
-        return read_json(path) if path.exists() else None
+        value = read_json(path) if path.exists() else {}
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: not the JSON object that a run writes there")
+        return value
 
     def update(self, **facts) -> None:
         """Change facts of run.json."""

@@ -15,10 +15,12 @@ from dataset.convert import read_trex, read_triples
 from dataset.memory_init import load_bank, read_knowledge
 from dataset.pretrain import open_token_cache, read_documents
 from dataset.tokenizer import load_tokenizer, read_texts
+from evaluation.options import read_questions
 from model import ModelConfig
 from model.journal import FILE, Journal
 from tests.conftest import tiny_model
 from trainer.config import DataConfig, OptimConfig, RunConfig, parse_cli
+from trainer.runs import Run
 
 FACT = {"sentence": "A is in B.", "subject": "A", "predicate": "in", "object": "B", "uuid": "u"}
 TRIPLE = {
@@ -37,6 +39,10 @@ def lines(*values) -> bytes:
     return "".join(json.dumps(value) + "\n" for value in values).encode()
 
 
+def read_facts_asked(path: Path) -> list[dict]:
+    return read_questions(path, ("question",), None, "object_path")
+
+
 # name of the file -> what reads it, and a whole content
 READERS = {
     "text.jsonl": (read_documents, lines({"text": "One é."}, {"prompt": "Who?", "answer": " I."}, {"text": ""})),
@@ -48,6 +54,8 @@ READERS = {
     "triples.csv": (read_triples, b'A,in,"B, C"\r\n"D ""d""",in,E\r\n'),
     "triples.csv.gz": (read_triples, b"A,in,B\n"),
     "trex.json": (read_trex, json.dumps([TREX, TREX]).encode()),
+    "questions.jsonl": (read_facts_asked, lines({"question": "Is it ___?"}, {"question": "___ is.", "part": "seen"})),
+    "run.json": (lambda path: [Run(path.parent).info], json.dumps({"state": "finished", "stages": []}).encode()),
     FILE: (lambda path: Journal(path.parent).replay(tiny_model().bank) or (), lines(EDIT, EDIT | {"undoes": 1})),
 }
 NASTY = [
