@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from model.ngrams import NO_ENTRY, NgramIndex, find_matches
-from model.retrieval import product_key_topk
+from model.retrieval import search_grid
 
 from .object import ask_objects, split_question
 from .options import letter
@@ -35,7 +35,7 @@ def best_entries(model, reading, block, n: int) -> torch.Tensor:
     """(X, n): the best entries by product key for the last query of each row."""
     query_X12K = reading.query_BTD[:, -1:].unflatten(-1, (2, -1))
     score_X12R = torch.einsum("btpk,prk->btpr", query_X12K, block.keys_2RK.to(query_X12K.dtype))
-    return product_key_topk(score_X12R, min(n, model.settings.grid_side))[1][:, 0]
+    return search_grid(score_X12R, min(n, model.settings.grid_side))[1][:, 0]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How the entries that were read join the residual stream: three fusions and the table that names them.
 
 Axes: B batch · T position · D width · S entries per position · H fusion heads · E per-head width · X keys
+      Y = D channels of a key's source and a log-weight for each head
 
 A fusion is a module called as `fusion(x_BTD, memory_BTSD, log_weight_BTS, mask, cache)`, and returns what is added to
 the stream. `x` is the normed state, `memory` the vectors of the entries, `log_weight` the logarithm of each one's
@@ -18,13 +19,14 @@ from .layers import StreamLinear, attend, merge_heads, split_heads
 
 # Far below any logit, yet finite: a row whose keys are all dropped becomes a plain mean instead of NaN.
 DROPPED = -1e4
+ALIGNED = 8  # bfloat16 rows of whole 16 bytes are multiplied faster
 
 
 class CrossAttention(nn.Module):
     """A position attends to states and entries alike; an entry's log-weight is added to its logit.
 
     The last of each head's E channels carries that log-weight (queries hold sqrt(E) there, which the softmax scale
-    turns into 1), so that any fused attention kernel applies it without a bias tensor.
+    turns into 1), so that any fused attention kernel applies it without a bias tensor. The projections write it there.
 
     Attention dropout hides whole keys, for one head each: dropping single probabilities after the softmax, as
     nn.MultiheadAttention does, is offered by no fused kernel with this mask. Related: DropKey, arXiv:2208.02646.
@@ -41,18 +43,18 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
         B, T, S, D = memory_BTSD.shape
-        # The keys of a position stand together: its state, then its S entries.
-        source_BXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2).flatten(1, 2)
-        bias_BX = F.pad(log_weight_BTS, (1, 0)).flatten(1)
-        bias_BHX = bias_BX[:, None].expand(B, self.n_heads, -1)
+        # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
+        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
+        bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*source_BTXD.shape[:3], self.n_heads)
         if self.training and self.config.attention_dropout:
-            drop_BHX = torch.rand_like(bias_BHX) < self.config.attention_dropout
-            bias_BHX = bias_BHX.masked_fill(drop_BHX, DROPPED)
+            drop_BTXH = torch.rand_like(bias_BTXH) < self.config.attention_dropout
+            bias_BTXH = bias_BTXH.masked_fill(drop_BTXH, DROPPED)
+        bias_BTXH = F.pad(bias_BTXH, (0, -self.n_heads % ALIGNED)).to(x_BTD.dtype)
+        source_BXY = torch.cat([source_BTXD, bias_BTXH], dim=-1).flatten(1, 2)
 
-        q_BHTE = F.pad(split_heads(self.q_proj(x_BTD), self.n_heads), (0, 1), value=self.head_dim**0.5)
-        k_BHXE = split_heads(self.k_proj(source_BXD), self.n_heads)
-        k_BHXE = torch.cat([k_BHXE, bias_BHX[..., None].to(k_BHXE.dtype)], dim=-1)
-        v_BHXE = split_heads(self.v_proj(source_BXD), self.n_heads)
+        q_BHTE = split_heads(self.queries(x_BTD), self.n_heads)
+        k_BHXE = split_heads(self.keys(source_BXY), self.n_heads)
+        v_BHXE = split_heads(self.v_proj(source_BXY[..., :D]), self.n_heads)
 
         if self.config.fusion_scope == "token":
             out_BHTE = attend_own(q_BHTE, k_BHXE.unflatten(2, (T, S + 1)), v_BHXE.unflatten(2, (T, S + 1)))
@@ -61,6 +63,19 @@ class CrossAttention(nn.Module):
                 k_BHXE, v_BHXE = cache.update(k_BHXE, v_BHXE, self.config.n_layers + self.layer)
             out_BHTE = attend(q_BHTE, k_BHXE, v_BHXE, mask, self.config)
         return self.out_proj(merge_heads(out_BHTE))
+
+    def queries(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, H E): E - 1 projected channels of each head, then sqrt(E)."""
+        weight_HED = F.pad(self.q_proj.weight.unflatten(0, (self.n_heads, -1)), (0, 0, 0, 1))
+        last_HE = F.pad(x_BTD.new_zeros(self.n_heads, self.head_dim - 1), (0, 1), value=self.head_dim**0.5)
+        return F.linear(x_BTD, weight_HED.flatten(0, 1), last_HE.flatten())
+
+    def keys(self, source_BXY: Tensor) -> Tensor:
+        """(B, X, H E): E - 1 projected channels of each head, then its log-weight, taken from behind the D channels."""
+        H, n_biases = self.n_heads, source_BXY.shape[-1] - self.k_proj.in_features
+        weight_HED = F.pad(self.k_proj.weight.unflatten(0, (H, -1)), (0, 0, 0, 1))
+        pass_HEX = F.pad(torch.eye(H, n_biases, device=source_BXY.device)[:, None], (0, 0, self.head_dim - 1, 0))
+        return F.linear(source_BXY, torch.cat([weight_HED, pass_HEX], dim=-1).flatten(0, 1))
 
 
 def attend_own(q_BHTE: Tensor, k_BHTXE: Tensor, v_BHTXE: Tensor) -> Tensor:
@@ -105,13 +120,13 @@ class GatedMLP(PooledFusion):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)
-        self.gate_proj = nn.Linear(self.wide, config.dim, bias=False)
-        self.up_proj = nn.Linear(self.wide, config.dim, bias=False)
+        self.gate_up_proj = nn.Linear(self.wide, 2 * config.dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
         joined_BTX = self.concatenate(x_BTD, memory_BTSD, log_weight_BTS, mask, cache)
-        return self.out_proj(F.silu(self.gate_proj(joined_BTX)) * self.up_proj(joined_BTX))
+        gate_BTD, up_BTD = self.gate_up_proj(joined_BTX).chunk(2, dim=-1)
+        return self.out_proj(F.silu(gate_BTD) * up_BTD)
 
 
 class Concat(PooledFusion):

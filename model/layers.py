@@ -158,13 +158,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
-        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.gate_up_proj = nn.Linear(config.dim, 2 * config.hidden_dim, bias=False)
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.dropout(self.out_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))), {}
+        gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+        return self.dropout(self.out_proj(F.silu(gate_BTF) * up_BTF)), {}
 
 
 class MixtureOfExperts(nn.Module):

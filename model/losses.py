@@ -1,6 +1,6 @@
 """The language-model loss and every auxiliary term, as pure functions.
 
-Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates · M the mean over all positions
+Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates
       W words that can be copied
 """
 
@@ -42,18 +42,15 @@ def copying_loss(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels
     return -log_p_BT.sum() / (next_BT != IGNORED).sum().clamp(min=1)
 
 
-def balance_loss(score_BT2R: Tensor, index_BT2C: Tensor) -> Tensor:
-    """Usage of the two sub-key sets: R * sum(share chosen * mean probability), averaged over the sets; 1 is even use.
+def balance_loss(count_2R: Tensor, probability_2R: Tensor) -> Tensor:
+    """Use of the two sub-key sets: R * sum(share chosen * mean probability), averaged over the sets; 1 is even use.
 
+    Args:
+        count_2R: how often each sub-key was chosen.  probability_2R: mean of the softmax over the sub-keys.
     Source: Fedus et al. 2021, arXiv:2101.03961, equation 4, with sub-keys for experts.
     """
-    R = score_BT2R.shape[-1]
-    probability_M2R = score_BT2R.float().softmax(dim=-1).mean(dim=(0, 1))
-    index_2X = index_BT2C.permute(2, 0, 1, 3).flatten(1)
-    count_2R = torch.zeros_like(probability_M2R).scatter_add(
-        1, index_2X, torch.ones_like(index_2X, dtype=torch.float32)
-    )
-    return R * (count_2R / index_2X.shape[1] * probability_M2R).sum(dim=-1).mean()
+    share_2R = count_2R / count_2R.sum(dim=-1, keepdim=True)
+    return count_2R.shape[-1] * (share_2R * probability_2R).sum(dim=-1).mean()
 
 
 def similarity_loss(cosine_BTC: Tensor, log_weight_BTC: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Axes: B batch · T position · D width · V vocabulary · N bank entries = R*R �
       L tokens per entry · C candidates · S selected entries · P pairs of half-lists that can be among the best C
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +24,33 @@ def best_of_rows(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return score.topk(k, dim=-1)
 
 
+class Use(NamedTuple):
+    """How evenly the sub-keys are used: what the balance loss is made of."""
+
+    count_2R: Tensor  # how often each is among the best C of its half
+    probability_2R: Tensor  # float32, the mean over positions of the softmax over the sub-keys of a half
+
+
+def search_grid(score_BT2R: Tensor, num_candidates: int, use: bool = False) -> tuple[Tensor, Tensor, Use | None]:
+    """The first two results of `product_key_topk`, and the use of the sub-keys if asked for; in one pass on a GPU."""
+    if not score_BT2R.is_cuda:
+        score_BTC, entry_BTC, index_BT2C = product_key_topk(score_BT2R, num_candidates)
+        return score_BTC, entry_BTC, use_of_keys(score_BT2R, index_BT2C) if use else None
+    from .kernels.search_grid import search_grid as kernel
+
+    check_candidates(score_BT2R, num_candidates)
+    B, T = score_BT2R.shape[:2]
+    score_MC, entry_MC, count_2R, total_2R, _ = kernel(score_BT2R.flatten(0, 1), num_candidates, use)
+    found = score_MC.unflatten(0, (B, T)), entry_MC.unflatten(0, (B, T))
+    return *found, Use(count_2R, total_2R / (B * T)) if use else None
+
+
+def check_candidates(score_BT2R: Tensor, num_candidates: int) -> None:
+    R = score_BT2R.shape[-1]
+    if not 1 <= num_candidates <= R:
+        raise ValueError(f"num_candidates must lie in [1, {R}], got {num_candidates}")
+
+
 def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
     """Exact best C of N = R*R entries from the scores of their sub-keys: 2R scores and about C ln C sums, not N.
 
@@ -38,28 +67,39 @@ def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, T
         ValueError: C is outside [1, R].
     Source: Lample et al. 2019, arXiv:1907.05242. Differs: one head, no batch norm on the query.
     """
+    check_candidates(score_BT2R, num_candidates)
     R = score_BT2R.shape[-1]
-    if not 1 <= num_candidates <= R:
-        raise ValueError(f"num_candidates must lie in [1, {R}], got {num_candidates}")
-    half_BT2C, index_BT2C = best_of_rows(score_BT2R, num_candidates)
+    half_BT2C, index_BT2C = score_BT2R.topk(num_candidates, dim=-1)
     # All pairs of ranks (i', j') <= (i, j) come before (i, j): it can be among the best C only if (i+1)(j+1) <= C.
     ranks = range(num_candidates)
     pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= num_candidates]
     i_P, j_P = torch.tensor(pairs, device=score_BT2R.device).T
     pair_BTP = half_BT2C[..., 0, i_P] + half_BT2C[..., 1, j_P]
     entry_BTP = index_BT2C[..., 0, i_P] * R + index_BT2C[..., 1, j_P]
-    score_BTC, best_BTC = best_of_rows(pair_BTP, num_candidates)
+    score_BTC, best_BTC = pair_BTP.topk(num_candidates, dim=-1)
     return score_BTC, entry_BTP.gather(-1, best_BTC), index_BT2C
 
 
-def entry_vectors(token_XL: Tensor, embedding_VD: Tensor) -> Tensor:
-    """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone."""
+def use_of_keys(score_BT2R: Tensor, index_BT2C: Tensor) -> Use:
+    """How often `product_key_topk` chose each sub-key, and how probable each was."""
+    index_2X = index_BT2C.permute(2, 0, 1, 3).flatten(1)
+    count_2R = index_2X.new_zeros(2, score_BT2R.shape[-1]).scatter_add(1, index_2X, torch.ones_like(index_2X))
+    return Use(count_2R, score_BT2R.float().softmax(dim=-1).mean(dim=(0, 1)))
+
+
+def entry_vectors(token_XL: Tensor, embedding_VD: Tensor, eps: float | None = None) -> Tensor:
+    """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone.
+
+    Args:
+        eps: where given, each is brought to a root mean square of 1, as `F.rms_norm` does with that epsilon.
+    """
     # The kernel adds up gradients in no fixed order.
     if token_XL.is_cuda and not torch.are_deterministic_algorithms_enabled():
         from .kernels.read_entries import read_entries
 
-        return read_entries(token_XL, embedding_VD, PADDING)
-    return F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
+        return read_entries(token_XL, embedding_VD, PADDING, eps)[0]
+    vector_XD = F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
+    return vector_XD if eps is None else F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
 
 
 def cosine_to_entries(query_BTD: Tensor, token_BTCL: Tensor, norm_BTC: Tensor, embedding_VD: Tensor):
@@ -92,7 +132,7 @@ def sum_by_token(weight_BTW: Tensor, token_BTW: Tensor, table_VX: Tensor) -> Ten
 def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
     """S of the C candidates, with the logarithm of the weight that each has in the fusion.
 
-    product_key, cosine: the S largest; weights are their softmax.
+    product_key: the first S, for the candidates come best first; cosine: the S largest. Weights are their softmax.
     gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient
     is that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
 
@@ -104,6 +144,9 @@ def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple
     the tensor of all C candidates' vectors.
     """
     S = config.num_selected
+    if config.selection == "product_key":
+        slot_BTS = torch.arange(S, device=log_weight_BTC.device).expand(*log_weight_BTC.shape[:2], S)
+        return slot_BTS, log_weight_BTC[..., :S].log_softmax(dim=-1)
     if config.selection != "gumbel":
         selected_BTS, slot_BTS = best_of_rows(log_weight_BTC, S)
         return slot_BTS, selected_BTS.log_softmax(dim=-1)

@@ -47,9 +47,12 @@ def test_the_mixture_is_the_weighted_sum_of_the_entries():
     torch.testing.assert_close(mixed_entries(token_BTCL, weight_BTC, embedding_VD), expected)
 
 
-def test_selection_takes_the_best_and_its_weights_sum_to_one():
+@pytest.mark.parametrize("selection", ["product_key", "cosine"])
+def test_selection_takes_the_best_and_its_weights_sum_to_one(selection):
     log_weight_BTC = torch.randn(2, 3, 6).log_softmax(dim=-1)
-    slot_BTS, log_weight_BTS = select(log_weight_BTC, tiny_config(), training=False)
+    if selection == "product_key":  # the search hands them out best first
+        log_weight_BTC = log_weight_BTC.sort(dim=-1, descending=True).values
+    slot_BTS, log_weight_BTS = select(log_weight_BTC, tiny_config(selection=selection), training=False)
     assert torch.equal(slot_BTS, best_of_rows(log_weight_BTC, 3)[1])
     torch.testing.assert_close(log_weight_BTS.exp().sum(dim=-1), torch.ones(2, 3))
 

@@ -1,0 +1,238 @@
+"""Product-key search with its balance: the best sub-keys of each half and their usage, then the best pairs of them.
+
+Axes: M positions · R sub-keys per half · C candidates · P pairs of ranks that can be among the best C · G programs
+
+A score and its place are packed into one unsigned integer of the same order, so that a row's best is one integer
+maximum. The next best needs no marks on what was taken: of `key - best`, in arithmetic that wraps around, the largest
+belongs to the largest key below the best.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
+
+
+@triton.jit
+def _ordered(score):
+    """The bits of float32 scores as uint32 of the same order."""
+    bits = score.to(tl.int32, bitcast=True)
+    return (bits ^ ((bits >> 31) | -(2**31))).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _unordered(key):
+    bits = key.to(tl.int32, bitcast=True)
+    return (bits ^ (~(bits >> 31) | -(2**31))).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _best(key, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The C largest of different unsigned integers, largest first."""
+    place = tl.arange(0, BLOCK_C)
+    top = tl.max(key, axis=0)
+    best = tl.where(place == 0, top, 0).to(key.dtype)
+    for c in range(1, C):
+        top += tl.max(key - top, axis=0)
+        best = tl.where(place == c, top, best)
+    return best
+
+
+@triton.jit
+def _search_halves(
+    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride,
+    C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    half = tl.program_id(1)
+    column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
+    inside = column < R
+    probability = tl.zeros([BLOCK], dtype=tl.float32)
+    first = tl.program_id(0).to(tl.int64)
+    for turn in range(tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0))):
+        row = first + turn * tl.num_programs(0)
+        start = row * 2 + half
+        row_ptr = score_ptr + row * row_stride + half * half_stride
+        score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
+        if NARROW:  # the lower half of the bits of a bfloat16 is empty
+            key = (_ordered(score) & 0xFFFF0000) | (R - 1 - column).to(tl.uint32)
+        else:
+            key = (_ordered(score).to(tl.uint64) << 32) | (R - 1 - column).to(tl.uint64)
+        best = _best(tl.where(inside, key, 0), C, BLOCK_C)
+        tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
+        if USAGE:
+            highest = tl.max(score, axis=0)
+            power = tl.exp(score - highest)
+            total = tl.sum(power, axis=0)
+            probability += power / total
+            tl.store(total_ptr + start, highest + tl.log(total))
+    if USAGE:
+        tl.store(partial_ptr + (tl.program_id(0) * 2 + half) * R + column, probability, mask=inside)
+
+
+@triton.jit
+def _search_pairs(
+    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P,
+    C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    pair, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
+    inside = pair < P
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    entry = tl.zeros([BLOCK], dtype=tl.int64)
+    for half in tl.static_range(2):
+        rank = tl.load(pair_ptr + half * P + pair, mask=inside, other=0)
+        index, score = _unpack(tl.load(key_ptr + (row * 2 + half) * C + rank), R, NARROW)
+        total += score
+        entry = entry * R + index
+    key = (_ordered(total).to(tl.uint64) << 32) | (0xFFFFFFFF - entry).to(tl.uint64)
+    best = _best(tl.where(inside, key, 0), C, BLOCK_C)
+    tl.store(score_ptr + row * C + place, _unordered((best >> 32).to(tl.uint32)), mask=place < C)
+    tl.store(entry_ptr + row * C + place, 0xFFFFFFFF - (best & 0xFFFFFFFF).to(tl.int64), mask=place < C)
+    if USAGE:
+        for half in tl.static_range(2):
+            chosen = tl.load(key_ptr + (row * 2 + half) * C + place, mask=place < C, other=0)
+            index, score = _unpack(chosen, R, NARROW)
+            tl.atomic_add(count_ptr + half * R + index, 1, mask=place < C, sem="relaxed")
+
+
+@triton.jit
+def _unpack(packed, R, NARROW: tl.constexpr):
+    """The place and the score that a key of a half was packed from."""
+    if NARROW:
+        key = packed.to(tl.uint32, bitcast=True)
+        index = (key & 0xFFFF).to(tl.int64)
+        score = (_unordered(key).to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    else:
+        wide = packed.to(tl.uint64, bitcast=True)
+        index = (wide & 0xFFFFFFFF).to(tl.int64)
+        score = _unordered((wide >> 32).to(tl.uint32))
+    return R - 1 - index, score
+
+
+@triton.jit
+def _spread_gradient(
+    score_ptr, total_ptr, entry_ptr, grad_score_ptr, grad_probability_ptr, grad_ptr, n_rows, R, row_stride, half_stride,
+    C: tl.constexpr, USAGE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    half = tl.program_id(1)
+    column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
+    inside = column < R
+    wanted_ptr = grad_probability_ptr + half * R
+    if USAGE:
+        wanted = tl.load(wanted_ptr + column, mask=inside, other=0.0)
+    first = tl.program_id(0).to(tl.int64)
+    for turn in range(tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0))):
+        row = first + turn * tl.num_programs(0)
+        place_of_row = row * row_stride + half * half_stride
+        read = place < C
+        entry = tl.load(entry_ptr + row * C + place, mask=read, other=0).to(tl.int32)
+        chosen = tl.where(half == 0, entry // R, entry % R)
+        share = tl.load(grad_score_ptr + row * C + place, mask=read, other=0.0)
+        # Entries of one row may share a sub-key: each of them writes the sum of all.
+        sparse = tl.sum(tl.where(chosen[:, None] == chosen[None, :], share[None, :], 0.0), axis=1)
+        dense = tl.zeros([BLOCK], dtype=tl.float32)
+        if USAGE:
+            score = tl.load(score_ptr + place_of_row + column, mask=inside, other=float("-inf")).to(tl.float32)
+            total = tl.load(total_ptr + row * 2 + half)
+            probability = tl.exp(score - total)
+            mean = tl.sum(probability * wanted, axis=0)
+            dense = probability * (wanted - mean)
+            score_there = tl.load(score_ptr + place_of_row + chosen, mask=read, other=float("-inf")).to(tl.float32)
+            sparse += tl.exp(score_there - total) * (tl.load(wanted_ptr + chosen, mask=read, other=0.0) - mean)
+        tl.store(grad_ptr + place_of_row + column, dense.to(grad_ptr.dtype.element_ty), mask=inside)
+        tl.debug_barrier()  # what other threads have just written is overwritten
+        tl.store(grad_ptr + place_of_row + chosen, sparse.to(grad_ptr.dtype.element_ty), mask=read)
+
+
+@lru_cache
+def _pairs(n_candidates: int, device: torch.device) -> Tensor:
+    """(2, P) int32: as many as (i + 1)(j + 1) pairs of ranks, (i, j) the last, are at least as good as (i, j)."""
+    ranks = range(n_candidates)
+    pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= n_candidates]
+    return torch.tensor(pairs, dtype=torch.int32, device=device).T.contiguous()
+
+
+@torch.library.custom_op("explicit_memory::search_grid", mutates_args=())
+def search_grid(score_M2R: Tensor, n_candidates: int, usage: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The twin of `retrieval.product_key_topk` and, with `usage`, of `retrieval.use_of_keys`; the same at every run.
+
+    Args:
+        score_M2R: float on CUDA, its last axis contiguous, R at most 46,340.
+    Returns:
+        score_MC: float32, best first.  entry_MC: int64.
+        count_2R: int32, how often each sub-key is among the best C of its half.  probability_2R: float32, the sum over
+        positions of the softmax over the sub-keys.  total_M2: float32, its normaliser. Without `usage` they are empty.
+    """
+    M, _, R = score_M2R.shape
+    C, device, narrow = n_candidates, score_M2R.device, score_M2R.dtype == torch.bfloat16
+    pair_2P = _pairs(C, device)
+    n_programs = min(PROGRAMS, M)
+    key_M2C = torch.empty(M, 2, C, dtype=torch.int32 if narrow else torch.int64, device=device)
+    score_MC = torch.empty(M, C, device=device)
+    entry_MC = torch.empty(M, C, dtype=torch.int64, device=device)
+    count_2R = torch.zeros(2, R if usage else 0, dtype=torch.int32, device=device)
+    partial_G2R = torch.empty(n_programs, 2, R if usage else 0, device=device)
+    total_M2 = torch.empty(M if usage else 0, 2, device=device)
+    blocks = {"BLOCK_C": triton.next_power_of_2(C), "num_warps": 1}  # a row's maxima need no barrier
+    _search_halves[(n_programs, 2)](
+        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *score_M2R.stride()[:2], C, usage, narrow,
+        triton.next_power_of_2(R), **blocks,
+    )  # fmt: skip
+    P = pair_2P.shape[1]
+    _search_pairs[(M,)](
+        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, C, usage, narrow, triton.next_power_of_2(P), **blocks
+    )
+    return score_MC, entry_MC, count_2R, partial_G2R.sum(dim=0), total_M2
+
+
+@search_grid.register_fake
+def _(score_M2R: Tensor, n_candidates: int, usage: bool):
+    M, _, R = score_M2R.shape
+    M_used, R_used = (M, R) if usage else (0, 0)
+
+    def empty(*shape: int, dtype=torch.float32) -> Tensor:
+        return score_M2R.new_empty(shape, dtype=dtype)
+
+    return (
+        empty(M, n_candidates), empty(M, n_candidates, dtype=torch.int64),
+        empty(2, R_used, dtype=torch.int32), empty(2, R_used), empty(M_used, 2),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("explicit_memory::search_grid_gradient", mutates_args=())
+def search_grid_gradient(
+    score_M2R: Tensor, total_M2: Tensor, entry_MC: Tensor, grad_score_MC: Tensor, grad_probability_2R: Tensor
+) -> Tensor:
+    """(M, 2, R) in the dtype of the scores: the gradient of `search_grid`."""
+    M, _, R = score_M2R.shape
+    grad_M2R = torch.empty_like(score_M2R)  # with the strides of the scores
+    C = entry_MC.shape[1]
+    _spread_gradient[(min(PROGRAMS, M), 2)](
+        score_M2R, total_M2, entry_MC, grad_score_MC.contiguous(), grad_probability_2R.contiguous(), grad_M2R, M, R,
+        *score_M2R.stride()[:2], C, total_M2.numel() > 0, triton.next_power_of_2(R), triton.next_power_of_2(C),
+        num_warps=1,
+    )  # fmt: skip
+    return grad_M2R
+
+
+@search_grid_gradient.register_fake
+def _(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R) -> Tensor:
+    return torch.empty_like(score_M2R)
+
+
+def _setup(ctx, inputs, output) -> None:
+    _, entry_MC, count_2R, _, total_M2 = output
+    ctx.mark_non_differentiable(entry_MC, count_2R, total_M2)
+    ctx.save_for_backward(inputs[0], total_M2, entry_MC)
+
+
+def _backward(ctx, grad_score_MC: Tensor, _entry, _count, grad_probability_2R: Tensor, _total):
+    score_M2R, total_M2, entry_MC = ctx.saved_tensors
+    return search_grid_gradient(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R), None, None
+
+
+search_grid.register_autograd(_backward, setup_context=_setup)
