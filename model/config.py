@@ -36,6 +36,7 @@ class ModelConfig:
     max_seq_len: int = flag(512, "longest sequence T, in tokens")
     rope_theta: float = flag(10000.0, "base of the rotary position embedding")
     norm_eps: float = flag(1e-5, "epsilon of every RMSNorm")
+    residual_in_fp32: bool = flag(True, "keep the residual stream in float32 under autocast; False: in its precision")
     dropout: float = flag(0.0, "dropout on the outputs of attention and feed-forward")
     use_flash_attn: bool = flag(True, "fused attention; False: the plain softmax of the textbook (slow reference)")
     flash_backend: str = flag(

@@ -159,6 +159,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []
+        if not self.settings.residual_in_fp32 and torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)

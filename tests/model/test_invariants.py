@@ -87,6 +87,19 @@ def test_the_loss_starts_near_a_uniform_guess(variant):
 
 
 @all_variants
+@pytest.mark.parametrize("in_fp32, dtype", [(True, torch.float32), (False, torch.bfloat16)])
+def test_the_residual_stream_has_the_precision_asked_for(variant, in_fp32, dtype):
+    model, ids = tiny_model(**variant, residual_in_fp32=in_fp32), random_ids(4, 32)
+    seen = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, given, out: seen.extend([given[0].dtype, out[0].dtype]))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, labels=ids).lm_loss
+    assert set(seen) == {dtype}
+    torch.testing.assert_close(loss, model(ids, labels=ids).lm_loss, rtol=0.01, atol=0)
+
+
+@all_variants
 def test_saving_and_loading_keeps_every_bit(variant, tmp_path):
     model, ids = tiny_model(**variant), random_ids(2, T)
     model.save_pretrained(tmp_path)
