@@ -44,6 +44,17 @@ def die_half_written(original, tensors, path):
     die()
 
 
+def die_text_half_written(original, path, text, **options):
+    original(path, text[: len(text) // 2], **options)
+    die()
+
+
+def then(other: partial, original, *args, **kwargs):
+    """Install another fault, which counts its calls from here."""
+    other()
+    return original(*args, **kwargs)
+
+
 def disk_full(original, tensors, path):
     """The write itself fails, in the library that makes it, as on a full disk: files end at 1,000 bytes."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
