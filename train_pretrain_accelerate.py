@@ -27,7 +27,15 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
+from trainer.checkpoint import (
+    BANKS,
+    checkpoint_dirs,
+    load_weights,
+    require_whole_weights,
+    resume,
+    save_checkpoint,
+    save_result,
+)
 from trainer.config import Flags, parse_cli
 from trainer.micro_step import MicroStep, graphable
 from trainer.monitor import (
@@ -272,6 +280,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
 def main() -> int:
     transformers_logging.disable_progress_bar()
     flags = parse_cli()
+    require_whole_weights()
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[flags.optim.dtype],
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],

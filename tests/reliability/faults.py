@@ -81,6 +81,10 @@ def on_rank(rank: int, other: partial) -> None:
         other()
 
 
+def set_variable(name: str, value: str) -> None:
+    os.environ[name] = value
+
+
 def note_bank_hashes(folder: Path) -> None:
     """Let every process write down a hash of its bank after each rewriting."""
     from model.model_memory import MemoryTransformer

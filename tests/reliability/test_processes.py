@@ -17,7 +17,7 @@ from tests.runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.monitor import StopVotes
 
-from .faults import fault, note_bank_hashes, on_rank, send
+from .faults import fault, note_bank_hashes, on_rank, send, set_variable
 
 ROOT = Path(__file__).parents[2]
 STILL = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
@@ -82,6 +82,29 @@ def test_reading_the_votes_waits_for_no_step_at_hand():
     votes.cast(no)
     assert votes.read() and not torch.cuda.current_stream().query()
     assert not votes.read(late=0) and torch.cuda.current_stream().query()
+
+
+SHARDED = [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+
+
+@pytest.mark.parametrize("variable, name", SHARDED, ids=[name for _, name in SHARDED])
+def test_sharded_weights_are_refused_in_one_sentence_before_anything_is_read(runs, variable, name):
+    for ended in runs.start_ranks("run", fault=partial(set_variable, variable, "true")):
+        assert ended.code == 1 and ended.output.count("\n") == 1
+        assert ended.output.startswith(f"error: Accelerate is told to use {name} ({variable}), but ")
+        assert "launch with --multi_gpu instead" in ended.output
+    assert not (runs.folder / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", "12")
+def test_the_launcher_tells_the_script_of_fsdp(runs, version):
+    launch = "--quiet --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --use_fsdp".split()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--fsdp_version", version]
+    command = [*launch, "train_pretrain_accelerate.py", *runs.argv("run")]
+    ended = subprocess.run(command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True)
+    assert ended.returncode == 1 and "error: Accelerate is told to use FSDP" in ended.stderr
+    assert not (runs.folder / "run").exists()
 
 
 def launch_environment(**variables: str) -> dict[str, str]:
