@@ -27,12 +27,21 @@ from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
 from model.memory_bank import usage_statistics
-from trainer.checkpoint import BANKS, checkpoint_dirs, load_weights, resume, save_checkpoint, save_result
+from trainer.checkpoint import (
+    BANKS,
+    checkpoint_dirs,
+    load_weights,
+    require_whole_weights,
+    resume,
+    save_checkpoint,
+    save_result,
+)
 from trainer.config import Flags, parse_cli
 from trainer.micro_step import MicroStep, graphable
 from trainer.monitor import (
     StepGuard,
     StopSignal,
+    StopVotes,
     Stopwatch,
     explained_out_of_memory,
     first_bad_gradient,
@@ -140,7 +149,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
     state |= {"skipped": 0, "skipped_in_row": 0, "skipped_at_log": 0, "split": split}
     state |= resume(run.out_dir, split, model, optimizer, accelerator)
     tracker.rewind(state["step"])
-    bare, memory = model, flags.model.reads_bank
+    bare, memory, several = model, flags.model.reads_bank, accelerator.num_processes > 1
     model, optimizer = accelerator.prepare(model, optimizer)
     compiled = device.type == "cuda" if run.use_compile is None else run.use_compile
     if compiled:
@@ -167,7 +176,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
         state.update(guard.state(), loss_sum=float(loss_sum))
         save_checkpoint(run.out_dir, state, bare, optimizer.optimizer, run.keep_checkpoints, accelerator)
 
-    guard, watch, stops = StepGuard(device, state), Stopwatch(device), False
+    guard, watch, votes, stops = StepGuard(device, state), Stopwatch(device), StopVotes(), False
     stop.waits_for_step = True
     batches = loader.iterate(state["step"] * optim.accumulation_steps)
     loss_sum, tokens_at_log, clock = torch.tensor(state["loss_sum"], device=device), 0, time.perf_counter()
@@ -186,6 +195,8 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             counts = torch.stack([*targets, torch.stack(targets).sum(), torch.tensor(stop.received is not None)])
             counts = counts.to(device, non_blocking=True)
             all_targets, stops_asked = accelerator.reduce(counts[-2:])
+            if several:
+                votes.cast(stops_asked)
             weights = counts[:-2] * accelerator.num_processes / all_targets
         step_loss = torch.zeros((), device=device)
         for micro_batch, weight in zip(window, weights, strict=True):
@@ -256,12 +267,11 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
             log.info("step %d validation loss %.4f", step, val_loss)
         if step % run.save_interval == 0 or step == total_steps or (is_best and run.keep_best):
             save()
-        # Read here, at the end of the step that its sum waited for, and not in the middle.
-        stops = bool(stops_asked) if accelerator.num_processes > 1 else stop.received is not None
+        stops = votes.read() if several else stop.received is not None
         clock += time.perf_counter() - pause  # the tokens/s are those of training
     progress.close()
     batches.close()
-    if stops:
+    if stops or votes.read(late=0):
         stop.received = stop.received or signal.SIGTERM  # which only another process may have got
         save(stopping=True)
         log.info("stopped by signal %d at step %d; the same command goes on", stop.received, state["step"])
@@ -270,6 +280,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
 def main() -> int:
     transformers_logging.disable_progress_bar()
     flags = parse_cli()
+    require_whole_weights()
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[flags.optim.dtype],
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],

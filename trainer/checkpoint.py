@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import nn
@@ -23,7 +24,26 @@ from dataset.cache import flush
 
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")
+SHARDED = {  # what Accelerate's launcher and its config file ask for, by the variable that they set
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
+}  # fmt: skip
 log = logging.getLogger("run")
+
+
+def require_whole_weights() -> None:
+    """Refuse launchers that would leave each process a part of the weights.
+
+    Raises:
+        ValueError: Accelerate is told to shard the model.
+    """
+    for variable, name in SHARDED.items():
+        if parse_flag_from_env(variable):
+            raise ValueError(
+                f"Accelerate is told to use {name} ({variable}), but checkpoints, the bank and the evaluation need the "
+                "whole weights in every process: launch with --multi_gpu instead, as NUM_PROCESSES=N "
+                "bash run_file/experiment_*.sh does"
+            )
 
 
 def checkpoint_dirs(out_dir: str | Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -127,7 +128,10 @@ def explained_out_of_memory(device: torch.device, optim: OptimConfig, max_seq_le
 
 
 class StopSignal:
-    """SIGTERM and SIGINT: an exit at once before the loop, then a request that it honours after the step at hand."""
+    """SIGTERM and SIGINT: an exit at once before the loop, then a request that it honours after the step at hand.
+
+    Several processes, told by `StopVotes`, do so after the next one.
+    """
 
     def __init__(self):
         self.received: int | None = None
@@ -144,3 +148,31 @@ class StopSignal:
     def exit_code(self) -> int:
         """The shell's convention: 128 and the number of the signal."""
         return 128 + self.received
+
+
+class StopVotes:
+    """Whether some process of several was asked to stop, known to all of them one step late.
+
+    All of them read the votes of the same step, and so stop after the same one. They were copied to the host before the
+    step at hand began, so nothing waits for that.
+    """
+
+    def __init__(self):
+        self.unread: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def cast(self, votes: Tensor) -> None:
+        """Take the number of processes that were asked, a scalar on the device."""
+        copied = torch.cuda.Event() if votes.is_cuda else None
+        self.unread.append((votes.to("cpu", non_blocking=True), copied))
+        if copied:
+            copied.record()
+
+    def read(self, late: int = 1) -> bool:
+        """Whether there was a vote in any step but the last `late` ones."""
+        asked = False
+        while len(self.unread) > late:
+            votes, copied = self.unread.popleft()
+            if copied:
+                copied.synchronize()
+            asked = asked or bool(votes)
+        return asked

@@ -44,6 +44,17 @@ def die_half_written(original, tensors, path):
     die()
 
 
+def die_text_half_written(original, path, text, **options):
+    original(path, text[: len(text) // 2], **options)
+    die()
+
+
+def then(other: partial, original, *args, **kwargs):
+    """Install another fault, which counts its calls from here."""
+    other()
+    return original(*args, **kwargs)
+
+
 def disk_full(original, tensors, path):
     """The write itself fails, in the library that makes it, as on a full disk: files end at 1,000 bytes."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -68,6 +79,10 @@ def on_rank(rank: int, other: partial) -> None:
     """A fault in one process of several."""
     if int(os.environ["RANK"]) == rank:
         other()
+
+
+def set_variable(name: str, value: str) -> None:
+    os.environ[name] = value
 
 
 def note_bank_hashes(folder: Path) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
+from trainer.monitor import StopVotes
 
-from .faults import fault, note_bank_hashes, on_rank, send
+from .faults import fault, note_bank_hashes, on_rank, send, set_variable
 
 ROOT = Path(__file__).parents[2]
 STILL = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
@@ -48,15 +50,61 @@ def test_the_bank_stays_the_same_in_every_process(runs):
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(runs, survives):
     flags = (*REWRITTEN, "--batch_size", "2")
     assert [ended.code for ended in runs.start_ranks("whole", *flags)] == [0, 0]
-    signalled = fault("train_pretrain_accelerate:count_targets", 9, partial(send, signal.SIGTERM))
+    signalled = fault("train_pretrain_accelerate:count_targets", 11, partial(send, signal.SIGTERM))  # in step 6
     with survives("SIGTERM to one process of two"):
         ended = runs.start_ranks("cut", *flags, fault=partial(on_rank, 1, signalled))
         assert [one.code for one in ended] == [143, 143], ended[0].output
+        assert "stopped by signal 15 at step 7;" in (runs.folder / "cut" / "train.log").read_text()
         ended = runs.start("cut", *flags)
         assert ended.code == 1 and "was written with --num_processes 2 and this run has 1" in ended.output
         assert [one.code for one in runs.start_ranks("cut", *flags)] == [0, 0]
         states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("whole", "cut")]
         assert states[0] == states[1]
+
+
+def test_a_signal_in_the_last_step_is_known_to_all_processes(runs):
+    signalled = fault("train_pretrain_accelerate:count_targets", 7, partial(send, signal.SIGTERM))
+    ended = runs.start_ranks("run", "--max_steps", "4", "--batch_size", "2", fault=partial(on_rank, 1, signalled))
+    assert [one.code for one in ended] == [143, 143], ended[0].output
+    assert "stopped by signal 15 at step 4;" in (runs.folder / "run" / "train.log").read_text()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_reading_the_votes_waits_for_no_step_at_hand():
+    votes, no, yes = StopVotes(), *torch.tensor([0, 1], device="cuda")
+    for _ in range(3):
+        votes.cast(no)
+    assert not votes.read(late=0)  # by now there is pinned memory, the allocation of which would wait
+    votes.cast(yes)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2 * 10**9)  # about a second: the step at hand
+    votes.cast(no)
+    assert votes.read() and not torch.cuda.current_stream().query()
+    assert not votes.read(late=0) and torch.cuda.current_stream().query()
+
+
+SHARDED = [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+
+
+@pytest.mark.parametrize("variable, name", SHARDED, ids=[name for _, name in SHARDED])
+def test_sharded_weights_are_refused_in_one_sentence_before_anything_is_read(runs, variable, name):
+    for ended in runs.start_ranks("run", fault=partial(set_variable, variable, "true")):
+        assert ended.code == 1 and ended.output.count("\n") == 1
+        assert ended.output.startswith(f"error: Accelerate is told to use {name} ({variable}), but ")
+        assert "launch with --multi_gpu instead" in ended.output
+    assert not (runs.folder / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", "12")
+def test_the_launcher_tells_the_script_of_fsdp(runs, version):
+    launch = "--quiet --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --use_fsdp".split()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--fsdp_version", version]
+    command = [*launch, "train_pretrain_accelerate.py", *runs.argv("run")]
+    ended = subprocess.run(command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True)
+    assert ended.returncode == 1 and "error: Accelerate is told to use FSDP" in ended.stderr
+    assert not (runs.folder / "run").exists()
 
 
 def launch_environment(**variables: str) -> dict[str, str]:

@@ -1,0 +1,111 @@
+"""On a GPU: a killed run goes on bit for bit, and a long one takes no more memory at its end. All of these are slow.
+
+SOAK_MINUTES=60 python -m pytest tests/reliability/test_gpu.py -k minutes      # 10 without it
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+
+from tests.runs import Ended, Runs, metrics
+
+from .faults import die_half_written, fault
+from .test_long import assert_no_growth, read_resources, watch_resources
+from .test_resume import CHECKPOINT, REWRITTEN, SCRIPT, WORDS, assert_same_run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+# Rows of whole blocks of FlexAttention, in bfloat16: the kernels of a real run.
+SIZES = ("--dim", "128", "--max_seq_len", "128", "--dtype", "bfloat16")
+MODELS = {"plain": ("--model_type", "model_original"), "product_key": REWRITTEN, "ngram": WORDS}
+GROWTH_MB, GROWTH_GPU_MIB = 32, 1
+
+
+class GpuRuns(Runs):
+    """Starts tiny runs on the GPU, each in a new interpreter: a process that has used CUDA cannot be forked."""
+
+    def start(self, out: str, *flags: str, fault: Callable | None = None, kill_after: float | None = 600) -> Ended:
+        output = self.folder / f"{out}.output"
+        arguments = (self.argv(out, *SIZES, *flags), output, fault)
+        process = multiprocessing.get_context("spawn").Process(target=run_script, args=arguments)
+        process.start()
+        process.join(kill_after)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return Ended(process.exitcode, output.read_text() if output.exists() else "")
+
+
+def run_script(argv: list[str], output: Path, fault: Callable | None) -> None:
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    import train_pretrain_accelerate as script
+
+    if fault:
+        fault()
+    sys.argv = ["train_pretrain_accelerate.py", *argv]
+    sys.exit(script.run())
+
+
+@pytest.fixture
+def gpu_runs(run_data, tmp_path) -> GpuRuns:
+    return GpuRuns(run_data, tmp_path)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_killed_deterministic_run_on_a_gpu_goes_on_bit_for_bit(gpu_runs, survives, model):
+    flags = (*MODELS[model], "--deterministic")
+    ended = gpu_runs.start("whole", *flags)
+    assert ended.code == 0, ended.output
+    assert "1 x cuda, bfloat16" in (gpu_runs.folder / "whole" / "run.json").read_text()
+    kills = [
+        fault(f"{SCRIPT}:count_targets", 11),  # in step 6, after the checkpoint of step 4
+        fault(f"{CHECKPOINT}:save_file", 2, die_half_written),  # the weights of the next checkpoint
+    ]
+    with survives("kill -9 of a training run on a GPU", len(kills)):
+        for kill in kills:
+            ended = gpu_runs.start("cut", *flags, fault=kill)
+            assert ended.code == -signal.SIGKILL, ended.output
+        ended = gpu_runs.start("cut", *flags)
+        assert ended.code == 0, ended.output
+        assert "resumed from" in (gpu_runs.folder / "cut" / "train.log").read_text()
+        assert_same_run(gpu_runs.folder / "whole", gpu_runs.folder / "cut")
+
+
+def thirds(rows: list) -> tuple[list, list]:
+    """The first third and the last."""
+    return rows[: len(rows) // 3], rows[-(len(rows) // 3) :]
+
+
+def test_minutes_on_a_gpu_take_no_more_memory_nor_files_at_their_end(gpu_runs, capsys):
+    minutes, report, out = float(os.environ.get("SOAK_MINUTES", 10)), gpu_runs.folder / "resources", "run"
+    intervals = "--log_interval 20 --memory_monitor_interval 20 --eval_interval 200 --save_interval 200".split()
+    endless = ("--max_steps", "1000000000", "--epochs", "1000000000")
+    watch = partial(watch_resources, report, minutes)
+    ended = gpu_runs.start(out, *WORDS, *intervals, *endless, fault=watch, kill_after=60 * minutes + 600)
+    assert ended.code == 128 + signal.SIGTERM, ended.output  # which it sent itself when the minutes were over
+    rows, allocated = read_resources(report), metrics(gpu_runs.folder / out, "gpu_mib")
+    assert len(metrics(gpu_runs.folder / out, "val_loss")) >= 2 and len(allocated) >= 30
+    early, late = (median(mib for _, mib in part) for part in thirds(allocated))
+    with capsys.disabled():
+        _, reserved = metrics(gpu_runs.folder / out, "peak_gpu_mib")[-1]
+        print(
+            f"\n{minutes:g} minutes on {torch.cuda.get_device_name()}, {rows[-1][0]:,} steps: {late - early:+.2f} MiB "
+            f"of allocated GPU memory, now {allocated[-1][1]:,.1f} MiB, at most {reserved:,.0f} MiB reserved",
+            end="",
+        )
+    assert_no_growth(*thirds(rows), GROWTH_MB, capsys)
+    assert late - early < GROWTH_GPU_MIB
