@@ -29,7 +29,7 @@ pytestmark = [
 # Rows of whole blocks of FlexAttention, in bfloat16: the kernels of a real run.
 SIZES = ("--dim", "128", "--max_seq_len", "128", "--dtype", "bfloat16")
 MODELS = {"plain": ("--model_type", "model_original"), "product_key": REWRITTEN, "ngram": WORDS}
-GROWTH_MB, GROWTH_GPU_MIB = 32, 1
+GROWTH_MB, GROWTH_GPU_MIB = 16, 1
 
 
 class GpuRuns(Runs):
