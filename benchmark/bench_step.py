@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from model import build_model
 from model.config import ModelConfig
@@ -155,7 +157,7 @@ def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
     subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing
 
 
-def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int, turn: int, device) -> dict:
+def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int, turn: int, device, profile_path=None):
     """Start one model and let it take turns with the plain one, which stays; only those two hold memory at a time."""
     if plain.micro_step is None:
         raise RuntimeError("the plain model has failed, so there is no ratio")
@@ -166,10 +168,36 @@ def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int,
         while (done := len(subject.step_ms)) < steps:
             for model in (plain, subject) if subject is not plain else (plain,):
                 take_turn(model, model.batches, min(turn, steps - done), device)
-        return numbers(subject, plain)
+        measured = numbers(subject, plain)
+        if profile_path:
+            with open(profile_path, "a") as file:
+                file.write(profile(subject, device))
+        return measured
     finally:
         if subject is not plain:
             release(subject)
+
+
+def profile(subject: Subject, device, n_steps: int = 3, n_kernels: int = 25) -> str:
+    """The kernels (on a CPU the operations) that a step spends most time in, one a line: ms a step, calls a step."""
+    on_gpu = device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for batch in subject.batches[:n_steps]:
+            train_step(subject, batch, device)
+        if on_gpu:
+            torch.cuda.synchronize()
+    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    spent = {}
+    for event in profiler.key_averages():
+        if event.device_type == wanted:
+            ms, calls = spent.get(event.key, (0.0, 0))
+            time_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            spent[event.key] = (ms + time_us / 1000, calls + event.count)
+    lines = [f"{subject.name}: {sum(ms for ms, _ in spent.values()) / n_steps:.2f} ms a step in all"]
+    for name, (ms, calls) in sorted(spent.items(), key=lambda item: -item[1][0])[:n_kernels]:
+        lines.append(f"{ms / n_steps:10.3f} ms {calls / n_steps:8.1f} x  {name[:100]}")
+    return "\n".join(lines) + "\n\n"
 
 
 def numbers(subject: Subject, plain: Subject) -> dict:
@@ -240,6 +268,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540, help="no case begins after so long")
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
+    parser.add_argument("--profile", type=Path, help="append each model's most expensive kernels to this text file")
     args = parser.parse_args()
 
     device = set_up()
@@ -256,6 +285,7 @@ def main() -> None:
     subjects += [new(f"1_4_8 naive, {how}", dense, naive=True, compiled=how == "compiled") for how in args.naive]
     subjects += [new(f"{plain.name}, batch {n}", plain.config, batch_size=n) for n in args.batch_sizes]
 
+    rest = (args.steps, args.turn, device, args.profile)
     banks = {}
 
     def bank_of(config: ModelConfig) -> torch.Tensor:
@@ -274,7 +304,7 @@ def main() -> None:
             cases.attempt(case, partial(start, plain, bank_NL, device))
             if cases.rows:
                 continue
-        measured = cases.attempt(case, partial(measure, subject, plain, bank_NL, args.steps, args.turn, device))
+        measured = cases.attempt(case, partial(measure, subject, plain, bank_NL, *rest))
         if measured is not None:
             cases.add(case, **measured)
     release(plain)

@@ -76,6 +76,8 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
             "--batch_sizes",
             "1",
             "3",
+            "--profile",
+            str(tmp_path / "profile.txt"),
             "--out",
             str(out),
         ],
@@ -88,6 +90,8 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
     assert [row["batch_size"] for row in rows] == [2, 2, 2, 2, 1, 3, 2]
     assert rows[1]["error"] == "RuntimeError: out of memory" and rows[0]["ratio_to_plain"] == 1
     assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows[:-1] if not row["error"])
+    profiles = (tmp_path / "profile.txt").read_text()
+    assert "1_4_8 naive, eager: " in profiles and "aten::mm" in profiles
     assert "1_4_0, batch 3" in capsys.readouterr().out
     assert 0 < rows[-1]["naive_apart_max"] < 0.05 and len(rows[-1]["losses"]["naive"]) == 3  # bfloat16
 
