@@ -65,6 +65,8 @@ class Peer(nn.Module):
         from product_key_memory import PKM
 
         layer = PKM(config.dim, num_keys=config.grid_side, topk=config.num_candidates, pre_layernorm=True, **heads)
+        # Its table is float32 and takes no other weights; under autocast its gate gives bfloat16.
+        layer.attn_dropout.register_forward_hook(lambda module, inputs, weight: weight.float())
         self.layer = layer.to(device).train()
         self.read = torch.compile(self.layer) if compiled else self.layer
 
