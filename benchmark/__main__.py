@@ -21,7 +21,7 @@ SMALL_ROWS = f"{SMALL} --batch_size 2 --no_compile"
 # name -> module and flags, and those with --tiny. After its --seconds a benchmark begins no new case.
 BENCHMARKS = {
     "step": (
-        "bench_step --naive eager compiled --batch_sizes 96 192",
+        "bench_step --seconds 540 --naive compiled eager --batch_sizes 96 192",
         f"bench_step {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --steps 2 --batch_sizes 1",
     ),
     "peers": (
@@ -33,7 +33,7 @@ BENCHMARKS = {
         f"bench_decode {SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
     ),
     "step_8_heads": (
-        "bench_step --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
+        "bench_step --seconds 90 --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
         f"bench_step {SMALL_ROWS} --experiments 1_4_0 --seq_len 64 --steps 2 --batch_sizes 1",
     ),
     "scaling": (

@@ -35,7 +35,7 @@ from dataset.pretrain import BatchLoader, open_pretrain_data
 from dataset.quickstart import documents, read_facts
 from dataset.tokenizer import load_tokenizer
 
-from .bench_step import Subject, prepare, train_step
+from .bench_step import Subject, prepare, release, train_step
 from .measure import Cases, flags_of, make_parser, script_config, set_up, sizes_of
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +119,7 @@ def load_and_train(path: Path, cache: Path, args: argparse.Namespace, device: to
     float(loss)  # waits for the GPU
     seconds = time.perf_counter() - start
     batches.close()
+    release(subject)  # the training script needs the memory
     return {
         "batches_per_s": supplied, "needed_per_s": n_steps / seconds, "margin": supplied * seconds / n_steps,
         "waited_share": sum(waits) / seconds, "longest_wait_ms": 1000 * max(waits), "steps": n_steps,
@@ -195,8 +196,6 @@ def main() -> None:
             measured = cases.attempt({"part": part}, function)
             if measured is not None:
                 cases.add({"part": part}, **measured)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()  # the training script needs the memory
     columns = {"part": "", "mb_per_s": ".1f", "batches_per_s": ".1f", "needed_per_s": ".1f", "waited_share": ".2%"}
     print(cases.table(columns | {"first_step_s": ".1f", "data_s": ".0f", "model_s": ".0f"}))
 

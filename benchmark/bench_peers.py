@@ -13,6 +13,7 @@ a position and attends to those of all earlier positions, and its balance loss i
 ratio: median time of this layer over that of our block, both eager or both compiled.
 """
 
+import gc
 import sys
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,8 @@ class Peer(nn.Module):
         from product_key_memory import PKM
 
         layer = PKM(config.dim, num_keys=config.grid_side, topk=config.num_candidates, pre_layernorm=True, **heads)
+        # Its table is float32 and takes no other weights; under autocast its gate gives bfloat16.
+        layer.attn_dropout.register_forward_hook(lambda module, inputs, weight: weight.float())
         self.layer = layer.to(device).train()
         self.read = torch.compile(self.layer) if compiled else self.layer
 
@@ -83,6 +86,7 @@ def call(layer: nn.Module, grad_BTD: Tensor, x_BTD: Tensor) -> tuple[Tensor, Ten
 
 def measure(make_layer, states: list[Tensor], grad_BTD: Tensor, repeats: int, device: torch.device) -> dict:
     """Build one layer, check what it writes, and time it."""
+    gc.collect()  # a compiled layer refers to itself; else the one before goes at any time, and the peak with it
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     layer = make_layer()

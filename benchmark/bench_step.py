@@ -3,9 +3,10 @@
 python -m benchmark.bench_step                                   # the record's size; needs a GPU
 python -m benchmark.bench_step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_len 64 --knowledge_num 4096 --steps 2
 
-A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. The models take turns, a few
-steps each, so that a drift of the machine's speed meets all of them. Tokens are random, as frequent as words are, up to
-a third of them from entries.
+A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. Each model takes turns with the
+plain one, a few steps each, so that a drift of the machine's speed meets both; ratio_to_plain is of these turns.
+Tokens are random, as frequent as words are, up to a third of them from entries. The most telling models come first, and
+the table says which were left out for time.
 `--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 MFU, the field's standard (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): FLOPs of a plain model of the same
@@ -16,6 +17,7 @@ besides is not counted: its figure says how much of the machine is left for that
 """
 
 import argparse
+import gc
 import sys
 import time
 from contextlib import nullcontext
@@ -24,6 +26,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from model import build_model
 from model.config import ModelConfig
@@ -31,15 +35,15 @@ from trainer.config import OptimConfig
 from trainer.micro_step import EAGER_CALLS, MicroStep, graphable
 from trainer.optim import make_optimizer
 
-from .measure import about, append_rows, peaks, quartiles, random_bank, random_tokens, script_config, set_up, timed_ms
+from .measure import Cases, peaks, quartiles, random_bank, random_tokens, script_config, set_up, timed_ms
 from .naive import build_naive
 
-EXPERIMENTS = ["1_4_0", "1_4_7", "1_4_8", "1_4_10", "1_5_0", "1_5_1"]
+EXPERIMENTS = ["1_4_0", "1_5_0", "1_4_8", "1_4_7", "1_4_10", "1_5_1"]  # the most telling first
 
 
 @dataclass
 class Subject:
-    """One model under test. `error` says why it has no numbers."""
+    """One model under test."""
 
     name: str
     config: ModelConfig
@@ -54,7 +58,6 @@ class Subject:
     first_step_s: float = 0.0
     peak_gib: float = 0.0
     step_ms: list[float] = field(default_factory=list)
-    error: str | None = None
 
 
 def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n: int, device) -> list[dict]:
@@ -89,18 +92,18 @@ def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
     return out.lm_loss.detach().clone()
 
 
-def make_micro_step(subject: Subject, device) -> MicroStep:
+def make_micro_step(subject: Subject, device, dtype: torch.dtype) -> MicroStep:
     """As the training loop makes it; a model that is not compiled is measured without graphs too."""
 
     def forward(batch: dict):
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return subject.model(**batch, return_logits=False)
 
     graphed = graphable(subject.config, device, 1, "bfloat16", subject.compiled) is None
     return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
 
 
-def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> None:
+def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=torch.bfloat16) -> None:
     """Build, compile, and make the first step."""
     torch.manual_seed(0)
     build = build_naive if subject.naive else build_model
@@ -108,21 +111,11 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device) -> Non
     subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-4), device)
     if subject.compiled:
         subject.model.compile_parts()
-    subject.micro_step = make_micro_step(subject, device)
+    subject.micro_step = make_micro_step(subject, device, dtype)
     subject.parameters = sum(p.numel() for p in subject.model.parameters())
-    start = time.perf_counter()
+    begin = time.perf_counter()
     float(train_step(subject, batch, device))
-    subject.first_step_s = time.perf_counter() - start
-
-
-def attempt(subject: Subject, function, *args) -> None:
-    """A model that fails or does not fit is reported; the others go on."""
-    if subject.error is None:
-        try:
-            function(subject, *args)
-        except Exception as problem:  # of any kind, Triton's own too: the model's row says so
-            subject.error = str(problem).split("\n")[0][:200]
-            subject.model = subject.optimizer = subject.micro_step = None
+    subject.first_step_s = time.perf_counter() - begin
 
 
 def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
@@ -146,62 +139,114 @@ def resident_bytes(subject: Subject) -> int:
     return sum(x.numel() * x.element_size() for x in kept)
 
 
-def tokens_per_s(subject: Subject) -> float | None:
-    if subject.error is not None:
-        return None
-    return 1000 * subject.batch_size * subject.config.max_seq_len / quartiles(subject.step_ms)[1]
-
-
-def release(subjects: list[Subject]) -> None:
+def release(*subjects: Subject) -> None:
     """Give the memory of measured models back."""
     for subject in subjects:
         subject.model = subject.optimizer = subject.micro_step = None
+        subject.batches = []
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def row_of(subject: Subject, plain: Subject, where: dict) -> dict:
-    row = {"model": subject.name, "compiled": subject.compiled, "error": subject.error}
-    row |= {"batch_size": subject.batch_size, "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads}
-    if subject.error is None:
-        low, middle, high = quartiles(subject.step_ms)
-        speed, plain_speed, known = tokens_per_s(subject), tokens_per_s(plain), peaks()
-        row |= {
-            "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
-            "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
-            "mfu": flops_per_token(subject.config) * speed / known[0] if known else None,
-            "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": len(subject.step_ms),
-        }  # fmt: skip
-    return row | where
+def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
+    """Build a model and take it past compilation and capture."""
+    subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
+    prepare(subject, bank_NL, subject.batches[0], device)
+    take_turn(subject, subject.batches, EAGER_CALLS + 2, device)
+    subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        f"{'model':28}{'ktok/s':>9}{'step ms':>10}{'quartiles':>16}{'ratio':>8}{'GiB':>7}{'MFU':>7}{'1st step s':>12}"
-    ]
-    for row in rows:
-        if row["error"]:
-            lines.append(f"{row['model']:28}  {row['error']}")
-            continue
-        low, high = row["step_ms_quartiles"]
-        ratio = f"{row['ratio_to_plain']:.3f}" if row["ratio_to_plain"] else "-"
-        mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
-        lines.append(
-            f"{row['model']:28}{row['tokens_per_s'] / 1000:9.1f}{row['step_ms']:10.2f}{f'{low:.2f}-{high:.2f}':>16}"
-            f"{ratio:>8}{row['peak_gib']:7.2f}{mfu:>7}{row['first_step_s']:12.1f}"
-        )
-    return "\n".join(lines)
+def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int, turn: int, device, profile_path=None):
+    """Start one model and let it take turns with the plain one, which stays; only those two hold memory at a time."""
+    if plain.micro_step is None:
+        raise RuntimeError("the plain model has failed, so there is no ratio")
+    try:
+        if subject is not plain:
+            start(subject, bank_NL, device)
+        plain.step_ms = []
+        while (done := len(subject.step_ms)) < steps:
+            for model in (plain, subject) if subject is not plain else (plain,):
+                take_turn(model, model.batches, min(turn, steps - done), device)
+        measured = numbers(subject, plain)
+        if profile_path:
+            with open(profile_path, "a") as file:
+                file.write(profile(subject, device))
+        return measured
+    finally:
+        if subject is not plain:
+            release(subject)
 
 
-def compare_twins(subjects: list[Subject], batches: list[dict], steps: int, device) -> list[tuple[float, float]]:
-    """(fast, naive) losses of 1.4.8 and its naive twin from the same weights, on the same batches, without dropout."""
-    fast, naive = subjects
-    fast.model.load_state_dict(naive.model.state_dict())
-    losses = []
-    for subject in subjects:
-        subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-3), device)
-        losses.append([float(train_step(subject, batches[i % len(batches)], device)) for i in range(steps)])
-    return list(zip(*losses, strict=True))
+def profile(subject: Subject, device, n_steps: int = 3, n_kernels: int = 25) -> str:
+    """The kernels (on a CPU the operations) that a step spends most time in, one a line: ms a step, calls a step."""
+    on_gpu = device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for batch in subject.batches[:n_steps]:
+            train_step(subject, batch, device)
+        if on_gpu:
+            torch.cuda.synchronize()
+    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    spent = {}
+    for event in profiler.key_averages():
+        if event.device_type == wanted:
+            ms, calls = spent.get(event.key, (0.0, 0))
+            time_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            spent[event.key] = (ms + time_us / 1000, calls + event.count)
+    lines = [f"{subject.name}: {sum(ms for ms, _ in spent.values()) / n_steps:.2f} ms a step in all"]
+    for name, (ms, calls) in sorted(spent.items(), key=lambda item: -item[1][0])[:n_kernels]:
+        lines.append(f"{ms / n_steps:10.3f} ms {calls / n_steps:8.1f} x  {name[:100]}")
+    return "\n".join(lines) + "\n\n"
+
+
+def numbers(subject: Subject, plain: Subject) -> dict:
+    T, known = subject.config.max_seq_len, peaks()
+    low, middle, high = quartiles(subject.step_ms)
+    speed, plain_speed = (
+        1000 * s.batch_size * T / quartiles(s.step_ms)[1] if s.step_ms else None for s in (subject, plain)
+    )
+    return {
+        "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
+        "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
+        "mfu": flops_per_token(subject.config) * speed / known[0] if known else None,
+        "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": len(subject.step_ms),
+    }  # fmt: skip
+
+
+def losses_of(subject: Subject, weights: dict, bank_NL: torch.Tensor, steps: int, device, dtype) -> list[float]:
+    """The losses of `steps` steps from `weights`, on the same batches for every model."""
+    subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
+    prepare(subject, bank_NL, subject.batches[0], device, dtype)
+    subject.model.load_state_dict(weights)
+    subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-3), device)
+    losses = [float(train_step(subject, subject.batches[i % 4], device)) for i in range(steps)]
+    release(subject)
+    return losses
+
+
+def compare_twins(
+    quiet: ModelConfig, bank_NL: torch.Tensor, compiled: bool, batch_size: int, steps: int, device
+) -> dict:
+    """How far the losses of 1.4.8 and its naive twin are apart, and as the scale those of 1.4.8 in bf16 and float32.
+
+    Same weights, same batches, no dropout; the naive twin runs eagerly.
+    """
+    dense = replace(quiet, use_flash_attn=False)
+    new = partial(Subject, compiled=compiled, batch_size=batch_size)
+    torch.manual_seed(0)
+    weights = build_model(quiet, bank_NL).state_dict()
+    runs = {
+        "fast": (new("1_4_8", quiet), torch.bfloat16),
+        "naive": (new("naive", dense, naive=True, compiled=False), torch.bfloat16),
+        "fast_float32": (new("1_4_8", quiet), torch.float32),
+    }
+    losses = {name: losses_of(s, weights, bank_NL, steps, device, dtype) for name, (s, dtype) in runs.items()}
+    row = {"twin_steps": steps, "batch_size": batch_size, "losses": losses}
+    for other in ("naive", "fast_float32"):
+        apart = [abs(a - b) for a, b in zip(losses["fast"], losses[other], strict=True)]
+        row |= {f"{other}_apart_max": max(apart), f"{other}_apart_mean": sum(apart) / len(apart)}
+    return row
 
 
 def main() -> None:
@@ -219,58 +264,65 @@ def main() -> None:
     parser.add_argument("--dim", type=int)
     parser.add_argument("--n_layers", type=int)
     parser.add_argument("--steps", type=int, default=24, help="timed steps of each model")
-    parser.add_argument("--turn", type=int, default=6, help="steps that a model makes before the next one's turn")
+    parser.add_argument("--turn", type=int, default=6, help="steps that a model makes before the plain one's turn")
+    parser.add_argument("--seconds", type=float, default=540, help="no case begins after so long")
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
+    parser.add_argument("--profile", type=Path, help="append each model's most expensive kernels to this text file")
     args = parser.parse_args()
 
     device = set_up()
+    cases = Cases("bench_step", args, device)
     sizes = {
         "max_seq_len": args.seq_len, "n_heads": args.n_heads, "knowledge_num": args.knowledge_num, "dim": args.dim,
         "n_layers": args.n_layers,
     }  # fmt: skip
-    compiled = not args.no_compile
-    new = partial(Subject, compiled=compiled, batch_size=args.batch_size)
+    new = partial(Subject, compiled=not args.no_compile, batch_size=args.batch_size)
     subjects = [new(name, script_config(name, **sizes)) for name in args.experiments]
     plain = subjects[0]
-    subjects += [new(f"{plain.name}, batch {n}", plain.config, batch_size=n) for n in args.batch_sizes]
     quiet = replace(script_config("1_4_8", **sizes), attention_dropout=0.0, fusion_dropout=0.0)
     dense = replace(quiet, use_flash_attn=False)
     subjects += [new(f"1_4_8 naive, {how}", dense, naive=True, compiled=how == "compiled") for how in args.naive]
-    twins = [new("1_4_8", quiet), new("naive", dense, naive=True, compiled=False)] if args.twin_steps else []
+    subjects += [new(f"{plain.name}, batch {n}", plain.config, batch_size=n) for n in args.batch_sizes]
 
-    where, banks = about(device), {}
-    where |= {"benchmark": "bench_step", "date": time.strftime("%Y-%m-%d")}
-    for subject in subjects + twins:
-        shape = (subject.config.knowledge_num, subject.config.knowledge_length)
+    rest = (args.steps, args.turn, device, args.profile)
+    banks = {}
+
+    def bank_of(config: ModelConfig) -> torch.Tensor:
+        shape = (config.knowledge_num, config.knowledge_length)
         if shape not in banks:
-            banks[shape] = random_bank(subject.config)
-        subject.batches = make_batches(subject.config, banks[shape], subject.batch_size, 4, device)
-        attempt(subject, prepare, banks[shape], subject.batches[0], device)
-        print(f"{subject.name}: {subject.error or f'first step after {subject.first_step_s:.1f} s'}", file=sys.stderr)
+            banks[shape] = random_bank(config)
+        return banks[shape]
 
-    if twins:
-        pairs = compare_twins(twins, twins[0].batches, args.twin_steps, device)
-        apart = [abs(a - b) for a, b in pairs]
-        for name, losses in zip(("1.4.8", "its naive twin"), zip(*pairs, strict=True), strict=True):
-            print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps")
-        print(f"apart by {max(apart):.4f} at most, by {sum(apart) / len(apart):.4f} on average")
-        release(twins)
+    for subject in subjects:
+        case = {
+            "model": subject.name, "compiled": subject.compiled, "batch_size": subject.batch_size,
+            "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads,
+        }  # fmt: skip
+        bank_NL = bank_of(subject.config)
+        if subject is plain:
+            cases.attempt(case, partial(start, plain, bank_NL, device))
+            if cases.rows:
+                continue
+        measured = cases.attempt(case, partial(measure, subject, plain, bank_NL, *rest))
+        if measured is not None:
+            cases.add(case, **measured)
+    release(plain)
+    columns = {"model": "", "tokens_per_s": ",.0f", "step_ms": ".2f", "ratio_to_plain": ".3f", "peak_gib": ".2f"}
+    print(cases.table(columns | {"mfu": ".1%", "first_step_s": ".1f"}))
 
-    rows = []
-    # The naive ones come last, when the others' memory is free again.
-    for group in ([s for s in subjects if not s.naive], [s for s in subjects if s.naive]):
-        for subject in group:
-            attempt(subject, take_turn, subject.batches, EAGER_CALLS + 2, device)  # warm-up, and the capture
-            subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing
-        while any(s.error is None and len(s.step_ms) < args.steps for s in group):
-            for subject in group:
-                attempt(subject, take_turn, subject.batches, min(args.turn, args.steps - len(subject.step_ms)), device)
-        release(group)
-        measured = [row_of(subject, plain, where) for subject in group]
-        append_rows(args.out, measured)
-        rows += measured
-    print(table(rows))
+    if args.twin_steps:
+        case = {"model": "1_4_8 and its naive twin"}
+        apart = cases.attempt(
+            case,
+            partial(compare_twins, quiet, bank_of(quiet), plain.compiled, args.batch_size, args.twin_steps, device),
+        )
+        if apart is not None:
+            cases.add(case, **apart)
+            print(f"losses of 1.4.8 over {args.twin_steps} steps are apart from those of")
+            for other in ("naive", "fast_float32"):
+                most, mean = apart[f"{other}_apart_max"], apart[f"{other}_apart_mean"]
+                print(f"  {other}: by {most:.4f} at most, by {mean:.4f} on average")
 
 
 if __name__ == "__main__":

@@ -76,16 +76,44 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
             "--batch_sizes",
             "1",
             "3",
+            "--profile",
+            str(tmp_path / "profile.txt"),
             "--out",
             str(out),
         ],
     )
     bench_step.main()
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["model"] for row in rows] == [*names, "1_4_0, batch 1", "1_4_0, batch 3", "1_4_8 naive, eager"]
-    assert [row["batch_size"] for row in rows] == [2, 2, 2, 1, 3, 2]
-    assert rows[1]["error"] == "out of memory" and rows[0]["ratio_to_plain"] == 1
-    assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows if not row["error"])
-    printed = capsys.readouterr().out
-    apart = float(printed.split("apart by ")[1].split()[0])
-    assert apart < 0.05  # bfloat16
+    assert [row["model"] for row in rows] == [
+        *names, "1_4_8 naive, eager", "1_4_0, batch 1", "1_4_0, batch 3", "1_4_8 and its naive twin",
+    ]  # fmt: skip
+    assert [row["batch_size"] for row in rows] == [2, 2, 2, 2, 1, 3, 2]
+    assert rows[1]["error"] == "RuntimeError: out of memory" and rows[0]["ratio_to_plain"] == 1
+    assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows[:-1] if not row["error"])
+    profiles = (tmp_path / "profile.txt").read_text()
+    assert "1_4_8 naive, eager: " in profiles and "aten::mm" in profiles
+    assert "1_4_0, batch 3" in capsys.readouterr().out
+    assert 0 < rows[-1]["naive_apart_max"] < 0.05 and len(rows[-1]["losses"]["naive"]) == 3  # bfloat16
+
+
+def test_what_no_time_is_left_for_is_said_and_twins_that_part_are_seen(tmp_path, monkeypatch):
+    out = tmp_path / "rows.jsonl"
+    flags = "--batch_size 2 --seq_len 64 --dim 64 --n_layers 6 --n_heads 4 --knowledge_num 256 --steps 2 --no_compile"
+    monkeypatch.setattr("sys.argv", ["bench_step", *flags.split(), "--seconds", "0", "--out", str(out)])
+    bench_step.main()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == len(bench_step.EXPERIMENTS) and all("no time was left" in row["error"] for row in rows)
+
+    build = bench_step.build_naive
+
+    def build_another(config, bank):
+        model = build(config, bank)
+        model.blocks[2].fusion.out_proj.register_forward_hook(lambda module, inputs, out: 3 * out)
+        return model
+
+    monkeypatch.setattr(bench_step, "build_naive", build_another)
+    quiet = script_config("1_4_8", knowledge_num=256, dim=64, n_layers=6, n_heads=4, max_seq_len=64)
+    quiet = replace(quiet, attention_dropout=0.0, fusion_dropout=0.0)
+    bank_NL = torch.randint(3, 99, (256, quiet.knowledge_length))
+    apart = bench_step.compare_twins(quiet, bank_NL, False, 2, 4, torch.device("cpu"))
+    assert apart["naive_apart_mean"] > 3 * apart["fast_float32_apart_mean"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmark import bench_decode, bench_peers, bench_retrieval
-from benchmark.measure import Cases, make_parser
+from benchmark.measure import Cases, make_parser, script_config
 from tests.conftest import tiny_model
 
 
@@ -71,6 +71,7 @@ def test_peers(run, monkeypatch):
         def __init__(self, dim, num_keys, topk, pre_layernorm, heads, dim_head=128):
             assert (num_keys, topk) == (16, 16)
             super().__init__(dim, dim)
+            self.attn_dropout = torch.nn.Dropout(0.0)
             if heads == 4:
                 torch.nn.init.constant_(self.bias, float("nan"))
 
@@ -79,6 +80,16 @@ def test_peers(run, monkeypatch):
     assert [row["layer"] for row in rows] == [bench_peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
     assert rows[0]["ratio_to_ours"] == 1 and rows[1]["ratio_to_ours"] > 0 and rows[1]["error"] is None
     assert "NaN" in rows[2]["error"] and "PKM, 4 heads" in printed
+
+
+def test_the_peer_runs_under_autocast():
+    pytest.importorskip("product_key_memory", reason="the package is optional")
+    config = script_config("1_4_8", knowledge_num=256, dim=32, n_layers=6, n_heads=4)
+    layer = bench_peers.Peer(config, False, torch.device("cpu"), heads=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        (out_BTD,) = layer(torch.randn(2, 9, 32))
+    out_BTD.sum().backward()
+    assert out_BTD.isfinite().all() and layer.layer.values.weight.grad.isfinite().all()
 
 
 def test_what_retrieval_finds_is_checked_before_it_is_timed():
