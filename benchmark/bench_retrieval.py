@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from model.ngrams import NgramIndex, find_matches
-from model.retrieval import product_key_topk
+from model.retrieval import search_grid
 
 from .measure import Cases, floor_ms, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms
 
@@ -35,8 +35,8 @@ CHECKED_ROWS = 16
 def search(query_BTD: Tensor, keys_2RK: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
     """Scores and numbers of the best C entries: the first lines of `MemoryBlock.read_memory`."""
     query_BT2K = query_BTD.unflatten(-1, (2, -1))
-    score_BT2R = torch.einsum("btpk,prk->btpr", query_BT2K, keys_2RK) * query_BT2K.shape[-1] ** -0.5
-    return product_key_topk(score_BT2R, num_candidates)[:2]
+    score_BT2R = torch.einsum("btpk,prk->btpr", query_BT2K, keys_2RK * keys_2RK.shape[-1] ** -0.5)
+    return search_grid(score_BT2R, num_candidates)[:2]
 
 
 def check_product_keys(query_XD: Tensor, keys_2RK: Tensor, score_XC: Tensor, entry_XC: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from .config import ModelConfig
-from .layers import StreamLinear, attend, merge_heads, split_heads
+from .layers import StreamLinear, attend, in_autocast, merge_heads, split_heads
 
 # Far below any logit, yet finite: a row whose keys are all dropped becomes a plain mean instead of NaN.
 DROPPED = -1e4
@@ -42,9 +42,10 @@ class CrossAttention(nn.Module):
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        B, T, S, D = memory_BTSD.shape
+        _, T, S, D = memory_BTSD.shape
+        x_BTD, memory_BTSD = in_autocast(x_BTD), in_autocast(memory_BTSD)  # before they are copied side by side
         # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
-        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
+        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD], dim=2)
         bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*source_BTXD.shape[:3], self.n_heads)
         if self.training and self.config.attention_dropout:
             drop_BTXH = torch.rand_like(bias_BTXH) < self.config.attention_dropout
@@ -99,10 +100,10 @@ class PooledFusion(nn.Module):
     def concatenate(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
         S = memory_BTSD.shape[2]
         # The weights average 1, so that an entry enters at the scale of the state whatever S is.
-        weighted_BTX = (memory_BTSD * (S * log_weight_BTS.exp()[..., None])).to(x_BTD.dtype).flatten(2)
+        weighted_BTX = in_autocast(memory_BTSD * (S * log_weight_BTS.exp()[..., None])).flatten(2)
         if self.config.fusion_scope == "sequence":
             weighted_BTX = self.mean_over_visible(weighted_BTX, mask, cache)
-        return torch.cat([x_BTD, weighted_BTX], dim=-1)
+        return torch.cat([in_autocast(x_BTD), weighted_BTX], dim=-1)
 
     def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
         if cache is not None:

@@ -119,6 +119,12 @@ def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX:
     return score_BHTX.masked_fill(~mask_BTX, float("-inf")).softmax(dim=-1).to(v_BHXE.dtype) @ v_BHXE
 
 
+def in_autocast(x: Tensor) -> Tensor:
+    """The tensor in the precision of autocast, where that is on."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def split_heads(x_BTD: Tensor, n_heads: int) -> Tensor:
     return x_BTD.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 

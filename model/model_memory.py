@@ -16,7 +16,7 @@ from transformers import initialization as init
 from .clustering import cached_content_order, content_keys
 from .config import MemoryHFConfig, ModelConfig
 from .fusion import DROPPED, FUSIONS, fusion_mask
-from .layers import Context, Visibility, make_norm
+from .layers import Context, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
@@ -222,8 +222,7 @@ class MemoryTransformer(Transformer):
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.uses_cosine else None
-        if torch.is_autocast_enabled(embedding_VD.device.type):
-            embedding_VD = embedding_VD.to(torch.get_autocast_dtype(embedding_VD.device.type))
+        embedding_VD = in_autocast(embedding_VD)
         found = table_VD = None
         if self.settings.uses_ngrams:
             found = self.find(input_BT, visible, cache, entry_B)

@@ -13,7 +13,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
-from .layers import Attention, Context, StreamLinear, Visibility, make_feed_forward, make_norm, rotary_table
+from .layers import (
+    Attention,
+    Context,
+    StreamLinear,
+    Visibility,
+    in_autocast,
+    make_feed_forward,
+    make_norm,
+    rotary_table,
+)
 from .losses import language_model_loss
 
 INIT_STD = 0.02
@@ -159,8 +168,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []
-        if not self.settings.residual_in_fp32 and torch.is_autocast_enabled(x_BTD.device.type):
-            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
+        if not self.settings.residual_in_fp32:
+            x_BTD = in_autocast(x_BTD)
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)
