@@ -114,7 +114,7 @@ def _unpack(packed, R, NARROW: tl.constexpr):
 
 
 @triton.jit
-def _spread_gradient(
+def _search_gradient(
     score_ptr, total_ptr, entry_ptr, grad_score_ptr, grad_probability_ptr, grad_ptr, n_rows, R, row_stride, half_stride,
     C: tl.constexpr, USAGE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -211,7 +211,7 @@ def search_grid_gradient(
     M, _, R = score_M2R.shape
     grad_M2R = torch.empty_like(score_M2R)  # with the strides of the scores
     C = entry_MC.shape[1]
-    _spread_gradient[(min(PROGRAMS, M), 2)](
+    _search_gradient[(min(PROGRAMS, M), 2)](
         score_M2R, total_M2, entry_MC, grad_score_MC.contiguous(), grad_probability_2R.contiguous(), grad_M2R, M, R,
         *score_M2R.stride()[:2], C, total_M2.numel() > 0, triton.next_power_of_2(R), triton.next_power_of_2(C),
         num_warps=1,
