@@ -78,7 +78,8 @@ def log_likelihoods(
 def score_options(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings: Settings):
     """For each question, (log-probability, tokens) of each option; with whatever help the settings give.
 
-    Questions whose fact is not in the bank get no help.
+    Questions whose fact is not in the bank get no help. Where one option begins another (architect, architectural
+    style), it is at least as likely whatever the model knows: the end of the text is then scored as part of each.
     """
     pairs, entries = [], []
     for row, (prompt, options) in zip(rows, questions, strict=True):
@@ -86,6 +87,8 @@ def score_options(model, tokenizer, rows: list[dict], questions: list[tuple[str,
         if settings.help == "prompt" and fact:
             options = options if prompt else [f" {option}" for option in options]
             prompt = f"{fact.sentence} {prompt}".rstrip()
+        if any(longer != option and longer.startswith(option) for option in options for longer in options):
+            options = [option + tokenizer.eos_token for option in options]
         pairs += [(prompt, option) for option in options]
         entries += [settings.gold.row(row) if settings.gold else NO_ENTRY] * len(options)
     forced = entries if settings.help == "entry" else None

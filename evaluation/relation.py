@@ -3,7 +3,7 @@
 from .options import multiple_choice, read_questions
 from .settings import Settings
 
-TASK_VERSION = 1
+TASK_VERSION = 2
 FIELDS = ("subject", "object", "choices", "answer")
 PROMPT = "Subject: {subject}\nObject: {object}\nRelation:"
 

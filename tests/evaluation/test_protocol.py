@@ -137,6 +137,17 @@ def test_the_right_sentence_before_a_question_that_begins_with_its_blank(monkeyp
     assert asked == [("Paris is in France.", " Paris lies there."), ("Paris is in France. It is in", " France.")]
 
 
+def test_an_option_that_begins_another_is_scored_to_its_end(model, tokenizer, settings):
+    eos = tokenizer.eos_token
+    shorter, longer = score_options(model, tokenizer, [{}], [("He is an", [" arch", " architect"])], settings)[0]
+    ended = log_likelihoods(model, tokenizer, [("He is an", f" arch{eos}"), ("He is an", f" architect{eos}")], 2)
+    assert [shorter, longer] == [pytest.approx(score, abs=1e-4) for score in ended]
+    alone = log_likelihoods(model, tokenizer, [("He is an", " arch")], 1)[0]
+    assert shorter[1] == alone[1] + 1  # one token more, not its letters
+    apart = score_options(model, tokenizer, [{}], [("He is an", [" arch", " tree"])], settings)[0]
+    assert apart[0] == pytest.approx(alone, abs=1e-4)
+
+
 def test_a_model_without_memory_cannot_be_made_to_read():
     plain = tiny_model(vocab_size=6400, model_type="model_original")
     with pytest.raises(ValueError, match="without a memory"):
