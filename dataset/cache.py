@@ -1,6 +1,7 @@
 """Files derived from other files: kept under a key made of the contents they came from."""
 
 import codecs
+import errno
 import gzip
 import hashlib
 import json
@@ -170,8 +171,11 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         for written in temporary.iterdir() if temporary.is_dir() else [temporary]:
             flush(written)
-        if not (temporary.is_dir() and path.exists()):
+        try:
             os.replace(temporary, path)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the folder that another process has finished
+                raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
