@@ -42,7 +42,10 @@ def main() -> None:
         "1_4_0", script_config("1_4_0", **sizes_of(args)), compiled=not args.no_compile, batch_size=args.batch_size
     )
 
-    start(plain, random_bank(plain.config), device)
+    cases.attempt(
+        {"experiment": plain.name, "axis": "plain", "value": 0},
+        partial(start, plain, random_bank(plain.config), device),
+    )
 
     measured: dict[str, dict] = {}  # by architecture: the experiment's own size is in several series
     first: dict[tuple[str, str], float] = {}

@@ -44,10 +44,18 @@ def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises:
         FileNotFoundError: the folder holds no weights.
+        ValueError: the weights are those of another version of the model.
     """
     if not (Path(run_dir) / "model.safetensors").exists():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: the run has not finished, or the path is wrong")
-    model = AutoModelForCausalLM.from_pretrained(run_dir).to(device).eval()
+    model, loaded = AutoModelForCausalLM.from_pretrained(run_dir, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys"):
+        for name in sorted(loaded[kind]):  # transformers would start it at random
+            raise ValueError(
+                f"{run_dir} was written by another version of the model ({kind[:-5]} {name}): use the commit in its "
+                "run.json, or train again"
+            )
+    model = model.to(device).eval()
     if model.settings.reads_bank:
         Journal(run_dir).replay(model.bank)
     return model

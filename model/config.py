@@ -124,6 +124,8 @@ class ModelConfig:
             self._check_memory()
 
     def _check_memory(self):
+        for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"):
+            require(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
         if self.retrieval == "product_key":
             self._check_product_keys()
         else:

@@ -43,9 +43,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
         _, T, S, D = memory_BTSD.shape
-        x_BTD, memory_BTSD = in_autocast(x_BTD), in_autocast(memory_BTSD)  # before they are copied side by side
+        x_BTD = in_autocast(x_BTD)  # before it is copied beside its entries
         # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
-        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD], dim=2)
+        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
         bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*source_BTXD.shape[:3], self.n_heads)
         if self.training and self.config.attention_dropout:
             drop_BTXH = torch.rand_like(bias_BTXH) < self.config.attention_dropout
@@ -75,7 +75,8 @@ class CrossAttention(nn.Module):
         """(B, X, H E): E - 1 projected channels of each head, then its log-weight, taken from behind the D channels."""
         H, n_biases = self.n_heads, source_BXY.shape[-1] - self.k_proj.in_features
         weight_HED = F.pad(self.k_proj.weight.unflatten(0, (H, -1)), (0, 0, 0, 1))
-        pass_HEX = F.pad(torch.eye(H, n_biases, device=source_BXY.device)[:, None], (0, 0, self.head_dim - 1, 0))
+        eye_HX = torch.eye(H, n_biases, dtype=weight_HED.dtype, device=weight_HED.device)
+        pass_HEX = F.pad(eye_HX[:, None], (0, 0, self.head_dim - 1, 0))
         return F.linear(source_BXY, torch.cat([weight_HED, pass_HEX], dim=-1).flatten(0, 1))
 
 
@@ -98,12 +99,12 @@ class PooledFusion(nn.Module):
         self.wide = (config.num_selected + 1) * config.dim
 
     def concatenate(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        S = memory_BTSD.shape[2]
+        S, x_BTD = memory_BTSD.shape[2], in_autocast(x_BTD)
         # The weights average 1, so that an entry enters at the scale of the state whatever S is.
-        weighted_BTX = in_autocast(memory_BTSD * (S * log_weight_BTS.exp()[..., None])).flatten(2)
+        weighted_BTX = (memory_BTSD * (S * log_weight_BTS.exp()[..., None])).to(x_BTD.dtype).flatten(2)
         if self.config.fusion_scope == "sequence":
             weighted_BTX = self.mean_over_visible(weighted_BTX, mask, cache)
-        return torch.cat([in_autocast(x_BTD), weighted_BTX], dim=-1)
+        return torch.cat([x_BTD, weighted_BTX], dim=-1)
 
     def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
         if cache is not None:

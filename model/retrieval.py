@@ -70,14 +70,17 @@ def product_key_topk(score_BT2R: Tensor, num_candidates: int) -> tuple[Tensor, T
     check_candidates(score_BT2R, num_candidates)
     R = score_BT2R.shape[-1]
     half_BT2C, index_BT2C = score_BT2R.topk(num_candidates, dim=-1)
-    # All pairs of ranks (i', j') <= (i, j) come before (i, j): it can be among the best C only if (i+1)(j+1) <= C.
-    ranks = range(num_candidates)
-    pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= num_candidates]
-    i_P, j_P = torch.tensor(pairs, device=score_BT2R.device).T
+    i_P, j_P = torch.tensor(rank_pairs(num_candidates), device=score_BT2R.device).T
     pair_BTP = half_BT2C[..., 0, i_P] + half_BT2C[..., 1, j_P]
     entry_BTP = index_BT2C[..., 0, i_P] * R + index_BT2C[..., 1, j_P]
     score_BTC, best_BTC = pair_BTP.topk(num_candidates, dim=-1)
     return score_BTC, entry_BTP.gather(-1, best_BTC), index_BT2C
+
+
+def rank_pairs(n_candidates: int) -> list[tuple[int, int]]:
+    """The pairs of ranks that can be among the best C: all (i', j') <= (i, j) are at least as good as (i, j)."""
+    ranks = range(n_candidates)
+    return [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= n_candidates]
 
 
 def use_of_keys(score_BT2R: Tensor, index_BT2C: Tensor) -> Use:

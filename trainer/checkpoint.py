@@ -262,7 +262,10 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
     except RuntimeError:  # another shape
         unexpected = True
     if unexpected or missing:
-        raise ValueError(f"{path} holds another model: use its flags, another --out_dir, or --no_resume")
+        raise ValueError(
+            f"{path} holds another model, or that of another commit: use its flags and its commit, another --out_dir, "
+            "or --no_resume"
+        )
     model.tie_weights()
     load_optimizer_tensors(model, optimizer, load_tensors(path / "optimizer.safetensors"))
     set_random_state(load_tensors(path / f"random_{accelerator.process_index}.safetensors"), accelerator.device)

@@ -1,6 +1,7 @@
 """The flags of a run that are not architecture, and the command line made of all of them."""
 
 import difflib
+import importlib.util
 import math
 import sys
 from dataclasses import asdict, dataclass
@@ -149,4 +150,18 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
         raise ValueError(f"unknown flag {unknown[0]}: {cure}")
-    return Flags(*configs)
+    flags = Flags(*configs)
+    if flags.model.use_flash_attn and flags.model.flash_backend == "flash_attn":
+        require_flash_attn(flags.data.data_mode)
+    return flags
+
+
+def require_flash_attn(data_mode: str) -> None:
+    require(
+        importlib.util.find_spec("flash_attn") is not None,
+        "--flash_backend flash_attn needs the flash-attn package: pip install flash-attn, or leave the flag out",
+    )
+    require(
+        data_mode == "padded",
+        "--flash_backend flash_attn sees no borders of documents: add --data_mode padded, or leave the flag out",
+    )

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..retrieval import rank_pairs
+
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
 
 
@@ -115,7 +117,8 @@ def _unpack(packed, R, NARROW: tl.constexpr):
 
 @triton.jit
 def _search_gradient(
-    score_ptr, total_ptr, entry_ptr, grad_score_ptr, grad_probability_ptr, grad_ptr, n_rows, R, row_stride, half_stride,
+    score_ptr, total_ptr, entry_ptr, grad_score_ptr, grad_probability_ptr, grad_ptr, n_rows, R,
+    row_stride, half_stride, grad_row_stride, grad_half_stride,
     C: tl.constexpr, USAGE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     half = tl.program_id(1)
@@ -127,7 +130,8 @@ def _search_gradient(
     first = tl.program_id(0).to(tl.int64)
     for turn in range(tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0))):
         row = first + turn * tl.num_programs(0)
-        place_of_row = row * row_stride + half * half_stride
+        row_ptr = score_ptr + row * row_stride + half * half_stride
+        out_ptr = grad_ptr + row * grad_row_stride + half * grad_half_stride
         read = place < C
         entry = tl.load(entry_ptr + row * C + place, mask=read, other=0).to(tl.int32)
         chosen = tl.where(half == 0, entry // R, entry % R)
@@ -136,24 +140,22 @@ def _search_gradient(
         sparse = tl.sum(tl.where(chosen[:, None] == chosen[None, :], share[None, :], 0.0), axis=1)
         dense = tl.zeros([BLOCK], dtype=tl.float32)
         if USAGE:
-            score = tl.load(score_ptr + place_of_row + column, mask=inside, other=float("-inf")).to(tl.float32)
+            score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
             total = tl.load(total_ptr + row * 2 + half)
             probability = tl.exp(score - total)
             mean = tl.sum(probability * wanted, axis=0)
             dense = probability * (wanted - mean)
-            score_there = tl.load(score_ptr + place_of_row + chosen, mask=read, other=float("-inf")).to(tl.float32)
+            score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32)
             sparse += tl.exp(score_there - total) * (tl.load(wanted_ptr + chosen, mask=read, other=0.0) - mean)
-        tl.store(grad_ptr + place_of_row + column, dense.to(grad_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + column, dense.to(grad_ptr.dtype.element_ty), mask=inside)
         tl.debug_barrier()  # what other threads have just written is overwritten
-        tl.store(grad_ptr + place_of_row + chosen, sparse.to(grad_ptr.dtype.element_ty), mask=read)
+        tl.store(out_ptr + chosen, sparse.to(grad_ptr.dtype.element_ty), mask=read)
 
 
 @lru_cache
 def _pairs(n_candidates: int, device: torch.device) -> Tensor:
-    """(2, P) int32: as many as (i + 1)(j + 1) pairs of ranks, (i, j) the last, are at least as good as (i, j)."""
-    ranks = range(n_candidates)
-    pairs = [(i, j) for i in ranks for j in ranks if (i + 1) * (j + 1) <= n_candidates]
-    return torch.tensor(pairs, dtype=torch.int32, device=device).T.contiguous()
+    """(2, P) int32: `rank_pairs` on the device, copied there before any graph is captured."""
+    return torch.tensor(rank_pairs(n_candidates), dtype=torch.int32, device=device).T.contiguous()
 
 
 @torch.library.custom_op("explicit_memory::search_grid", mutates_args=())
@@ -168,6 +170,10 @@ def search_grid(score_M2R: Tensor, n_candidates: int, usage: bool) -> tuple[Tens
         positions of the softmax over the sub-keys.  total_M2: float32, its normaliser. Without `usage` they are empty.
     """
     M, _, R = score_M2R.shape
+    if score_M2R.stride(-1) != 1 or R > 46_340:
+        raise ValueError(
+            f"the scores must be contiguous along R, at most 46,340: {score_M2R.shape}, {score_M2R.stride()}"
+        )
     C, device, narrow = n_candidates, score_M2R.device, score_M2R.dtype == torch.bfloat16
     pair_2P = _pairs(C, device)
     n_programs = min(PROGRAMS, M)
@@ -209,12 +215,12 @@ def search_grid_gradient(
 ) -> Tensor:
     """(M, 2, R) in the dtype of the scores: the gradient of `search_grid`."""
     M, _, R = score_M2R.shape
-    grad_M2R = torch.empty_like(score_M2R)  # with the strides of the scores
+    grad_M2R = torch.empty_like(score_M2R)  # with the strides of the scores, if those leave nothing out
     C = entry_MC.shape[1]
     _search_gradient[(min(PROGRAMS, M), 2)](
         score_M2R, total_M2, entry_MC, grad_score_MC.contiguous(), grad_probability_2R.contiguous(), grad_M2R, M, R,
-        *score_M2R.stride()[:2], C, total_M2.numel() > 0, triton.next_power_of_2(R), triton.next_power_of_2(C),
-        num_warps=1,
+        *score_M2R.stride()[:2], *grad_M2R.stride()[:2],
+        C, total_M2.numel() > 0, triton.next_power_of_2(R), triton.next_power_of_2(C), num_warps=1,
     )  # fmt: skip
     return grad_M2R
 

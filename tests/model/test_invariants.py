@@ -87,6 +87,15 @@ def test_the_loss_starts_near_a_uniform_guess(variant):
 
 
 @all_variants
+def test_a_model_in_bfloat16_gives_nearly_the_same_loss(variant):
+    model, ids = tiny_model(**variant), random_ids(4, 32)
+    loss = model(ids, labels=ids).lm_loss
+    torch.testing.assert_close(
+        model.to(torch.bfloat16)(ids, labels=ids).lm_loss, loss, rtol=0.02, atol=0, check_dtype=False
+    )
+
+
+@all_variants
 @pytest.mark.parametrize("in_fp32, dtype", [(True, torch.float32), (False, torch.bfloat16)])
 def test_the_residual_stream_has_the_precision_asked_for(variant, in_fp32, dtype):
     model, ids = tiny_model(**variant, residual_in_fp32=in_fp32), random_ids(4, 32)

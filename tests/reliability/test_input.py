@@ -1,6 +1,7 @@
 """Whatever a file or a flag holds, it works or ends with one sentence that names file and line: never a traceback."""
 
 import gzip
+import importlib.util
 import json
 import tempfile
 from dataclasses import fields
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from dataset import cache, memory_init
 from dataset.convert import read_trex, read_triples
@@ -16,7 +18,7 @@ from dataset.memory_init import load_bank, read_knowledge
 from dataset.pretrain import open_token_cache, read_documents
 from dataset.tokenizer import load_tokenizer, read_texts
 from evaluation.options import read_questions
-from model import ModelConfig
+from model import ModelConfig, load_run
 from model.journal import FILE, Journal
 from tests.conftest import tiny_model
 from trainer.config import DataConfig, OptimConfig, RunConfig, parse_cli
@@ -215,11 +217,32 @@ def test_a_flag_is_taken_or_refused_in_one_sentence(pairs):
 @pytest.mark.parametrize(
     "flags",
     ["--val_fraction 1", "--learning_rate nan", "--learning_rate inf", "--beta2 1", "--warmup_ratio -0.1", "--seed -1",
-     "--weight_decay nan", "--grad_clip -1", "--eval_batches 0", "--max_skipped_in_row 0"],
+     "--weight_decay nan", "--grad_clip -1", "--eval_batches 0", "--max_skipped_in_row 0", "--balance_loss_coef -0.1",
+     "--flash_backend flash_attn"],
 )  # fmt: skip
 def test_a_flag_out_of_range_is_refused(flags):
     with pytest.raises(ValueError, match=flags.split()[0]):
         parse_cli(flags.split())
+
+
+def test_flash_attn_must_be_there_and_sees_no_borders_of_documents(monkeypatch):
+    flags = ["--flash_backend", "flash_attn", "--data_mode"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the flash-attn package: pip install"):
+        parse_cli([*flags, "padded"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match="--data_mode padded"):
+        parse_cli([*flags, "packed"])
+    assert parse_cli([*flags, "padded"]).model.flash_backend == "flash_attn"
+
+
+def test_the_weights_of_another_version_are_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["blocks.0.old_proj.weight"] = tensors.pop("blocks.0.query_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="another version of the model .missing blocks.0.query_proj.weight"):
+        load_run(tmp_path)
 
 
 def test_the_journal_of_another_bank_is_refused(tmp_path):
