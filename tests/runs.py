@@ -77,15 +77,20 @@ class Runs:
 
 def run_forked(argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]) -> None:
     os.environ |= environment
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    redirect(output)
     from .forked import run_script
 
     if fault:
         fault()
     run_script(argv)
+
+
+def redirect(output: Path) -> None:
+    """Send what this process prints, its C libraries' words too, to a file."""
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
 
 
 def metrics(out: Path, name: str) -> list:

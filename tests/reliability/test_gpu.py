@@ -15,7 +15,7 @@ from statistics import median
 import pytest
 import torch
 
-from tests.runs import Ended, Runs, metrics
+from tests.runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
 from .test_long import assert_no_growth, read_resources, watch_resources
@@ -48,10 +48,7 @@ class GpuRuns(Runs):
 
 
 def run_script(argv: list[str], output: Path, fault: Callable | None) -> None:
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    redirect(output)
     import train_pretrain_accelerate as script
 
     if fault:
