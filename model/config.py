@@ -63,6 +63,7 @@ class ModelConfig:
     )
     ngram_lengths: list[int] = flag([3, 4], "tokens of the n-grams that point to entries (retrieval ngram)")
     ngram_max_places: int = flag(32, "an n-gram that stands in more places of the bank than this points to nothing")
+    ngram_pairs: int = flag(0, "so many rarest tokens of an entry point to it in pairs as well (retrieval ngram)")
     ngram_decay: float = flag(0.98, "what a found entry's score keeps from one token to the next")
     ngram_window: int = flag(32, "last tokens of the text whose words rank the found entries")
     retrieval_noise: float = flag(0.0, "share of the found entries that training replaces by random ones")
@@ -173,6 +174,10 @@ class ModelConfig:
             f"--ngram_lengths {self.ngram_lengths} must lie in [1, {longest}] with --vocab_size {self.vocab_size}",
         )
         require(self.ngram_max_places >= 1, f"--ngram_max_places must be at least 1, got {self.ngram_max_places}")
+        require(
+            self.ngram_pairs != 1 and self.ngram_pairs >= 0,
+            f"--ngram_pairs must be 0 or at least 2, got {self.ngram_pairs}",
+        )
         require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
         require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
         require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")

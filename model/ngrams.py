@@ -2,12 +2,15 @@
 
 Axes: B batch · T position · N bank entries · L tokens per entry · P n-grams of the bank, one for each of its tokens
       W tokens looked back upon · C entries kept
-      M entries that compete at one position · X rare entries that share an n-gram ending there
+      M entries that compete at one position · X entries that the n-grams and pairs ending there point to
+      Y keys looked up at one position
 
-An n-gram of the text that stands in few entries points to them. Each position keeps the C entries with the highest sums
-of such hints, older hints counting less, and ranks them by that sum and by the rare words that they share with the last
-W tokens. It is lexical retrieval over the recent context (BM25 without its length terms; n-grams find, words rank),
-causal by construction, and needs no training: what it finds, the blocks learn to read.
+An n-gram of the text that stands in few entries points to them. With `ngram_pairs` so do two tokens that stand near
+each other in the text and are among an entry's rarest, for a short common name has no rare n-gram. Each position keeps
+the C entries with the highest sums of such hints, older hints counting less, and ranks them by that sum and by the rare
+words that they share with the last W tokens. It is lexical retrieval over the recent context (BM25 without its length
+terms; n-grams and pairs find, words rank), causal by construction, and needs no training: what it finds, the blocks
+learn to read.
 Related: Robertson & Zaragoza 2009 (BM25); Liu et al. 2024, arXiv:2401.17377 (n-grams of any length by binary search).
 """
 
@@ -22,6 +25,7 @@ from .layers import FLEX_BLOCK
 from .retrieval import PADDING
 
 NO_ENTRY = -1
+PAIR_PLACES, PAIRS_USED = 4, 4  # a pair in more places points to nothing; so many pairs of a position do at most
 
 
 class Matches(NamedTuple):
@@ -42,27 +46,20 @@ def pack(token_XG: Tensor, bits: int) -> Tensor:
     return key_X
 
 
-class SortedNgrams:
-    """Every place of some entries, sorted by the `length` tokens that stand there: n-grams of every length up to it.
+class Places:
+    """Entries sorted by keys that stand for what they hold; a key may stand in many of them.
 
     Attributes:
-        key_P: int64, sorted; the tokens from one place on, PADDING beyond the entry's end.
-        entry_P: int32, the entry of each place, and at last NO_ENTRY.
+        key_P: int64, sorted.  entry_P: int32, the entry of each key, and at last NO_ENTRY.
     """
 
-    def __init__(self, token_XL: Tensor, row_X: Tensor, length: int, bits: int):
-        self.length, self.bits = length, bits
-        # Padding an entry lets its last words be the start of an n-gram too.
-        gram_XLG = F.pad(token_XL, (0, length - 1), value=PADDING).unfold(1, length, 1)
-        word_XL = token_XL != PADDING
-        key_P = pack(gram_XLG, bits)[word_XL]
+    def __init__(self, key_P: Tensor, entry_P: Tensor):
         self.key_P, order_P = key_P.sort(stable=True)
-        self.entry_P = F.pad(row_X[:, None].expand_as(word_XL)[word_XL][order_P].int(), (0, 1), value=NO_ENTRY)
+        self.entry_P = F.pad(entry_P[order_P].int(), (0, 1), value=NO_ENTRY)
 
-    def span(self, key_X: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """The places [begin, end) of `entry_P` that start with an n-gram, for each packed n-gram."""
-        shift = self.bits * (self.length - n)
-        return torch.searchsorted(self.key_P, key_X << shift), torch.searchsorted(self.key_P, (key_X + 1) << shift)
+    def span(self, first_X: Tensor, end_X: Tensor) -> tuple[Tensor, Tensor]:
+        """The places [begin, end) whose keys lie in [first, end)."""
+        return torch.searchsorted(self.key_P, first_X), torch.searchsorted(self.key_P, end_X)
 
     def entries(self, begin_X: Tensor, end_X: Tensor, most: int) -> Tensor:
         """(X, most) int64: the entries of each span, NO_ENTRY after its end."""
@@ -71,28 +68,58 @@ class SortedNgrams:
         return entry_XK.masked_fill(place_XK >= end_X[..., None], NO_ENTRY)
 
 
-class NgramIndex:
-    """Where the rare n-grams of the bank stand; edited rows are indexed apart, so an edit takes no time.
+def rarest(rank_XL: Tensor, n: int) -> Tensor:
+    """(X, n): the n highest of the different ranks in each row, highest first; 0, which is no rank, fills up."""
+    best = []
+    for _ in range(n):
+        best.append(rank_XL.amax(dim=-1))
+        rank_XL = rank_XL.masked_fill(rank_XL == best[-1][:, None], 0)
+    return torch.stack(best, dim=-1)
 
-    Memory: 12 bytes a token of the bank.
+
+def last(value_BT: Tensor, n: int, before: int) -> Tensor:
+    """(B, T, n): the values of each position and of the n - 1 before it, in their order; `before` where none is."""
+    return F.pad(value_BT, (n - 1, 0), value=before).unfold(1, n, 1)
+
+
+class NgramIndex:
+    """Where rare n-grams and pairs of the bank stand; edited rows are indexed apart, so an edit takes no time.
+
+    Memory: 12 bytes a token of the bank, and 12 a pair.
     """
 
     def __init__(self, token_NL: Tensor, config: ModelConfig):
         self.config, self.token_NL = config, token_NL
         self.bits = (config.vocab_size - 1).bit_length()
         self.length = max(config.ngram_lengths)
-        self.base = self._sort(token_NL, torch.arange(len(token_NL), device=token_NL.device))
-        self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
-        self.edits: SortedNgrams | None = None
-        self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
         # ln(N / places), no less than 0: how much it says that an entry holds a token. It is not counted anew at an
         # edit, which would change the ranks of entries that have nothing to do with it.
         count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
         self.rarity_V = torch.log(len(token_NL) / count_V.clamp(min=1)).clamp(min=0)
         self.rarity_V[PADDING] = 0
+        # The rarer a token, the higher its rank; no two share one. Padding has 0.
+        count_V[PADDING] = token_NL.numel() + 1
+        self.rank_V = count_V.argsort(descending=True, stable=True).argsort()
+        self.base = self._index(token_NL, torch.arange(len(token_NL), device=token_NL.device))
+        self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
+        self.edits: dict[str, Places] = {}
+        self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
 
-    def _sort(self, token_XL: Tensor, row_X: Tensor) -> SortedNgrams:
-        return SortedNgrams(token_XL.long(), row_X, self.length, self.bits)
+    def _index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, Places]:
+        """Entries by what stands at each of their places, and by the pairs of their rarest tokens."""
+        # Padding an entry lets its last words be the start of an n-gram too.
+        gram_XLG = F.pad(token_XL.long(), (0, self.length - 1), value=PADDING).unfold(1, self.length, 1)
+        index = {"ngrams": self._places(gram_XLG, token_XL != PADDING, row_X)}
+        if self.config.ngram_pairs:
+            rank_XR = rarest(self.rank_V[token_XL.long()], self.config.ngram_pairs)
+            pair_P2 = torch.combinations(torch.arange(rank_XR.shape[1], device=row_X.device))
+            pair_XP2 = rank_XR[:, pair_P2]  # the higher rank first
+            index["pairs"] = self._places(pair_XP2, pair_XP2[..., 1] > 0, row_X)
+        return index
+
+    def _places(self, value_XPG: Tensor, wanted_XP: Tensor, row_X: Tensor) -> Places:
+        row_XP = row_X[:, None].expand_as(wanted_XP)
+        return Places(pack(value_XPG, self.bits)[wanted_XP], row_XP[wanted_XP])
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         """Take notice that rows, which held `old_XL`, now hold something else. A row put back as it was is no edit."""
@@ -103,43 +130,80 @@ class NgramIndex:
                 del self.edited[row]
         rows = sorted(self.edited)
         row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
-        self.edits = self._sort(self.token_NL[row_X], row_X) if rows else None
+        self.edits = self._index(self.token_NL[row_X], row_X) if rows else {}
 
     def hints(self, input_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """For each position, the entries that share a rare n-gram ending there, and how much each such n-gram says.
+        """For each position, the entries that share a rare n-gram or pair ending there, and how much each says.
 
         Args:
-            start_BT: bool, True at the first token of each document; n-grams stay inside a document.
+            start_BT: bool, True at the first token of each document; n-grams and pairs stay inside a document.
         Returns:
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, ln(N / number of places), 0 for filler.
         """
-        N, most, entries, weights = len(self.token_NL), self.config.ngram_max_places, [], []
         document_BT = start_BT.int().cumsum(dim=1)
+        found = [hint for n in self.config.ngram_lengths for hint in self._ngram_hints(input_BT, document_BT, n)]
+        if self.config.ngram_pairs:
+            found += self._pair_hints(input_BT, document_BT)
+        return torch.cat([entry for entry, _ in found], dim=-1), torch.cat([weight for _, weight in found], dim=-1)
 
-        def collect(entry_BTK: Tensor, places_BT: Tensor) -> None:
-            entries.append(entry_BTK)
-            weights.append(torch.log(N / places_BT.clamp(min=1))[..., None] * (entry_BTK != NO_ENTRY))
+    def _ngram_hints(self, input_BT: Tensor, document_BT: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
+        gram_BTn = last(input_BT, n, PADDING)
+        whole_BT = (last(document_BT, n, -1)[..., 0] == document_BT) & (gram_BTn != PADDING).all(dim=-1)
+        key_BT1, shift = pack(gram_BTn, self.bits)[..., None], self.bits * (self.length - n)
+        keys = key_BT1 << shift, (key_BT1 + 1) << shift
+        return self._look_up("ngrams", *keys, whole_BT[..., None], self.config.ngram_max_places, 1)
 
-        for n in self.config.ngram_lengths:
-            gram_BTn = F.pad(input_BT, (n - 1, 0), value=PADDING).unfold(1, n, 1)
-            first_BT = F.pad(document_BT, (n - 1, 0), value=-1)[:, : input_BT.shape[1]]
-            whole_BT = (first_BT == document_BT) & (gram_BTn != PADDING).all(dim=-1)
-            key_BT = pack(gram_BTn, self.bits)
-            begin_BT, end_BT = self.base.span(key_BT, n)
-            places_BT = end_BT - begin_BT
-            rare_BT = whole_BT & (places_BT <= most)
-            if self.edits is not None:
-                first_BT, last_BT = self.edits.span(key_BT, n)
-                # What is common in the bank as trained is so in an edited entry; other entries keep their hints.
-                known_BT = rare_BT & (last_BT - first_BT <= most)
-                edited_BTK = self.edits.entries(first_BT, torch.where(known_BT, last_BT, first_BT), most)
-                # As many places as if it had stood there always; before the others, for it is the newer word.
-                collect(edited_BTK, torch.where(places_BT > 0, places_BT, last_BT - first_BT))
-            found_BTK = self.base.entries(begin_BT, torch.where(rare_BT, end_BT, begin_BT), most)
-            if self.edits is not None:
-                found_BTK = found_BTK.masked_fill(self.stale_N[found_BTK.clamp(min=0)], NO_ENTRY)
-            collect(found_BTK, places_BT)
-        return torch.cat(entries, dim=-1), torch.cat(weights, dim=-1)
+    def _pair_hints(self, input_BT: Tensor, document_BT: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of the pairs of the current token with one of the last W, those that stand in the fewest places."""
+        W, rank_BT1 = self.config.ngram_window, self.rank_V[input_BT][..., None]
+        near_BTW = last(document_BT, W, -1) == document_BT[..., None]
+        rank_BTW = last(rank_BT1[..., 0], W, 0).masked_fill(~near_BTW, 0)
+        pair_BTW2 = torch.stack([rank_BTW.maximum(rank_BT1), rank_BTW.minimum(rank_BT1)], dim=-1)
+        key_BTW = pack(pair_BTW2, self.bits).sort(dim=-1).values
+        again_BTW = F.pad(key_BTW[..., 1:] == key_BTW[..., :-1], (1, 0), value=False)
+        return self._look_up("pairs", key_BTW, key_BTW + 1, ~again_BTW, PAIR_PLACES, PAIRS_USED)
+
+    def _look_up(
+        self, kind: str, first_BTY: Tensor, end_BTY: Tensor, wanted_BTY: Tensor, most: int, n_used: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The hints of the `n_used` wanted key ranges [first, end) of each position with the fewest places, at least 1.
+
+        What is in more than `most` places points to nothing. What is common in the bank as trained is so in an edited
+        entry, and other entries keep their hints.
+        """
+        base, edits, found = self.base[kind], self.edits.get(kind), []
+        span = base.span(first_BTY, end_BTY)
+        places_BTY = span[1] - span[0]
+        rare_BTY = wanted_BTY & (places_BTY <= most)
+        if edits is not None:
+            edited_span = edits.span(first_BTY, end_BTY)
+            edited_BTY = edited_span[1] - edited_span[0]
+            # As many places as if it had stood there always; before the others, for it is the newer word.
+            counted_BTY = torch.where(places_BTY > 0, places_BTY, edited_BTY)
+            found.append(self._fewest(edits, edited_span, rare_BTY & (edited_BTY <= most), counted_BTY, most, n_used))
+        entry_BTX, weight_BTX = self._fewest(base, span, rare_BTY, places_BTY, most, n_used)
+        if edits is not None:
+            stale_BTX = self.stale_N[entry_BTX.clamp(min=0)]
+            entry_BTX, weight_BTX = entry_BTX.masked_fill(stale_BTX, NO_ENTRY), weight_BTX.masked_fill(stale_BTX, 0.0)
+        return [*found, (entry_BTX, weight_BTX)]
+
+    def _fewest(
+        self,
+        places: Places,
+        span: tuple[Tensor, Tensor],
+        wanted_BTY: Tensor,
+        places_BTY: Tensor,
+        most: int,
+        n_used: int,
+    ) -> tuple[Tensor, Tensor]:
+        begin_BTY, count_BTY, Y = span[0], torch.where(wanted_BTY, span[1] - span[0], 0), wanted_BTY.shape[-1]
+        if n_used < Y:
+            order_BTY = torch.where(count_BTY > 0, count_BTY, most + 1) * Y + torch.arange(Y, device=count_BTY.device)
+            slot_BTY = order_BTY.topk(n_used, dim=-1, largest=False).values % Y
+            begin_BTY, count_BTY, places_BTY = (x.gather(-1, slot_BTY) for x in (begin_BTY, count_BTY, places_BTY))
+        entry_BTYK = places.entries(begin_BTY, begin_BTY + count_BTY, most)
+        weight_BTY1 = torch.log(len(self.token_NL) / places_BTY.clamp(min=1))[..., None]
+        return entry_BTYK.flatten(-2), (weight_BTY1 * (entry_BTYK != NO_ENTRY)).flatten(-2)
 
 
 def keep_best(entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, before: Matches, decay: float) -> Matches:
@@ -250,9 +314,8 @@ def rank(matches: Matches, index: NgramIndex, text_BX: Tensor, start_BX: Tensor,
         text_BX, start_BX: the new tokens and up to W - 1 before them, `cut` in number.
     """
     W, document_BX = index.config.ngram_window, start_BX.int().cumsum(dim=1)
-    recent_BXW = F.pad(text_BX, (W - 1, 0), value=PADDING).unfold(1, W, 1)
-    same_BXW = F.pad(document_BX, (W - 1, 0), value=-1).unfold(1, W, 1) == document_BX[..., None]
-    recent_BTW = recent_BXW.masked_fill(~same_BXW, PADDING)[:, cut:]
+    same_BXW = last(document_BX, W, -1) == document_BX[..., None]
+    recent_BTW = last(text_BX, W, PADDING).masked_fill(~same_BXW, PADDING)[:, cut:]
     token_BTCL = index.token_NL[matches.entry_BTC.clamp(min=0)]
     recent_BTW = recent_BTW.to(token_BTCL.dtype)
     # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.

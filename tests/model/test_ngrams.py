@@ -1,12 +1,13 @@
 """Retrieval by n-grams against a slow rendering of its definition."""
 
 from collections import Counter
+from itertools import combinations
 from math import log
 
 import pytest
 import torch
 
-from model.ngrams import NO_ENTRY, Matches, NgramIndex, find_matches, keep_best
+from model.ngrams import NO_ENTRY, PAIR_PLACES, PAIRS_USED, Matches, NgramIndex, find_matches, keep_best
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {
@@ -31,7 +32,25 @@ def hints(token_NL, text, config):
         if len(places) <= config.ngram_max_places:
             for e in places:
                 scores[e] = scores.get(e, 0.0) + log(len(entries) / len(places))
+    for places in rarest_pairs(entries, text, config):
+        for e in places:
+            scores[e] = scores.get(e, 0.0) + log(len(entries) / len(places))
     return scores
+
+
+def rarest_pairs(entries, text, config):
+    """For pairs of the last token with one of the window: the entries that hold both among their rarest."""
+    count = Counter(t for row in entries for t in row)
+    rarity = {t: (-count[t], t) for t in range(1, config.vocab_size)}  # among equals the higher token is the rarer
+    places = {}
+    for e, row in enumerate(entries):
+        rare = sorted(set(row), key=rarity.get, reverse=True)[: config.ngram_pairs]
+        for pair in combinations(rare, 2):
+            places.setdefault(pair, []).append(e)
+    near = {tuple(sorted((text[-1], t), key=rarity.get, reverse=True)) for t in text[-config.ngram_window :]}
+    known = [(pair, places[pair]) for pair in near if len(places.get(pair, [])) in range(1, PAIR_PLACES + 1)]
+    known.sort(key=lambda item: (len(item[1]), [rarity[t] for t in item[0]]))
+    return [entries for _, entries in known[:PAIRS_USED]]
 
 
 def random_bank(config, seed=0):
@@ -41,9 +60,10 @@ def random_bank(config, seed=0):
     return token_NL * (torch.arange(config.knowledge_length) < length_N[:, None])
 
 
+@pytest.mark.parametrize("pairs", [0, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_equal_the_definition(seed):
-    config = tiny_config(**CONFIG, vocab_size=23)
+def test_matches_equal_the_definition(seed, pairs):
+    config = tiny_config(**CONFIG, vocab_size=23, ngram_pairs=pairs)
     token_NL = random_bank(config, seed)
     ids = torch.randint(1, 23, (3, 40), generator=torch.Generator().manual_seed(seed))
     ids[:, 10:15] = token_NL[(token_NL > 0).all(dim=1)][0]  # an entry word for word
@@ -112,7 +132,23 @@ def test_edits_are_found_and_undo_is_exact():
     assert not torch.equal(model(text).logits, before)
     model.bank.write(rows, old)
     assert torch.equal(model(text).logits, before)
-    assert model.bank.ngrams().edits is None
+    assert not model.bank.ngrams().edits
+
+
+def test_a_pair_finds_what_no_rare_ngram_does_also_after_an_edit():
+    # Every bigram is common; 5 and 6 stand together in entry 4 alone.
+    token_NL = torch.tensor([[7, 8, 5, 7, 8], [7, 8, 6, 7, 8]] * 10 + [[7, 8, 5, 7, 6]] * 1 + [[7, 8, 9, 7, 8]] * 15)
+    text = torch.tensor([[5, 3, 4, 6]])
+    sizes = {**CONFIG, "ngram_lengths": [2], "knowledge_num": len(token_NL), "vocab_size": 61}
+    for pairs, found in ((0, NO_ENTRY), (2, 20)):
+        index = NgramIndex(token_NL, tiny_config(**sizes, ngram_pairs=pairs))
+        assert find_matches(index, text, None)[0].entry_BTC[0, -1, 0] == found
+    old, token_NL[20] = token_NL[20].clone()[None], torch.tensor([7, 8, 9, 7, 8])
+    index.edit(torch.tensor([20]), old)
+    assert find_matches(index, text, None)[0].entry_BTC[0, -1, 0] == NO_ENTRY
+    token_NL[3] = torch.tensor([6, 7, 8, 5, 7])
+    index.edit(torch.tensor([3]), torch.tensor([[7, 8, 6, 7, 8]]))
+    assert find_matches(index, text, None)[0].entry_BTC[0, -1].tolist()[:2] == [3, NO_ENTRY]
 
 
 def test_common_words_do_not_point_to_an_edited_entry():
