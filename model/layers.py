@@ -13,7 +13,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from .config import ModelConfig
 
-FLEX_BLOCK = 128  # FlexAttention's block of queries
+FLEX_BLOCK = 128  # FlexAttention's block of queries and keys
+DENSE_BLOCK = 64  # the same where a position has several keys: smaller blocks leave more of them out
 # Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block these wrappers are inlined.
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
 compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
@@ -72,8 +73,10 @@ class Visibility:
             return (position <= q) & (document[b, position] == document[b, q])
 
         mask_mod, batch = (causal, None) if document is None else (causal_in_document, len(document))
-        n_keys = self.length * keys_per_position
-        return compiled_create_block_mask(mask_mod, batch, None, self.length, n_keys, device=self.device)
+        n_keys, block = self.length * keys_per_position, FLEX_BLOCK if keys_per_position == 1 else DENSE_BLOCK
+        return compiled_create_block_mask(
+            mask_mod, batch, None, self.length, n_keys, device=self.device, BLOCK_SIZE=block
+        )
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -101,7 +104,10 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
     if not config.use_flash_attn:
         return textbook_attention(q_BHTE, k_BGXE, v_BGXE, mask)
     if isinstance(mask, BlockMask):
-        return compiled_flex_attention(q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped)
+        options = flex_options(q_BHTE, mask)
+        return compiled_flex_attention(
+            q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=options
+        )
     causal = mask is None and q_BHTE.shape[2] > 1
     if config.flash_backend == "flash_attn" and mask is None:
         from flash_attn import flash_attn_func
@@ -109,6 +115,19 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
         out_BTHE = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHTE, k_BGXE, v_BGXE)), causal=causal)
         return out_BTHE.transpose(1, 2)
     return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def flex_options(q_BHTE: Tensor, mask: BlockMask) -> dict[str, int]:
+    """Sizes of FlexAttention's tiles that beat its own choice on an H100 (benchmark/NOTES.md)."""
+    is_half, options = q_BHTE.dtype != torch.float32, {}
+    if mask.BLOCK_SIZE[0] == DENSE_BLOCK:
+        options = {"fwd_BLOCK_M": DENSE_BLOCK, "fwd_BLOCK_N": DENSE_BLOCK if is_half else 32}
+    elif is_half and q_BHTE.shape[-1] == 64:
+        options = {"fwd_BLOCK_M": 128, "fwd_BLOCK_N": 64}
+    if is_half:
+        tiles = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
+        options |= tiles | {"bwd_num_stages": 3, "bwd_num_warps": 4}
+    return options
 
 
 def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.layers import Visibility, attend, textbook_attention
+from tests.conftest import tiny_config
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -160,3 +163,26 @@ def test_a_replayed_step_equals_an_eager_one():
         return losses
 
     assert train(graphed=True) == pytest.approx(train(graphed=False), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("keys_per_position", "width"), [(1, 16), (1, 64), (5, 32), (5, 64), (5, 128)])
+def test_fused_attention_equals_the_textbook(keys_per_position, width, dtype):
+    torch.compiler.reset()  # each shape is a compilation, and of one function there may be eight
+    T, config = 256, tiny_config(use_flash_attn=True)
+    document_BT = (torch.arange(T, device="cuda") * 3 // T).expand(2, T).contiguous()
+    visible = Visibility(0, T, document_BT, document_BT.device)
+    torch.manual_seed(0)
+    shapes = [(2, 2, T * n, width) for n in (1, keys_per_position, keys_per_position)]
+    inputs = [torch.randn(shape, device="cuda").to(dtype) for shape in shapes]
+    wanted = torch.randn(shapes[0], device="cuda", dtype=torch.float64)
+
+    def run(attention, mask, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        out = attention(*leaves, mask)
+        return [out, *torch.autograd.grad((out.double() * wanted).sum(), leaves)]
+
+    truth = run(textbook_attention, visible.mask(keys_per_position, fused=False), torch.float64)
+    fused = run(lambda q, k, v, mask: attend(q, k, v, mask, config), visible.mask(keys_per_position), dtype)
+    for f, t in zip(fused, truth, strict=True):
+        assert (f - t).norm() < (1e-2 if dtype == torch.bfloat16 else 3e-3) * t.norm()
