@@ -28,12 +28,12 @@ runs=()
 for name in 1_4_0 "$experiment"; do
     run "knowledge_${name}_seed$seed" "$name" --data_path "$data/merged_pretrain.jsonl" --max_steps "$steps"
     evaluate "knowledge_${name}_seed$seed" --tasks language usage generation
-    for n in ${QUESTIONS:-10000 50000}; do
+    for n in ${QUESTIONS:-10000 25000 50000 100000}; do
         file=$data/questions_$n.jsonl tuned=knowledge_${name}_${n}_seed$seed
         "$PYTHON" -m evaluation.questions --limit "$n" --reworded "${REWORDED:-0.25}" --out "$file" \
             --object "$data/object_mcq_train.jsonl" --relation "$data/relation_mcq_train.jsonl" \
             --verification "$data/fact_verification_train.jsonl"
-        epochs=$((n > 10000 ? 4 : 8))
+        epochs=$((n > 25000 ? 1 + 150000 / n : 8))
         run "$tuned" "$name" --data_path "$file" --epochs "$epochs" --init_path "out/knowledge_${name}_seed$seed"
         evaluate "$tuned" --tasks object relation verification exact_match frequency retrieval edits
         runs+=("out/$tuned")
