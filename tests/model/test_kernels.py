@@ -97,7 +97,7 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
 
     n_behind = columns_behind(n_heads)
     token = torch.randint(0, words, (B, T, S, length), device="cuda")
-    token[0, 0] = 0  # entries of padding alone
+    token[0, 0, -1] = 0  # an entry of padding alone
     drop = torch.rand(B, T, S + 1, n_heads, device="cuda") < 0.3 if drops else None
     # As in training: states and table in one precision, gain and log-weights in float32.
     dtypes = dtype, dtype, torch.float32, torch.float32
@@ -140,30 +140,27 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
 
 
 @pytest.mark.parametrize("fusion", ["cross_attention", "gated_mlp"])
-def test_a_compiled_model_trains_the_same_with_the_joining_kernel(fusion):
+@pytest.mark.parametrize("scope", ["token", "sequence"])
+def test_a_model_trains_the_same_with_the_joining_kernel(fusion, scope, monkeypatch):
+    import model.fusion
     from tests.conftest import tiny_model
 
-    def gradients(deterministic, compiled):
-        torch.use_deterministic_algorithms(deterministic)  # the plain path
-        try:
-            model = tiny_model(fusion=fusion, fusion_scope="token", attention_dropout=0.0, fusion_dropout=0.0)
-            model = model.cuda().train()
-            if compiled:
-                model.compile_parts()
-            ids = torch.arange(3, 51, device="cuda").view(3, 16)
-            out = model(input_ids=ids, labels=ids)
-            out.loss.backward()
-        finally:
-            torch.use_deterministic_algorithms(False)
-        return {name: x.grad for name, x in model.named_parameters()} | {"loss": out.loss.detach()}
+    def gradients(compiled):
+        quiet = {"attention_dropout": 0.0, "fusion_dropout": 0.0}
+        model = tiny_model(fusion=fusion, fusion_scope=scope, **quiet).cuda().train()
+        if compiled:
+            model.compile_parts()
+        ids = torch.arange(3, 51, device="cuda").view(3, 16)
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        return {"loss": out.loss.detach()} | {name: parameter.grad for name, parameter in model.named_parameters()}
 
-    expected = gradients(deterministic=True, compiled=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.fusion, "use_kernels", lambda table: False)
+        expected = gradients(compiled=False)
     for compiled in (False, True):
-        actual = gradients(False, compiled)
-        for name, value in expected.items():
-            torch.testing.assert_close(
-                actual[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
-            )
+        for name, gradient in gradients(compiled).items():
+            assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name
 
 
 @pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (128, 16)])
