@@ -115,6 +115,8 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
         state, table, gain, log_weight = inputs
         joined = joining(state, Entries(token, table, gain, 1e-8), log_weight)
         assert joined.is_contiguous() and joined.dtype == state.dtype
+        with torch.no_grad():
+            assert torch.equal(joining(state, Entries(token, table, gain, 1e-8), log_weight), joined)
         grads = torch.autograd.grad(joined, inputs, gradient.to(joined.dtype))
         return [x.double() for x in (joined[..., :width], joined[..., width:], *grads)]
 
