@@ -1,13 +1,17 @@
 """How the entries that were read join the residual stream: three fusions and the table that names them.
 
-Axes: B batch · T position · D width · S entries per position · H fusion heads · E per-head width · X keys
+Axes: B batch · T position · D width · S entries per position · L tokens per entry · V vocabulary
+      H fusion heads · E per-head width · X keys, S + 1 of each position: its state, then its entries
       Y = D channels of a key's source and a log-weight for each head
 
-A fusion is a module called as `fusion(x_BTD, memory_BTSD, log_weight_BTS, mask, cache)`, and returns what is added to
-the stream. `x` is the normed state, `memory` the vectors of the entries, `log_weight` the logarithm of each one's
-weight: every fusion uses it, so that the language-model loss trains the retrieval. Scope `token` reads the entries of
-the position itself; `sequence` those of every position up to it in the same document. `mask` is `Visibility`'s.
+A fusion is a module called as `fusion(x_BTD, entries, log_weight_BTS, mask, cache)`, and returns what is added to the
+stream. `x` is the normed state, `entries` what was read, `log_weight` the logarithm of each entry's weight: every
+fusion uses it, so that the language-model loss trains the retrieval. Scope `token` reads the entries of the position
+itself; `sequence` those of every position up to it in the same document. `mask` is `Visibility`'s.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +20,100 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from .config import ModelConfig
 from .layers import StreamLinear, attend, in_autocast, merge_heads, split_heads
+from .retrieval import PADDING, entry_vectors
+from .words import use_kernels
 
 # Far below any logit, yet finite: a row whose keys are all dropped becomes a plain mean instead of NaN.
 DROPPED = -1e4
 ALIGNED = 8  # bfloat16 rows of whole 16 bytes are multiplied faster
+
+
+class Entries(NamedTuple):
+    """The entries read at each position. The vector of one is the mean embedding of its words, normed with a gain."""
+
+    token_BTSL: Tensor
+    embedding_VD: Tensor
+    gain_D: Tensor
+    eps: float
+
+
+def columns_behind(n_heads: int) -> int:
+    """How many columns stand behind the channels of a key's source: a log-weight for each head, then zeros."""
+    return n_heads + -n_heads % ALIGNED
+
+
+def join(
+    x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, drop_BTXH: Tensor | None = None, n_heads: int = 0
+) -> Tensor:
+    """(B, T, X, Y), contiguous, in the dtype of x: the state of each position, then the vectors of its entries.
+
+    With heads, each key's log-weight stands behind its channels once a head, 0 for the state and DROPPED where `drop`
+    says so, then zeros up to a multiple of ALIGNED. Without, each vector is multiplied by S times its weight: those
+    factors average 1, so that an entry enters at the scale of the state whatever S is.
+    """
+    n_behind = columns_behind(n_heads)
+    if use_kernels(entries.embedding_VD):
+        from .kernels.join_entries import join_entries
+
+        return join_entries(x_BTD, *entries, log_weight_BTS, drop_BTXH, n_heads, n_behind, PADDING, DROPPED)
+    return join_reference(x_BTD, entries, log_weight_BTS, drop_BTXH, n_heads, n_behind)
+
+
+def join_reference(
+    x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, drop_BTXH: Tensor | None, n_heads: int, n_behind: int
+) -> Tensor:
+    """`join` in plain torch, with `n_behind` columns behind the channels."""
+    token_BTSL, embedding_VD, gain_D, eps = entries
+    vector_XD = entry_vectors(token_BTSL.flatten(0, 2), embedding_VD)
+    unit_XD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
+    memory_BTSD = (unit_XD * gain_D).view(*log_weight_BTS.shape, -1)
+    if not n_heads:
+        memory_BTSD = memory_BTSD * (log_weight_BTS.shape[-1] * log_weight_BTS.exp()[..., None])
+    joined_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
+    if not n_heads:
+        return joined_BTXD
+    bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*joined_BTXD.shape[:3], n_heads)
+    if drop_BTXH is not None:
+        bias_BTXH = bias_BTXH.masked_fill(drop_BTXH, DROPPED)
+    bias_BTXH = F.pad(bias_BTXH, (0, n_behind - n_heads)).to(x_BTD.dtype)
+    return torch.cat([joined_BTXD, bias_BTXH], dim=-1)
+
+
+class Kept:
+    """What was made of parameters, kept until one of them changes; only where no gradient is recorded.
+
+    A change is told by a parameter's version, which an edit through `.data` does not raise.
+    """
+
+    def __init__(self):
+        self.made = None, None, None
+
+    def __call__(self, make: Callable, *parameters: Tensor):
+        """What `make()` returns, or returned when the parameters, and the precision of autocast, were the same."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].is_inference():
+            return make()
+        kind = parameters[0].device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = dtype, *((parameter._version, parameter.data_ptr()) for parameter in parameters)
+        made_for, _, made = self.made
+        if key != made_for:
+            made = make()
+            # The memory of the old values must not be taken for that of new ones: it stays in use until then.
+            self.made = key, [parameter.detach() for parameter in parameters], made
+        return made
+
+    def __reduce__(self):
+        """A copy of a module begins with nothing kept."""
+        return Kept, ()
+
+
+class Projections(NamedTuple):
+    """The weights of cross-attention as they are multiplied with; see `CrossAttention.projections`."""
+
+    query_DD: Tensor
+    query_bias_D: Tensor
+    key_DY: Tensor
+    value_DY: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -40,22 +134,22 @@ class CrossAttention(nn.Module):
         self.k_proj = nn.Linear(config.dim, self.n_heads * (self.head_dim - 1), bias=False)
         self.v_proj = nn.Linear(config.dim, config.dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
+        self.kept = Kept()
 
-    def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        _, T, S, D = memory_BTSD.shape
+    def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
+        B, T, S = log_weight_BTS.shape
         x_BTD = in_autocast(x_BTD)  # before it is copied beside its entries
-        # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
-        source_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
-        bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*source_BTXD.shape[:3], self.n_heads)
+        drop_BTXH = None
         if self.training and self.config.attention_dropout:
-            drop_BTXH = torch.rand_like(bias_BTXH) < self.config.attention_dropout
-            bias_BTXH = bias_BTXH.masked_fill(drop_BTXH, DROPPED)
-        bias_BTXH = F.pad(bias_BTXH, (0, -self.n_heads % ALIGNED)).to(x_BTD.dtype)
-        source_BXY = torch.cat([source_BTXD, bias_BTXH], dim=-1).flatten(1, 2)
+            chance_BTXH = torch.rand(B, T, S + 1, self.n_heads, device=x_BTD.device)
+            drop_BTXH = chance_BTXH < self.config.attention_dropout
+        # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
+        source_BXY = join(x_BTD, entries, log_weight_BTS, drop_BTXH, self.n_heads).flatten(1, 2)
 
-        q_BHTE = split_heads(self.queries(x_BTD), self.n_heads)
-        k_BHXE = split_heads(self.keys(source_BXY), self.n_heads)
-        v_BHXE = split_heads(self.v_proj(source_BXY[..., :D]), self.n_heads)
+        weights = self.kept(self.projections, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        q_BHTE = split_heads(F.linear(x_BTD, weights.query_DD, weights.query_bias_D), self.n_heads)
+        k_BHXE = split_heads(F.linear(source_BXY, weights.key_DY), self.n_heads)
+        v_BHXE = split_heads(F.linear(source_BXY, weights.value_DY), self.n_heads)
 
         if self.config.fusion_scope == "token":
             out_BHTE = attend_own(q_BHTE, k_BHXE.unflatten(2, (T, S + 1)), v_BHXE.unflatten(2, (T, S + 1)))
@@ -65,19 +159,19 @@ class CrossAttention(nn.Module):
             out_BHTE = attend(q_BHTE, k_BHXE, v_BHXE, mask, self.config)
         return self.out_proj(merge_heads(out_BHTE))
 
-    def queries(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, H E): E - 1 projected channels of each head, then sqrt(E)."""
-        weight_HED = F.pad(self.q_proj.weight.unflatten(0, (self.n_heads, -1)), (0, 0, 0, 1))
-        last_HE = F.pad(x_BTD.new_zeros(self.n_heads, self.head_dim - 1), (0, 1), value=self.head_dim**0.5)
-        return F.linear(x_BTD, weight_HED.flatten(0, 1), last_HE.flatten())
-
-    def keys(self, source_BXY: Tensor) -> Tensor:
-        """(B, X, H E): E - 1 projected channels of each head, then its log-weight, taken from behind the D channels."""
-        H, n_biases = self.n_heads, source_BXY.shape[-1] - self.k_proj.in_features
-        weight_HED = F.pad(self.k_proj.weight.unflatten(0, (H, -1)), (0, 0, 0, 1))
-        eye_HX = torch.eye(H, n_biases, dtype=weight_HED.dtype, device=weight_HED.device)
-        pass_HEX = F.pad(eye_HX[:, None], (0, 0, self.head_dim - 1, 0))
-        return F.linear(source_BXY, torch.cat([weight_HED, pass_HEX], dim=-1).flatten(0, 1))
+    def projections(self) -> Projections:
+        """Queries: E - 1 projected channels of each head, then sqrt(E). Keys: E - 1 projected channels of each head,
+        then its log-weight, taken from behind the D channels. Values: what stands there is multiplied by zero.
+        """
+        H, E, n_behind = self.n_heads, self.head_dim, columns_behind(self.n_heads)
+        query_DD, key_DD, value_DD = (in_autocast(x.weight) for x in (self.q_proj, self.k_proj, self.v_proj))
+        query_HED, key_HED = (F.pad(x.unflatten(0, (H, E - 1)), (0, 0, 0, 1)) for x in (query_DD, key_DD))
+        query_bias_HE = F.pad(query_DD.new_zeros(H, E - 1), (0, 1), value=E**0.5)
+        eye_HY = torch.eye(H, n_behind, dtype=key_DD.dtype, device=key_DD.device)
+        behind_HEY = F.pad(eye_HY[:, None], (0, 0, E - 1, 0))
+        key_HEY = torch.cat([key_HED, behind_HEY], dim=-1)
+        value_DY = F.pad(value_DD, (0, n_behind))
+        return Projections(query_HED.flatten(0, 1), query_bias_HE.flatten(), key_HEY.flatten(0, 1), value_DY)
 
 
 def attend_own(q_BHTE: Tensor, k_BHTXE: Tensor, v_BHTXE: Tensor) -> Tensor:
@@ -98,13 +192,12 @@ class PooledFusion(nn.Module):
         self.config, self.layer = config, layer
         self.wide = (config.num_selected + 1) * config.dim
 
-    def concatenate(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        S, x_BTD = memory_BTSD.shape[2], in_autocast(x_BTD)
-        # The weights average 1, so that an entry enters at the scale of the state whatever S is.
-        weighted_BTX = (memory_BTSD * (S * log_weight_BTS.exp()[..., None])).to(x_BTD.dtype).flatten(2)
-        if self.config.fusion_scope == "sequence":
-            weighted_BTX = self.mean_over_visible(weighted_BTX, mask, cache)
-        return torch.cat([x_BTD, weighted_BTX], dim=-1)
+    def concatenate(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
+        x_BTD = in_autocast(x_BTD)
+        joined_BTXD = join(x_BTD, entries, log_weight_BTS)
+        if self.config.fusion_scope == "token":
+            return joined_BTXD.flatten(2)
+        return torch.cat([x_BTD, self.mean_over_visible(joined_BTXD[:, :, 1:].flatten(2), mask, cache)], dim=-1)
 
     def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
         if cache is not None:
@@ -125,8 +218,8 @@ class GatedMLP(PooledFusion):
         self.gate_up_proj = nn.Linear(self.wide, 2 * config.dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
 
-    def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        joined_BTX = self.concatenate(x_BTD, memory_BTSD, log_weight_BTS, mask, cache)
+    def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
+        joined_BTX = self.concatenate(x_BTD, entries, log_weight_BTS, mask, cache)
         gate_BTD, up_BTD = self.gate_up_proj(joined_BTX).chunk(2, dim=-1)
         return self.out_proj(F.silu(gate_BTD) * up_BTD)
 
@@ -138,8 +231,8 @@ class Concat(PooledFusion):
         super().__init__(config, layer)
         self.out_proj = StreamLinear(self.wide, config.dim, bias=False)
 
-    def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        return self.out_proj(self.concatenate(x_BTD, memory_BTSD, log_weight_BTS, mask, cache))
+    def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
+        return self.out_proj(self.concatenate(x_BTD, entries, log_weight_BTS, mask, cache))
 
 
 FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": Concat}

@@ -15,13 +15,13 @@ from transformers import initialization as init
 
 from .clustering import cached_content_order, content_keys
 from .config import MemoryHFConfig, ModelConfig
-from .fusion import DROPPED, FUSIONS, fusion_mask
+from .fusion import DROPPED, FUSIONS, Entries, fusion_mask
 from .layers import Context, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
 from .ngrams import NO_ENTRY, find_matches
-from .retrieval import PADDING, cosine_to_entries, entry_vectors, mixed_entries, search_grid, select
+from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
 from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
 
 
@@ -116,10 +116,8 @@ class MemoryBlock(Block):
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 
     def fuse(self, x_BTD: Tensor, token_BTSL: Tensor, log_weight_BTS: Tensor, context: MemoryContext) -> Tensor:
-        # As `entry_norm(entry_vectors(...))`, in one kernel but for the gain.
-        unit_XD = entry_vectors(token_BTSL.flatten(0, 2), context.embedding_VD, eps=self.entry_norm.eps)
-        memory_BTSD = (unit_XD * self.entry_norm.weight).view(*log_weight_BTS.shape, -1)
-        return self.fusion(x_BTD, memory_BTSD, log_weight_BTS, context.fusion_mask, context.cache)
+        entries = Entries(token_BTSL, context.embedding_VD, self.entry_norm.weight, self.entry_norm.eps)
+        return self.fusion(x_BTD, entries, log_weight_BTS, context.fusion_mask, context.cache)
 
     def rescore(self, query_BTD: Tensor, entry_BTC: Tensor, log_weight_BTC: Tensor, context: MemoryContext):
         """The candidates' weights after their texts were compared with the query, and the losses of that comparison.

@@ -90,19 +90,14 @@ def use_of_keys(score_BT2R: Tensor, index_BT2C: Tensor) -> Use:
     return Use(count_2R, score_BT2R.float().softmax(dim=-1).mean(dim=(0, 1)))
 
 
-def entry_vectors(token_XL: Tensor, embedding_VD: Tensor, eps: float | None = None) -> Tensor:
-    """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone.
-
-    Args:
-        eps: where given, each is brought to a root mean square of 1, as `F.rms_norm` does with that epsilon.
-    """
+def entry_vectors(token_XL: Tensor, embedding_VD: Tensor) -> Tensor:
+    """(X, D): the mean embedding of each entry's tokens, padding left out; zero for an entry of padding alone."""
     # The kernel adds up gradients in no fixed order.
     if token_XL.is_cuda and not torch.are_deterministic_algorithms_enabled():
         from .kernels.read_entries import read_entries
 
-        return read_entries(token_XL, embedding_VD, PADDING, eps)[0]
-    vector_XD = F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
-    return vector_XD if eps is None else F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
+        return read_entries(token_XL, embedding_VD, PADDING)
+    return F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
 
 
 def cosine_to_entries(query_BTD: Tensor, token_BTCL: Tensor, norm_BTC: Tensor, embedding_VD: Tensor):

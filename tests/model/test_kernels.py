@@ -64,8 +64,7 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
 
 @pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("eps", [None, 1e-8])
-def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype, eps):
+def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype):
     from model.kernels.read_entries import read_entries
 
     token = torch.randint(0, words, (n, length), device="cuda")
@@ -79,12 +78,94 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype,
         return mean.double(), torch.autograd.grad(mean, table, gradient.to(dtype))[0].double()
 
     def reference(table):
-        mean = F.embedding_bag(token, table, mode="mean", padding_idx=0)
-        return mean if eps is None else F.rms_norm(mean, mean.shape[-1:], eps=eps)
+        return F.embedding_bag(token, table, mode="mean", padding_idx=0)
 
     truth, eager = run(reference, torch.float64), run(reference, dtype)
-    for t, e, kernel in zip(truth, eager, run(lambda table: read_entries(token, table, 0, eps)[0], dtype), strict=True):
+    for t, e, kernel in zip(truth, eager, run(lambda table: read_entries(token, table, 0), dtype), strict=True):
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
+
+
+@pytest.mark.parametrize(
+    "B, T, S, length, width, words",
+    [(1, 1, 4, 8, 40, 31), (2, 3, 1, 1, 96, 31), (2, 5, 3, 3, 33, 50), (3, 20, 4, 8, 512, 640), (7, 300, 4, 8, 64, 50)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_heads", [0, 4, 8, 20])
+@pytest.mark.parametrize("drops", [False, True])
+def test_joining_states_and_entries_errs_no_more_than_torch(
+    B, T, S, length, width, words, dtype, n_heads, drops, monkeypatch
+):
+    from model.fusion import DROPPED, Entries, columns_behind, join_reference
+    from model.kernels.join_entries import join_entries
+
+    n_behind = columns_behind(n_heads)
+    token = torch.randint(0, words, (B, T, S, length), device="cuda")
+    token[0, 0, -1] = 0  # an entry of padding alone
+    drop = torch.rand(B, T, S + 1, n_heads, device="cuda") < 0.3 if drops else None
+    # As in training: states and table in one precision, gain and log-weights in float32.
+    dtypes = dtype, dtype, torch.float32, torch.float32
+    state = torch.randn(B, T, width).to(dtype)
+    table = (0.02 * torch.randn(words, width)).to(dtype)
+    gain = 1 + 0.3 * torch.randn(width)
+    gain[::3] = 0
+    log_weight = (2 * torch.randn(B, T, S)).log_softmax(dim=-1)
+    log_weight[0, -1, -1] = DROPPED  # a weight of 0
+    exact = [x.double().cuda() for x in (state, table, gain, log_weight)]
+    gradient = torch.randn(B, T, S + 1, width + n_behind, device="cuda").to(dtype).double()
+
+    def run(joining, dtypes):
+        inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
+        state, table, gain, log_weight = inputs
+        joined = joining(state, Entries(token, table, gain, 1e-8), log_weight)
+        assert joined.is_contiguous() and joined.dtype == state.dtype
+        with torch.no_grad():
+            assert torch.equal(joining(state, Entries(token, table, gain, 1e-8), log_weight), joined)
+        grads = torch.autograd.grad(joined, inputs, gradient.to(joined.dtype))
+        return [x.double() for x in (joined[..., :width], joined[..., width:], *grads)]
+
+    def slow(state, entries, log_weight):
+        return join_reference(state, entries, log_weight, drop, n_heads, n_behind)
+
+    def fast(state, entries, log_weight):
+        return join_entries(state, *entries, log_weight, drop, n_heads, n_behind, 0, DROPPED)
+
+    new_empty = torch.Tensor.new_empty
+
+    def poisoned(*args, **kinds):
+        out = new_empty(*args, **kinds)
+        return out.fill_(float("nan")) if out.is_floating_point() else out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", poisoned)
+        actual = run(fast, dtypes)
+    truth, eager = run(slow, [torch.float64] * 4), run(slow, dtypes)
+    for t, e, kernel in zip(truth, eager, actual, strict=True):
+        assert kernel.isfinite().all()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "gated_mlp"])
+@pytest.mark.parametrize("scope", ["token", "sequence"])
+def test_a_model_trains_the_same_with_the_joining_kernel(fusion, scope, monkeypatch):
+    import model.fusion
+    from tests.conftest import tiny_model
+
+    def gradients(compiled):
+        quiet = {"attention_dropout": 0.0, "fusion_dropout": 0.0}
+        model = tiny_model(fusion=fusion, fusion_scope=scope, **quiet).cuda().train()
+        if compiled:
+            model.compile_parts()
+        ids = torch.arange(3, 51, device="cuda").view(3, 16)
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        return {"loss": out.loss.detach()} | {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.fusion, "use_kernels", lambda table: False)
+        expected = gradients(compiled=False)
+    for compiled in (False, True):
+        for name, gradient in gradients(compiled).items():
+            assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name
 
 
 @pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (128, 16)])
