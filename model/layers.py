@@ -28,6 +28,7 @@ class Context:
     visible: "Visibility"
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
+    needs_losses: bool  # else no auxiliary term of the memory is worked out
 
 
 @dataclass
@@ -47,10 +48,11 @@ class Visibility:
         """The mask for keys laid out position by position, `keys_per_position` of them each.
 
         Returns:
-            None where plain causal attention (or a single query) needs no mask; a BlockMask for FlexAttention on CUDA,
-            for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
+            None where plain causal attention needs no mask, and where a single query sees every key; a BlockMask for
+            FlexAttention on CUDA, for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
         """
-        if fused and self.document_BX is None and keys_per_position == 1 and (self.past == 0 or self.length == 1):
+        is_plain = self.length == 1 or (self.past == 0 and keys_per_position == 1)
+        if fused and is_plain and self.document_BX is None:
             return None
         # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
         if fused and self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda":

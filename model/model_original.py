@@ -36,7 +36,8 @@ class LanguageModelOutput(CausalLMOutputWithPast):
 
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
-        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term.
+        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term; the memory's terms are
+            worked out in training mode or with labels.
         readings: for each block what it read (a Reading), None for a block without memory; last the pointer's, if any.
     """
 
@@ -165,6 +166,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         context = self.make_context(
             input_ids, entry_B, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+            needs_losses=self.training or labels is not None,
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []

@@ -132,32 +132,31 @@ def sum_by_token(weight_BTW: Tensor, token_BTW: Tensor, table_VX: Tensor) -> Ten
     return mass_BTV.scatter_add(-1, token_BTW, weight_BTW.to(mass_BTV.dtype))
 
 
-def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
+def select(entry_BTC: Tensor, score_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
     """S of the C candidates, with the logarithm of the weight that each has in the fusion.
 
-    product_key: the first S, for the candidates come best first; cosine: the S largest. Weights are their softmax.
+    product_key: the first S, for the candidates come best first; cosine: the S highest. Weights are their softmax.
     gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient
     is that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
 
     Args:
-        log_weight_BTC: float32, normalised over C.
+        score_BTC: float32, logarithms of weights up to a constant of each position.
     Returns:
-        slot_BTS: int64, places in [0, C).  log_weight_BTS: float32.
+        entry_BTS: int64.  log_weight_BTS: float32.
     Source: Jang et al. 2016, arXiv:1611.01144. Differs: only the winners' values enter the backward pass, which spares
     the tensor of all C candidates' vectors.
     """
     S = config.num_selected
     if config.selection == "product_key":
-        slot_BTS = torch.arange(S, device=log_weight_BTC.device).expand(*log_weight_BTC.shape[:2], S)
-        return slot_BTS, log_weight_BTC[..., :S].log_softmax(dim=-1)
+        return entry_BTC[..., :S], score_BTC[..., :S].log_softmax(dim=-1)
     if config.selection != "gumbel":
-        selected_BTS, slot_BTS = best_of_rows(log_weight_BTC, S)
-        return slot_BTS, selected_BTS.log_softmax(dim=-1)
-    noisy_BTC = log_weight_BTC
+        selected_BTS, slot_BTS = best_of_rows(score_BTC, S)
+        return entry_BTC.gather(-1, slot_BTS), selected_BTS.log_softmax(dim=-1)
+    noisy_BTC = score_BTC
     if training:
         # Minus the logarithm of an exponential variable is a Gumbel variable.
-        noisy_BTC = log_weight_BTC - torch.empty_like(log_weight_BTC).exponential_().clamp(min=1e-20).log()
+        noisy_BTC = score_BTC - torch.empty_like(score_BTC).exponential_().clamp(min=1e-20).log()
     slot_BTS = best_of_rows(noisy_BTC, S)[1]
     log_p_BTS = (noisy_BTC / config.gumbel_temperature).log_softmax(dim=-1).gather(-1, slot_BTS)
     uniform_log_weight = -torch.log(torch.tensor(float(S), device=log_p_BTS.device))
-    return slot_BTS, uniform_log_weight + log_p_BTS - log_p_BTS.detach()
+    return entry_BTC.gather(-1, slot_BTS), uniform_log_weight + log_p_BTS - log_p_BTS.detach()
