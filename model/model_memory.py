@@ -85,7 +85,7 @@ class MemoryBlock(Block):
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
-        memory_BTD, aux, reading = self.read_memory(self.memory_norm(h_BTD), context)
+        memory_BTD, aux, reading = self.read_memory(in_autocast(self.memory_norm(h_BTD)), context)
         out_BTD = h_BTD + self.fusion_dropout(memory_BTD)
         if self.config.keep_ffn:
             ffn_BTD, ffn_aux = self.feed_forward(self.ffn_norm(h_BTD))

@@ -162,9 +162,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
             document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device)
         positions_T = torch.arange(past, past + T, device=input_ids.device)
-        cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
+        cos_T1E, sin_T1E = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            input_ids, entry_B, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
+            input_ids, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
             needs_losses=self.training or labels is not None,
         )  # fmt: skip
@@ -180,7 +180,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
 
         logits_BTV, lm_loss, more_readings = self.predict(
-            self.norm(x_BTD), context, labels, logits_to_keep, return_logits
+            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
         )
         loss = None
         if labels is not None:

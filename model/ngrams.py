@@ -22,6 +22,7 @@ from .layers import FLEX_BLOCK
 from .retrieval import PADDING
 
 NO_ENTRY = -1
+FEW_POSITIONS = 256  # whose words are compared with all of the text's at once: fewer launches, but W times the memory
 
 
 class Matches(NamedTuple):
@@ -188,9 +189,12 @@ def keep_best_reference(
 
 def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> Tensor:
     """(B, T, C): the summed rarity of each entry's tokens that are among the last W of the text."""
-    shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
-    for recent_BT in recent_BTW.unbind(dim=-1):
-        shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
+    if recent_BTW[..., 0].numel() <= FEW_POSITIONS:
+        shared_BTCL = (token_BTCL[..., None] == recent_BTW[:, :, None, None]).any(dim=-1)
+    else:
+        shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
+        for recent_BT in recent_BTW.unbind(dim=-1):
+            shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
     return (rarity_V[token_BTCL.long()] * shared_BTCL).sum(dim=-1)
 
 

@@ -8,7 +8,6 @@ import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model, model_memory
-from model.layers import Visibility
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
 
@@ -82,15 +81,6 @@ def test_decoding_a_padded_batch_equals_the_full_pass_of_each_row(variant):
     padded, whole = torch.cat(steps, dim=1)
     torch.testing.assert_close(padded[4:], model(ids[:1, 4:]).logits[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole, model(ids[1:]).logits[0], rtol=1e-4, atol=1e-5)
-
-
-def test_one_position_needs_no_mask_unless_its_row_has_documents():
-    here = torch.device("cpu")
-    assert Visibility(5, 1, None, here).mask(4) is None
-    assert Visibility(5, 2, None, here).mask(4).sum(dim=-1).tolist() == [[[24, 28]]]
-    document_BX = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
-    visible_BX = Visibility(5, 1, document_BX, here).mask(4)[:, 0, 0]
-    assert torch.equal(visible_BX, (document_BX == 1).repeat_interleave(4, dim=1))
 
 
 @pytest.mark.parametrize("selection", ["product_key", "cosine"])
