@@ -95,12 +95,10 @@ class MemoryBlock(Block):
     def read_memory(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         """Query, retrieve, select, read, fuse: in that order."""
         query_BTD = self.query_proj(x_BTD)
-        query_BT2K = query_BTD.unflatten(-1, (2, -1))
-        keys_2RK = self.keys_2RK * self.keys_2RK.shape[-1] ** -0.5
-        score_BT2R = torch.einsum("btpk,prk->btpr", query_BT2K, keys_2RK)
+        score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), self.keys_2RK)
         balanced = context.needs_losses and self.config.balance_loss_coef > 0
-        score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced)
-        score_BTC = score_BTC.float()
+        scale = self.keys_2RK.shape[-1] ** -0.5
+        score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced, scale)
         aux = {"balance": balance_loss(*use)} if use else {}
 
         if context.norm_N is not None:

@@ -18,9 +18,10 @@ PADDING = 0  # the token id that fills an entry up to its length; it is not read
 def best_of_rows(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of the last axis, best first, and their places; among equal scores any may be taken."""
     if score.is_cuda:
+        from .kernels import call
         from .kernels.best_of_rows import best_of_rows as kernel
 
-        return kernel(score, k)
+        return call(kernel, score, k)
     return score.topk(k, dim=-1)
 
 
@@ -31,16 +32,26 @@ class Use(NamedTuple):
     probability_2R: Tensor  # float32, the mean over positions of the softmax over the sub-keys of a half
 
 
-def search_grid(score_BT2R: Tensor, num_candidates: int, use: bool = False) -> tuple[Tensor, Tensor, Use | None]:
-    """The first two results of `product_key_topk`, and the use of the sub-keys if asked for; in one pass on a GPU."""
+def search_grid(
+    score_BT2R: Tensor, num_candidates: int, use: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Use | None]:
+    """The first two results of `product_key_topk`, and the use of the sub-keys if asked for; in one pass on a GPU.
+
+    Args:
+        scale: positive; what the scores are multiplied by, here where there are C of them and not R.
+    Returns:
+        score_BTC: float32.  entry_BTC: int64.  Use, or None.
+    """
     if not score_BT2R.is_cuda:
         score_BTC, entry_BTC, index_BT2C = product_key_topk(score_BT2R, num_candidates)
-        return score_BTC, entry_BTC, use_of_keys(score_BT2R, index_BT2C) if use else None
+        used = use_of_keys(score_BT2R.float() * scale, index_BT2C) if use else None
+        return score_BTC.float() * scale, entry_BTC, used
+    from .kernels import call
     from .kernels.search_grid import search_grid as kernel
 
     check_candidates(score_BT2R, num_candidates)
     B, T = score_BT2R.shape[:2]
-    score_MC, entry_MC, count_2R, total_2R, _ = kernel(score_BT2R.flatten(0, 1), num_candidates, use)
+    score_MC, entry_MC, count_2R, total_2R, _ = call(kernel, score_BT2R.flatten(0, 1), num_candidates, use, scale)
     found = score_MC.unflatten(0, (B, T)), entry_MC.unflatten(0, (B, T))
     return *found, Use(count_2R, total_2R / (B * T)) if use else None
 

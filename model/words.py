@@ -91,10 +91,11 @@ class WordAttention(nn.Module):
 def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -> Tensor:
     """(B, T, W) float32: the product of a position's query with the table's row of each word, 0 where it is `skip`."""
     if use_kernels(table_VR):
+        from .kernels import call
         from .kernels.words import score_words
 
-        score_XW = score_words(query_BTR.to(table_VR.dtype).flatten(0, 1), table_VR, token_BTW.flatten(0, 1), skip)
-        return score_XW.view(token_BTW.shape)
+        query_XR, token_XW = query_BTR.to(table_VR.dtype).flatten(0, 1), token_BTW.flatten(0, 1)
+        return call(score_words, query_XR, table_VR, token_XW, skip).view(token_BTW.shape)
     score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
     return score_BTW.masked_fill(token_BTW == skip, 0.0)
 
@@ -102,11 +103,11 @@ def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -
 def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor) -> Tensor:
     """(B, T, R) in the table's dtype: the rows of the words, each times the attention to it; PADDING is not read."""
     if use_kernels(table_VR):
+        from .kernels import call
         from .kernels.words import sum_words
 
-        return sum_words(attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING).view(
-            *token_BTW.shape[:-1], -1
-        )
+        read_XR = call(sum_words, attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING)
+        return read_XR.view(*token_BTW.shape[:-1], -1)
     attention_BTW = attention_BTW.masked_fill(token_BTW == PADDING, 0.0)
     return sum_by_token(attention_BTW, token_BTW, table_VR) @ table_VR
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from model.retrieval import best_of_rows, cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
+from model.retrieval import (
+    best_of_rows,
+    cosine_to_entries,
+    entry_vectors,
+    mixed_entries,
+    product_key_topk,
+    search_grid,
+    select,
+)
 from tests.conftest import tiny_config
 
 
@@ -16,6 +24,13 @@ def test_product_keys_equal_brute_force(R, C, tied):
     assert torch.equal(score_BTC, every_BTN.topk(C).values)
     assert torch.equal(every_BTN.gather(-1, entry_BTC), score_BTC)
     assert all(len(set(row.tolist())) == C for row in entry_BTC.flatten(0, 1))
+
+
+def test_scaling_what_was_found_equals_scaling_every_score():
+    score_BT2R = torch.randn(2, 3, 2, 7)
+    found, wanted = search_grid(score_BT2R, 4, use=True, scale=0.3), search_grid(0.3 * score_BT2R, 4, use=True)
+    assert torch.equal(found[1], wanted[1])
+    torch.testing.assert_close((found[0], *found[2]), (wanted[0], *wanted[2]))
 
 
 def test_more_candidates_than_sub_keys_are_refused():
