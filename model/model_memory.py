@@ -43,7 +43,7 @@ class Found:
 
     entry_BTS: Tensor  # row 0 where nothing was found
     token_BTSL: Tensor  # PADDING where nothing was found
-    score_BTS: Tensor  # float32, 0 where nothing was found
+    log_score_BTS: Tensor  # float32, ln(1 + score), 0 where nothing was found
     words: Words
 
 
@@ -162,7 +162,7 @@ def force(entry_B: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, a
 
 def log_weights(strength: Tensor, found: Found) -> Tensor:
     """(B, T, S): how much the n-grams speak for each entry; `strength` is learned."""
-    return strength * found.score_BTS.log1p()
+    return strength * found.log_score_BTS
 
 
 def words_reading(attention_BTW: Tensor, found: Found) -> Reading:
@@ -184,7 +184,7 @@ class NgramBlock(MemoryBlock):
             return fused_BTD, {}, words_reading(attention_BTW, found)
         log_weight_BTS = log_weight_BTS.log_softmax(dim=-1)
         fused_BTD = self.fuse(x_BTD, found.token_BTSL, log_weight_BTS, context)
-        weight_BTS = log_weight_BTS.detach().exp() * (found.score_BTS > 0)
+        weight_BTS = log_weight_BTS.detach().exp() * (found.log_score_BTS > 0)
         return fused_BTD, {}, Reading(found.entry_BTS, weight_BTS, None)
 
 
@@ -248,7 +248,7 @@ class MemoryTransformer(Transformer):
             noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(self.bank.tokens)), entry_BTS)
         token_BTSL = self.bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
-        return Found(entry_BTS, token_BTSL, score_BTS, read_words(token_BTSL, input_BT, previous_BT))
+        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), read_words(token_BTSL, input_BT, previous_BT))
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

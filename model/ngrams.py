@@ -220,12 +220,13 @@ def find_matches(
     """
     B, T = input_BT.shape
     C, W = n_kept or index.config.num_candidates, index.config.ngram_window
-    before = Matches(
-        torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
-    )
     past = cache.get_seq_length() if cache is not None else 0
-    text_BX, cut = input_BT, 0
-    if past:
+    if not past:
+        text_BX, cut = input_BT, 0
+        before = Matches(
+            torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
+        )
+    else:
         cut = min(max(index.length, W) - 1, past)
         stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
         before = Matches(stored_BPX[:, -1:, :C], score_BPC[:, -1:])
