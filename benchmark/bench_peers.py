@@ -43,8 +43,9 @@ class OurMemory(nn.Module):
         nobody = torch.zeros(batch_size, config.max_seq_len, dtype=torch.int64, device=device)
         visible = Visibility(0, config.max_seq_len, None, device)
         self.context = self.model.make_context(
-            nobody, None, visible=visible, cache=None, cos_TE=None, sin_TE=None, attention_mask=None
-        )
+            nobody, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
+            needs_losses=True,
+        )  # fmt: skip
         self.read = torch.compile(self.norm_and_read) if compiled else self.norm_and_read
 
     def norm_and_read(self, x_BTD: Tensor, context) -> tuple[Tensor, dict[str, Tensor]]:

@@ -34,9 +34,8 @@ CHECKED_ROWS = 16
 
 def search(query_BTD: Tensor, keys_2RK: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
     """Scores and numbers of the best C entries: the first lines of `MemoryBlock.read_memory`."""
-    query_BT2K = query_BTD.unflatten(-1, (2, -1))
-    score_BT2R = torch.einsum("btpk,prk->btpr", query_BT2K, keys_2RK * keys_2RK.shape[-1] ** -0.5)
-    return search_grid(score_BT2R, num_candidates)[:2]
+    score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), keys_2RK)
+    return search_grid(score_BT2R, num_candidates, scale=keys_2RK.shape[-1] ** -0.5)[:2]
 
 
 def check_product_keys(query_XD: Tensor, keys_2RK: Tensor, score_XC: Tensor, entry_XC: Tensor) -> None:

@@ -232,12 +232,12 @@ class ModelConfig:
         """Layers of a key-value cache: one for each attention, each reading block, and for the found entries."""
         return self.n_layers + len(self.reading_layers) + self.uses_ngrams
 
-    @property
-    def uses_cosine(self) -> bool:
-        """Whether a candidate's cosine with the query is needed."""
+    def needs_cosine(self, with_losses: bool = True) -> bool:
+        """Whether a candidate's cosine with the query is needed: to select by it, or for a loss."""
         if self.retrieval != "product_key":
             return False
-        return self.selection != "product_key" or self.similarity_loss_coef > 0 or self.diversity_loss_coef > 0
+        has_losses = self.similarity_loss_coef > 0 or self.diversity_loss_coef > 0
+        return self.selection != "product_key" or (with_losses and has_losses)
 
 
 class OriginalHFConfig(PreTrainedConfig):

@@ -24,11 +24,12 @@ compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
 class Context:
     """What the blocks of one forward pass share."""
 
-    cos_TE: Tensor
-    sin_TE: Tensor
+    cos_T1E: Tensor
+    sin_T1E: Tensor
     visible: "Visibility"
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
+    needs_losses: bool  # else no auxiliary term of the memory is worked out
 
 
 @dataclass
@@ -48,10 +49,11 @@ class Visibility:
         """The mask for keys laid out position by position, `keys_per_position` of them each.
 
         Returns:
-            None where plain causal attention (or a single query) needs no mask; a BlockMask for FlexAttention on CUDA,
-            for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
+            None where plain causal attention needs no mask, and where a single query sees every key; a BlockMask for
+            FlexAttention on CUDA, for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
         """
-        if fused and self.document_BX is None and keys_per_position == 1 and (self.past == 0 or self.length == 1):
+        is_plain = self.length == 1 or (self.past == 0 and keys_per_position == 1)
+        if fused and is_plain and self.document_BX is None:
             return None
         # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
         if fused and self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda":
@@ -80,20 +82,20 @@ class Visibility:
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos_TE and sin_TE in float32. Source: Su et al. 2021, arXiv:2104.09864.
+    """cos_T1E and sin_T1E in float32, as `rotate` takes them. Source: Su et al. 2021, arXiv:2104.09864.
 
     Rotary attention sees only differences of positions, so counting from the start of the row, of the document or of
     the left padding gives the same logits, and no position is reset anywhere.
     """
     exponent_E = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
     angle_TE = positions_T[:, None].float() * theta**-exponent_E
-    angle_TE = torch.cat([angle_TE, angle_TE], dim=-1)
-    return angle_TE.cos(), angle_TE.sin()
+    angle_T1E = torch.cat([-angle_TE, angle_TE], dim=-1)[:, None]
+    return angle_T1E.cos(), angle_T1E.sin()
 
 
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return (x_BHTE * cos_TE + torch.cat([-second, first], dim=-1) * sin_TE).to(x_BHTE.dtype)
+def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    """Turn each channel of the first half and its partner in the second by their angle, whose sign is the half's."""
+    return (x_BTHE * cos_T1E + x_BTHE.roll(x_BTHE.shape[-1] // 2, dims=-1) * sin_T1E).to(x_BTHE.dtype)
 
 
 def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelConfig) -> Tensor:
@@ -169,9 +171,11 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        q_BHTE = rotate(split_heads(self.q_proj(x_BTD), self.config.n_heads), context.cos_TE, context.sin_TE)
-        k_BGTE = rotate(split_heads(self.k_proj(x_BTD), self.config.kv_heads), context.cos_TE, context.sin_TE)
-        v_BGTE = split_heads(self.v_proj(x_BTD), self.config.kv_heads)
+        H, G, x_BTD = self.config.n_heads, self.config.kv_heads, in_autocast(x_BTD)
+        qk_BTX = torch.cat([self.q_proj(x_BTD), self.k_proj(x_BTD)], dim=-1)
+        qk_BTHE = rotate(qk_BTX.unflatten(-1, (H + G, -1)), context.cos_T1E, context.sin_T1E)
+        q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
+        v_BGTE = split_heads(self.v_proj(x_BTD), G)
         if context.cache is not None:
             k_BGTE, v_BGTE = context.cache.update(k_BGTE, v_BGTE, self.layer)
         out_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, context.attention_mask, self.config)

@@ -43,7 +43,7 @@ class Found:
 
     entry_BTS: Tensor  # row 0 where nothing was found
     token_BTSL: Tensor  # PADDING where nothing was found
-    score_BTS: Tensor  # float32, 0 where nothing was found
+    log_score_BTS: Tensor  # float32, ln(1 + score), 0 where nothing was found
     words: Words
 
 
@@ -52,7 +52,7 @@ class MemoryContext(Context):
     """The bank as the blocks see it, and the mask of the fusion."""
 
     token_NL: Tensor
-    norm_N: Tensor | None  # lengths of the entries' vectors, where a cosine is asked for
+    norm_N: Tensor | None  # lengths of the entries' vectors, where a cosine is needed
     embedding_VD: Tensor
     table_VD: Tensor | None  # the embeddings at unit scale, for reading words
     fusion_mask: object
@@ -85,7 +85,7 @@ class MemoryBlock(Block):
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
-        memory_BTD, aux, reading = self.read_memory(self.memory_norm(h_BTD), context)
+        memory_BTD, aux, reading = self.read_memory(in_autocast(self.memory_norm(h_BTD)), context)
         out_BTD = h_BTD + self.fusion_dropout(memory_BTD)
         if self.config.keep_ffn:
             ffn_BTD, ffn_aux = self.feed_forward(self.ffn_norm(h_BTD))
@@ -95,19 +95,16 @@ class MemoryBlock(Block):
     def read_memory(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         """Query, retrieve, select, read, fuse: in that order."""
         query_BTD = self.query_proj(x_BTD)
-        query_BT2K = query_BTD.unflatten(-1, (2, -1))
-        keys_2RK = self.keys_2RK * self.keys_2RK.shape[-1] ** -0.5
-        score_BT2R = torch.einsum("btpk,prk->btpr", query_BT2K, keys_2RK)
-        balanced = self.config.balance_loss_coef > 0
-        score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced)
-        log_weight_BTC = score_BTC.float().log_softmax(dim=-1)
+        score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), self.keys_2RK)
+        balanced = context.needs_losses and self.config.balance_loss_coef > 0
+        scale = self.keys_2RK.shape[-1] ** -0.5
+        score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced, scale)
         aux = {"balance": balance_loss(*use)} if use else {}
 
-        if self.config.uses_cosine:
-            log_weight_BTC, cosine_aux = self.rescore(query_BTD, entry_BTC, log_weight_BTC, context)
+        if context.norm_N is not None:
+            score_BTC, cosine_aux = self.rescore(query_BTD, entry_BTC, score_BTC, context)
             aux |= cosine_aux
-        slot_BTS, log_weight_BTS = select(log_weight_BTC, self.config, self.training)
-        entry_BTS = entry_BTC.gather(-1, slot_BTS)
+        entry_BTS, log_weight_BTS = select(entry_BTC, score_BTC, self.config, self.training)
         if context.entry_B is not None:
             entry_BTS, log_weight_BTS = force(context.entry_B, entry_BTS, log_weight_BTS, 0.0, DROPPED)
             entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
@@ -119,8 +116,8 @@ class MemoryBlock(Block):
         entries = Entries(token_BTSL, context.embedding_VD, self.entry_norm.weight, self.entry_norm.eps)
         return self.fusion(x_BTD, entries, log_weight_BTS, context.fusion_mask, context.cache)
 
-    def rescore(self, query_BTD: Tensor, entry_BTC: Tensor, log_weight_BTC: Tensor, context: MemoryContext):
-        """The candidates' weights after their texts were compared with the query, and the losses of that comparison.
+    def rescore(self, query_BTD: Tensor, entry_BTC: Tensor, score_BTC: Tensor, context: MemoryContext):
+        """The candidates' scores after their texts were compared with the query, and the losses of that comparison.
 
         The product-key score stays in the sum, as a prior: without it the language-model loss could not train the keys.
         """
@@ -128,16 +125,18 @@ class MemoryBlock(Block):
         token_BTCL, norm_BTC = context.token_NL[entry_BTC].long(), context.norm_N[entry_BTC]
         cosine_BTC = cosine_to_entries(query_BTD, token_BTCL, norm_BTC, context.embedding_VD)
         if config.selection != "product_key":
-            log_weight_BTC = (log_weight_BTC + cosine_BTC / config.cosine_temperature).log_softmax(dim=-1)
+            score_BTC = score_BTC + cosine_BTC / config.cosine_temperature
+        if not context.needs_losses:
+            return score_BTC, {}
 
-        aux = {}
+        log_weight_BTC, aux = score_BTC.log_softmax(dim=-1), {}
         if config.similarity_loss_coef:
             aux["similarity"] = similarity_loss(cosine_BTC, log_weight_BTC)
         if config.diversity_loss_coef:
             unit_BTC = log_weight_BTC.exp() / norm_BTC.clamp(min=1e-6)
             mixture_BTD = mixed_entries(token_BTCL, unit_BTC, context.embedding_VD.detach())
             aux["diversity"] = diversity_loss(mixture_BTD, log_weight_BTC)
-        return log_weight_BTC, aux
+        return score_BTC, aux
 
 
 def force(entry_B: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, absent: float):
@@ -161,7 +160,7 @@ def force(entry_B: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, a
 
 def log_weights(strength: Tensor, found: Found) -> Tensor:
     """(B, T, S): how much the n-grams speak for each entry; `strength` is learned."""
-    return strength * found.score_BTS.log1p()
+    return strength * found.log_score_BTS
 
 
 def words_reading(attention_BTW: Tensor, found: Found) -> Reading:
@@ -183,7 +182,7 @@ class NgramBlock(MemoryBlock):
             return fused_BTD, {}, words_reading(attention_BTW, found)
         log_weight_BTS = log_weight_BTS.log_softmax(dim=-1)
         fused_BTD = self.fuse(x_BTD, found.token_BTSL, log_weight_BTS, context)
-        weight_BTS = log_weight_BTS.detach().exp() * (found.score_BTS > 0)
+        weight_BTS = log_weight_BTS.detach().exp() * (found.log_score_BTS > 0)
         return fused_BTD, {}, Reading(found.entry_BTS, weight_BTS, None)
 
 
@@ -213,21 +212,24 @@ class MemoryTransformer(Transformer):
         return block_class(self.settings, layer, self.settings.reading_layers.index(layer))
 
     def refresh(self) -> None:
-        if self.settings.uses_cosine:
+        if self.settings.needs_cosine():
             self.bank.norms(self.embedding.weight)
 
-    def make_context(self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, **shared) -> Context:
+    def make_context(
+        self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, needs_losses: bool, **shared
+    ) -> Context:
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
-        norm_N = self.bank.norms(embedding_VD) if self.settings.uses_cosine else None
+        norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD = in_autocast(embedding_VD)
         found = table_VD = None
         if self.settings.uses_ngrams:
             found = self.find(input_BT, visible, cache, entry_B)
             table_VD = F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
         return MemoryContext(
-            visible=visible, cache=cache, token_NL=self.bank.tokens, norm_N=norm_N, embedding_VD=embedding_VD,
-            table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found, entry_B=entry_B, **shared,
+            visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
+            embedding_VD=embedding_VD, table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found,
+            entry_B=entry_B, **shared,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -244,7 +246,7 @@ class MemoryTransformer(Transformer):
             noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(self.bank.tokens)), entry_BTS)
         token_BTSL = self.bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
-        return Found(entry_BTS, token_BTSL, score_BTS, read_words(token_BTSL, input_BT, previous_BT))
+        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), read_words(token_BTSL, input_BT, previous_BT))
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

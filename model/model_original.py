@@ -36,7 +36,8 @@ class LanguageModelOutput(CausalLMOutputWithPast):
 
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
-        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term.
+        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term; the memory's terms are
+            worked out in training mode or with labels.
         readings: for each block what it read (a Reading), None for a block without memory; last the pointer's, if any.
     """
 
@@ -161,10 +162,11 @@ class Transformer(PreTrainedModel, GenerationMixin):
             document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device)
         positions_T = torch.arange(past, past + T, device=input_ids.device)
-        cos_TE, sin_TE = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
+        cos_T1E, sin_T1E = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            input_ids, entry_B, visible=visible, cos_TE=cos_TE, sin_TE=sin_TE, cache=cache,
+            input_ids, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+            needs_losses=self.training or labels is not None,
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []
@@ -178,7 +180,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
 
         logits_BTV, lm_loss, more_readings = self.predict(
-            self.norm(x_BTD), context, labels, logits_to_keep, return_logits
+            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
         )
         loss = None
         if labels is not None:

@@ -26,6 +26,7 @@ from .retrieval import PADDING
 
 NO_ENTRY = -1
 PAIR_PLACES, PAIRS_USED = 4, 4  # a pair in more places points to nothing; so many pairs of a position do at most
+FEW_POSITIONS = 256  # whose words are compared with all of the text's at once: fewer launches, but W times the memory
 
 
 class Matches(NamedTuple):
@@ -252,9 +253,12 @@ def keep_best_reference(
 
 def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> Tensor:
     """(B, T, C): the summed rarity of each entry's tokens that are among the last W of the text."""
-    shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
-    for recent_BT in recent_BTW.unbind(dim=-1):
-        shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
+    if recent_BTW[..., 0].numel() <= FEW_POSITIONS:
+        shared_BTCL = (token_BTCL[..., None] == recent_BTW[:, :, None, None]).any(dim=-1)
+    else:
+        shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
+        for recent_BT in recent_BTW.unbind(dim=-1):
+            shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
     return (rarity_V[token_BTCL.long()] * shared_BTCL).sum(dim=-1)
 
 
@@ -280,12 +284,13 @@ def find_matches(
     """
     B, T = input_BT.shape
     C, W = n_kept or index.config.num_candidates, index.config.ngram_window
-    before = Matches(
-        torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
-    )
     past = cache.get_seq_length() if cache is not None else 0
-    text_BX, cut = input_BT, 0
-    if past:
+    if not past:
+        text_BX, cut = input_BT, 0
+        before = Matches(
+            torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
+        )
+    else:
         cut = min(max(index.length, W) - 1, past)
         stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
         before = Matches(stored_BPX[:, -1:, :C], score_BPC[:, -1:])

@@ -18,9 +18,10 @@ PADDING = 0  # the token id that fills an entry up to its length; it is not read
 def best_of_rows(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of the last axis, best first, and their places; among equal scores any may be taken."""
     if score.is_cuda:
+        from .kernels import call
         from .kernels.best_of_rows import best_of_rows as kernel
 
-        return kernel(score, k)
+        return call(kernel, score, k)
     return score.topk(k, dim=-1)
 
 
@@ -31,16 +32,26 @@ class Use(NamedTuple):
     probability_2R: Tensor  # float32, the mean over positions of the softmax over the sub-keys of a half
 
 
-def search_grid(score_BT2R: Tensor, num_candidates: int, use: bool = False) -> tuple[Tensor, Tensor, Use | None]:
-    """The first two results of `product_key_topk`, and the use of the sub-keys if asked for; in one pass on a GPU."""
+def search_grid(
+    score_BT2R: Tensor, num_candidates: int, use: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Use | None]:
+    """The first two results of `product_key_topk`, and the use of the sub-keys if asked for; in one pass on a GPU.
+
+    Args:
+        scale: positive; what the scores are multiplied by, here where there are C of them and not R.
+    Returns:
+        score_BTC: float32.  entry_BTC: int64.  Use, or None.
+    """
     if not score_BT2R.is_cuda:
         score_BTC, entry_BTC, index_BT2C = product_key_topk(score_BT2R, num_candidates)
-        return score_BTC, entry_BTC, use_of_keys(score_BT2R, index_BT2C) if use else None
+        used = use_of_keys(score_BT2R.float() * scale, index_BT2C) if use else None
+        return score_BTC.float() * scale, entry_BTC, used
+    from .kernels import call
     from .kernels.search_grid import search_grid as kernel
 
     check_candidates(score_BT2R, num_candidates)
     B, T = score_BT2R.shape[:2]
-    score_MC, entry_MC, count_2R, total_2R, _ = kernel(score_BT2R.flatten(0, 1), num_candidates, use)
+    score_MC, entry_MC, count_2R, total_2R, _ = call(kernel, score_BT2R.flatten(0, 1), num_candidates, use, scale)
     found = score_MC.unflatten(0, (B, T)), entry_MC.unflatten(0, (B, T))
     return *found, Use(count_2R, total_2R / (B * T)) if use else None
 
@@ -127,32 +138,31 @@ def sum_by_token(weight_BTW: Tensor, token_BTW: Tensor, table_VX: Tensor) -> Ten
     return mass_BTV.scatter_add(-1, token_BTW, weight_BTW.to(mass_BTV.dtype))
 
 
-def select(log_weight_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
+def select(entry_BTC: Tensor, score_BTC: Tensor, config: ModelConfig, training: bool) -> tuple[Tensor, Tensor]:
     """S of the C candidates, with the logarithm of the weight that each has in the fusion.
 
-    product_key: the first S, for the candidates come best first; cosine: the S largest. Weights are their softmax.
+    product_key: the first S, for the candidates come best first; cosine: the S highest. Weights are their softmax.
     gumbel: the S largest after adding Gumbel noise (in training only). The forward weight of each is 1/S; its gradient
     is that of its log-probability among all C, so the losers learn through the normaliser (straight-through).
 
     Args:
-        log_weight_BTC: float32, normalised over C.
+        score_BTC: float32, logarithms of weights up to a constant of each position.
     Returns:
-        slot_BTS: int64, places in [0, C).  log_weight_BTS: float32.
+        entry_BTS: int64.  log_weight_BTS: float32.
     Source: Jang et al. 2016, arXiv:1611.01144. Differs: only the winners' values enter the backward pass, which spares
     the tensor of all C candidates' vectors.
     """
     S = config.num_selected
     if config.selection == "product_key":
-        slot_BTS = torch.arange(S, device=log_weight_BTC.device).expand(*log_weight_BTC.shape[:2], S)
-        return slot_BTS, log_weight_BTC[..., :S].log_softmax(dim=-1)
+        return entry_BTC[..., :S], score_BTC[..., :S].log_softmax(dim=-1)
     if config.selection != "gumbel":
-        selected_BTS, slot_BTS = best_of_rows(log_weight_BTC, S)
-        return slot_BTS, selected_BTS.log_softmax(dim=-1)
-    noisy_BTC = log_weight_BTC
+        selected_BTS, slot_BTS = best_of_rows(score_BTC, S)
+        return entry_BTC.gather(-1, slot_BTS), selected_BTS.log_softmax(dim=-1)
+    noisy_BTC = score_BTC
     if training:
         # Minus the logarithm of an exponential variable is a Gumbel variable.
-        noisy_BTC = log_weight_BTC - torch.empty_like(log_weight_BTC).exponential_().clamp(min=1e-20).log()
+        noisy_BTC = score_BTC - torch.empty_like(score_BTC).exponential_().clamp(min=1e-20).log()
     slot_BTS = best_of_rows(noisy_BTC, S)[1]
     log_p_BTS = (noisy_BTC / config.gumbel_temperature).log_softmax(dim=-1).gather(-1, slot_BTS)
     uniform_log_weight = -torch.log(torch.tensor(float(S), device=log_p_BTS.device))
-    return slot_BTS, uniform_log_weight + log_p_BTS - log_p_BTS.detach()
+    return entry_BTC.gather(-1, slot_BTS), uniform_log_weight + log_p_BTS - log_p_BTS.detach()

@@ -33,12 +33,16 @@ class Words(NamedTuple):
         previous_BTW: the token before each word inside its entry, PADDING before the first, NO_WORD for a padding.
         follows_BTW: whether that previous token is the text's current one: the word would continue the text.
         follows2_BTW: whether the two tokens before it are the text's last two.
+        is_padding_BTW: whether no word stands there.
+        length_BTS: int64, how many words each entry has, at least 1.
     """
 
     token_BTW: Tensor
     previous_BTW: Tensor
     follows_BTW: Tensor
     follows2_BTW: Tensor
+    is_padding_BTW: Tensor
+    length_BTS: Tensor
 
 
 def read_words(token_BTSL: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Words:
@@ -47,8 +51,11 @@ def read_words(token_BTSL: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Wor
     back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
     follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
     follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
-    back_BTSL = back_BTSL.masked_fill(token_BTSL == PADDING, NO_WORD)
-    return Words(*(x.flatten(-2) for x in (token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL)))
+    is_padding_BTSL = token_BTSL == PADDING
+    back_BTSL = back_BTSL.masked_fill(is_padding_BTSL, NO_WORD)
+    length_BTS = (~is_padding_BTSL).sum(dim=-1).clamp(min=1)
+    by_word = token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL, is_padding_BTSL
+    return Words(*(x.flatten(-2) for x in by_word), length_BTS)
 
 
 class WordAttention(nn.Module):
@@ -73,17 +80,16 @@ class WordAttention(nn.Module):
     def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the attention to each word; a row sums to 1 less the attention to nothing."""
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
-        entry_query_BTR = self.entry_q_proj(x_BTD) * 4 * self.q_proj.out_features**-0.5
+        entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
         logit_BTW = look_up(query_BTR, self.k_proj(table_VD), words.token_BTW, PADDING)
         logit_BTW = logit_BTW + look_up(query_BTR, self.previous_k_proj(table_VD), words.previous_BTW, NO_WORD)
         logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
 
-        word_BTW = words.token_BTW != PADDING
         match_BTW = look_up(entry_query_BTR, self.entry_k_proj(table_VD), words.token_BTW, PADDING)
-        match_BTSL, word_BTSL = (x.unflatten(-1, (self.entries, -1)) for x in (match_BTW, word_BTW))
-        entry_BTS = match_BTSL.sum(dim=-1) / word_BTSL.sum(dim=-1).clamp(min=1) + log_weight_BTS
+        match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
+        entry_BTS = match_BTS / words.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
-        logit_BTW = logit_BTW.masked_fill(~word_BTW, HIDDEN)
+        logit_BTW = logit_BTW.masked_fill(words.is_padding_BTW, HIDDEN)
         nothing_BT1 = self.nothing(x_BTD).float()
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
@@ -91,10 +97,11 @@ class WordAttention(nn.Module):
 def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -> Tensor:
     """(B, T, W) float32: the product of a position's query with the table's row of each word, 0 where it is `skip`."""
     if use_kernels(table_VR):
+        from .kernels import call
         from .kernels.words import score_words
 
-        score_XW = score_words(query_BTR.to(table_VR.dtype).flatten(0, 1), table_VR, token_BTW.flatten(0, 1), skip)
-        return score_XW.view(token_BTW.shape)
+        query_XR, token_XW = query_BTR.to(table_VR.dtype).flatten(0, 1), token_BTW.flatten(0, 1)
+        return call(score_words, query_XR, table_VR, token_XW, skip).view(token_BTW.shape)
     score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
     return score_BTW.masked_fill(token_BTW == skip, 0.0)
 
@@ -102,11 +109,11 @@ def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -
 def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor) -> Tensor:
     """(B, T, R) in the table's dtype: the rows of the words, each times the attention to it; PADDING is not read."""
     if use_kernels(table_VR):
+        from .kernels import call
         from .kernels.words import sum_words
 
-        return sum_words(attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING).view(
-            *token_BTW.shape[:-1], -1
-        )
+        read_XR = call(sum_words, attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING)
+        return read_XR.view(*token_BTW.shape[:-1], -1)
     attention_BTW = attention_BTW.masked_fill(token_BTW == PADDING, 0.0)
     return sum_by_token(attention_BTW, token_BTW, table_VR) @ table_VR
 

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import custom_op
+
 
 @triton.jit
 def _best_of_rows(score_ptr, value_ptr, index_ptr, n_columns, K: tl.constexpr, BLOCK: tl.constexpr):
@@ -27,7 +29,7 @@ def _best_of_rows(score_ptr, value_ptr, index_ptr, n_columns, K: tl.constexpr, B
         left = left & (column != place)
 
 
-@torch.library.custom_op("explicit_memory::best_of_rows", mutates_args=())
+@custom_op
 def best_of_rows(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Like `score.topk(k)` over the last axis, best first; among equal scores the smaller index comes first.
 

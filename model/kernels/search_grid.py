@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..retrieval import rank_pairs
+from . import custom_op
 
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
 
@@ -46,7 +47,7 @@ def _best(key, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _search_halves(
-    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride,
+    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride, scale,
     C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     half = tl.program_id(1)
@@ -66,6 +67,7 @@ def _search_halves(
         best = _best(tl.where(inside, key, 0), C, BLOCK_C)
         tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
         if USAGE:
+            score *= scale
             highest = tl.max(score, axis=0)
             power = tl.exp(score - highest)
             total = tl.sum(power, axis=0)
@@ -77,7 +79,7 @@ def _search_halves(
 
 @triton.jit
 def _search_pairs(
-    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P,
+    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P, scale,
     C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -92,7 +94,7 @@ def _search_pairs(
         entry = entry * R + index
     key = (_ordered(total).to(tl.uint64) << 32) | (0xFFFFFFFF - entry).to(tl.uint64)
     best = _best(tl.where(inside, key, 0), C, BLOCK_C)
-    tl.store(score_ptr + row * C + place, _unordered((best >> 32).to(tl.uint32)), mask=place < C)
+    tl.store(score_ptr + row * C + place, _unordered((best >> 32).to(tl.uint32)) * scale, mask=place < C)
     tl.store(entry_ptr + row * C + place, 0xFFFFFFFF - (best & 0xFFFFFFFF).to(tl.int64), mask=place < C)
     if USAGE:
         for half in tl.static_range(2):
@@ -118,7 +120,7 @@ def _unpack(packed, R, NARROW: tl.constexpr):
 @triton.jit
 def _search_gradient(
     score_ptr, total_ptr, entry_ptr, grad_score_ptr, grad_probability_ptr, grad_ptr, n_rows, R,
-    row_stride, half_stride, grad_row_stride, grad_half_stride,
+    row_stride, half_stride, grad_row_stride, grad_half_stride, scale,
     C: tl.constexpr, USAGE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     half = tl.program_id(1)
@@ -140,16 +142,16 @@ def _search_gradient(
         sparse = tl.sum(tl.where(chosen[:, None] == chosen[None, :], share[None, :], 0.0), axis=1)
         dense = tl.zeros([BLOCK], dtype=tl.float32)
         if USAGE:
-            score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
+            score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
             total = tl.load(total_ptr + row * 2 + half)
             probability = tl.exp(score - total)
             mean = tl.sum(probability * wanted, axis=0)
             dense = probability * (wanted - mean)
-            score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32)
+            score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32) * scale
             sparse += tl.exp(score_there - total) * (tl.load(wanted_ptr + chosen, mask=read, other=0.0) - mean)
-        tl.store(out_ptr + column, dense.to(grad_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + column, (dense * scale).to(grad_ptr.dtype.element_ty), mask=inside)
         tl.debug_barrier()  # what other threads have just written is overwritten
-        tl.store(out_ptr + chosen, sparse.to(grad_ptr.dtype.element_ty), mask=read)
+        tl.store(out_ptr + chosen, (sparse * scale).to(grad_ptr.dtype.element_ty), mask=read)
 
 
 @lru_cache
@@ -158,12 +160,15 @@ def _pairs(n_candidates: int, device: torch.device) -> Tensor:
     return torch.tensor(rank_pairs(n_candidates), dtype=torch.int32, device=device).T.contiguous()
 
 
-@torch.library.custom_op("explicit_memory::search_grid", mutates_args=())
-def search_grid(score_M2R: Tensor, n_candidates: int, usage: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@custom_op
+def search_grid(
+    score_M2R: Tensor, n_candidates: int, usage: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The twin of `retrieval.product_key_topk` and, with `usage`, of `retrieval.use_of_keys`; the same at every run.
 
     Args:
         score_M2R: float on CUDA, its last axis contiguous, R at most 46,340.
+        scale: positive, what all scores are multiplied by.
     Returns:
         score_MC: float32, best first.  entry_MC: int64.
         count_2R: int32, how often each sub-key is among the best C of its half.  probability_2R: float32, the sum over
@@ -185,18 +190,20 @@ def search_grid(score_M2R: Tensor, n_candidates: int, usage: bool) -> tuple[Tens
     total_M2 = torch.empty(M if usage else 0, 2, device=device)
     blocks = {"BLOCK_C": triton.next_power_of_2(C), "num_warps": 1}  # a row's maxima need no barrier
     _search_halves[(n_programs, 2)](
-        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *score_M2R.stride()[:2], C, usage, narrow,
+        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *score_M2R.stride()[:2], scale, C, usage, narrow,
         triton.next_power_of_2(R), **blocks,
     )  # fmt: skip
     P = pair_2P.shape[1]
     _search_pairs[(M,)](
-        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, C, usage, narrow, triton.next_power_of_2(P), **blocks
-    )
-    return score_MC, entry_MC, count_2R, partial_G2R.sum(dim=0), total_M2
+        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, scale, C, usage, narrow, triton.next_power_of_2(P),
+        **blocks,
+    )  # fmt: skip
+    probability_2R = partial_G2R.sum(dim=0) if usage else partial_G2R[0]
+    return score_MC, entry_MC, count_2R, probability_2R, total_M2
 
 
 @search_grid.register_fake
-def _(score_M2R: Tensor, n_candidates: int, usage: bool):
+def _(score_M2R: Tensor, n_candidates: int, usage: bool, scale: float):
     M, _, R = score_M2R.shape
     M_used, R_used = (M, R) if usage else (0, 0)
 
@@ -211,34 +218,37 @@ def _(score_M2R: Tensor, n_candidates: int, usage: bool):
 
 @torch.library.custom_op("explicit_memory::search_grid_gradient", mutates_args=())
 def search_grid_gradient(
-    score_M2R: Tensor, total_M2: Tensor, entry_MC: Tensor, grad_score_MC: Tensor, grad_probability_2R: Tensor
-) -> Tensor:
+    score_M2R: Tensor, total_M2: Tensor, entry_MC: Tensor, grad_score_MC: Tensor, grad_probability_2R: Tensor,
+    scale: float,
+) -> Tensor:  # fmt: skip
     """(M, 2, R) in the dtype of the scores: the gradient of `search_grid`."""
     M, _, R = score_M2R.shape
     grad_M2R = torch.empty_like(score_M2R)  # with the strides of the scores, if those leave nothing out
     C = entry_MC.shape[1]
     _search_gradient[(min(PROGRAMS, M), 2)](
         score_M2R, total_M2, entry_MC, grad_score_MC.contiguous(), grad_probability_2R.contiguous(), grad_M2R, M, R,
-        *score_M2R.stride()[:2], *grad_M2R.stride()[:2],
+        *score_M2R.stride()[:2], *grad_M2R.stride()[:2], scale,
         C, total_M2.numel() > 0, triton.next_power_of_2(R), triton.next_power_of_2(C), num_warps=1,
     )  # fmt: skip
     return grad_M2R
 
 
 @search_grid_gradient.register_fake
-def _(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R) -> Tensor:
+def _(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R, scale) -> Tensor:
     return torch.empty_like(score_M2R)
 
 
 def _setup(ctx, inputs, output) -> None:
     _, entry_MC, count_2R, _, total_M2 = output
     ctx.mark_non_differentiable(entry_MC, count_2R, total_M2)
+    ctx.scale = inputs[3]
     ctx.save_for_backward(inputs[0], total_M2, entry_MC)
 
 
 def _backward(ctx, grad_score_MC: Tensor, _entry, _count, grad_probability_2R: Tensor, _total):
     score_M2R, total_M2, entry_MC = ctx.saved_tensors
-    return search_grid_gradient(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R), None, None
+    grad_M2R = search_grid_gradient(score_M2R, total_M2, entry_MC, grad_score_MC, grad_probability_2R, ctx.scale)
+    return grad_M2R, None, None, None
 
 
 search_grid.register_autograd(_backward, setup_context=_setup)

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import custom_op
+
 CHUNK = 32
 # Neighbouring positions read the same entries, and some words are in most of them: their sums, made in several copies
 # of the table, do not wait for each other. Together the copies stay in the L2 cache.
@@ -71,14 +73,14 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, out: Tensor
     return out
 
 
-@torch.library.custom_op("explicit_memory::score_words", mutates_args=())
+@custom_op
 def score_words(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
     """(X, W) float32: the product of each position's query with the table's row of each of its words; 0 for `skip`."""
     out = torch.empty(token_XW.shape, dtype=torch.float32, device=token_XW.device)
     return _launch(_score, query_XR, table_VR, token_XW, out, table_VR.shape[1], skip)
 
 
-@torch.library.custom_op("explicit_memory::sum_words", mutates_args=())
+@custom_op
 def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
     """(X, R) in the table's dtype: the sum of the rows of a position's words, each times its weight."""
     out = table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])

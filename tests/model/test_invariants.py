@@ -1,11 +1,13 @@
 """What must hold for every variant of the model (the invariants of the design)."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from model import build_model
+from model import build_model, model_memory
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
 
@@ -66,6 +68,34 @@ def test_left_padding_changes_no_logit(variant):
     torch.testing.assert_close(
         model(padded, attention_mask=mask).logits[:, 4:], model(ids).logits, rtol=1e-4, atol=1e-5
     )
+
+
+@all_variants
+def test_decoding_a_padded_batch_equals_the_full_pass_of_each_row(variant):
+    model, ids = tiny_model(**variant), random_ids(2, T)
+    ids[0, :4] = 0
+    mask, cache, steps, begin = (ids != 0).long(), DynamicCache(config=model.config), [], 0
+    for end in (9, 10, 11, T):
+        steps.append(model(ids[:, begin:end], attention_mask=mask[:, :end], cache=cache).logits)
+        begin = end
+    padded, whole = torch.cat(steps, dim=1)
+    torch.testing.assert_close(padded[4:], model(ids[:1, 4:]).logits[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole, model(ids[1:]).logits[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selection", ["product_key", "cosine"])
+def test_losses_that_nobody_asks_for_are_not_worked_out(selection, monkeypatch):
+    asked_of, names = Counter(), ["balance_loss", "similarity_loss", "diversity_loss", "cosine_to_entries"]
+    for name in names:
+        original = getattr(model_memory, name)
+        monkeypatch.setattr(model_memory, name, lambda *a, f=original, name=name: asked_of.update([name]) or f(*a))
+    coefs = dict.fromkeys(("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"), 0.1)
+    model, ids = tiny_model(selection=selection, **coefs), random_ids(2, T)
+    out = model(ids)
+    assert (out.aux_losses, set(asked_of)) == ({}, {"cosine_to_entries"} if selection == "cosine" else set())
+    labelled, training = model(ids, labels=ids), model.train()(ids)
+    assert set(labelled.aux_losses) == set(training.aux_losses) == {"balance", "similarity", "diversity"}
+    assert torch.equal(labelled.logits, out.logits)
 
 
 @all_variants
@@ -191,7 +221,7 @@ def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
     old = model.bank.write(entry, (model.bank.tokens[entry] + 7) % 61)
     after = model(ids)
     touched = reads(before)[:, entry[0]] | reads(after)[:, entry[0]]
-    if not model.settings.uses_cosine:  # else an unread candidate may become read
+    if not model.settings.needs_cosine():  # else an unread candidate may become read
         assert not touched.all()
         # With more hints to add up, a sum may be rounded otherwise.
         torch.testing.assert_close(after.logits[~touched], before.logits[~touched], rtol=1e-5, atol=1e-6)

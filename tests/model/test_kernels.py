@@ -37,12 +37,12 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
 
     # The two sets of a batched product, as the model hands them in: not contiguous.
     score = (2 * torch.randn(2, 1, M, R, device="cuda")).to(dtype).permute(1, 2, 0, 3).requires_grad_()
-    exact = score.detach().double().requires_grad_()
-    found, entry, used = search_grid(score, C, use)
-    best = product_key_topk(exact, C)[0]
+    exact, scale = score.detach().double().requires_grad_(), 0.3
+    found, entry, used = search_grid(score, C, use, scale)
+    best = product_key_topk(exact, C)[0] * scale
     chosen = exact.sort(dim=-1, descending=True, stable=True).indices[..., :C]  # the smaller of equal places first
     halves = entry // R, entry % R
-    picked = sum(exact[:, :, half].gather(-1, index) for half, index in enumerate(halves))
+    picked = scale * sum(exact[:, :, half].gather(-1, index) for half, index in enumerate(halves))
     torch.testing.assert_close(found.double(), best, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.double(), picked, rtol=0, atol=1e-5)  # ties may be broken either way
     assert (entry.sort(dim=-1).values.diff(dim=-1) > 0).all()
@@ -50,16 +50,19 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
     weight = torch.randn_like(found)
     objective, wanted = (found * weight).sum(), (picked * weight).sum()
     if use:
-        assert torch.equal(used.count_2R.long(), use_of_keys(exact, chosen).count_2R)
-        torch.testing.assert_close(used.probability_2R, use_of_keys(exact, chosen).probability_2R)
+        wanted_use = use_of_keys(scale * exact, chosen)
+        assert torch.equal(used.count_2R.long(), wanted_use.count_2R)
+        torch.testing.assert_close(used.probability_2R, wanted_use.probability_2R)
         objective = objective + 100 * balance_loss(*used)
-        wanted = wanted + 100 * balance_loss(used.count_2R, exact.softmax(dim=-1).mean(dim=(0, 1)))
+        wanted = wanted + 100 * balance_loss(used.count_2R, (scale * exact).softmax(dim=-1).mean(dim=(0, 1)))
     (actual,) = torch.autograd.grad(objective, score)
     (expected,) = torch.autograd.grad(wanted, exact)
     assert (actual.double() - expected).norm() <= (1e-5 if dtype == torch.float32 else 4e-3) * expected.norm()
-    found, entry, used = search_grid(score, C, use)
-    again = (found * weight).sum() + (100 * balance_loss(*used) if use else 0)
-    assert torch.equal(torch.autograd.grad(again, score)[0], actual)  # the same at every run
+    again, entries, used = search_grid(score, C, use, scale)
+    objective = (again * weight).sum() + (100 * balance_loss(*used) if use else 0)
+    assert torch.equal(torch.autograd.grad(objective, score)[0], actual)  # the same at every run
+    with torch.no_grad():  # past the dispatcher
+        assert all(map(torch.equal, search_grid(score, C, use, scale)[:2], (found, entry)))
 
 
 @pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])

@@ -7,7 +7,9 @@ from math import log
 import pytest
 import torch
 
-from model.ngrams import NO_ENTRY, PAIR_PLACES, PAIRS_USED, Matches, NgramIndex, find_matches, keep_best
+from model.ngrams import (
+    FEW_POSITIONS, NO_ENTRY, PAIR_PLACES, PAIRS_USED, Matches, NgramIndex, find_matches, keep_best, shared_rarity,
+)  # fmt: skip
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {
@@ -169,3 +171,10 @@ def test_noise_replaces_entries_in_training_only():
     noisy = model.train()(ids).readings[0].entry_BTS
     changed = (noisy != quiet).float().mean()
     assert 0.3 < changed < 0.7
+
+
+def test_many_positions_share_the_words_that_few_share():
+    token_BTCL, recent_BTW = torch.randint(9, (2, FEW_POSITIONS, 4, 5)), torch.randint(9, (2, FEW_POSITIONS, 3))
+    rarity_V = torch.rand(9)
+    few = [shared_rarity(*part, rarity_V) for part in zip(token_BTCL.split(7, 1), recent_BTW.split(7, 1), strict=True)]
+    assert torch.equal(shared_rarity(token_BTCL, recent_BTW, rarity_V), torch.cat(few, dim=1))

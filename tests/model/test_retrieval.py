@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from model.retrieval import best_of_rows, cosine_to_entries, entry_vectors, mixed_entries, product_key_topk, select
+from model.retrieval import (
+    best_of_rows,
+    cosine_to_entries,
+    entry_vectors,
+    mixed_entries,
+    product_key_topk,
+    search_grid,
+    select,
+)
 from tests.conftest import tiny_config
 
 
@@ -16,6 +24,13 @@ def test_product_keys_equal_brute_force(R, C, tied):
     assert torch.equal(score_BTC, every_BTN.topk(C).values)
     assert torch.equal(every_BTN.gather(-1, entry_BTC), score_BTC)
     assert all(len(set(row.tolist())) == C for row in entry_BTC.flatten(0, 1))
+
+
+def test_scaling_what_was_found_equals_scaling_every_score():
+    score_BT2R = torch.randn(2, 3, 2, 7)
+    found, wanted = search_grid(score_BT2R, 4, use=True, scale=0.3), search_grid(0.3 * score_BT2R, 4, use=True)
+    assert torch.equal(found[1], wanted[1])
+    torch.testing.assert_close((found[0], *found[2]), (wanted[0], *wanted[2]))
 
 
 def test_more_candidates_than_sub_keys_are_refused():
@@ -49,18 +64,20 @@ def test_the_mixture_is_the_weighted_sum_of_the_entries():
 
 @pytest.mark.parametrize("selection", ["product_key", "cosine"])
 def test_selection_takes_the_best_and_its_weights_sum_to_one(selection):
-    log_weight_BTC = torch.randn(2, 3, 6).log_softmax(dim=-1)
+    score_BTC, entry_BTC = torch.randn(2, 3, 6), torch.randint(49, (2, 3, 6))
     if selection == "product_key":  # the search hands them out best first
-        log_weight_BTC = log_weight_BTC.sort(dim=-1, descending=True).values
-    slot_BTS, log_weight_BTS = select(log_weight_BTC, tiny_config(selection=selection), training=False)
-    assert torch.equal(slot_BTS, best_of_rows(log_weight_BTC, 3)[1])
-    torch.testing.assert_close(log_weight_BTS.exp().sum(dim=-1), torch.ones(2, 3))
+        score_BTC = score_BTC.sort(dim=-1, descending=True).values
+    entry_BTS, log_weight_BTS = select(entry_BTC, score_BTC, tiny_config(selection=selection), training=False)
+    best_BTS, slot_BTS = best_of_rows(score_BTC.softmax(dim=-1), 3)
+    assert torch.equal(entry_BTS, entry_BTC.gather(-1, slot_BTS))
+    torch.testing.assert_close(log_weight_BTS.exp(), best_BTS / best_BTS.sum(dim=-1, keepdim=True))
 
 
 def test_gumbel_noise_is_for_training_only_and_draws_by_probability():
     config = tiny_config(selection="gumbel", num_selected=1)
-    log_weight_BTC = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3)
-    drawn = select(log_weight_BTC, config, training=True)[0]
+    score_BTC = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3) + 5.0
+    place_BTC = torch.arange(3).expand_as(score_BTC)
+    drawn = select(place_BTC, score_BTC, config, training=True)[0]
     share = torch.bincount(drawn.flatten(), minlength=3) / 4000
     torch.testing.assert_close(share, torch.tensor([0.7, 0.2, 0.1]), atol=0.03, rtol=0)
-    assert select(log_weight_BTC, config, training=False)[0].max() == 0
+    assert select(place_BTC, score_BTC, config, training=False)[0].max() == 0

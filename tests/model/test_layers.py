@@ -1,0 +1,22 @@
+"""Rotary positions and masks, against their definitions."""
+
+import torch
+
+from model.layers import Visibility, rotary_table, rotate
+
+
+def test_rotation_multiplies_each_pair_of_channels_by_a_unit_number():
+    x_BTHE, position_T = torch.randn(2, 5, 3, 8), torch.arange(2, 7)
+    angle_T1F = (position_T[:, None] * 100.0 ** -(torch.arange(4) / 4))[:, None]
+    turned_BTHF = torch.complex(*x_BTHE.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angle_T1F), angle_T1F)
+    expected_BTHE = torch.cat([turned_BTHF.real, turned_BTHF.imag], dim=-1)
+    torch.testing.assert_close(rotate(x_BTHE, *rotary_table(position_T, 8, 100.0)), expected_BTHE)
+
+
+def test_one_position_needs_no_mask_unless_its_row_has_documents():
+    here = torch.device("cpu")
+    assert Visibility(5, 1, None, here).mask(4) is None
+    assert Visibility(5, 2, None, here).mask(4).sum(dim=-1).tolist() == [[[24, 28]]]
+    document_BX = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    visible_BX = Visibility(5, 1, document_BX, here).mask(4)[:, 0, 0]
+    assert torch.equal(visible_BX, (document_BX == 1).repeat_interleave(4, dim=1))
