@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from model.ngrams import (
-    FEW_POSITIONS, NO_ENTRY, PAIR_PLACES, PAIRS_USED, Matches, NgramIndex, find_matches, keep_best, shared_rarity,
+    FEW_POSITIONS,
+    NO_ENTRY,
+    PAIR_PLACES,
+    PAIRS_USED,
+    Matches,
+    NgramIndex,
+    find_matches,
+    keep_best,
+    shared_rarity,
 )  # fmt: skip
 from tests.conftest import tiny_config, tiny_model
 
