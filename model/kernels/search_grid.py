@@ -46,43 +46,21 @@ def _best(key, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def _search_halves(
-    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride, scale,
-    C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    half = tl.program_id(1)
-    column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
-    inside = column < R
-    probability = tl.zeros([BLOCK], dtype=tl.float32)
-    first = tl.program_id(0).to(tl.int64)
-    for turn in range(tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0))):
-        row = first + turn * tl.num_programs(0)
-        start = row * 2 + half
-        row_ptr = score_ptr + row * row_stride + half * half_stride
-        score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
-        if NARROW:  # the lower half of the bits of a bfloat16 is empty
-            key = (_ordered(score) & 0xFFFF0000) | (R - 1 - column).to(tl.uint32)
-        else:
-            key = (_ordered(score).to(tl.uint64) << 32) | (R - 1 - column).to(tl.uint64)
-        best = _best(tl.where(inside, key, 0), C, BLOCK_C)
-        tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
-        if USAGE:
-            score *= scale
-            highest = tl.max(score, axis=0)
-            power = tl.exp(score - highest)
-            total = tl.sum(power, axis=0)
-            probability += power / total
-            tl.store(total_ptr + start, highest + tl.log(total))
-    if USAGE:
-        tl.store(partial_ptr + (tl.program_id(0) * 2 + half) * R + column, probability, mask=inside)
+def _best_of_half(score, column, R, C: tl.constexpr, NARROW: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The best C sub-keys of a half, best first, each as a number that `_unpack` takes apart."""
+    if NARROW:  # the lower half of the bits of a bfloat16 is empty
+        key = (_ordered(score) & 0xFFFF0000) | (R - 1 - column).to(tl.uint32)
+    else:
+        key = (_ordered(score).to(tl.uint64) << 32) | (R - 1 - column).to(tl.uint64)
+    return _best(tl.where(column < R, key, 0), C, BLOCK_C)
 
 
 @triton.jit
-def _search_pairs(
-    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P, scale,
-    C: tl.constexpr, USAGE: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+def _best_pairs(
+    row, key_ptr, pair_ptr, score_ptr, entry_ptr, R, P, scale,
+    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    """Write the best C entries of a row, whose best sub-keys stand in memory."""
     pair, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
     inside = pair < P
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -96,11 +74,64 @@ def _search_pairs(
     best = _best(tl.where(inside, key, 0), C, BLOCK_C)
     tl.store(score_ptr + row * C + place, _unordered((best >> 32).to(tl.uint32)) * scale, mask=place < C)
     tl.store(entry_ptr + row * C + place, 0xFFFFFFFF - (best & 0xFFFFFFFF).to(tl.int64), mask=place < C)
-    if USAGE:
-        for half in tl.static_range(2):
-            chosen = tl.load(key_ptr + (row * 2 + half) * C + place, mask=place < C, other=0)
-            index, score = _unpack(chosen, R, NARROW)
-            tl.atomic_add(count_ptr + half * R + index, 1, mask=place < C, sem="relaxed")
+
+
+@triton.jit
+def _search(
+    score_ptr, key_ptr, pair_ptr, best_ptr, entry_ptr, R, P, row_stride, half_stride, scale,
+    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program a position: both halves, then the pairs."""
+    row = tl.program_id(0).to(tl.int64)
+    column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
+    for half in tl.static_range(2):
+        row_ptr = score_ptr + row * row_stride + half * half_stride
+        score = tl.load(row_ptr + column, mask=column < R, other=float("-inf")).to(tl.float32)
+        best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
+        packed = best.to(key_ptr.dtype.element_ty, bitcast=True)
+        tl.store(key_ptr + (row * 2 + half) * C + place, packed, mask=place < C)
+    tl.debug_barrier()  # what other threads have just written is read
+    _best_pairs(row, key_ptr, pair_ptr, best_ptr, entry_ptr, R, P, scale, C, NARROW, BLOCK_P, BLOCK_C)
+
+
+@triton.jit
+def _search_halves(
+    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride, scale,
+    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    half = tl.program_id(1)
+    column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
+    inside = column < R
+    probability = tl.zeros([BLOCK], dtype=tl.float32)
+    first = tl.program_id(0).to(tl.int64)
+    for turn in range(tl.cdiv(n_rows - tl.program_id(0), tl.num_programs(0))):
+        row = first + turn * tl.num_programs(0)
+        start = row * 2 + half
+        row_ptr = score_ptr + row * row_stride + half * half_stride
+        score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
+        best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
+        tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
+        score *= scale
+        highest = tl.max(score, axis=0)
+        power = tl.exp(score - highest)
+        total = tl.sum(power, axis=0)
+        probability += power / total
+        tl.store(total_ptr + start, highest + tl.log(total))
+    tl.store(partial_ptr + (tl.program_id(0) * 2 + half) * R + column, probability, mask=inside)
+
+
+@triton.jit
+def _search_pairs(
+    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P, scale,
+    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    _best_pairs(row, key_ptr, pair_ptr, score_ptr, entry_ptr, R, P, scale, C, NARROW, BLOCK, BLOCK_C)
+    place = tl.arange(0, BLOCK_C)
+    for half in tl.static_range(2):
+        chosen = tl.load(key_ptr + (row * 2 + half) * C + place, mask=place < C, other=0)
+        index, score = _unpack(chosen, R, NARROW)
+        tl.atomic_add(count_ptr + half * R + index, 1, mask=place < C, sem="relaxed")
 
 
 @triton.jit
@@ -181,25 +212,30 @@ def search_grid(
         )
     C, device, narrow = n_candidates, score_M2R.device, score_M2R.dtype == torch.bfloat16
     pair_2P = _pairs(C, device)
-    n_programs = min(PROGRAMS, M)
+    P, strides = pair_2P.shape[1], score_M2R.stride()[:2]
     key_M2C = torch.empty(M, 2, C, dtype=torch.int32 if narrow else torch.int64, device=device)
     score_MC = torch.empty(M, C, device=device)
     entry_MC = torch.empty(M, C, dtype=torch.int64, device=device)
-    count_2R = torch.zeros(2, R if usage else 0, dtype=torch.int32, device=device)
-    partial_G2R = torch.empty(n_programs, 2, R if usage else 0, device=device)
-    total_M2 = torch.empty(M if usage else 0, 2, device=device)
+    block_R, block_P = triton.next_power_of_2(R), triton.next_power_of_2(P)
     blocks = {"BLOCK_C": triton.next_power_of_2(C), "num_warps": 1}  # a row's maxima need no barrier
+    if not usage:  # nothing is summed over positions, so one launch does it
+        _search[(M,)](
+            score_M2R, key_M2C, pair_2P, score_MC, entry_MC, R, P, *strides, scale, C, narrow, block_R, block_P,
+            **blocks,
+        )  # fmt: skip
+        count_2R = torch.empty(2, 0, dtype=torch.int32, device=device)
+        return score_MC, entry_MC, count_2R, score_MC.new_empty(2, 0), score_MC.new_empty(0, 2)
+    n_programs = min(PROGRAMS, M)
+    count_2R = torch.zeros(2, R, dtype=torch.int32, device=device)
+    partial_G2R = torch.empty(n_programs, 2, R, device=device)
+    total_M2 = torch.empty(M, 2, device=device)
     _search_halves[(n_programs, 2)](
-        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *score_M2R.stride()[:2], scale, C, usage, narrow,
-        triton.next_power_of_2(R), **blocks,
-    )  # fmt: skip
-    P = pair_2P.shape[1]
+        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *strides, scale, C, narrow, block_R, **blocks
+    )
     _search_pairs[(M,)](
-        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, scale, C, usage, narrow, triton.next_power_of_2(P),
-        **blocks,
+        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, scale, C, narrow, block_P, **blocks
     )  # fmt: skip
-    probability_2R = partial_G2R.sum(dim=0) if usage else partial_G2R[0]
-    return score_MC, entry_MC, count_2R, probability_2R, total_M2
+    return score_MC, entry_MC, count_2R, partial_G2R.sum(dim=0), total_M2
 
 
 @search_grid.register_fake

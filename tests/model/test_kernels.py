@@ -61,8 +61,9 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
     again, entries, used = search_grid(score, C, use, scale)
     objective = (again * weight).sum() + (100 * balance_loss(*used) if use else 0)
     assert torch.equal(torch.autograd.grad(objective, score)[0], actual)  # the same at every run
-    with torch.no_grad():  # past the dispatcher
-        assert all(map(torch.equal, search_grid(score, C, use, scale)[:2], (found, entry)))
+    with torch.no_grad():  # past the dispatcher; and whether the use is asked for or not
+        for asked in (use, not use):
+            assert all(map(torch.equal, search_grid(score, C, asked, scale)[:2], (found, entry)))
 
 
 @pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])
