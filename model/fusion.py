@@ -10,7 +10,6 @@ fusion uses it, so that the language-model loss trains the retrieval. Scope `tok
 itself; `sequence` those of every position up to it in the same document. `mask` is `Visibility`'s.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from .config import ModelConfig
-from .layers import StreamLinear, attend, in_autocast, merge_heads, split_heads
+from .layers import Kept, StreamLinear, attend, in_autocast, merge_heads, split_heads
 from .retrieval import PADDING, entry_vectors
 from .words import use_kernels
 
@@ -77,34 +76,6 @@ def join_reference(
         bias_BTXH = bias_BTXH.masked_fill(drop_BTXH, DROPPED)
     bias_BTXH = F.pad(bias_BTXH, (0, n_behind - n_heads)).to(x_BTD.dtype)
     return torch.cat([joined_BTXD, bias_BTXH], dim=-1)
-
-
-class Kept:
-    """What was made of parameters, kept until one of them changes; only where no gradient is recorded.
-
-    A change is told by a parameter's version, which an edit through `.data` does not raise.
-    """
-
-    def __init__(self):
-        self.made = None, None, None
-
-    def __call__(self, make: Callable, *parameters: Tensor):
-        """What `make()` returns, or returned when the parameters, and the precision of autocast, were the same."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].is_inference():
-            return make()
-        kind = parameters[0].device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = dtype, *((parameter._version, parameter.data_ptr()) for parameter in parameters)
-        made_for, _, made = self.made
-        if key != made_for:
-            made = make()
-            # The memory of the old values must not be taken for that of new ones: it stays in use until then.
-            self.made = key, [parameter.detach() for parameter in parameters], made
-        return made
-
-    def __reduce__(self):
-        """A copy of a module begins with nothing kept."""
-        return Kept, ()
 
 
 class Projections(NamedTuple):

@@ -4,6 +4,7 @@ Axes: B batch · T position · D width · H query heads · G key/value heads · 
       V vocabulary · X attended keys (the past and the present; in the memory fusion S + 1 for each position)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -152,6 +153,34 @@ def split_heads(x_BTD: Tensor, n_heads: int) -> Tensor:
 
 def merge_heads(x_BHTE: Tensor) -> Tensor:
     return x_BHTE.transpose(1, 2).flatten(-2)
+
+
+class Kept:
+    """What was made of parameters, kept until one of them changes; only where no gradient is recorded.
+
+    A change is told by a parameter's version, which an edit through `.data` does not raise.
+    """
+
+    def __init__(self):
+        self.made = None, None, None
+
+    def __call__(self, make: Callable, *parameters: Tensor):
+        """What `make()` returns, or returned when the parameters, and the precision of autocast, were the same."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].is_inference():
+            return make()
+        kind = parameters[0].device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = dtype, *((parameter._version, parameter.data_ptr()) for parameter in parameters)
+        made_for, _, made = self.made
+        if key != made_for:
+            made = make()
+            # The memory of the old values must not be taken for that of new ones: it stays in use until then.
+            self.made = key, [parameter.detach() for parameter in parameters], made
+        return made
+
+    def __reduce__(self):
+        """A copy of a module begins with nothing kept."""
+        return Kept, ()
 
 
 class StreamLinear(nn.Linear):

@@ -16,7 +16,7 @@ from transformers import initialization as init
 from .clustering import cached_content_order, content_keys
 from .config import MemoryHFConfig, ModelConfig
 from .fusion import DROPPED, FUSIONS, Entries, fusion_mask
-from .layers import Context, Visibility, in_autocast, make_norm
+from .layers import Context, Kept, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
@@ -197,6 +197,7 @@ class MemoryTransformer(Transformer):
     def __init__(self, config: MemoryHFConfig):
         super().__init__(config)
         self.bank = MemoryBank(self.settings)
+        self.kept = Kept()
 
     def make_blocks(self) -> None:
         super().make_blocks()
@@ -221,16 +222,20 @@ class MemoryTransformer(Transformer):
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
-        embedding_VD = in_autocast(embedding_VD)
-        found = table_VD = None
-        if self.settings.uses_ngrams:
-            found = self.find(input_BT, visible, cache, entry_B)
-            table_VD = F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
+        embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
+        found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
             embedding_VD=embedding_VD, table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found,
             entry_B=entry_B, **shared,
         )  # fmt: skip
+
+    def tables(self) -> tuple[Tensor, Tensor | None]:
+        """The embeddings in the precision of autocast and, for reading words, at unit scale."""
+        embedding_VD = in_autocast(self.embedding.weight)
+        if not self.settings.uses_ngrams:
+            return embedding_VD, None
+        return embedding_VD, F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
 
     @torch.no_grad()
     def find(self, input_BT: Tensor, visible: Visibility, cache, entry_B: Tensor | None) -> Found:

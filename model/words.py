@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .layers import StreamLinear
+from .layers import Kept, StreamLinear
 from .losses import NEVER
 from .retrieval import PADDING, sum_by_token
 
@@ -76,16 +76,21 @@ class WordAttention(nn.Module):
         self.entry_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.follows_bias = nn.Parameter(torch.empty(2))
         self.nothing = nn.Linear(config.dim, 1)
+        self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the attention to each word; a row sums to 1 less the attention to nothing."""
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
         entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
-        logit_BTW = look_up(query_BTR, self.k_proj(table_VD), words.token_BTW, PADDING)
-        logit_BTW = logit_BTW + look_up(query_BTR, self.previous_k_proj(table_VD), words.previous_BTW, NO_WORD)
+        projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
+        key_VR, previous_key_VR, entry_key_VR = self.kept(
+            lambda: [project(table_VD) for project in projections], table_VD, *(p.weight for p in projections)
+        )
+        logit_BTW = look_up(query_BTR, key_VR, words.token_BTW, PADDING)
+        logit_BTW = logit_BTW + look_up(query_BTR, previous_key_VR, words.previous_BTW, NO_WORD)
         logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
 
-        match_BTW = look_up(entry_query_BTR, self.entry_k_proj(table_VD), words.token_BTW, PADDING)
+        match_BTW = look_up(entry_query_BTR, entry_key_VR, words.token_BTW, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
         entry_BTS = match_BTS / words.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
@@ -132,11 +137,13 @@ class WordFusion(nn.Module):
         self.v_proj = nn.Linear(config.dim, config.word_value_dim, bias=False)
         self.follows_proj = nn.Linear(2, config.word_value_dim, bias=False)
         self.out_proj = StreamLinear(config.word_value_dim, config.dim, bias=False)
+        self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> tuple[Tensor, Tensor]:
         """What is added to the stream, and the attention (B, T, W) that it came from."""
         attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
-        read_BTR = read(attention_BTW, self.v_proj(table_VD), words.token_BTW)
+        value_VR = self.kept(lambda: self.v_proj(table_VD), table_VD, self.v_proj.weight)
+        read_BTR = read(attention_BTW, value_VR, words.token_BTW)
         continuing_BT2 = torch.stack(
             [(attention_BTW * follows).sum(dim=-1) for follows in (words.follows_BTW, words.follows2_BTW)], dim=-1
         )

@@ -1,11 +1,25 @@
-"""Fusion: what cross-attention keeps between calls is never older than its parameters."""
+"""Fusion: what is kept between calls without gradient is never older than the parameters that it was made of."""
 
 import copy
 
 import pytest
 import torch
 
+from model import build_model
 from tests.conftest import tiny_model
+from tests.model.variants import VARIANTS
+
+KEEPERS = {
+    f"{path}.weight": variant
+    for variant, paths in {
+        "cross_attention-sequence-product_key": [f"blocks.0.fusion.{name}_proj" for name in "qkv"],
+        "ngram-words-pointer": [
+            "embedding", "blocks.0.fusion.v_proj", "pointer.attention.k_proj",
+            *(f"blocks.0.fusion.attention.{name}_proj" for name in ("k", "previous_k", "entry_k")),
+        ],
+    }.items()
+    for path in paths
+}  # fmt: skip
 
 
 def logits(model, autocast=False):
@@ -15,7 +29,7 @@ def logits(model, autocast=False):
 
 def rebuilt(model):
     """A model of the same parameters that has never been called."""
-    other = tiny_model(seed=9).to(model.dtype)
+    other = build_model(model.settings, seed=9).eval().to(model.dtype)
     other.load_state_dict(model.state_dict())
     return other
 
@@ -25,13 +39,14 @@ def scale(model, weight):
         weight.mul_(1.5)
 
 
-def name_of(model, weight):
-    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+def names_of(model, weight):
+    return [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight]
 
 
 def load(model, weight, **how):
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    state[name_of(model, weight)] *= 2
+    for name in names_of(model, weight):
+        state[name] *= 2
     model.load_state_dict(state, **how)
 
 
@@ -46,7 +61,9 @@ def train(model, weight, fused):
 
 
 def replace(model, weight):
-    model.get_submodule(name_of(model, weight).removesuffix(".weight")).weight = torch.nn.Parameter(weight * 2)
+    other = torch.nn.Parameter(weight * 2)
+    for name in names_of(model, weight):
+        model.get_submodule(name.removesuffix(".weight")).weight = other
 
 
 CHANGES = {
@@ -61,12 +78,12 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("projection", ["q_proj", "k_proj", "v_proj"])
+@pytest.mark.parametrize("name", KEEPERS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_call_without_gradient_sees_every_change_of_a_weight(change, projection):
-    model = tiny_model()
+def test_a_call_without_gradient_sees_every_change_of_a_weight(change, name):
+    model = tiny_model(**VARIANTS[KEEPERS[name]])
     before = logits(model)
-    CHANGES[change](model, getattr(model.blocks[0].fusion, projection).weight)
+    CHANGES[change](model, model.get_parameter(name))
     after = logits(model)
     assert not torch.equal(after, before)
     assert torch.equal(after, logits(rebuilt(model)))
