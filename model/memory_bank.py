@@ -63,7 +63,7 @@ class MemoryBank(nn.Module):
 
     def vectors(self, row_X: Tensor, embedding_VD: Tensor) -> Tensor:
         """(X, D): the mean embedding of the tokens of each row."""
-        return entry_vectors(self.tokens[row_X].long(), embedding_VD)
+        return entry_vectors(self.tokens[row_X], embedding_VD)
 
     @torch.no_grad()
     def norms(self, embedding_VD: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class MemoryBlock(Block):
         if context.entry_B is not None:
             entry_BTS, log_weight_BTS = force(context.entry_B, entry_BTS, log_weight_BTS, 0.0, DROPPED)
             entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
-        token_BTSL = context.token_NL[entry_BTS.flatten()].long().view(*entry_BTS.shape, -1)
+        token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 

@@ -108,7 +108,7 @@ def entry_vectors(token_XL: Tensor, embedding_VD: Tensor) -> Tensor:
         from .kernels.read_entries import read_entries
 
         return read_entries(token_XL, embedding_VD, PADDING)
-    return F.embedding_bag(token_XL, embedding_VD, mode="mean", padding_idx=PADDING)
+    return F.embedding_bag(token_XL.long(), embedding_VD, mode="mean", padding_idx=PADDING)
 
 
 def cosine_to_entries(query_BTD: Tensor, token_BTCL: Tensor, norm_BTC: Tensor, embedding_VD: Tensor):
