@@ -52,9 +52,10 @@ def join(
     """
     n_behind = columns_behind(n_heads)
     if use_kernels(entries.embedding_VD):
-        from .kernels.join_entries import join_entries
+        from .kernels import call
+        from .kernels.join_entries import join_entries as kernel
 
-        return join_entries(x_BTD, *entries, log_weight_BTS, drop_BTXH, n_heads, n_behind, PADDING, DROPPED)
+        return call(kernel, x_BTD, *entries, log_weight_BTS, drop_BTXH, n_heads, n_behind, PADDING, DROPPED)
     return join_reference(x_BTD, entries, log_weight_BTS, drop_BTXH, n_heads, n_behind)
 
 

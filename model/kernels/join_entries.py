@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import custom_op
 from .read_entries import add_to_words, one_warp, sum_of_words
 
 PROGRAMS = 2048  # that share the entries in the backward pass; each sums the gain's gradient over its own
@@ -99,7 +100,8 @@ def _shape(token_BTSL: Tensor, drop_BTXH: Tensor | None, padding: int, H: int, D
     return [padding, drop_BTXH is not None, S, L, H, D, Y], blocks
 
 
-def _joined(
+@custom_op
+def join_entries(
     x_BTD: Tensor, token_BTSL: Tensor, table_VD: Tensor, gain_D: Tensor, eps: float, log_weight_BTS: Tensor,
     drop_BTXH: Tensor | None, n_heads: int, n_behind: int, padding: int, dropped: float,
 ) -> Tensor:  # fmt: skip
@@ -125,17 +127,7 @@ def _joined(
     return joined_BTXY
 
 
-_operator = torch.library.custom_op("explicit_memory::join_entries", _joined, mutates_args=())
-
-
-def join_entries(*inputs) -> Tensor:
-    """`_joined`, with its gradient where that is recorded."""
-    # Only gradients and the compiler need the operator, and the way to it takes tens of microseconds.
-    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    return _operator(*inputs) if recorded else _joined(*inputs)
-
-
-@_operator.register_fake
+@join_entries.register_fake
 def _(x_BTD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, drop_BTXH, n_heads, n_behind, padding, dropped):
     B, T, D = x_BTD.shape
     return x_BTD.new_empty(B, T, token_BTSL.shape[2] + 1, D + n_behind)
@@ -146,7 +138,7 @@ def join_entries_gradient(
     grad_BTXY: Tensor, token_BTSL: Tensor, table_VD: Tensor, gain_D: Tensor, eps: float, log_weight_BTS: Tensor,
     drop_BTXH: Tensor | None, n_heads: int, padding: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `_joined`, float32: grad_table_VD, grad_gain_D, grad_log_weight_BTS."""
+    """The gradients of `join_entries`, float32: grad_table_VD, grad_gain_D, grad_log_weight_BTS."""
     (V, D), Y, n_entries = table_VD.shape, grad_BTXY.shape[-1], log_weight_BTS.numel()
     n_programs = min(PROGRAMS, n_entries)
     grad_table_VD = table_VD.new_zeros(V, D, dtype=torch.float32)
@@ -184,4 +176,4 @@ def _backward(ctx, grad_BTXY: Tensor):
     return grad_x_BTD, None, grad_table_VD, grad_gain_D, None, grad_log_weight_BTS, *[None] * 5
 
 
-_operator.register_autograd(_backward, setup_context=_setup)
+join_entries.register_autograd(_backward, setup_context=_setup)

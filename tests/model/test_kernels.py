@@ -100,6 +100,7 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
     B, T, S, length, width, words, dtype, n_heads, drops, monkeypatch
 ):
     from model.fusion import DROPPED, Entries, columns_behind, join_reference
+    from model.kernels import call
     from model.kernels.join_entries import join_entries
 
     n_behind = columns_behind(n_heads)
@@ -131,7 +132,7 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
         return join_reference(state, entries, log_weight, drop, n_heads, n_behind)
 
     def fast(state, entries, log_weight):
-        return join_entries(state, *entries, log_weight, drop, n_heads, n_behind, 0, DROPPED)
+        return call(join_entries, state, *entries, log_weight, drop, n_heads, n_behind, 0, DROPPED)
 
     new_empty = torch.Tensor.new_empty
 
