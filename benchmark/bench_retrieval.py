@@ -113,7 +113,7 @@ def ngram_case(N: int, C: int, args, device: torch.device) -> dict:
             raise ValueError(f"only {found:.0%} of the entries that stand in the text are found")
         times = timings_ms(lambda text: find_matches(index, *text, n_kept=C), texts, args.repeats, device)
     X, n_lengths, most = B * T, len(config.ngram_lengths), config.ngram_max_places
-    hints, steps = n_lengths * most, log2(max(2, len(index.base.key_P)))
+    hints, steps = n_lengths * most, log2(max(2, len(index.base["ngrams"].key_P)))
     n_bytes = X * (n_lengths * 2 * 32 * steps + 4 * hints + C * (2 * L + 8 + 4))
     return speed(times, X * (C * L * W + 2 * (C + hints) ** 2), n_bytes) | {"found": found}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model import build_model
+from model.layers import Kept
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
@@ -118,3 +119,12 @@ def test_gradients_reach_the_weights_after_a_call_without_gradient():
     for projection in ("q_proj", "k_proj", "v_proj"):
         gradient, expected = (getattr(m.blocks[0].fusion, projection).weight.grad for m in (model, other))
         assert torch.equal(gradient, expected) and gradient.any()
+
+
+def test_what_was_kept_is_not_taken_for_that_of_new_parameters_in_freed_memory():
+    kept = Kept()
+    with torch.no_grad():
+        for value in range(20):
+            weight = torch.nn.Parameter(torch.full((1000,), float(value)))
+            assert kept(weight.mean, weight) == value
+            del weight

@@ -94,8 +94,7 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
     [(1, 1, 4, 8, 40, 31), (2, 3, 1, 1, 96, 31), (2, 5, 3, 3, 33, 50), (3, 20, 4, 8, 512, 640), (7, 300, 4, 8, 64, 50)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n_heads", [0, 4, 8, 20])
-@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("n_heads, drops", [(0, False), (8, False), (4, True), (20, True)])
 def test_joining_states_and_entries_errs_no_more_than_torch(
     B, T, S, length, width, words, dtype, n_heads, drops, monkeypatch
 ):
