@@ -10,7 +10,10 @@ the neighbours, given another object.
 
 import random
 import time
+import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import harmonic_mean
 
 import torch
@@ -80,6 +83,24 @@ def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) 
 
 
 @torch.no_grad()
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Sums in a fixed order, so that on a GPU too the same bank gives the same bits; it is slower."""
+    was_on, was_warning = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*CuBLAS.*"
+        )  # whose products repeat as long as one stream makes them
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
+
+
 def edits(model, tokenizer, settings: Settings) -> dict | None:
     """ES, PS, NS and their harmonic mean after each number of edits; milliseconds an edit; whether undo is exact."""
     if not model.settings.reads_bank or settings.edit_path is None or settings.gold is None:
@@ -115,7 +136,8 @@ def edits(model, tokenizer, settings: Settings) -> dict | None:
         return share | {"score": harmonic_mean(known), "n": {name: len(values) for name, values in won.items()}}
 
     probe = torch.tensor([[tokenizer.bos_token_id, *tokenizer(asked[0]["question"]).input_ids]], device=model.device)
-    before = model(probe).logits
+    with repeatable():
+        before = model(probe).logits
     result = {"0": summary(wins([pairs[row["uuid"]] for row in asked]))}
     for number in NUMBERS:
         if number == 1:
@@ -135,6 +157,6 @@ def edits(model, tokenizer, settings: Settings) -> dict | None:
             won = wins([pairs[row["uuid"]] for row in asked[:number]])
             model.bank.write(row_X, old_XL)
         result[str(number)] = summary(won) | {"ms_per_edit": 1000 * per_edit, "edits": min(number, len(requests))}
-    return result | {
-        "undo_exact": torch.equal(model(probe).logits, before), "seed": settings.seed, "task_version": TASK_VERSION,
-    }  # fmt: skip
+    with repeatable():
+        undo_exact = torch.equal(model(probe).logits, before)
+    return result | {"undo_exact": undo_exact, "seed": settings.seed, "task_version": TASK_VERSION}

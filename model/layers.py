@@ -14,8 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from .config import ModelConfig
 
-FLEX_BLOCK = 128  # FlexAttention's block of queries and keys
-DENSE_BLOCK = 64  # the same where a position has several keys: smaller blocks leave more of them out
+FLEX_BLOCK = 128  # FlexAttention's block of queries
 # Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block these wrappers are inlined.
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
 compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
@@ -76,10 +75,8 @@ class Visibility:
             return (position <= q) & (document[b, position] == document[b, q])
 
         mask_mod, batch = (causal, None) if document is None else (causal_in_document, len(document))
-        n_keys, block = self.length * keys_per_position, FLEX_BLOCK if keys_per_position == 1 else DENSE_BLOCK
-        return compiled_create_block_mask(
-            mask_mod, batch, None, self.length, n_keys, device=self.device, BLOCK_SIZE=block
-        )
+        n_keys = self.length * keys_per_position
+        return compiled_create_block_mask(mask_mod, batch, None, self.length, n_keys, device=self.device)
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -107,7 +104,7 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
     if not config.use_flash_attn:
         return textbook_attention(q_BHTE, k_BGXE, v_BGXE, mask)
     if isinstance(mask, BlockMask):
-        options = flex_options(q_BHTE, mask)
+        options = flex_options(q_BHTE, k_BGXE)
         return compiled_flex_attention(
             q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=options
         )
@@ -120,17 +117,14 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
     return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-def flex_options(q_BHTE: Tensor, mask: BlockMask) -> dict[str, int]:
-    """Sizes of FlexAttention's tiles that beat its own choice on an H100 (benchmark/NOTES.md)."""
-    is_half, options = q_BHTE.dtype != torch.float32, {}
-    if mask.BLOCK_SIZE[0] == DENSE_BLOCK:
-        options = {"fwd_BLOCK_M": DENSE_BLOCK, "fwd_BLOCK_N": DENSE_BLOCK if is_half else 32}
-    elif is_half and q_BHTE.shape[-1] == 64:
-        options = {"fwd_BLOCK_M": 128, "fwd_BLOCK_N": 64}
-    if is_half:
-        tiles = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
-        options |= tiles | {"bwd_num_stages": 3, "bwd_num_warps": 4}
-    return options
+def flex_options(q_BHTE: Tensor, k_BGXE: Tensor) -> dict[str, int]:
+    """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (benchmark/NOTES.md)."""
+    width, one_key_a_position = q_BHTE.shape[-1], q_BHTE.shape[2] == k_BGXE.shape[2]
+    if q_BHTE.dtype == torch.float32 or width > 64 or not one_key_a_position:
+        return {}
+    backward = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
+    backward |= {"bwd_num_stages": 3, "bwd_num_warps": 4}
+    return backward | ({"fwd_BLOCK_M": 128, "fwd_BLOCK_N": 64} if width == 64 else {})
 
 
 def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX: Tensor) -> Tensor:
