@@ -82,7 +82,6 @@ def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) 
     return edits
 
 
-@torch.no_grad()
 @contextmanager
 def repeatable() -> Iterator[None]:
     """Sums in a fixed order, so that on a GPU too the same bank gives the same bits; it is slower."""
@@ -101,6 +100,7 @@ def repeatable() -> Iterator[None]:
             torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
 
 
+@torch.no_grad()
 def edits(model, tokenizer, settings: Settings) -> dict | None:
     """ES, PS, NS and their harmonic mean after each number of edits; milliseconds an edit; whether undo is exact."""
     if not model.settings.reads_bank or settings.edit_path is None or settings.gold is None:

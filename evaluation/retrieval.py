@@ -65,7 +65,7 @@ def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Setting
 @torch.no_grad()
 def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor, settings: Settings) -> float:
     """Share of prompts whose gold entry is the best of all entries when no n-gram is left out and none is forgotten."""
-    config = replace(model.settings, ngram_max_places=MOST_PLACES)
+    config = replace(model.settings, ngram_max_places=MOST_PLACES, ngram_pairs=0)
     index = NgramIndex(model.bank.tokens, config)
     hits = 0
     for place, input_1T in last_positions(model, tokenizer, prompts, 1):

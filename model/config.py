@@ -65,7 +65,9 @@ class ModelConfig:
     ngram_max_places: int = flag(32, "an n-gram that stands in more places of the bank than this points to nothing")
     ngram_pairs: int = flag(0, "so many rarest tokens of an entry point to it in pairs as well (retrieval ngram)")
     ngram_decay: float = flag(0.98, "what a found entry's score keeps from one token to the next")
-    ngram_window: int = flag(32, "last tokens of the text whose words rank the found entries")
+    ngram_window: int = flag(
+        32, "last tokens of the text: their words rank the found entries, and pairs are made of them"
+    )
     retrieval_noise: float = flag(0.0, "share of the found entries that training replaces by random ones")
     pointer: bool = flag(False, "a pointer at the end may copy the next token from an entry (retrieval ngram)")
     selection: str = flag(
@@ -175,8 +177,8 @@ class ModelConfig:
         )
         require(self.ngram_max_places >= 1, f"--ngram_max_places must be at least 1, got {self.ngram_max_places}")
         require(
-            self.ngram_pairs != 1 and self.ngram_pairs >= 0,
-            f"--ngram_pairs must be 0 or at least 2, got {self.ngram_pairs}",
+            self.ngram_pairs == 0 or 2 <= self.ngram_pairs <= self.knowledge_length,
+            f"--ngram_pairs {self.ngram_pairs} must be 0 or lie in [2, {self.knowledge_length}], --knowledge_length",
         )
         require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
         require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")

@@ -160,7 +160,7 @@ class Kept:
 
     def __call__(self, make: Callable, *parameters: Tensor):
         """What `make()` returns, or returned when the parameters, and the precision of autocast, were the same."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].is_inference():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(p.is_inference() for p in parameters):
             return make()
         kind = parameters[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

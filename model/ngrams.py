@@ -124,7 +124,7 @@ class NgramIndex:
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         """Take notice that rows, which held `old_XL`, now hold something else. A row put back as it was is no edit."""
-        for row, old_L in zip(row_X.tolist(), old_XL, strict=True):
+        for row, old_L in dict(zip(row_X.tolist(), old_XL, strict=True)).items():  # a row may be named twice
             original_L = self.edited.setdefault(row, old_L.clone())
             self.stale_N[row] = not torch.equal(original_L, self.token_NL[row])
             if not self.stale_N[row]:
@@ -294,7 +294,7 @@ def find_matches(
         cut = min(max(index.length, W) - 1, past)
         stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
         before = Matches(stored_BPX[:, -1:, :C], score_BPC[:, -1:])
-        text_BX = torch.cat([stored_BPX[:, -cut:, C], input_BT], dim=1)
+        text_BX = torch.cat([stored_BPX[:, past - cut :, C], input_BT], dim=1)
     start_BX = torch.zeros_like(text_BX, dtype=torch.bool)
     start_BX[:, 0] = past == cut
     if document_BX is not None:

@@ -128,3 +128,9 @@ def test_what_was_kept_is_not_taken_for_that_of_new_parameters_in_freed_memory()
             weight = torch.nn.Parameter(torch.full((1000,), float(value)))
             assert kept(weight.mean, weight) == value
             del weight
+
+
+def test_a_model_that_was_made_for_inference_alone_runs():
+    with torch.inference_mode():
+        model = tiny_model(**VARIANTS["ngram-words-pointer"])
+    assert torch.equal(logits(model), logits(model))

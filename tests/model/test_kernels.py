@@ -172,7 +172,7 @@ def test_a_model_trains_the_same_with_the_joining_kernel(fusion, scope, monkeypa
             assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name
 
 
-@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (128, 16)])
+@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (80, 16), (128, 16), (160, 16)])
 def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     from model.kernels.keep_best import keep_best
     from model.ngrams import keep_best_reference

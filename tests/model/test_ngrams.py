@@ -171,6 +171,27 @@ def test_common_words_do_not_point_to_an_edited_entry():
     assert matches.entry_BTC[:, -1, 0].tolist() == [NO_ENTRY, 4]
 
 
+def test_what_many_edits_say_points_to_none_of_them():
+    sizes = {**CONFIG, "ngram_lengths": [2], "ngram_pairs": 2, "knowledge_num": 36, "vocab_size": 61}
+    token_NL = torch.tensor([[7, 8, 20 + n, 0, 0] for n in range(36)])
+    text = torch.tensor([[5, 6]])
+    for n_edits, found in ((4, {0, 1, 2, 3}), (6, set())):
+        index, rows = NgramIndex(token_NL.clone(), tiny_config(**sizes)), torch.arange(n_edits)
+        old_XL, index.token_NL[rows] = index.token_NL[rows].clone(), torch.tensor([5, 6, 0, 0, 0])
+        index.edit(rows, old_XL)
+        assert set(find_matches(index, text, None)[0].entry_BTC[0, -1].tolist()) - {NO_ENTRY} == found
+
+
+def test_a_row_that_is_named_twice_is_undone_too():
+    model = tiny_model(**{**CONFIG, "ngram_pairs": 2}, fusion="words", keep_ffn=True)
+    text, rows = torch.arange(3, 15)[None], torch.tensor([5, 5])
+    before = model(text).logits
+    old = model.bank.write(rows, torch.stack([text[0, :5], text[0, 5:10]]))
+    model.bank.write(rows, old)
+    assert torch.equal(model(text).logits, before)
+    assert not model.bank.ngrams().edited and not model.bank.ngrams().stale_N.any()
+
+
 def test_noise_replaces_entries_in_training_only():
     model = tiny_model(**CONFIG, fusion="words", keep_ffn=True, retrieval_noise=0.5)
     ids = torch.randint(3, 61, (4, 16))

@@ -25,8 +25,10 @@ EXTRAS = {
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 NGRAMS = {
     "ngram-words-pointer": NGRAM | {"fusion": "words", "pointer": True},
-    "ngram-pairs": NGRAM | {"fusion": "words", "pointer": True, "ngram_lengths": [3], "ngram_pairs": 3},
-    "ngram-words": NGRAM | {"fusion": "words", "memory_layers": [0], "knowledge_num": 50},  # 50 is no square
+    "ngram-pairs": NGRAM
+    | {"fusion": "words", "pointer": True, "ngram_lengths": [3], "ngram_pairs": 3, "ngram_window": 5},
+    "ngram-words": NGRAM  # 50 is no square
+    | {"fusion": "words", "memory_layers": [0], "knowledge_num": 50, "ngram_lengths": [1], "ngram_window": 1},
     "ngram-pointer": NGRAM | {"memory_layers": [-1], "pointer": True},
     "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
