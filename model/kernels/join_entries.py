@@ -133,7 +133,7 @@ def _(x_BTD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, drop_BTXH, n_hea
     return x_BTD.new_empty(B, T, token_BTSL.shape[2] + 1, D + n_behind)
 
 
-@torch.library.custom_op("explicit_memory::join_entries_gradient", mutates_args=())
+@custom_op
 def join_entries_gradient(
     grad_BTXY: Tensor, token_BTSL: Tensor, table_VD: Tensor, gain_D: Tensor, eps: float, log_weight_BTS: Tensor,
     drop_BTXH: Tensor | None, n_heads: int, padding: int,

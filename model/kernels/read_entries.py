@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import custom_op
+
 
 @triton.jit
 def sum_of_words(token_ptr, table_ptr, D, PADDING: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr):
@@ -63,7 +65,7 @@ def one_warp(D: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": max(1, block // 1024)}
 
 
-@torch.library.custom_op("explicit_memory::read_entries", mutates_args=())
+@custom_op
 def read_entries(token_XL: Tensor, table_VD: Tensor, padding: int) -> Tensor:
     """(X, D) in the dtype of the table: the mean of the rows of each entry's tokens, padding left out.
 
@@ -81,7 +83,7 @@ def _(token_XL: Tensor, table_VD: Tensor, padding: int) -> Tensor:
     return table_VD.new_empty(token_XL.shape[0], table_VD.shape[1])
 
 
-@torch.library.custom_op("explicit_memory::spread_gradient", mutates_args=())
+@custom_op
 def spread_gradient(token_XL: Tensor, grad_XD: Tensor, n_rows: int, padding: int) -> Tensor:
     """(n_rows, D) float32: the gradient of `read_entries` with respect to its table."""
     X, L = token_XL.shape

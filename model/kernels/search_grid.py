@@ -252,7 +252,7 @@ def _(score_M2R: Tensor, n_candidates: int, usage: bool, scale: float):
     )  # fmt: skip
 
 
-@torch.library.custom_op("explicit_memory::search_grid_gradient", mutates_args=())
+@custom_op
 def search_grid_gradient(
     score_M2R: Tensor, total_M2: Tensor, entry_MC: Tensor, grad_score_MC: Tensor, grad_probability_2R: Tensor,
     scale: float,

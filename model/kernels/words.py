@@ -87,7 +87,7 @@ def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) 
     return _launch(_sum, weight_XW, table_VR, token_XW, out, table_VR.shape[1], skip)
 
 
-@torch.library.custom_op("explicit_memory::spread_words", mutates_args=())
+@custom_op
 def spread_words(weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, n_rows: int, skip: int) -> Tensor:
     """(n_rows, R) float32: each position's vector, times the weight of a word, added to the row of that word.
 
