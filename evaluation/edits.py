@@ -85,14 +85,11 @@ def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) 
 @contextmanager
 def repeatable() -> Iterator[None]:
     """Sums in a fixed order, so that on a GPU too the same bank gives the same bits; it is slower."""
-    was_on, was_warning = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    was_on = torch.are_deterministic_algorithms_enabled()
+    was_warning = torch.is_deterministic_algorithms_warn_only_enabled()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*CuBLAS.*"
-        )  # whose products repeat as long as one stream makes them
+        # Products of cuBLAS, which it warns of, repeat as long as one stream makes them.
+        warnings.filterwarnings("ignore", message=".*CuBLAS.*")
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield

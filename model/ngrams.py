@@ -197,6 +197,7 @@ class NgramIndex:
         most: int,
         n_used: int,
     ) -> tuple[Tensor, Tensor]:
+        """The entries in the `n_used` smallest spans, and what each says if its key stands in `places_BTY` places."""
         begin_BTY, count_BTY, Y = span[0], torch.where(wanted_BTY, span[1] - span[0], 0), wanted_BTY.shape[-1]
         if n_used < Y:
             order_BTY = torch.where(count_BTY > 0, count_BTY, most + 1) * Y + torch.arange(Y, device=count_BTY.device)
