@@ -1,8 +1,8 @@
 """How the entries that were read join the residual stream: three fusions and the table that names them.
 
 Axes: B batch · T position · D width · S entries per position · L tokens per entry · V vocabulary
-      H fusion heads · E per-head width · X keys, S + 1 of each position: its state, then its entries
-      Y = D channels of a key's source and a log-weight for each head
+      H fusion heads · E per-head width · X = S + 1 keys of a position: its state, then its entries
+      J keys of all positions, X of each · F = 2 D: a key, then its value
 
 A fusion is a module called as `fusion(x_BTD, entries, log_weight_BTS, mask, cache)`, and returns what is added to the
 stream. `x` is the normed state, `entries` what was read, `log_weight` the logarithm of each entry's weight: every
@@ -15,16 +15,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
 from .config import ModelConfig
-from .layers import Kept, StreamLinear, attend, in_autocast, merge_heads, split_heads
+from .layers import Kept, Runs, StreamLinear, attend, in_autocast, merge_heads, split_heads
 from .retrieval import PADDING, entry_vectors
 from .words import use_kernels
 
 # Far below any logit, yet finite: a row whose keys are all dropped becomes a plain mean instead of NaN.
 DROPPED = -1e4
-ALIGNED = 8  # bfloat16 rows of whole 16 bytes are multiplied faster
 
 
 class Entries(NamedTuple):
@@ -36,63 +34,35 @@ class Entries(NamedTuple):
     eps: float
 
 
-def columns_behind(n_heads: int) -> int:
-    """How many columns stand behind the channels of a key's source: a log-weight for each head, then zeros."""
-    return n_heads + -n_heads % ALIGNED
+def join(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
+    """(B, T, X, D), contiguous, in the dtype of x: the state of each position, then the vectors of its entries.
 
-
-def join(
-    x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, drop_BTXH: Tensor | None = None, n_heads: int = 0
-) -> Tensor:
-    """(B, T, X, Y), contiguous, in the dtype of x: the state of each position, then the vectors of its entries.
-
-    With heads, each key's log-weight stands behind its channels once a head, 0 for the state and DROPPED where `drop`
-    says so, then zeros up to a multiple of ALIGNED. Without, each vector is multiplied by S times its weight: those
-    factors average 1, so that an entry enters at the scale of the state whatever S is.
+    With log-weights, each vector is multiplied by S times its weight: those factors average 1, so that an entry enters
+    at the scale of the state whatever S is.
     """
-    n_behind = columns_behind(n_heads)
     if use_kernels(entries.embedding_VD):
         from .kernels import call
         from .kernels.join_entries import join_entries as kernel
 
-        return call(kernel, x_BTD, *entries, log_weight_BTS, drop_BTXH, n_heads, n_behind, PADDING, DROPPED)
-    return join_reference(x_BTD, entries, log_weight_BTS, drop_BTXH, n_heads, n_behind)
+        return call(kernel, x_BTD, *entries, log_weight_BTS, PADDING)
+    return join_reference(x_BTD, entries, log_weight_BTS)
 
 
-def join_reference(
-    x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, drop_BTXH: Tensor | None, n_heads: int, n_behind: int
-) -> Tensor:
-    """`join` in plain torch, with `n_behind` columns behind the channels."""
+def join_reference(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
+    """`join` in plain torch."""
     token_BTSL, embedding_VD, gain_D, eps = entries
     vector_XD = entry_vectors(token_BTSL.flatten(0, 2), embedding_VD)
     unit_XD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
-    memory_BTSD = (unit_XD * gain_D).view(*log_weight_BTS.shape, -1)
-    if not n_heads:
-        memory_BTSD = memory_BTSD * (log_weight_BTS.shape[-1] * log_weight_BTS.exp()[..., None])
-    joined_BTXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
-    if not n_heads:
-        return joined_BTXD
-    bias_BTXH = F.pad(log_weight_BTS, (1, 0))[..., None].expand(*joined_BTXD.shape[:3], n_heads)
-    if drop_BTXH is not None:
-        bias_BTXH = bias_BTXH.masked_fill(drop_BTXH, DROPPED)
-    bias_BTXH = F.pad(bias_BTXH, (0, n_behind - n_heads)).to(x_BTD.dtype)
-    return torch.cat([joined_BTXD, bias_BTXH], dim=-1)
-
-
-class Projections(NamedTuple):
-    """The weights of cross-attention as they are multiplied with; see `CrossAttention.projections`."""
-
-    query_DD: Tensor
-    query_bias_D: Tensor
-    key_DY: Tensor
-    value_DY: Tensor
+    memory_BTSD = (unit_XD * gain_D).view(*token_BTSL.shape[:3], -1)
+    if log_weight_BTS is not None:
+        memory_BTSD = memory_BTSD * (token_BTSL.shape[2] * log_weight_BTS.exp()[..., None])
+    return torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
 
 
 class CrossAttention(nn.Module):
     """A position attends to states and entries alike; an entry's log-weight is added to its logit.
 
-    The last of each head's E channels carries that log-weight (queries hold sqrt(E) there, which the softmax scale
-    turns into 1), so that any fused attention kernel applies it without a bias tensor. The projections write it there.
+    The last of each head's E channels is zero in queries and keys: room for the bias where attention takes none.
 
     Attention dropout hides whole keys, for one head each: dropping single probabilities after the softmax, as
     nn.MultiheadAttention does, is offered by no fused kernel with this mask. Related: DropKey, arXiv:2208.02646.
@@ -109,47 +79,62 @@ class CrossAttention(nn.Module):
         self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        B, T, S = log_weight_BTS.shape
         x_BTD = in_autocast(x_BTD)  # before it is copied beside its entries
-        drop_BTXH = None
-        if self.training and self.config.attention_dropout:
-            chance_BTXH = torch.rand(B, T, S + 1, self.n_heads, device=x_BTD.device)
-            drop_BTXH = chance_BTXH < self.config.attention_dropout
-        # The keys of a position stand together: its state, then its S entries; behind each its log-weight by head.
-        source_BXY = join(x_BTD, entries, log_weight_BTS, drop_BTXH, self.n_heads).flatten(1, 2)
-
-        weights = self.kept(self.projections, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
-        q_BHTE = split_heads(F.linear(x_BTD, weights.query_DD, weights.query_bias_D), self.n_heads)
-        k_BHXE = split_heads(F.linear(source_BXY, weights.key_DY), self.n_heads)
-        v_BHXE = split_heads(F.linear(source_BXY, weights.value_DY), self.n_heads)
-
+        query_DD, key_value_FD = self.kept(self.projections, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        q_BTD = F.linear(x_BTD, query_DD)
+        kv_BJF = F.linear(join(x_BTD, entries).flatten(1, 2), key_value_FD)
+        bias_BHJ = self.bias(log_weight_BTS)
         if self.config.fusion_scope == "token":
-            out_BHTE = attend_own(q_BHTE, k_BHXE.unflatten(2, (T, S + 1)), v_BHXE.unflatten(2, (T, S + 1)))
+            out_BTD = attend_own(q_BTD, kv_BJF, bias_BHJ, self.n_heads)
         else:
             if cache is not None:
-                k_BHXE, v_BHXE = cache.update(k_BHXE, v_BHXE, self.config.n_layers + self.layer)
-            out_BHTE = attend(q_BHTE, k_BHXE, v_BHXE, mask, self.config)
-        return self.out_proj(merge_heads(out_BHTE))
+                layer = self.config.n_layers + self.layer
+                kv_B1JF, bias_BHJ1 = cache.update(kv_BJF[:, None], bias_BHJ[..., None], layer)
+                kv_BJF, bias_BHJ = kv_B1JF[:, 0], bias_BHJ1[..., 0]
+            out_BTD = attend_joined(q_BTD, kv_BJF, bias_BHJ, mask, self.config)
+        return self.out_proj(out_BTD)
 
-    def projections(self) -> Projections:
-        """Queries: E - 1 projected channels of each head, then sqrt(E). Keys: E - 1 projected channels of each head,
-        then its log-weight, taken from behind the D channels. Values: what stands there is multiplied by zero.
-        """
-        H, E, n_behind = self.n_heads, self.head_dim, columns_behind(self.n_heads)
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """The weights of queries, and of keys and values, with zeros for each head's last channel of query and key."""
         query_DD, key_DD, value_DD = (in_autocast(x.weight) for x in (self.q_proj, self.k_proj, self.v_proj))
-        query_HED, key_HED = (F.pad(x.unflatten(0, (H, E - 1)), (0, 0, 0, 1)) for x in (query_DD, key_DD))
-        query_bias_HE = F.pad(query_DD.new_zeros(H, E - 1), (0, 1), value=E**0.5)
-        eye_HY = torch.eye(H, n_behind, dtype=key_DD.dtype, device=key_DD.device)
-        behind_HEY = F.pad(eye_HY[:, None], (0, 0, E - 1, 0))
-        key_HEY = torch.cat([key_HED, behind_HEY], dim=-1)
-        value_DY = F.pad(value_DD, (0, n_behind))
-        return Projections(query_HED.flatten(0, 1), query_bias_HE.flatten(), key_HEY.flatten(0, 1), value_DY)
+        shape = self.n_heads, self.head_dim - 1
+        query_DD, key_DD = (F.pad(x.unflatten(0, shape), (0, 0, 0, 1)).flatten(0, 1) for x in (query_DD, key_DD))
+        return query_DD, torch.cat([key_DD, value_DD])
+
+    def bias(self, log_weight_BTS: Tensor) -> Tensor:
+        """(B, 1 or H, J) float32: what is added to the logits of each key, 0 for a state; DROPPED hides a key."""
+        bias_B1J = F.pad(log_weight_BTS.float(), (1, 0)).flatten(1)[:, None]
+        if not (self.training and self.config.attention_dropout):
+            return bias_B1J
+        B, _, J = bias_B1J.shape
+        drop_BHJ = torch.rand(B, self.n_heads, J, device=bias_B1J.device) < self.config.attention_dropout
+        return torch.where(drop_BHJ, DROPPED, bias_B1J)
 
 
-def attend_own(q_BHTE: Tensor, k_BHTXE: Tensor, v_BHTXE: Tensor) -> Tensor:
-    """Attention of each position to its own X keys."""
-    score_BHTX = torch.einsum("bhte,bhtxe->bhtx", q_BHTE, k_BHTXE).float() * q_BHTE.shape[-1] ** -0.5
-    return torch.einsum("bhtx,bhtxe->bhte", score_BHTX.softmax(dim=-1).to(v_BHTXE.dtype), v_BHTXE)
+def attend_joined(q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, mask, config: ModelConfig) -> Tensor:
+    """softmax(q k / sqrt(E) + bias) v, by the heads of the fusion, over the keys that `fusion_mask` shows."""
+    if isinstance(mask, Runs):
+        from .kernels import call
+        from .kernels.attend_entries import attend_entries as kernel
+
+        return call(kernel, q_BTD, kv_BJF, bias_BHJ, *mask, config.num_selected + 1, config.fusion_heads)[0]
+    # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
+    q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
+    E = q_BHTE.shape[-1]
+    free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
+    k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
+    return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
+
+
+def attend_own(q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, n_heads: int) -> Tensor:
+    """The same, over the X keys of each position itself."""
+    T = q_BTD.shape[1]
+    q_BTHE = q_BTD.unflatten(-1, (n_heads, -1))
+    kv_BTXHE = kv_BJF.unflatten(1, (T, -1)).unflatten(-1, (2 * n_heads, -1))
+    k_BTXHE, v_BTXHE = kv_BTXHE.chunk(2, dim=-2)
+    score_BHTX = torch.einsum("bthe,btxhe->bhtx", q_BTHE, k_BTXHE).float() * q_BTHE.shape[-1] ** -0.5
+    weight_BHTX = (score_BHTX + bias_BHJ.unflatten(-1, (T, -1))).softmax(dim=-1).to(kv_BJF.dtype)
+    return torch.einsum("bhtx,btxhe->bthe", weight_BHTX, v_BTXHE).flatten(-2)
 
 
 class PooledFusion(nn.Module):
@@ -210,10 +195,12 @@ class Concat(PooledFusion):
 FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": Concat}
 
 
-def fusion_mask(visible, config: ModelConfig) -> Tensor | BlockMask | None:
-    """The mask that the configured fusion needs, once per forward pass; None for scope `token`."""
+def fusion_mask(visible, config: ModelConfig, batch_size: int) -> Tensor | Runs | None:
+    """What the configured fusion may see, made once per forward pass; None for scope `token`."""
     if config.fusion_scope == "token" or config.fusion == "words" or not config.reading_layers:
         return None
-    if config.fusion == "cross_attention":
-        return visible.mask(config.num_selected + 1, fused=config.use_flash_attn)
-    return visible.mask(1, fused=False)
+    if config.fusion != "cross_attention":
+        return visible.mask(1, fused=False)
+    if config.use_flash_attn and visible.device.type == "cuda":
+        return visible.runs(batch_size)
+    return visible.mask(config.num_selected + 1, fused=config.use_flash_attn)

@@ -1,11 +1,12 @@
 """Norm, rotary positions, attention with a key-value cache, feed-forward: shared by both models.
 
 Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward
-      V vocabulary · X attended keys (the past and the present; in the memory fusion S + 1 for each position)
+      V vocabulary · X attended keys: the past and the present
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +33,19 @@ class Context:
     needs_losses: bool  # else no auxiliary term of the memory is worked out
 
 
+class Runs(NamedTuple):
+    """Where the document of each query begins and ends, int32 positions of the row."""
+
+    first_BT: Tensor
+    last_BT: Tensor
+
+
 @dataclass
 class Visibility:
     """Who may see whom: a key is visible from its own position on, inside its own document.
 
     `past` positions lie in the cache before the T queries. `document_BX` numbers the document of every position, cached
-    ones included; None means one document without padding.
+    ones included, and a document is a run of positions; None means one document without padding.
     """
 
     past: int
@@ -56,27 +64,35 @@ class Visibility:
         if fused and is_plain and self.document_BX is None:
             return None
         # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
-        if fused and self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda":
-            return self._block_mask(keys_per_position)
+        whole_blocks = self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda"
+        if fused and keys_per_position == 1 and whole_blocks:
+            return self._block_mask()
         position_X = torch.arange(self.past + self.length, device=self.device)
         visible_BTX = (position_X[None, :] <= position_X[self.past :, None])[None]
         if self.document_BX is not None:
             visible_BTX = visible_BTX & (self.document_BX[:, self.past :, None] == self.document_BX[:, None, :])
         return visible_BTX.repeat_interleave(keys_per_position, dim=-1)[:, None]
 
-    def _block_mask(self, keys_per_position: int) -> BlockMask:
+    def _block_mask(self) -> BlockMask:
         document = self.document_BX
 
-        def causal(b, h, q, k):
-            return k // keys_per_position <= q
-
         def causal_in_document(b, h, q, k):
-            position = k // keys_per_position
-            return (position <= q) & (document[b, position] == document[b, q])
+            return (k <= q) & (document[b, k] == document[b, q])
 
-        mask_mod, batch = (causal, None) if document is None else (causal_in_document, len(document))
-        n_keys = self.length * keys_per_position
-        return compiled_create_block_mask(mask_mod, batch, None, self.length, n_keys, device=self.device)
+        T = self.length
+        return compiled_create_block_mask(causal_in_document, len(document), None, T, T, device=self.device)
+
+    def runs(self, batch_size: int) -> Runs:
+        position_P = torch.arange(self.past + self.length, device=self.device, dtype=torch.int32)
+        if self.document_BX is None:
+            first_BP = torch.zeros_like(position_P).expand(batch_size, -1)
+            last_BP = position_P[-1].expand_as(first_BP)
+        else:
+            changes_BP = self.document_BX[:, 1:] != self.document_BX[:, :-1]
+            begins_BP, ends_BP = (F.pad(changes_BP, side, value=True) for side in ((1, 0), (0, 1)))
+            first_BP = position_P.where(begins_BP, 0).cummax(dim=-1).values
+            last_BP = position_P.where(ends_BP, len(position_P)).flip(-1).cummin(dim=-1).values.flip(-1)
+        return Runs(*(x_BP[:, self.past :].contiguous() for x_BP in (first_BP, last_BP)))
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -104,9 +120,8 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
     if not config.use_flash_attn:
         return textbook_attention(q_BHTE, k_BGXE, v_BGXE, mask)
     if isinstance(mask, BlockMask):
-        options = flex_options(q_BHTE, k_BGXE)
         return compiled_flex_attention(
-            q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=options
+            q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=flex_options(q_BHTE)
         )
     causal = mask is None and q_BHTE.shape[2] > 1
     if config.flash_backend == "flash_attn" and mask is None:
@@ -117,10 +132,10 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
     return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-def flex_options(q_BHTE: Tensor, k_BGXE: Tensor) -> dict[str, int]:
+def flex_options(q_BHTE: Tensor) -> dict[str, int]:
     """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (benchmark/NOTES.md)."""
-    width, one_key_a_position = q_BHTE.shape[-1], q_BHTE.shape[2] == k_BGXE.shape[2]
-    if q_BHTE.dtype == torch.float32 or width > 64 or not one_key_a_position:
+    width = q_BHTE.shape[-1]
+    if q_BHTE.dtype == torch.float32 or width > 64:
         return {}
     backward = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
     backward |= {"bwd_num_stages": 3, "bwd_num_warps": 4}

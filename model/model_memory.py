@@ -226,8 +226,8 @@ class MemoryTransformer(Transformer):
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
-            embedding_VD=embedding_VD, table_VD=table_VD, fusion_mask=fusion_mask(visible, self.settings), found=found,
-            entry_B=entry_B, **shared,
+            embedding_VD=embedding_VD, table_VD=table_VD, found=found, entry_B=entry_B,
+            fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
         )  # fmt: skip
 
     def tables(self) -> tuple[Tensor, Tensor | None]:

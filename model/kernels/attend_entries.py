@@ -1,0 +1,251 @@
+"""Causal attention of positions to states and entries, X keys a position: the cross-attention fusion's inner part.
+
+FlashAttention (Dao 2023, arXiv:2307.08691) that knows its layout: keys stand position by position and a document is a
+run of positions, so that a tile of queries meets one stretch of keys; a bias is added to each key's logit. Nothing is
+added up by atomics: the same inputs give the same bits.
+
+Axes: B batch · T queries, the last T of P positions · J = P X keys, X of each position · H heads · E per-head width
+      D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import custom_op
+
+LOG2E = 1.4426950408889634
+_LOG2E = tl.constexpr(LOG2E)
+
+
+@triton.jit
+def _rows(base_ptr, place, stride, e, keep, E: tl.constexpr):
+    """A tile of rows of one head's E channels; zeros where a row is not kept and behind the channels."""
+    return tl.load(base_ptr + place[:, None] * stride + e[None, :], mask=keep[:, None] & (e < E)[None, :], other=0.0)
+
+
+@triton.jit
+def _row(ptr, place, end):
+    """A vector, loaded by as many threads as there are: half of them would each load all of it."""
+    twice = tl.load(ptr + place[:, None] + tl.zeros([1, 2], tl.int32), mask=(place < end)[:, None], other=0)
+    return tl.max(twice, axis=1)
+
+
+@triton.jit
+def _attend(
+    q_ptr, kv_ptr, bias_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
+    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
+    e = tl.arange(0, EB)
+    m = tl.program_id(0) * M + tl.arange(0, M)
+    first = tl.load(first_ptr + row * T + m, mask=m < T, other=P)
+    q = _rows(q_ptr + row * T * D + head * E, m, D, e, m < T, E)
+    kv_ptr += row * P * X * 2 * D + head * E
+    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * P * X
+    best = tl.full([M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([M], dtype=tl.float32)
+    mixed = tl.zeros([M, EB], dtype=tl.float32)
+    begin = tl.min(first, axis=0) * X // N * N
+    end = tl.minimum(P - T + (tl.program_id(0) + 1) * M, P) * X
+    for start in range(begin, end, N):
+        j = start + tl.arange(0, N)
+        k = _rows(kv_ptr, j, 2 * D, e, j < P * X, E)
+        v = _rows(kv_ptr + D, j, 2 * D, e, j < P * X, E)
+        bias = _row(bias_ptr, j, P * X) * _LOG2E
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
+        n = j // X
+        visible = (n[None, :] >= first[:, None]) & (n[None, :] <= (P - T + m)[:, None])
+        logit = tl.where(visible, logit, float("-inf"))
+        higher = tl.maximum(best, tl.max(logit, axis=1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)  # of a row that has seen no key yet
+        weight = tl.exp2(logit - base[:, None])
+        shrink = tl.exp2(best - base)
+        total = total * shrink + tl.sum(weight, axis=1)
+        mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
+        best = higher
+    total = tl.where(m < T, total, 1.0)
+    out = mixed / total[:, None]
+    keep = (m < T)[:, None] & (e < E)[None, :]
+    tl.store(out_ptr + (row * T + m)[:, None] * D + head * E + e[None, :], out.to(out_ptr.dtype.element_ty), mask=keep)
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * T + m, best + tl.log2(total), mask=m < T)
+
+
+@triton.jit
+def _query_gradient(
+    grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, out_ptr, lse_ptr, sums_ptr, grad_q_ptr, T, scale,
+    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
+    e = tl.arange(0, EB)
+    m = tl.program_id(0) * M + tl.arange(0, M)
+    first = tl.load(first_ptr + row * T + m, mask=m < T, other=T)
+    here = row * T * D + head * E
+    q = _rows(q_ptr + here, m, D, e, m < T, E)
+    grad = _rows(grad_ptr + here, m, D, e, m < T, E)
+    out = _rows(out_ptr + here, m, D, e, m < T, E)
+    delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), axis=1)
+    place = tl.program_id(1).to(tl.int64) * T + m
+    lse = tl.load(lse_ptr + place, mask=m < T, other=0.0)
+    tl.store(sums_ptr + 2 * place, lse, mask=m < T)
+    tl.store(sums_ptr + 2 * place + 1, delta, mask=m < T)
+    kv_ptr += row * T * X * 2 * D + head * E
+    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
+    grad_q = tl.zeros([M, EB], dtype=tl.float32)
+    begin = tl.min(first, axis=0) * X // N * N
+    end = tl.minimum((tl.program_id(0) + 1) * M, T) * X
+    for start in range(begin, end, N):
+        j = start + tl.arange(0, N)
+        k = _rows(kv_ptr, j, 2 * D, e, j < T * X, E)
+        v = _rows(kv_ptr + D, j, 2 * D, e, j < T * X, E)
+        bias = _row(bias_ptr, j, T * X) * _LOG2E
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
+        n = j // X
+        visible = (n[None, :] >= first[:, None]) & (n[None, :] <= m[:, None])
+        weight = tl.where(visible, tl.exp2(logit - lse[:, None]), 0.0)
+        grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
+        grad_logit = weight * (grad_weight - delta[:, None])
+        grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
+    grad_q *= scale / _LOG2E
+    keep = (m < T)[:, None] & (e < E)[None, :]
+    tl.store(grad_q_ptr + here + m[:, None] * D + e[None, :], grad_q.to(grad_q_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _key_gradient(
+    grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
+    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
+    e = tl.arange(0, EB)
+    j = tl.program_id(0) * N + tl.arange(0, N)
+    n = j // X
+    here = row * T * X * 2 * D + head * E
+    k = _rows(kv_ptr + here, j, 2 * D, e, n < T, E)
+    v = _rows(kv_ptr + here + D, j, 2 * D, e, n < T, E)
+    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
+    bias = tl.load(bias_ptr + j, mask=n < T, other=0.0) * _LOG2E
+    q_ptr += row * T * D + head * E
+    grad_ptr += row * T * D + head * E
+    grad_k = tl.zeros([N, EB], dtype=tl.float32)
+    grad_v = tl.zeros([N, EB], dtype=tl.float32)
+    grad_bias = tl.zeros([N], dtype=tl.float32)
+    begin = tl.program_id(0) * N // X // M * M
+    last = tl.load(last_ptr + row * T + n, mask=n < T, other=0)
+    end = tl.max(last, axis=0) + 1
+    for start in range(begin, end, M):
+        m = start + tl.arange(0, M)
+        q = _rows(q_ptr, m, D, e, m < T, E)
+        grad = _rows(grad_ptr, m, D, e, m < T, E)
+        sums = sums_ptr + 2 * (tl.program_id(1).to(tl.int64) * T + m)
+        lse, delta = tl.split(tl.load(sums[:, None] + tl.arange(0, 2), mask=(m < T)[:, None], other=0.0))
+        logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
+        visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
+        weight = tl.where(visible, tl.exp2(logit - lse[None, :]), 0.0)
+        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v, input_precision=PRECISION)
+        grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
+        grad_logit = weight * (grad_weight - delta[None, :])
+        grad_k = tl.dot(grad_logit.to(q.dtype), q, grad_k, input_precision=PRECISION)
+        grad_bias += tl.sum(grad_logit, axis=1)
+    grad_k *= scale / _LOG2E
+    to = grad_kv_ptr + here + j[:, None] * 2 * D + e[None, :]
+    keep = (n < T)[:, None] & (e < E)[None, :]
+    tl.store(to, grad_k.to(grad_kv_ptr.dtype.element_ty), mask=keep)
+    tl.store(to + D, grad_v.to(grad_kv_ptr.dtype.element_ty), mask=keep)
+    tl.store(grad_bias_ptr + tl.program_id(1).to(tl.int64) * T * X + j, grad_bias, mask=n < T)
+
+
+# M, N, warps and stages, measured on an H100 (benchmark/NOTES.md); for heads wider than 64 and for float32 below.
+TILES = {_attend: (64, 64, 4, 3), _query_gradient: (64, 64, 4, 2), _key_gradient: (64, 64, 4, 2)}
+
+
+def _launch(kernel, rows: int, q_BTD: Tensor, bias_BHJ: Tensor, X: int, n_heads: int, *args) -> None:
+    """One program for each tile of `rows` queries or keys, and for each head."""
+    E = q_BTD.shape[-1] // n_heads
+    EB = max(16, triton.next_power_of_2(E))
+    M, N, warps, stages = TILES[kernel]
+    if q_BTD.dtype == torch.float32 or EB > 64:
+        M, N, warps, stages = 32, 32, 4, 1
+    tile = N if kernel is _key_gradient else M
+    kernel[(triton.cdiv(rows, tile), len(q_BTD) * n_heads)](
+        *args, LOG2E * E**-0.5, X, bias_BHJ.shape[1] > 1, n_heads, E, EB,
+        "ieee" if q_BTD.dtype == torch.float32 else "tf32", M, N, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+
+
+@custom_op
+def attend_entries(
+    q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, first_BT: Tensor, last_BT: Tensor, X: int, n_heads: int
+) -> tuple[Tensor, Tensor]:
+    """The twin of `fusion.attend_reference`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
+
+    Query t of the last T positions sees the X keys of each position from `first[t]` to its own.
+
+    Args:
+        kv_BJF: keys, then values; in each the E channels of one head after the other.
+        bias_BHJ: float32; one for all heads, or one for each.
+        first_BT, last_BT: int32, the positions where the document of each query begins and ends.
+    Returns:
+        out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
+    """
+    (B, T, D), P = q_BTD.shape, kv_BJF.shape[1] // X
+    q_BTD, kv_BJF, bias_BHJ = q_BTD.contiguous(), kv_BJF.contiguous(), bias_BHJ.contiguous()
+    out_BTD = q_BTD.new_empty(B, T, D)
+    lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
+    shape = T, q_BTD, bias_BHJ, X, n_heads
+    _launch(_attend, *shape, q_BTD, kv_BJF, bias_BHJ, first_BT.contiguous(), out_BTD, lse_BHT, T, P)
+    return out_BTD, lse_BHT
+
+
+@attend_entries.register_fake
+def _(q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, X, n_heads):
+    B, T, D = q_BTD.shape
+    return q_BTD.new_empty(B, T, D), q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
+
+
+@custom_op
+def attend_entries_gradient(
+    grad_BTD: Tensor, q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, first_BT: Tensor, last_BT: Tensor,
+    out_BTD: Tensor, lse_BHT: Tensor, X: int, n_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias in float32 and for each head."""
+    B, T, D = q_BTD.shape
+    operands = tuple(x.contiguous() for x in (grad_BTD, q_BTD, kv_BJF, bias_BHJ))
+    sums_BHT2, grad_bias_BHJ = lse_BHT.new_empty(B, n_heads, T, 2), lse_BHT.new_empty(B, n_heads, T * X)
+    grad_q_BTD, grad_kv_BJF = q_BTD.new_empty(B, T, D), kv_BJF.new_empty(kv_BJF.shape)
+    shape = q_BTD, bias_BHJ, X, n_heads
+    _launch(
+        _query_gradient, T, *shape, *operands, first_BT.contiguous(), out_BTD.contiguous(), lse_BHT.contiguous(),
+        sums_BHT2, grad_q_BTD, T,
+    )  # fmt: skip
+    _launch(_key_gradient, T * X, *shape, *operands, last_BT.contiguous(), sums_BHT2, grad_kv_BJF, grad_bias_BHJ, T)
+    return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ
+
+
+@attend_entries_gradient.register_fake
+def _(grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, out_BTD, lse_BHT, X, n_heads):
+    grad_bias_BHJ = lse_BHT.new_empty(len(q_BTD), n_heads, kv_BJF.shape[1])
+    return q_BTD.new_empty(q_BTD.shape), kv_BJF.new_empty(kv_BJF.shape), grad_bias_BHJ
+
+
+def _setup(ctx, inputs, output) -> None:
+    *tensors, ctx.X, ctx.n_heads = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx, grad_BTD: Tensor, grad_lse):
+    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *ctx.saved_tensors, ctx.X, ctx.n_heads)
+    if ctx.saved_tensors[2].shape[1] == 1:
+        grad_bias_BHJ = grad_bias_BHJ.sum(dim=1, keepdim=True)
+    return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, *[None] * 4
+
+
+attend_entries.register_autograd(_backward, setup_context=_setup)
