@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .layers import Kept, Runs, StreamLinear, attend, in_autocast, merge_heads, split_heads
+from .memory_bank import CommonWords
 from .retrieval import PADDING, entry_vectors
 from .words import use_kernels
 
@@ -26,12 +27,16 @@ DROPPED = -1e4
 
 
 class Entries(NamedTuple):
-    """The entries read at each position. The vector of one is the mean embedding of its words, normed with a gain."""
+    """The entries read at each position. The vector of one is the mean embedding of its words, normed with a gain.
+
+    common: words whose gradients are summed by a product; those of the others by atomics.
+    """
 
     token_BTSL: Tensor
     embedding_VD: Tensor
     gain_D: Tensor
     eps: float
+    common: CommonWords | None = None
 
 
 def join(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
@@ -44,13 +49,14 @@ def join(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) 
         from .kernels import call
         from .kernels.join_entries import join_entries as kernel
 
-        return call(kernel, x_BTD, *entries, log_weight_BTS, PADDING)
+        *words, common = entries
+        return call(kernel, x_BTD, *words, log_weight_BTS, *(common or (None, None)), PADDING)
     return join_reference(x_BTD, entries, log_weight_BTS)
 
 
 def join_reference(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
     """`join` in plain torch."""
-    token_BTSL, embedding_VD, gain_D, eps = entries
+    token_BTSL, embedding_VD, gain_D, eps, _ = entries
     vector_XD = entry_vectors(token_BTSL.flatten(0, 2), embedding_VD)
     unit_XD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
     memory_BTSD = (unit_XD * gain_D).view(*token_BTSL.shape[:3], -1)

@@ -1,7 +1,10 @@
 """MemoryBank: the table of token ids that is the memory, its frozen rows, its rewriting and its use counts.
 
-Axes: N bank entries · L tokens per entry · D width · V vocabulary · U entries rewritten at once · X any number of reads
+Axes: N bank entries · L tokens per entry · D width · V vocabulary · K common words · U entries rewritten at once
+      X any number of reads
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,14 @@ from .ngrams import NgramIndex
 from .retrieval import PADDING, entry_vectors
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
+COMMON_WORDS = 256  # two thirds of the words of real entries (benchmark/NOTES.md)
+
+
+class CommonWords(NamedTuple):
+    """The words that stand most often in a bank, whose gradients would crowd at few rows of the embeddings."""
+
+    token_K: Tensor  # int64
+    place_V: Tensor  # int16, where among them a word stands; -1 for the others
 
 
 class MemoryBank(nn.Module):
@@ -35,6 +46,7 @@ class MemoryBank(nn.Module):
             self.register_buffer("average", torch.zeros(n_unfrozen, config.dim, dtype=torch.float16))
         self._norm_N, self._norm_of = None, None
         self._ngrams: NgramIndex | None = None
+        self._common: CommonWords | None = None
         self._uses_N = None
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
@@ -48,7 +60,7 @@ class MemoryBank(nn.Module):
         if token_NL.numel() and not 0 <= int(token_NL.min()) <= int(token_NL.max()) < self.config.vocab_size:
             raise ValueError(f"a bank token lies outside the vocabulary of {self.config.vocab_size}")
         self.tokens.copy_(token_NL)
-        self._ngrams = None
+        self._ngrams = self._common = None
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True
@@ -85,6 +97,20 @@ class MemoryBank(nn.Module):
         if self._ngrams is None or self._ngrams.stale_N.device != self.tokens.device:
             self._ngrams = NgramIndex(self.tokens, self.config)
         return self._ngrams
+
+    @torch.no_grad()
+    def common_words(self) -> CommonWords:
+        """Counted on the first call alone: nothing but speed depends on it."""
+        if self._common is None or self._common.token_K.device != self.tokens.device:
+            count_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=self.tokens.device)
+            for token_XL in self.tokens.split(ROWS_AT_ONCE):
+                count_V += torch.bincount(token_XL.flatten().long(), minlength=len(count_V))
+            count_V[PADDING] = -1
+            token_K = count_V.topk(min(COMMON_WORDS, len(count_V) - 1)).indices
+            place_V = torch.full_like(count_V, -1, dtype=torch.int16)
+            place_V[token_K] = torch.arange(len(token_K), dtype=torch.int16, device=token_K.device)
+            self._common = CommonWords(token_K, place_V)
+        return self._common
 
     @torch.no_grad()
     def write(self, row_X: Tensor, token_XL: Tensor) -> Tensor:

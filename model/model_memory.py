@@ -18,7 +18,7 @@ from .config import MemoryHFConfig, ModelConfig
 from .fusion import DROPPED, FUSIONS, Entries, fusion_mask
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
-from .memory_bank import ROWS_AT_ONCE, MemoryBank
+from .memory_bank import ROWS_AT_ONCE, CommonWords, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
 from .ngrams import NO_ENTRY, find_matches
 from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
@@ -56,6 +56,7 @@ class MemoryContext(Context):
     embedding_VD: Tensor
     table_VD: Tensor | None  # the embeddings at unit scale, for reading words
     fusion_mask: object
+    common: CommonWords | None
     found: Found | None
     entry_B: Tensor | None  # what every position is made to read, whatever it found
 
@@ -113,7 +114,8 @@ class MemoryBlock(Block):
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 
     def fuse(self, x_BTD: Tensor, token_BTSL: Tensor, log_weight_BTS: Tensor, context: MemoryContext) -> Tensor:
-        entries = Entries(token_BTSL, context.embedding_VD, self.entry_norm.weight, self.entry_norm.eps)
+        norm = self.entry_norm
+        entries = Entries(token_BTSL, context.embedding_VD, norm.weight, norm.eps, context.common)
         return self.fusion(x_BTD, entries, log_weight_BTS, context.fusion_mask, context.cache)
 
     def rescore(self, query_BTD: Tensor, entry_BTC: Tensor, score_BTC: Tensor, context: MemoryContext):
@@ -224,9 +226,11 @@ class MemoryTransformer(Transformer):
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
+        trains_vectors = torch.is_grad_enabled() and self.settings.fusion != "words"
+        common = self.bank.common_words() if trains_vectors else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
-            embedding_VD=embedding_VD, table_VD=table_VD, found=found, entry_B=entry_B,
+            embedding_VD=embedding_VD, table_VD=table_VD, found=found, entry_B=entry_B, common=common,
             fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
         )  # fmt: skip
 

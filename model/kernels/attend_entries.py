@@ -42,28 +42,28 @@ def _attend(
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
     e = tl.arange(0, EB)
     m = tl.program_id(0) * M + tl.arange(0, M)
-    first = tl.load(first_ptr + row * T + m, mask=m < T, other=P)
+    # A query sees the keys from `begins` to before `ends`.
+    begins = tl.load(first_ptr + row * T + m, mask=m < T, other=P) * X
+    ends = (P - T + m + 1) * X
     q = _rows(q_ptr + row * T * D + head * E, m, D, e, m < T, E)
     kv_ptr += row * P * X * 2 * D + head * E
     bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * P * X
     best = tl.full([M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([M], dtype=tl.float32)
     mixed = tl.zeros([M, EB], dtype=tl.float32)
-    begin = tl.min(first, axis=0) * X // N * N
+    begin = tl.min(begins, axis=0) // N * N
     end = tl.minimum(P - T + (tl.program_id(0) + 1) * M, P) * X
     for start in range(begin, end, N):
         j = start + tl.arange(0, N)
         k = _rows(kv_ptr, j, 2 * D, e, j < P * X, E)
         v = _rows(kv_ptr + D, j, 2 * D, e, j < P * X, E)
-        bias = _row(bias_ptr, j, P * X) * _LOG2E
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
-        n = j // X
-        visible = (n[None, :] >= first[:, None]) & (n[None, :] <= (P - T + m)[:, None])
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + _row(bias_ptr, j, P * X)[None, :]
+        visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
         logit = tl.where(visible, logit, float("-inf"))
         higher = tl.maximum(best, tl.max(logit, axis=1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # of a row that has seen no key yet
-        weight = tl.exp2(logit - base[:, None])
-        shrink = tl.exp2(best - base)
+        base = tl.where(higher == float("-inf"), 0.0, higher) * _LOG2E  # of a row that has seen no key yet: 0
+        weight = tl.exp2(logit * _LOG2E - base[:, None])
+        shrink = tl.exp2(best * _LOG2E - base)
         total = total * shrink + tl.sum(weight, axis=1)
         mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         best = higher
@@ -71,90 +71,89 @@ def _attend(
     out = mixed / total[:, None]
     keep = (m < T)[:, None] & (e < E)[None, :]
     tl.store(out_ptr + (row * T + m)[:, None] * D + head * E + e[None, :], out.to(out_ptr.dtype.element_ty), mask=keep)
-    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * T + m, best + tl.log2(total), mask=m < T)
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * T + m, best * _LOG2E + tl.log2(total), mask=m < T)
+
+
+@triton.jit
+def _sums(sums_ptr, m, T):
+    """Of M queries: log2 of the sum, and the gradient's product with the output."""
+    place = 2 * (tl.program_id(1).to(tl.int64) * T + m)
+    return tl.split(tl.load(sums_ptr + place[:, None] + tl.arange(0, 2), mask=(m < T)[:, None], other=0.0))
 
 
 @triton.jit
 def _query_gradient(
-    grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, out_ptr, lse_ptr, sums_ptr, grad_q_ptr, T, scale,
+    tile, grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
     X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
     PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
     e = tl.arange(0, EB)
-    m = tl.program_id(0) * M + tl.arange(0, M)
-    first = tl.load(first_ptr + row * T + m, mask=m < T, other=T)
+    m = tile * M + tl.arange(0, M)
+    begins, ends = tl.load(first_ptr + row * T + m, mask=m < T, other=T) * X, (m + 1) * X
     here = row * T * D + head * E
     q = _rows(q_ptr + here, m, D, e, m < T, E)
     grad = _rows(grad_ptr + here, m, D, e, m < T, E)
-    out = _rows(out_ptr + here, m, D, e, m < T, E)
-    delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), axis=1)
-    place = tl.program_id(1).to(tl.int64) * T + m
-    lse = tl.load(lse_ptr + place, mask=m < T, other=0.0)
-    tl.store(sums_ptr + 2 * place, lse, mask=m < T)
-    tl.store(sums_ptr + 2 * place + 1, delta, mask=m < T)
+    lse, delta = _sums(sums_ptr, m, T)
     kv_ptr += row * T * X * 2 * D + head * E
     bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
     grad_q = tl.zeros([M, EB], dtype=tl.float32)
-    begin = tl.min(first, axis=0) * X // N * N
-    end = tl.minimum((tl.program_id(0) + 1) * M, T) * X
+    begin = tl.min(begins, axis=0) // N * N
+    end = tl.minimum((tile + 1) * M, T) * X
     for start in range(begin, end, N):
         j = start + tl.arange(0, N)
         k = _rows(kv_ptr, j, 2 * D, e, j < T * X, E)
         v = _rows(kv_ptr + D, j, 2 * D, e, j < T * X, E)
-        bias = _row(bias_ptr, j, T * X) * _LOG2E
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
-        n = j // X
-        visible = (n[None, :] >= first[:, None]) & (n[None, :] <= m[:, None])
-        weight = tl.where(visible, tl.exp2(logit - lse[:, None]), 0.0)
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + _row(bias_ptr, j, T * X)[None, :]
+        visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
+        weight = tl.where(visible, tl.exp2(logit * _LOG2E - lse[:, None]), 0.0)
         grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[:, None])
         grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
-    grad_q *= scale / _LOG2E
+    grad_q *= scale
     keep = (m < T)[:, None] & (e < E)[None, :]
     tl.store(grad_q_ptr + here + m[:, None] * D + e[None, :], grad_q.to(grad_q_ptr.dtype.element_ty), mask=keep)
 
 
 @triton.jit
 def _key_gradient(
-    grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
+    tile, grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
     X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
     PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
     e = tl.arange(0, EB)
-    j = tl.program_id(0) * N + tl.arange(0, N)
+    j = tile * N + tl.arange(0, N)
     n = j // X
     here = row * T * X * 2 * D + head * E
     k = _rows(kv_ptr + here, j, 2 * D, e, n < T, E)
     v = _rows(kv_ptr + here + D, j, 2 * D, e, n < T, E)
     bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
-    bias = tl.load(bias_ptr + j, mask=n < T, other=0.0) * _LOG2E
+    bias = tl.load(bias_ptr + j, mask=n < T, other=0.0)
     q_ptr += row * T * D + head * E
     grad_ptr += row * T * D + head * E
     grad_k = tl.zeros([N, EB], dtype=tl.float32)
     grad_v = tl.zeros([N, EB], dtype=tl.float32)
     grad_bias = tl.zeros([N], dtype=tl.float32)
-    begin = tl.program_id(0) * N // X // M * M
+    begin = tile * N // X // M * M
     last = tl.load(last_ptr + row * T + n, mask=n < T, other=0)
     end = tl.max(last, axis=0) + 1
     for start in range(begin, end, M):
         m = start + tl.arange(0, M)
         q = _rows(q_ptr, m, D, e, m < T, E)
         grad = _rows(grad_ptr, m, D, e, m < T, E)
-        sums = sums_ptr + 2 * (tl.program_id(1).to(tl.int64) * T + m)
-        lse, delta = tl.split(tl.load(sums[:, None] + tl.arange(0, 2), mask=(m < T)[:, None], other=0.0))
+        lse, delta = _sums(sums_ptr, m, T)
         logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
         visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
-        weight = tl.where(visible, tl.exp2(logit - lse[None, :]), 0.0)
+        weight = tl.where(visible, tl.exp2(logit * _LOG2E - lse[None, :]), 0.0)
         grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v, input_precision=PRECISION)
         grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[None, :])
         grad_k = tl.dot(grad_logit.to(q.dtype), q, grad_k, input_precision=PRECISION)
         grad_bias += tl.sum(grad_logit, axis=1)
-    grad_k *= scale / _LOG2E
+    grad_k *= scale
     to = grad_kv_ptr + here + j[:, None] * 2 * D + e[None, :]
     keep = (n < T)[:, None] & (e < E)[None, :]
     tl.store(to, grad_k.to(grad_kv_ptr.dtype.element_ty), mask=keep)
@@ -162,22 +161,38 @@ def _key_gradient(
     tl.store(grad_bias_ptr + tl.program_id(1).to(tl.int64) * T * X + j, grad_bias, mask=n < T)
 
 
-# M, N, warps and stages, measured on an H100 (benchmark/NOTES.md); for heads wider than 64 and for float32 below.
-TILES = {_attend: (64, 64, 4, 3), _query_gradient: (64, 64, 4, 2), _key_gradient: (64, 64, 4, 2)}
+@triton.jit
+def _gradient(
+    grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, last_ptr, sums_ptr, grad_q_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
+    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Queries and keys of a row side by side, so that both find the row's keys in the L2 cache."""
+    n_query_tiles = tl.cdiv(T, M)
+    if tl.program_id(0) < n_query_tiles:
+        _query_gradient(
+            tl.program_id(0), grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
+            X, BY_HEAD, H, E, EB, PRECISION, M, N,
+        )  # fmt: skip
+    else:
+        _key_gradient(
+            tl.program_id(0) - n_query_tiles, grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr,
+            grad_bias_ptr, T, scale, X, BY_HEAD, H, E, EB, PRECISION, N, M,
+        )  # fmt: skip
 
 
-def _launch(kernel, rows: int, q_BTD: Tensor, bias_BHJ: Tensor, X: int, n_heads: int, *args) -> None:
-    """One program for each tile of `rows` queries or keys, and for each head."""
+# M, N, warps and stages, measured on an H100 (benchmark/NOTES.md); the tiles of keys in `_key_gradient` are N by M.
+TILES = {_attend: (64, 32, 4, 3), _gradient: (64, 32, 4, 3)}
+
+
+def _shape(kernel, q_BTD: Tensor, bias_BHJ: Tensor, X: int, n_heads: int) -> tuple[int, int, dict]:
+    """M, N and what else the kernels are compiled for."""
     E = q_BTD.shape[-1] // n_heads
-    EB = max(16, triton.next_power_of_2(E))
-    M, N, warps, stages = TILES[kernel]
-    if q_BTD.dtype == torch.float32 or EB > 64:
-        M, N, warps, stages = 32, 32, 4, 1
-    tile = N if kernel is _key_gradient else M
-    kernel[(triton.cdiv(rows, tile), len(q_BTD) * n_heads)](
-        *args, LOG2E * E**-0.5, X, bias_BHJ.shape[1] > 1, n_heads, E, EB,
-        "ieee" if q_BTD.dtype == torch.float32 else "tf32", M, N, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
+    M, N, warps, stages = (32, 32, 4, 1) if exact or EB > 64 else TILES[kernel]
+    constants = {"X": X, "BY_HEAD": bias_BHJ.shape[1] > 1, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
+    precision = {"scale": E**-0.5, "PRECISION": "ieee" if exact else "tf32"}
+    return M, N, constants | precision | {"num_warps": warps, "num_stages": stages}
 
 
 @custom_op
@@ -199,8 +214,10 @@ def attend_entries(
     q_BTD, kv_BJF, bias_BHJ = q_BTD.contiguous(), kv_BJF.contiguous(), bias_BHJ.contiguous()
     out_BTD = q_BTD.new_empty(B, T, D)
     lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
-    shape = T, q_BTD, bias_BHJ, X, n_heads
-    _launch(_attend, *shape, q_BTD, kv_BJF, bias_BHJ, first_BT.contiguous(), out_BTD, lse_BHT, T, P)
+    M, _, shape = _shape(_attend, q_BTD, bias_BHJ, X, n_heads)
+    _attend[(triton.cdiv(T, M), B * n_heads)](
+        q_BTD, kv_BJF, bias_BHJ, first_BT.contiguous(), out_BTD, lse_BHT, T, P, **shape
+    )
     return out_BTD, lse_BHT
 
 
@@ -213,25 +230,27 @@ def _(q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, X, n_heads):
 @custom_op
 def attend_entries_gradient(
     grad_BTD: Tensor, q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, first_BT: Tensor, last_BT: Tensor,
-    out_BTD: Tensor, lse_BHT: Tensor, X: int, n_heads: int,
+    sums_BHT2: Tensor, X: int, n_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias in float32 and for each head."""
+    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias in float32 and for each head.
+
+    Args:
+        sums_BHT2: float32: `lse_BHT`, and the product of the output with its gradient, summed by head.
+    """
     B, T, D = q_BTD.shape
-    operands = tuple(x.contiguous() for x in (grad_BTD, q_BTD, kv_BJF, bias_BHJ))
-    sums_BHT2, grad_bias_BHJ = lse_BHT.new_empty(B, n_heads, T, 2), lse_BHT.new_empty(B, n_heads, T * X)
+    operands = (x.contiguous() for x in (grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, sums_BHT2))
     grad_q_BTD, grad_kv_BJF = q_BTD.new_empty(B, T, D), kv_BJF.new_empty(kv_BJF.shape)
-    shape = q_BTD, bias_BHJ, X, n_heads
-    _launch(
-        _query_gradient, T, *shape, *operands, first_BT.contiguous(), out_BTD.contiguous(), lse_BHT.contiguous(),
-        sums_BHT2, grad_q_BTD, T,
-    )  # fmt: skip
-    _launch(_key_gradient, T * X, *shape, *operands, last_BT.contiguous(), sums_BHT2, grad_kv_BJF, grad_bias_BHJ, T)
+    grad_bias_BHJ = sums_BHT2.new_empty(B, n_heads, T * X)
+    M, N, shape = _shape(_gradient, q_BTD, bias_BHJ, X, n_heads)
+    _gradient[(triton.cdiv(T, M) + triton.cdiv(T * X, M), B * n_heads)](
+        *operands, grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, T, **shape
+    )
     return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ
 
 
 @attend_entries_gradient.register_fake
-def _(grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, out_BTD, lse_BHT, X, n_heads):
-    grad_bias_BHJ = lse_BHT.new_empty(len(q_BTD), n_heads, kv_BJF.shape[1])
+def _(grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, sums_BHT2, X, n_heads):
+    grad_bias_BHJ = sums_BHT2.new_empty(len(q_BTD), n_heads, kv_BJF.shape[1])
     return q_BTD.new_empty(q_BTD.shape), kv_BJF.new_empty(kv_BJF.shape), grad_bias_BHJ
 
 
@@ -242,8 +261,11 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_BTD: Tensor, grad_lse):
-    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *ctx.saved_tensors, ctx.X, ctx.n_heads)
-    if ctx.saved_tensors[2].shape[1] == 1:
+    *inputs, out_BTD, lse_BHT = ctx.saved_tensors
+    along_BTH = (grad_BTD.float() * out_BTD.float()).unflatten(-1, (ctx.n_heads, -1)).sum(dim=-1)
+    sums_BHT2 = torch.stack([lse_BHT, along_BTH.transpose(1, 2)], dim=-1)
+    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.X, ctx.n_heads)
+    if inputs[2].shape[1] == 1:
         grad_bias_BHJ = grad_bias_BHJ.sum(dim=1, keepdim=True)
     return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, *[None] * 4
 

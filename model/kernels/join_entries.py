@@ -2,9 +2,11 @@
 
 An entry's vector is the mean embedding of its words at unit scale, times a gain. One warp an entry; rows of the table
 come from the L2 cache, in the backward pass once more: writing the vectors out and reading them would cost as much.
+The gradient of each entry goes to its words: of common ones, at whose rows atomics would wait for each other, by a
+product with how often they stand in each entry; of the others by atomics.
 
 Axes: B batch · T position · S entries per position · L tokens per entry · D width · V vocabulary
-      X = S + 1 rows of a position · G programs
+      X = S + 1 rows of a position · Z entries of all positions · K common words · G programs
 """
 
 import torch
@@ -13,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
-from .read_entries import add_to_words, one_warp, sum_of_words
+from .read_entries import one_warp, sum_of_words
 
 PROGRAMS = 2048  # that share the entries in the backward pass; each sums the gain's gradient over its own
 
@@ -46,12 +48,12 @@ def _join_entries(
 
 @triton.jit
 def _join_gradient(
-    grad_ptr, token_ptr, table_ptr, gain_ptr, log_weight_ptr, grad_table_ptr, partial_ptr, grad_log_weight_ptr,
-    n_entries, eps,
+    grad_ptr, token_ptr, table_ptr, gain_ptr, log_weight_ptr, place_ptr, grad_table_ptr, partial_ptr,
+    grad_log_weight_ptr, share_ptr, count_ptr, n_entries, eps,
     PADDING: tl.constexpr, WEIGHTED: tl.constexpr, S: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    K: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    column = tl.arange(0, BLOCK)
+    column, common = tl.arange(0, BLOCK), tl.arange(0, BLOCK_K)
     inside = column < D
     gain = tl.load(gain_ptr + column, mask=inside, other=0.0).to(tl.float32)
     grad_gain = tl.zeros([BLOCK], dtype=tl.float32)
@@ -69,9 +71,20 @@ def _join_gradient(
         grad_gain += grad * unit
         grad *= gain
         along = tl.sum(grad * unit, axis=0)
-        add_to_words(
-            token_ptr + entry * L, grad_table_ptr, (grad - unit * (along / D)) * scale / n_words, D, PADDING, L, BLOCK
-        )
+        share = (grad - unit * (along / D)) * scale / n_words
+        count = tl.zeros([BLOCK_K], dtype=tl.int32)
+        for word in tl.static_range(L):
+            token = tl.load(token_ptr + entry * L + word).to(tl.int64)
+            rare = token != PADDING
+            if K:
+                place = tl.load(place_ptr + token).to(tl.int32)
+                rare &= place < 0
+                count += (common == place).to(tl.int32)
+            to = grad_table_ptr + token * D + column
+            tl.atomic_add(to, share, mask=column < tl.where(rare, D, 0), sem="relaxed")
+        if K:
+            tl.store(share_ptr + entry * D + column, share.to(share_ptr.dtype.element_ty), mask=inside)
+            tl.store(count_ptr + entry * K + common, count.to(count_ptr.dtype.element_ty), mask=common < K)
         if WEIGHTED:
             tl.store(grad_log_weight_ptr + entry, along)
     tl.store(partial_ptr + first * D + column, grad_gain, mask=inside)
@@ -80,12 +93,13 @@ def _join_gradient(
 @custom_op
 def join_entries(
     x_BTD: Tensor, token_BTSL: Tensor, table_VD: Tensor, gain_D: Tensor, eps: float, log_weight_BTS: Tensor | None,
-    padding: int,
+    common_K: Tensor | None, place_V: Tensor | None, padding: int,
 ) -> Tensor:  # fmt: skip
     """The twin of `fusion.join_reference`: the state of each position, then its entries' vectors.
 
     Args:
         log_weight_BTS: each vector is multiplied by S times its weight; None: they stay as they are.
+        common_K, place_V: see `CommonWords`; both or none.
         padding: the token that is not read.  eps: as in `F.rms_norm`, which brings the means to unit scale.
     Returns:
         joined_BTXD: contiguous, in the dtype of x. The gradients of table, gain and log-weights are summed in float32;
@@ -102,7 +116,7 @@ def join_entries(
 
 
 @join_entries.register_fake
-def _(x_BTD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, padding):
+def _(x_BTD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, common_K, place_V, padding):
     B, T, D = x_BTD.shape
     return x_BTD.new_empty(B, T, token_BTSL.shape[2] + 1, D)
 
@@ -110,41 +124,49 @@ def _(x_BTD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, padding):
 @custom_op
 def join_entries_gradient(
     grad_BTXD: Tensor, token_BTSL: Tensor, table_VD: Tensor, gain_D: Tensor, eps: float,
-    log_weight_BTS: Tensor | None, padding: int,
+    log_weight_BTS: Tensor | None, common_K: Tensor | None, place_V: Tensor | None, padding: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of `join_entries`, float32: grad_table_VD, grad_gain_D, grad_log_weight_BTS (or an empty one)."""
     (V, D), (S, L) = table_VD.shape, token_BTSL.shape[-2:]
-    n_entries = token_BTSL.numel() // L
-    n_programs, weighted = min(PROGRAMS, n_entries), log_weight_BTS is not None
+    n_entries, weighted = token_BTSL.numel() // L, log_weight_BTS is not None
+    n_programs, n_common = min(PROGRAMS, n_entries), 0 if common_K is None else len(common_K)
     grad_table_VD = table_VD.new_zeros(V, D, dtype=torch.float32)
     partial_GD = table_VD.new_empty(n_programs, D, dtype=torch.float32)
     grad_log_weight_BTS = table_VD.new_empty(log_weight_BTS.shape if weighted else 0, dtype=torch.float32)
+    share_ZD = count_ZK = None
+    if n_common:
+        share_ZD, count_ZK = table_VD.new_empty(n_entries, D), table_VD.new_empty(n_entries, n_common)
     _join_gradient[(n_programs,)](
         grad_BTXD.contiguous(), token_BTSL.contiguous(), table_VD.contiguous(), gain_D,
-        log_weight_BTS.contiguous() if weighted else None, grad_table_VD, partial_GD, grad_log_weight_BTS,
-        n_entries, eps, padding, weighted, S, L, D, **one_warp(D),
+        log_weight_BTS.contiguous() if weighted else None, place_V, grad_table_VD, partial_GD, grad_log_weight_BTS,
+        share_ZD, count_ZK, n_entries, eps, padding, weighted, S, L, D, n_common,
+        triton.next_power_of_2(max(n_common, 1)), **one_warp(D),
     )  # fmt: skip
+    if n_common:
+        grad_table_VD.index_copy_(0, common_K, (count_ZK.T @ share_ZD).float())
     return grad_table_VD, partial_GD.sum(dim=0), grad_log_weight_BTS
 
 
 @join_entries_gradient.register_fake
-def _(grad_BTXD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, padding):
+def _(grad_BTXD, token_BTSL, table_VD, gain_D, eps, log_weight_BTS, common_K, place_V, padding):
     shapes = table_VD.shape, gain_D.shape, 0 if log_weight_BTS is None else log_weight_BTS.shape
     return tuple(grad_BTXD.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
 def _setup(ctx, inputs, output) -> None:
-    _, token_BTSL, table_VD, gain_D, ctx.eps, log_weight_BTS, ctx.padding = inputs
-    ctx.save_for_backward(token_BTSL, table_VD, gain_D, log_weight_BTS)
+    _, token_BTSL, table_VD, gain_D, ctx.eps, log_weight_BTS, common_K, place_V, ctx.padding = inputs
+    ctx.save_for_backward(token_BTSL, table_VD, gain_D, log_weight_BTS, common_K, place_V)
 
 
 def _backward(ctx, grad_BTXD: Tensor):
-    token_BTSL, table_VD, gain_D, log_weight_BTS = ctx.saved_tensors
-    grads = join_entries_gradient(grad_BTXD, token_BTSL, table_VD, gain_D, ctx.eps, log_weight_BTS, ctx.padding)
+    token_BTSL, table_VD, gain_D, log_weight_BTS, *common = ctx.saved_tensors
+    grads = join_entries_gradient(
+        grad_BTXD, token_BTSL, table_VD, gain_D, ctx.eps, log_weight_BTS, *common, ctx.padding
+    )
     grad_table_VD, grad_gain_D = grads[0].to(table_VD.dtype), grads[1].to(gain_D.dtype)
     grad_log_weight_BTS = None if log_weight_BTS is None else grads[2].to(log_weight_BTS.dtype)
     # A view: compiled, the sum with the state's other gradients reads it where it stands.
-    return grad_BTXD[:, :, 0], None, grad_table_VD, grad_gain_D, None, grad_log_weight_BTS, None
+    return grad_BTXD[:, :, 0], None, grad_table_VD, grad_gain_D, None, grad_log_weight_BTS, None, None, None
 
 
 join_entries.register_autograd(_backward, setup_context=_setup)

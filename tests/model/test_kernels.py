@@ -95,13 +95,21 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_common", [0, 13])
 def test_joining_states_and_entries_errs_no_more_than_torch(
-    B, T, S, length, width, words, dtype, weighted, monkeypatch
+    B, T, S, length, width, words, dtype, weighted, n_common, monkeypatch
 ):
     from model.fusion import DROPPED, Entries, join, join_reference
+    from model.memory_bank import CommonWords
 
     token = torch.randint(0, words, (B, T, S, length), device="cuda")
     token[0, 0, -1] = 0  # an entry of padding alone
+    common = None
+    if n_common:
+        common_word = torch.randperm(words - 1, device="cuda")[:n_common] + 1
+        place = torch.full((words,), -1, dtype=torch.int16, device="cuda")
+        place[common_word] = torch.arange(n_common, dtype=torch.int16, device="cuda")
+        common = CommonWords(common_word, place)
     # As in training: states and table in one precision, gain and log-weights in float32.
     dtypes = dtype, dtype, torch.float32, torch.float32
     state = torch.randn(B, T, width).to(dtype)
@@ -116,10 +124,11 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
     def run(joining, dtypes):
         inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=False)]
         state, table, gain, *log_weight = inputs
-        joined = joining(state, Entries(token, table, gain, 1e-8), *log_weight)
+        entries = Entries(token, table, gain, 1e-8, common)
+        joined = joining(state, entries, *log_weight)
         assert joined.is_contiguous() and joined.dtype == state.dtype
         with torch.no_grad():
-            assert torch.equal(joining(state, Entries(token, table, gain, 1e-8), *log_weight), joined)
+            assert torch.equal(joining(state, entries, *log_weight), joined)
         grads = torch.autograd.grad(joined, inputs, gradient.to(joined.dtype))
         return [x.double() for x in (joined, *grads)]
 
@@ -166,8 +175,9 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
     used = torch.ones(heads, width, device="cuda")
     used[:, -1] = 0  # the channel left free by queries and keys
     used = used.flatten()
+    used_twice = torch.cat([used, torch.ones_like(used)])
     query = torch.randn(B, T, D, device="cuda") * used
-    key_value = torch.randn(B, P * X, 2 * D, device="cuda") * torch.cat([used, torch.ones_like(used)])
+    key_value = torch.randn(B, P * X, 2 * D, device="cuda") * used_twice
     bias = torch.randn(B, heads if drops else 1, P * X, device="cuda")
     if drops:
         bias = bias.masked_fill(torch.rand_like(bias) < 0.3, DROPPED)
@@ -182,6 +192,8 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
         grads = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype), retain_graph=True)
         again = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype))
         assert isinstance(mask, torch.Tensor) or all(map(torch.equal, grads, again))  # the same at every run
+        # Without kernel the free channel serves for the bias, and gets a gradient that goes nowhere.
+        grads = [x * kept for x, kept in zip(grads, (used, used_twice, 1), strict=False)]
         return [x.double() for x in (out, *grads)]
 
     with monkeypatch.context() as patch:
