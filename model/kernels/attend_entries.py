@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
+from .exp2 import exp2
 
 LOG2E = 1.4426950408889634
 _LOG2E = tl.constexpr(LOG2E)
@@ -62,8 +63,8 @@ def _attend(
         logit = tl.where(visible, logit, float("-inf"))
         higher = tl.maximum(best, tl.max(logit, axis=1))
         base = tl.where(higher == float("-inf"), 0.0, higher) * _LOG2E  # of a row that has seen no key yet: 0
-        weight = tl.exp2(logit * _LOG2E - base[:, None])
-        shrink = tl.exp2(best * _LOG2E - base)
+        weight = exp2(logit * _LOG2E - base[:, None])
+        shrink = exp2(best * _LOG2E - base)
         total = total * shrink + tl.sum(weight, axis=1)
         mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         best = higher
@@ -107,7 +108,7 @@ def _query_gradient(
         v = _rows(kv_ptr + D, j, 2 * D, e, j < T * X, E)
         logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + _row(bias_ptr, j, T * X)[None, :]
         visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
-        weight = tl.where(visible, tl.exp2(logit * _LOG2E - lse[:, None]), 0.0)
+        weight = tl.where(visible, exp2(logit * _LOG2E - lse[:, None]), 0.0)
         grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[:, None])
         grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
@@ -147,7 +148,7 @@ def _key_gradient(
         lse, delta = _sums(sums_ptr, m, T)
         logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
         visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
-        weight = tl.where(visible, tl.exp2(logit * _LOG2E - lse[None, :]), 0.0)
+        weight = tl.where(visible, exp2(logit * _LOG2E - lse[None, :]), 0.0)
         grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v, input_precision=PRECISION)
         grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[None, :])
@@ -182,7 +183,7 @@ def _gradient(
 
 
 # M, N, warps and stages, measured on an H100 (benchmark/NOTES.md); the tiles of keys in `_key_gradient` are N by M.
-TILES = {_attend: (64, 32, 4, 3), _gradient: (64, 32, 4, 3)}
+TILES = {_attend: (64, 32, 4, 4), _gradient: (64, 32, 4, 4)}
 
 
 def _shape(kernel, q_BTD: Tensor, bias_BHJ: Tensor, X: int, n_heads: int) -> tuple[int, int, dict]:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..retrieval import rank_pairs
 from . import custom_op
+from .exp2 import exp2
 
+LOG2E = tl.constexpr(1.4426950408889634)
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
 
 
@@ -111,12 +113,11 @@ def _search_halves(
         score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
         best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
         tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
-        score *= scale
         highest = tl.max(score, axis=0)
-        power = tl.exp(score - highest)
+        power = exp2((score - highest) * (scale * LOG2E))
         total = tl.sum(power, axis=0)
-        probability += power / total
-        tl.store(total_ptr + start, highest + tl.log(total))
+        probability += power * (1 / total)
+        tl.store(total_ptr + start, highest * (scale * LOG2E) + tl.log2(total))
     tl.store(partial_ptr + (tl.program_id(0) * 2 + half) * R + column, probability, mask=inside)
 
 
@@ -173,13 +174,14 @@ def _search_gradient(
         sparse = tl.sum(tl.where(chosen[:, None] == chosen[None, :], share[None, :], 0.0), axis=1)
         dense = tl.zeros([BLOCK], dtype=tl.float32)
         if USAGE:
-            score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
+            score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
             total = tl.load(total_ptr + row * 2 + half)
-            probability = tl.exp(score - total)
+            probability = exp2(score * (scale * LOG2E) - total)
             mean = tl.sum(probability * wanted, axis=0)
             dense = probability * (wanted - mean)
-            score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32) * scale
-            sparse += tl.exp(score_there - total) * (tl.load(wanted_ptr + chosen, mask=read, other=0.0) - mean)
+            score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32)
+            wanted_there = tl.load(wanted_ptr + chosen, mask=read, other=0.0)
+            sparse += exp2(score_there * (scale * LOG2E) - total) * (wanted_there - mean)
         tl.store(out_ptr + column, (dense * scale).to(grad_ptr.dtype.element_ty), mask=inside)
         tl.debug_barrier()  # what other threads have just written is overwritten
         tl.store(out_ptr + chosen, (sparse * scale).to(grad_ptr.dtype.element_ty), mask=read)
@@ -203,7 +205,8 @@ def search_grid(
     Returns:
         score_MC: float32, best first.  entry_MC: int64.
         count_2R: int32, how often each sub-key is among the best C of its half.  probability_2R: float32, the sum over
-        positions of the softmax over the sub-keys.  total_M2: float32, its normaliser. Without `usage` they are empty.
+        positions of the softmax over the sub-keys.  total_M2: float32, log2 of its normaliser. Without `usage` they
+        are empty.
     """
     M, _, R = score_M2R.shape
     if score_M2R.stride(-1) != 1 or R > 46_340:

@@ -156,11 +156,11 @@ def poison(patch) -> None:
     "B, T, past, X, heads, width",
     [
         (2, 200, 0, 5, 2, 64),
-        (3, 131, 0, 2, 4, 8),
+        (3, 131, 0, 3, 4, 8),
         (1, 70, 0, 3, 2, 128),
         (2, 33, 0, 5, 1, 32),
         (3, 1, 100, 5, 2, 64),
-        (1, 40, 7, 2, 3, 16),
+        (1, 40, 7, 3, 2, 16),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
