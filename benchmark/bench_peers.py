@@ -1,4 +1,4 @@
-"""A published product-key layer against the memory block of 1.4.8: forward + backward, eager and compiled.
+"""A published product-key layer against the memory block of 1.4.8: forward + backward, as it can be run.
 
 pip install product-key-memory
 python -m benchmark.bench_peers
@@ -9,8 +9,9 @@ Both take the same states of (batch_size, seq_len, dim) under bf16 autocast (flo
 parameter, and are thrown away before the next call. The peer (Phil Wang's PKM) stands there twice: with one head over
 the whole width, as our block has, and with its default of four heads of 128. What they read is each one's own: the peer
 sums trainable vectors, one of width dim for each entry, whose gradient is dense; our block reads the texts of 4 entries
-a position and attends to those of all earlier positions, and its balance loss is included.
-ratio: median time of this layer over that of our block, both eager or both compiled.
+a position and attends to those of all earlier positions of its document, of which a row has four as in bench_step; its
+balance loss is included. Three ways to run: eager; compiled; and compiled and replayed as a CUDA graph, as training
+does. ratio: median time of this layer over that of our block, run in the same way.
 """
 
 import gc
@@ -40,8 +41,10 @@ class OurMemory(nn.Module):
         super().__init__()
         self.model = build_model(replace(config, n_layers=1)).to(device).train()
         self.block = self.model.blocks[0]
-        nobody = torch.zeros(batch_size, config.max_seq_len, dtype=torch.int64, device=device)
-        visible = Visibility(0, config.max_seq_len, None, device)
+        T = config.max_seq_len
+        nobody = torch.zeros(batch_size, T, dtype=torch.int64, device=device)
+        document_BT = (torch.arange(T, device=device) * 4 // T).expand(batch_size, T).contiguous()
+        visible = Visibility(0, T, document_BT, device)
         self.context = self.model.make_context(
             nobody, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
             needs_losses=True,
@@ -85,20 +88,43 @@ def call(layer: nn.Module, grad_BTD: Tensor, x_BTD: Tensor) -> tuple[Tensor, Ten
     return out_BTD.detach(), x_BTD.grad
 
 
-def measure(make_layer, states: list[Tensor], grad_BTD: Tensor, repeats: int, device: torch.device) -> dict:
+def as_graph(layer: nn.Module, grad_BTD: Tensor, x_BTD: Tensor):
+    """`call` captured once: a function of the states that replays it."""
+    state_BTD = x_BTD.detach().clone().requires_grad_()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(layer, grad_BTD, state_BTD)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        written = call(layer, grad_BTD, state_BTD)
+
+    def replay(x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        state_BTD.detach().copy_(x_BTD.detach())
+        graph.replay()
+        return written
+
+    return replay
+
+
+def measure(
+    make_layer, graphed: bool, states: list[Tensor], grad_BTD: Tensor, repeats: int, device: torch.device
+) -> dict:
     """Build one layer, check what it writes, and time it."""
     gc.collect()  # a compiled layer refers to itself; else the one before goes at any time, and the peak with it
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     layer = make_layer()
     poison(device)
-    for written in call(layer, grad_BTD, states[0]):
+    run = as_graph(layer, grad_BTD, states[0]) if graphed else partial(call, layer, grad_BTD)
+    for written in run(states[0]):
         if not written.isfinite().all():
             raise ValueError("its output or gradient holds NaN or infinity")
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    times = timings_ms(partial(call, layer, grad_BTD), states, repeats, device)
+    times = timings_ms(run, states, repeats, device)
     peak = torch.cuda.max_memory_allocated() - before if device.type == "cuda" else 0
     low, middle, high = quartiles(times)
     parameters = {id(p): p.numel() for p in layer.parameters() if p.grad is not None}
@@ -126,7 +152,11 @@ def main() -> None:
     states = [torch.randn(args.batch_size, args.seq_len, config.dim, device=device) for _ in range(4)]
     states = [state.requires_grad_() for state in states]
     grad_BTD = torch.randn_like(states[0]).detach()
-    for compiled in (False,) if args.no_compile else (False, True):
+    ways = ["eager"] if args.no_compile else ["eager", "compiled"]
+    if device.type == "cuda" and not args.no_compile:
+        ways.append("replayed")
+    for way in ways:
+        compiled, graphed = way != "eager", way == "replayed"
         layers = {
             OURS: partial(OurMemory, config, compiled, args.batch_size, device),
             "PKM, 1 head": partial(Peer, config, compiled, device, heads=1, dim_head=config.dim // 2),
@@ -134,8 +164,9 @@ def main() -> None:
         }
         ours_ms = None
         for name, make_layer in layers.items():
-            case = {"layer": name, "compiled": compiled}
-            measured = cases.attempt(case, partial(measure, make_layer, states, grad_BTD, args.repeats, device))
+            case = {"layer": name, "run": way}
+            timed = partial(measure, make_layer, graphed, states, grad_BTD, args.repeats, device)
+            measured = cases.attempt(case, timed)
             if measured is None:
                 continue
             if name == OURS:
@@ -143,7 +174,7 @@ def main() -> None:
             ratio = measured["ms"] / ours_ms if ours_ms else None
             shape = {"batch_size": args.batch_size, "seq_len": args.seq_len, "dim": config.dim}
             cases.add(case, **measured, ratio_to_ours=ratio, knowledge_num=config.knowledge_num, **shape)
-    columns = {"layer": "", "compiled": "", "ms": ".2f", "ratio_to_ours": ".2f", "peak_gib": ".2f"}
+    columns = {"layer": "", "run": "", "ms": ".2f", "ratio_to_ours": ".2f", "peak_gib": ".2f"}
     print(cases.table(columns | {"trained_parameters": ",d"}))
 
 

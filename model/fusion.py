@@ -22,7 +22,7 @@ from .memory_bank import CommonWords
 from .retrieval import PADDING, entry_vectors
 from .words import use_kernels
 
-# Far below any logit, yet finite: a row whose keys are all dropped becomes a plain mean instead of NaN.
+# Far below any logit, yet finite: a row whose keys are all dropped is attended to as if none were.
 DROPPED = -1e4
 
 
@@ -89,15 +89,19 @@ class CrossAttention(nn.Module):
         query_DD, key_value_FD = self.kept(self.projections, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         q_BTD = F.linear(x_BTD, query_DD)
         kv_BJF = F.linear(join(x_BTD, entries).flatten(1, 2), key_value_FD)
-        bias_BHJ = self.bias(log_weight_BTS)
+        drop_BHJ = None
+        if self.training and self.config.attention_dropout:
+            shape = len(x_BTD), self.n_heads, kv_BJF.shape[1]
+            chance_BHJ = torch.rand(shape, device=x_BTD.device)
+            drop_BHJ = torch.where(chance_BHJ < self.config.attention_dropout, DROPPED, 0.0)
         if self.config.fusion_scope == "token":
-            out_BTD = attend_own(q_BTD, kv_BJF, bias_BHJ, self.n_heads)
+            out_BTD = attend_own(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, self.n_heads)
         else:
             if cache is not None:
                 layer = self.config.n_layers + self.layer
-                kv_B1JF, bias_BHJ1 = cache.update(kv_BJF[:, None], bias_BHJ[..., None], layer)
-                kv_BJF, bias_BHJ = kv_B1JF[:, 0], bias_BHJ1[..., 0]
-            out_BTD = attend_joined(q_BTD, kv_BJF, bias_BHJ, mask, self.config)
+                kv_B1JF, log_weight_B1PS = cache.update(kv_BJF[:, None], log_weight_BTS[:, None], layer)
+                kv_BJF, log_weight_BTS = kv_B1JF[:, 0], log_weight_B1PS[:, 0]
+            out_BTD = attend_joined(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, mask, self.config)
         return self.out_proj(out_BTD)
 
     def projections(self) -> tuple[Tensor, Tensor]:
@@ -107,34 +111,33 @@ class CrossAttention(nn.Module):
         query_DD, key_DD = (F.pad(x.unflatten(0, shape), (0, 0, 0, 1)).flatten(0, 1) for x in (query_DD, key_DD))
         return query_DD, torch.cat([key_DD, value_DD])
 
-    def bias(self, log_weight_BTS: Tensor) -> Tensor:
-        """(B, 1 or H, J) float32: what is added to the logits of each key, 0 for a state; DROPPED hides a key."""
-        bias_B1J = F.pad(log_weight_BTS.float(), (1, 0)).flatten(1)[:, None]
-        if not (self.training and self.config.attention_dropout):
-            return bias_B1J
-        B, _, J = bias_B1J.shape
-        drop_BHJ = torch.rand(B, self.n_heads, J, device=bias_B1J.device) < self.config.attention_dropout
-        return torch.where(drop_BHJ, DROPPED, bias_B1J)
 
-
-def attend_joined(q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, mask, config: ModelConfig) -> Tensor:
-    """softmax(q k / sqrt(E) + bias) v, by the heads of the fusion, over the keys that `fusion_mask` shows."""
+def attend_joined(
+    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
+) -> Tensor:
+    """softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `fusion_mask` shows."""
     if isinstance(mask, Runs):
         from .kernels import call
         from .kernels.attend_entries import attend_entries as kernel
 
-        return call(kernel, q_BTD, kv_BJF, bias_BHJ, *mask, config.num_selected + 1, config.fusion_heads)[0]
+        return call(kernel, q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, *mask, config.fusion_heads)[0]
     # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
     q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
     E = q_BHTE.shape[-1]
     free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
-    k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
+    k_BHJE = k_BHJE + (bias_of_keys(log_weight_BPS, drop_BHJ)[..., None] * free_E).to(k_BHJE.dtype)
     return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
 
 
-def attend_own(q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, n_heads: int) -> Tensor:
+def bias_of_keys(log_weight_BPS: Tensor, drop_BHJ: Tensor | None) -> Tensor:
+    """(B, 1 or H, J): what is added to the logits of each key, 0 for a state that is not dropped."""
+    bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
+    return bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
+
+
+def attend_own(q_BTD: Tensor, kv_BJF: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None, n_heads: int) -> Tensor:
     """The same, over the X keys of each position itself."""
-    T = q_BTD.shape[1]
+    T, bias_BHJ = q_BTD.shape[1], bias_of_keys(log_weight_BTS, drop_BHJ)
     q_BTHE = q_BTD.unflatten(-1, (n_heads, -1))
     kv_BTXHE = kv_BJF.unflatten(1, (T, -1)).unflatten(-1, (2 * n_heads, -1))
     k_BTXHE, v_BTXHE = kv_BTXHE.chunk(2, dim=-2)

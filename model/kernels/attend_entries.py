@@ -1,11 +1,11 @@
 """Causal attention of positions to states and entries, X keys a position: the cross-attention fusion's inner part.
 
 FlashAttention (Dao 2023, arXiv:2307.08691) that knows its layout: keys stand position by position and a document is a
-run of positions, so that a tile of queries meets one stretch of keys; a bias is added to each key's logit. Nothing is
-added up by atomics: the same inputs give the same bits.
+run of positions, so that a tile of queries meets one stretch of keys; an entry's log-weight is added to its logits.
+Nothing is added up by atomics: the same inputs give the same bits.
 
-Axes: B batch · T queries, the last T of P positions · J = P X keys, X of each position · H heads · E per-head width
-      D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
+Axes: B batch · T queries, the last T of P positions · X keys of a position, its state and S entries · J = P X keys
+      H heads · E per-head width · D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
 """
 
 import torch
@@ -27,17 +27,24 @@ def _rows(base_ptr, place, stride, e, keep, E: tl.constexpr):
 
 
 @triton.jit
-def _row(ptr, place, end):
-    """A vector, loaded by as many threads as there are: half of them would each load all of it."""
-    twice = tl.load(ptr + place[:, None] + tl.zeros([1, 2], tl.int32), mask=(place < end)[:, None], other=0)
-    return tl.max(twice, axis=1)
+def _bias(log_weight_ptr, drop_ptr, j, end, DROPS: tl.constexpr, X: tl.constexpr):
+    """What is added to the logits of N keys.
+
+    Loaded twice over, so that there are enough for every thread: half of them would each load all of it.
+    """
+    j = j[:, None] + tl.zeros([1, 2], tl.int32)
+    slot, inside = j % X, j < end
+    bias = tl.load(log_weight_ptr + j // X * (X - 1) + slot - 1, mask=inside & (slot > 0), other=0.0)
+    if DROPS:
+        bias += tl.load(drop_ptr + j, mask=inside, other=0.0)
+    return tl.max(bias, axis=1)
 
 
 @triton.jit
 def _attend(
-    q_ptr, kv_ptr, bias_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
-    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
+    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
@@ -48,7 +55,9 @@ def _attend(
     ends = (P - T + m + 1) * X
     q = _rows(q_ptr + row * T * D + head * E, m, D, e, m < T, E)
     kv_ptr += row * P * X * 2 * D + head * E
-    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * P * X
+    log_weight_ptr += row * P * (X - 1)
+    if DROPS:
+        drop_ptr += tl.program_id(1).to(tl.int64) * P * X
     best = tl.full([M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([M], dtype=tl.float32)
     mixed = tl.zeros([M, EB], dtype=tl.float32)
@@ -58,7 +67,8 @@ def _attend(
         j = start + tl.arange(0, N)
         k = _rows(kv_ptr, j, 2 * D, e, j < P * X, E)
         v = _rows(kv_ptr + D, j, 2 * D, e, j < P * X, E)
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + _row(bias_ptr, j, P * X)[None, :]
+        bias = _bias(log_weight_ptr, drop_ptr, j, P * X, DROPS, X)
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
         visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
         logit = tl.where(visible, logit, float("-inf"))
         higher = tl.maximum(best, tl.max(logit, axis=1))
@@ -84,9 +94,9 @@ def _sums(sums_ptr, m, T):
 
 @triton.jit
 def _query_gradient(
-    tile, grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
-    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    tile, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
+    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
@@ -98,7 +108,9 @@ def _query_gradient(
     grad = _rows(grad_ptr + here, m, D, e, m < T, E)
     lse, delta = _sums(sums_ptr, m, T)
     kv_ptr += row * T * X * 2 * D + head * E
-    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
+    log_weight_ptr += row * T * (X - 1)
+    if DROPS:
+        drop_ptr += tl.program_id(1).to(tl.int64) * T * X
     grad_q = tl.zeros([M, EB], dtype=tl.float32)
     begin = tl.min(begins, axis=0) // N * N
     end = tl.minimum((tile + 1) * M, T) * X
@@ -106,7 +118,8 @@ def _query_gradient(
         j = start + tl.arange(0, N)
         k = _rows(kv_ptr, j, 2 * D, e, j < T * X, E)
         v = _rows(kv_ptr + D, j, 2 * D, e, j < T * X, E)
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + _row(bias_ptr, j, T * X)[None, :]
+        bias = _bias(log_weight_ptr, drop_ptr, j, T * X, DROPS, X)
+        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
         visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
         weight = tl.where(visible, exp2(logit * _LOG2E - lse[:, None]), 0.0)
         grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
@@ -119,9 +132,9 @@ def _query_gradient(
 
 @triton.jit
 def _key_gradient(
-    tile, grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
-    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    tile, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
+    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
@@ -131,8 +144,10 @@ def _key_gradient(
     here = row * T * X * 2 * D + head * E
     k = _rows(kv_ptr + here, j, 2 * D, e, n < T, E)
     v = _rows(kv_ptr + here + D, j, 2 * D, e, n < T, E)
-    bias_ptr += (tl.program_id(1) if BY_HEAD else row).to(tl.int64) * T * X
-    bias = tl.load(bias_ptr + j, mask=n < T, other=0.0)
+    log_weight_ptr += row * T * (X - 1)
+    if DROPS:
+        drop_ptr += tl.program_id(1).to(tl.int64) * T * X
+    bias = _bias(log_weight_ptr, drop_ptr, j, T * X, DROPS, X)
     q_ptr += row * T * D + head * E
     grad_ptr += row * T * D + head * E
     grad_k = tl.zeros([N, EB], dtype=tl.float32)
@@ -164,21 +179,22 @@ def _key_gradient(
 
 @triton.jit
 def _gradient(
-    grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, last_ptr, sums_ptr, grad_q_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
-    X: tl.constexpr, BY_HEAD: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, last_ptr, sums_ptr, grad_q_ptr, grad_kv_ptr,
+    grad_bias_ptr, T, scale,
+    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Queries and keys of a row side by side, so that both find the row's keys in the L2 cache."""
     n_query_tiles = tl.cdiv(T, M)
     if tl.program_id(0) < n_query_tiles:
         _query_gradient(
-            tl.program_id(0), grad_ptr, q_ptr, kv_ptr, bias_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
-            X, BY_HEAD, H, E, EB, PRECISION, M, N,
+            tl.program_id(0), grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_q_ptr, T,
+            scale, DROPS, X, H, E, EB, PRECISION, M, N,
         )  # fmt: skip
     else:
         _key_gradient(
-            tl.program_id(0) - n_query_tiles, grad_ptr, q_ptr, kv_ptr, bias_ptr, last_ptr, sums_ptr, grad_kv_ptr,
-            grad_bias_ptr, T, scale, X, BY_HEAD, H, E, EB, PRECISION, N, M,
+            tl.program_id(0) - n_query_tiles, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, last_ptr, sums_ptr,
+            grad_kv_ptr, grad_bias_ptr, T, scale, DROPS, X, H, E, EB, PRECISION, N, M,
         )  # fmt: skip
 
 
@@ -186,63 +202,67 @@ def _gradient(
 TILES = {_attend: (64, 32, 4, 4), _gradient: (64, 32, 4, 4)}
 
 
-def _shape(kernel, q_BTD: Tensor, bias_BHJ: Tensor, X: int, n_heads: int) -> tuple[int, int, dict]:
+def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int) -> tuple[int, int, dict]:
     """M, N and what else the kernels are compiled for."""
     E = q_BTD.shape[-1] // n_heads
     EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
     M, N, warps, stages = (32, 32, 4, 1) if exact or EB > 64 else TILES[kernel]
-    constants = {"X": X, "BY_HEAD": bias_BHJ.shape[1] > 1, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
+    constants = {"DROPS": drop_BHJ is not None, "X": X, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
     precision = {"scale": E**-0.5, "PRECISION": "ieee" if exact else "tf32"}
     return M, N, constants | precision | {"num_warps": warps, "num_stages": stages}
 
 
+def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(x if x is None else x.contiguous() for x in tensors)
+
+
 @custom_op
 def attend_entries(
-    q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, first_BT: Tensor, last_BT: Tensor, X: int, n_heads: int
-) -> tuple[Tensor, Tensor]:
+    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, first_BT: Tensor, last_BT: Tensor,
+    n_heads: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The twin of `fusion.attend_reference`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
 
-    Query t of the last T positions sees the X keys of each position from `first[t]` to its own.
+    Query t of the last T positions sees the X keys of each position from `first[t]` to its own. The bias of a state is
+    0, that of an entry its log-weight; `drop` is added.
 
     Args:
-        kv_BJF: keys, then values; in each the E channels of one head after the other.
-        bias_BHJ: float32; one for all heads, or one for each.
+        kv_BJF: bfloat16, float16 or float32: keys, then values; in each the E channels of one head after the other.
+        log_weight_BPS, drop_BHJ: float32.
         first_BT, last_BT: int32, the positions where the document of each query begins and ends.
     Returns:
         out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
     """
-    (B, T, D), P = q_BTD.shape, kv_BJF.shape[1] // X
-    q_BTD, kv_BJF, bias_BHJ = q_BTD.contiguous(), kv_BJF.contiguous(), bias_BHJ.contiguous()
+    (B, T, D), (P, S) = q_BTD.shape, log_weight_BPS.shape[1:]
     out_BTD = q_BTD.new_empty(B, T, D)
     lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
-    M, _, shape = _shape(_attend, q_BTD, bias_BHJ, X, n_heads)
-    _attend[(triton.cdiv(T, M), B * n_heads)](
-        q_BTD, kv_BJF, bias_BHJ, first_BT.contiguous(), out_BTD, lse_BHT, T, P, **shape
-    )
+    operands = _contiguous(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, first_BT)
+    M, _, shape = _shape(_attend, q_BTD, drop_BHJ, S + 1, n_heads)
+    _attend[(triton.cdiv(T, M), B * n_heads)](*operands, out_BTD, lse_BHT, T, P, **shape)
     return out_BTD, lse_BHT
 
 
 @attend_entries.register_fake
-def _(q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, X, n_heads):
+def _(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, first_BT, last_BT, n_heads):
     B, T, D = q_BTD.shape
     return q_BTD.new_empty(B, T, D), q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
 
 
 @custom_op
 def attend_entries_gradient(
-    grad_BTD: Tensor, q_BTD: Tensor, kv_BJF: Tensor, bias_BHJ: Tensor, first_BT: Tensor, last_BT: Tensor,
-    sums_BHT2: Tensor, X: int, n_heads: int,
+    grad_BTD: Tensor, q_BTD: Tensor, kv_BJF: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None,
+    first_BT: Tensor, last_BT: Tensor, sums_BHT2: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias in float32 and for each head.
+    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias, float32 (B, H, J).
 
     Args:
         sums_BHT2: float32: `lse_BHT`, and the product of the output with its gradient, summed by head.
     """
-    B, T, D = q_BTD.shape
-    operands = (x.contiguous() for x in (grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, sums_BHT2))
+    (B, T, D), X = q_BTD.shape, log_weight_BTS.shape[-1] + 1
     grad_q_BTD, grad_kv_BJF = q_BTD.new_empty(B, T, D), kv_BJF.new_empty(kv_BJF.shape)
     grad_bias_BHJ = sums_BHT2.new_empty(B, n_heads, T * X)
-    M, N, shape = _shape(_gradient, q_BTD, bias_BHJ, X, n_heads)
+    operands = _contiguous(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2)
+    M, _, shape = _shape(_gradient, q_BTD, drop_BHJ, X, n_heads)
     _gradient[(triton.cdiv(T, M) + triton.cdiv(T * X, M), B * n_heads)](
         *operands, grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, T, **shape
     )
@@ -250,13 +270,13 @@ def attend_entries_gradient(
 
 
 @attend_entries_gradient.register_fake
-def _(grad_BTD, q_BTD, kv_BJF, bias_BHJ, first_BT, last_BT, sums_BHT2, X, n_heads):
+def _(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2, n_heads):
     grad_bias_BHJ = sums_BHT2.new_empty(len(q_BTD), n_heads, kv_BJF.shape[1])
     return q_BTD.new_empty(q_BTD.shape), kv_BJF.new_empty(kv_BJF.shape), grad_bias_BHJ
 
 
 def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.X, ctx.n_heads = inputs
+    *tensors, ctx.n_heads = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output)
 
@@ -265,10 +285,9 @@ def _backward(ctx, grad_BTD: Tensor, grad_lse):
     *inputs, out_BTD, lse_BHT = ctx.saved_tensors
     along_BTH = (grad_BTD.float() * out_BTD.float()).unflatten(-1, (ctx.n_heads, -1)).sum(dim=-1)
     sums_BHT2 = torch.stack([lse_BHT, along_BTH.transpose(1, 2)], dim=-1)
-    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.X, ctx.n_heads)
-    if inputs[2].shape[1] == 1:
-        grad_bias_BHJ = grad_bias_BHJ.sum(dim=1, keepdim=True)
-    return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, *[None] * 4
+    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
+    grad_bias_BTX = grad_bias_BHJ.sum(dim=1).view(len(grad_BTD), grad_BTD.shape[1], -1)
+    return grad_q_BTD, grad_kv_BJF, grad_bias_BTX[..., 1:], *[None] * 4
 
 
 attend_entries.register_autograd(_backward, setup_context=_setup)
