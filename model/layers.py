@@ -83,15 +83,16 @@ class Visibility:
         return compiled_create_block_mask(causal_in_document, len(document), None, T, T, device=self.device)
 
     def runs(self, batch_size: int) -> Runs:
-        position_P = torch.arange(self.past + self.length, device=self.device, dtype=torch.int32)
+        P = self.past + self.length
         if self.document_BX is None:
-            first_BP = torch.zeros_like(position_P).expand(batch_size, -1)
-            last_BP = position_P[-1].expand_as(first_BP)
-        else:
-            changes_BP = self.document_BX[:, 1:] != self.document_BX[:, :-1]
-            begins_BP, ends_BP = (F.pad(changes_BP, side, value=True) for side in ((1, 0), (0, 1)))
-            first_BP = position_P.where(begins_BP, 0).cummax(dim=-1).values
-            last_BP = position_P.where(ends_BP, len(position_P)).flip(-1).cummin(dim=-1).values.flip(-1)
+            like = {"dtype": torch.int32, "device": self.device}
+            shape = batch_size, self.length
+            return Runs(torch.zeros(shape, **like), torch.full(shape, P - 1, **like))
+        position_P = torch.arange(P, device=self.device, dtype=torch.int32)
+        changes_BP = self.document_BX[:, 1:] != self.document_BX[:, :-1]
+        begins_BP, ends_BP = (F.pad(changes_BP, side, value=True) for side in ((1, 0), (0, 1)))
+        first_BP = position_P.where(begins_BP, 0).cummax(dim=-1).values
+        last_BP = position_P.where(ends_BP, P).flip(-1).cummin(dim=-1).values.flip(-1)
         return Runs(*(x_BP[:, self.past :].contiguous() for x_BP in (first_BP, last_BP)))
 
 

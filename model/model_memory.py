@@ -96,7 +96,8 @@ class MemoryBlock(Block):
     def read_memory(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         """Query, retrieve, select, read, fuse: in that order."""
         query_BTD = self.query_proj(x_BTD)
-        score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), self.keys_2RK)
+        query_2MK = query_BTD.flatten(0, 1).unflatten(-1, (2, -1)).transpose(0, 1)
+        score_BT2R = torch.bmm(query_2MK, self.keys_2RK.transpose(1, 2)).transpose(0, 1).unflatten(0, x_BTD.shape[:2])
         balanced = context.needs_losses and self.config.balance_loss_coef > 0
         scale = self.keys_2RK.shape[-1] ** -0.5
         score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced, scale)
