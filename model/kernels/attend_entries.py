@@ -198,18 +198,20 @@ def _gradient(
         )  # fmt: skip
 
 
-# M, N, warps and stages, measured on an H100 (benchmark/NOTES.md); the tiles of keys in `_key_gradient` are N by M.
-TILES = {_attend: (64, 32, 4, 4), _gradient: (64, 32, 4, 4)}
+# M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md); in `_key_gradient` the tiles are
+# N queries by M keys.
+TILES = {_attend: (64, 32, 4, 4, None), _gradient: (64, 32, 4, 4, 128)}
 
 
 def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int) -> tuple[int, int, dict]:
     """M, N and what else the kernels are compiled for."""
     E = q_BTD.shape[-1] // n_heads
     EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
-    M, N, warps, stages = (32, 32, 4, 1) if exact or EB > 64 else TILES[kernel]
+    M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else TILES[kernel]
     constants = {"DROPS": drop_BHJ is not None, "X": X, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
     precision = {"scale": E**-0.5, "PRECISION": "ieee" if exact else "tf32"}
-    return M, N, constants | precision | {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
+    return M, N, constants | precision | options
 
 
 def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
