@@ -76,7 +76,8 @@ class MicroStep:
         return out, out.lm_loss * lm_weight + (out.loss - out.lm_loss) * aux_weight
 
     def _capture(self, batch: dict[str, Tensor], lm_weight: Tensor, aux_weight: float) -> None:
-        self.batch = {name: value.to(lm_weight.device) for name, value in batch.items()}
+        # Copies, though they may be there already: every later batch is written into them.
+        self.batch = {name: value.to(lm_weight.device, copy=True) for name, value in batch.items()}
         self.lm_weight = lm_weight.clone()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # the graphs have memory of their own; what the eager calls used goes back

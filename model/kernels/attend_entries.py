@@ -200,7 +200,7 @@ def _gradient(
 
 # M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md); in `_key_gradient` the tiles are
 # N queries by M keys.
-TILES = {_attend: (64, 32, 4, 4, None), _gradient: (64, 32, 4, 4, 128)}
+TILES = {_attend: (64, 32, 4, 4, None), _gradient: (64, 32, 4, 3, 128)}
 
 
 def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int) -> tuple[int, int, dict]:

@@ -73,6 +73,8 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
             "--no_compile",
             "--twin_steps",
             "3",
+            "--twin_batch_size",
+            "2",
             "--batch_sizes",
             "1",
             "3",
@@ -93,7 +95,9 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
     profiles = (tmp_path / "profile.txt").read_text()
     assert "1_4_8 naive, eager: " in profiles and "aten::mm" in profiles
     assert "1_4_0, batch 3" in capsys.readouterr().out
-    assert 0 < rows[-1]["naive_apart_max"] < 0.05 and len(rows[-1]["losses"]["naive"]) == 3  # bfloat16
+    apart = rows[-1]["apart_max"]
+    assert apart["fast float32 - naive float32"] < 5e-5 < apart["fast bf16 - naive bf16"] < 0.05
+    assert all(len(losses) == 3 for losses in rows[-1]["losses"].values()) and len(rows[-1]["losses"]) == 4
 
 
 def test_what_no_time_is_left_for_is_said_and_twins_that_part_are_seen(tmp_path, monkeypatch):
@@ -116,4 +120,5 @@ def test_what_no_time_is_left_for_is_said_and_twins_that_part_are_seen(tmp_path,
     quiet = replace(quiet, attention_dropout=0.0, fusion_dropout=0.0)
     bank_NL = torch.randint(3, 99, (256, quiet.knowledge_length))
     apart = bench_step.compare_twins(quiet, bank_NL, False, 2, 4, torch.device("cpu"))
-    assert apart["naive_apart_mean"] > 3 * apart["fast_float32_apart_mean"]
+    mean = apart["apart_mean"]
+    assert mean["fast float32 - naive float32"] > 3 * mean["fast bf16 - fast float32"]

@@ -47,13 +47,14 @@ def train(design: dict, device: str, graphed=False, compiled=False, dtype=torch.
             return model(**batch, return_logits=False)
 
     micro_step = MicroStep(forward, lambda loss: loss.backward(), model.refresh, graphed)
-    generator, steps, validation = torch.Generator().manual_seed(1), [], []
+    generator, steps, validation, given = torch.Generator().manual_seed(1), [], [], []
     held_out = batch_of(generator, device)
     for step in range(EAGER_CALLS + 6):
         loss = torch.zeros((), device=device)
         for share in WEIGHTS:
             weight = torch.tensor(float("nan") if step == BAD_STEP else share, device=device)
             batch = batch_of(generator, device)
+            given.append((batch, {name: value.clone() for name, value in batch.items()}))
             out = micro_step(batch, weight, 1 / len(WEIGHTS), lambda part: nullcontext())
             loss += out.lm_loss.detach() * weight
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -66,6 +67,8 @@ def train(design: dict, device: str, graphed=False, compiled=False, dtype=torch.
             with torch.no_grad():
                 validation.append(float(forward(held_out).lm_loss))
             model.train()
+    for batch, as_given in given:
+        assert all(torch.equal(batch[name], value) for name, value in as_given.items())
     return torch.tensor(steps), int(guard.skipped), torch.tensor(validation)
 
 
