@@ -92,6 +92,7 @@ def as_graph(layer: nn.Module, grad_BTD: Tensor, x_BTD: Tensor):
     """`call` captured once: a function of the states that replays it."""
     state_BTD = x_BTD.detach().clone().requires_grad_()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             call(layer, grad_BTD, state_BTD)
@@ -117,13 +118,13 @@ def measure(
     torch.manual_seed(0)
     layer = make_layer()
     poison(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # before a capture: a replay allocates nothing
     run = as_graph(layer, grad_BTD, states[0]) if graphed else partial(call, layer, grad_BTD)
     for written in run(states[0]):
         if not written.isfinite().all():
             raise ValueError("its output or gradient holds NaN or infinity")
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     times = timings_ms(run, states, repeats, device)
     peak = torch.cuda.max_memory_allocated() - before if device.type == "cuda" else 0
     low, middle, high = quartiles(times)

@@ -2,7 +2,7 @@
 
 Axes: B batch · T position · D width · S entries per position · L tokens per entry · V vocabulary
       H fusion heads · E per-head width · X = S + 1 keys of a position: its state, then its entries
-      J keys of all positions, X of each · F = 2 D: a key, then its value
+      P positions, cached ones included · J = P X keys · F = 2 D: a key, then its value · Y = X F
 
 A fusion is a module called as `fusion(x_BTD, entries, log_weight_BTS, mask, cache)`, and returns what is added to the
 stream. `x` is the normed state, `entries` what was read, `log_weight` the logarithm of each entry's weight: every
@@ -98,9 +98,11 @@ class CrossAttention(nn.Module):
             out_BTD = attend_own(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, self.n_heads)
         else:
             if cache is not None:
-                layer = self.config.n_layers + self.layer
-                kv_B1JF, log_weight_B1PS = cache.update(kv_BJF[:, None], log_weight_BTS[:, None], layer)
-                kv_BJF, log_weight_BTS = kv_B1JF[:, 0], log_weight_B1PS[:, 0]
+                # A row for each position, as the cache counts and crops them.
+                X, layer = entries.token_BTSL.shape[2] + 1, self.config.n_layers + self.layer
+                kv_B1TY = kv_BJF.unflatten(1, (-1, X)).flatten(2)[:, None]
+                kv_B1PY, log_weight_B1PS = cache.update(kv_B1TY, log_weight_BTS[:, None], layer)
+                kv_BJF, log_weight_BTS = kv_B1PY[:, 0].unflatten(2, (X, -1)).flatten(1, 2), log_weight_B1PS[:, 0]
             out_BTD = attend_joined(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, mask, self.config)
         return self.out_proj(out_BTD)
 

@@ -58,7 +58,8 @@ class Visibility:
 
         Returns:
             None where plain causal attention needs no mask, and where a single query sees every key; a BlockMask for
-            FlexAttention on CUDA, for rows of whole blocks; else a bool tensor (B or 1, 1, T, X), True where visible.
+            FlexAttention on CUDA, for rows of whole blocks with one key a position; else a bool tensor
+            (B or 1, 1, T, X), True where visible.
         """
         is_plain = self.length == 1 or (self.past == 0 and keys_per_position == 1)
         if fused and is_plain and self.document_BX is None:

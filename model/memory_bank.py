@@ -60,7 +60,7 @@ class MemoryBank(nn.Module):
         if token_NL.numel() and not 0 <= int(token_NL.min()) <= int(token_NL.max()) < self.config.vocab_size:
             raise ValueError(f"a bank token lies outside the vocabulary of {self.config.vocab_size}")
         self.tokens.copy_(token_NL)
-        self._ngrams = self._common = None
+        self._ngrams = None
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True

@@ -22,7 +22,7 @@ from .memory_bank import ROWS_AT_ONCE, CommonWords, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
 from .ngrams import NO_ENTRY, find_matches
 from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
-from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
+from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
 
 
 class Reading(NamedTuple):
@@ -227,8 +227,9 @@ class MemoryTransformer(Transformer):
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
-        trains_vectors = torch.is_grad_enabled() and self.settings.fusion != "words"
-        common = self.bank.common_words() if trains_vectors else None
+        vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
+        trained = torch.is_grad_enabled() and use_kernels(embedding_VD)
+        common = self.bank.common_words() if vectors and trained else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
             embedding_VD=embedding_VD, table_VD=table_VD, found=found, entry_B=entry_B, common=common,

@@ -144,7 +144,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         Args:
             labels: (B, T), beside the input and not shifted; -100 where nothing is to be predicted.
             document_ids: (B, T) int; attention never crosses a change of it (packed rows).
-            attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it.
+            attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it; none within the text.
             cache: a transformers cache, filled in place; `past_key_values` is its name before transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.

@@ -14,10 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
-from .exp2 import exp2
-
-LOG2E = 1.4426950408889634
-_LOG2E = tl.constexpr(LOG2E)
+from .exp2 import LOG2E, exp2
 
 
 @triton.jit
@@ -72,9 +69,9 @@ def _attend(
         visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
         logit = tl.where(visible, logit, float("-inf"))
         higher = tl.maximum(best, tl.max(logit, axis=1))
-        base = tl.where(higher == float("-inf"), 0.0, higher) * _LOG2E  # of a row that has seen no key yet: 0
-        weight = exp2(logit * _LOG2E - base[:, None])
-        shrink = exp2(best * _LOG2E - base)
+        base = tl.where(higher == float("-inf"), 0.0, higher) * LOG2E  # of a row that has seen no key yet: 0
+        weight = exp2(logit * LOG2E - base[:, None])
+        shrink = exp2(best * LOG2E - base)
         total = total * shrink + tl.sum(weight, axis=1)
         mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         best = higher
@@ -82,7 +79,7 @@ def _attend(
     out = mixed / total[:, None]
     keep = (m < T)[:, None] & (e < E)[None, :]
     tl.store(out_ptr + (row * T + m)[:, None] * D + head * E + e[None, :], out.to(out_ptr.dtype.element_ty), mask=keep)
-    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * T + m, best * _LOG2E + tl.log2(total), mask=m < T)
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * T + m, best * LOG2E + tl.log2(total), mask=m < T)
 
 
 @triton.jit
@@ -121,7 +118,7 @@ def _query_gradient(
         bias = _bias(log_weight_ptr, drop_ptr, j, T * X, DROPS, X)
         logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
         visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
-        weight = tl.where(visible, exp2(logit * _LOG2E - lse[:, None]), 0.0)
+        weight = tl.where(visible, exp2(logit * LOG2E - lse[:, None]), 0.0)
         grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[:, None])
         grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
@@ -163,7 +160,7 @@ def _key_gradient(
         lse, delta = _sums(sums_ptr, m, T)
         logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
         visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
-        weight = tl.where(visible, exp2(logit * _LOG2E - lse[None, :]), 0.0)
+        weight = tl.where(visible, exp2(logit * LOG2E - lse[None, :]), 0.0)
         grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v, input_precision=PRECISION)
         grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[None, :])
@@ -208,6 +205,8 @@ def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int)
     E = q_BTD.shape[-1] // n_heads
     EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
     M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else TILES[kernel]
+    if EB * q_BTD.element_size() > 512:  # else they would not fit the shared memory of every GPU
+        M, N = 16, 16
     constants = {"DROPS": drop_BHJ is not None, "X": X, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
     precision = {"scale": E**-0.5, "PRECISION": "ieee" if exact else "tf32"}
     options = {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
@@ -223,7 +222,7 @@ def attend_entries(
     q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, first_BT: Tensor, last_BT: Tensor,
     n_heads: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The twin of `fusion.attend_reference`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
+    """The twin of `fusion.attend_joined`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
 
     Query t of the last T positions sees the X keys of each position from `first[t]` to its own. The bias of a state is
     0, that of an entry its log-weight; `drop` is added.
@@ -236,6 +235,8 @@ def attend_entries(
         out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
     """
     (B, T, D), (P, S) = q_BTD.shape, log_weight_BPS.shape[1:]
+    if kv_BJF.shape[1] != P * (S + 1):
+        raise ValueError(f"{P} positions of {S} entries have {P * (S + 1)} keys, got {kv_BJF.shape[1]}")
     out_BTD = q_BTD.new_empty(B, T, D)
     lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
     operands = _contiguous(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, first_BT)
@@ -261,6 +262,8 @@ def attend_entries_gradient(
         sums_BHT2: float32: `lse_BHT`, and the product of the output with its gradient, summed by head.
     """
     (B, T, D), X = q_BTD.shape, log_weight_BTS.shape[-1] + 1
+    if log_weight_BTS.shape[1] != T:
+        raise ValueError(f"no gradient goes through cached positions: {T} queries, {log_weight_BTS.shape[1]} positions")
     grad_q_BTD, grad_kv_BJF = q_BTD.new_empty(B, T, D), kv_BJF.new_empty(kv_BJF.shape)
     grad_bias_BHJ = sums_BHT2.new_empty(B, n_heads, T * X)
     operands = _contiguous(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..retrieval import rank_pairs
 from . import custom_op
-from .exp2 import exp2
+from .exp2 import LOG2E, exp2
 
-LOG2E = tl.constexpr(1.4426950408889634)
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
 
 

@@ -52,6 +52,16 @@ def test_decoding_with_a_cache_equals_the_full_pass(variant):
 
 
 @all_variants
+def test_a_cache_goes_back_to_an_earlier_position(variant):
+    model, ids = tiny_model(**variant), random_ids(2, T)
+    full, cache = model(ids).logits, DynamicCache(config=model.config)
+    model(ids[:, :9], cache=cache)
+    model(random_ids(2, 3), cache=cache)
+    cache.crop(-3)  # as assisted decoding does with tokens that it does not accept
+    torch.testing.assert_close(model(ids[:, 9:], cache=cache).logits, full[:, 9:], rtol=1e-4, atol=1e-5)
+
+
+@all_variants
 def test_packing_changes_no_logit_of_a_document(variant):
     model, a, b = tiny_model(**variant), random_ids(1, 9), random_ids(1, 7)
     document_ids = torch.tensor([[0] * 9 + [1] * 7])

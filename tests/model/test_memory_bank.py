@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from model import memory_bank
 from model.clustering import cached_content_order, content_order
 from model.memory_bank import spell, usage_statistics
+from model.retrieval import PADDING
 from tests.conftest import tiny_model
 
 
@@ -41,6 +43,21 @@ def test_spelling_finds_the_words_of_a_mean():
     embedding_VD = torch.eye(12)
     goal_UD = (embedding_VD[4] + embedding_VD[7] + embedding_VD[9])[None]
     assert sorted(spell(goal_UD, embedding_VD, 3)[0].tolist()) == [4, 7, 9]
+
+
+@pytest.mark.parametrize("most", [9, 256])
+def test_common_words_are_the_most_frequent_of_the_bank(most, monkeypatch):
+    monkeypatch.setattr(memory_bank, "COMMON_WORDS", most)
+    bank = tiny_model().bank
+    bank.tokens[:, 0] = 7  # in every entry
+    bank.tokens[:, 1:3] = PADDING
+    count_V = torch.bincount(bank.tokens.flatten().long(), minlength=61)
+    token_K, place_V = bank.common_words()
+    assert len(token_K) == min(most, 60) and token_K[0] == 7 and PADDING not in token_K
+    rest = [word for word in range(61) if word != PADDING and word not in token_K]
+    assert max(count_V[rest], default=0) <= count_V[token_K].min()
+    assert torch.equal(place_V[token_K].long(), torch.arange(len(token_K)))
+    assert (place_V[[PADDING, *rest]] == -1).all() and bank.common_words().token_K is token_K
 
 
 def test_a_bank_of_another_shape_or_vocabulary_is_refused():
