@@ -39,8 +39,8 @@ from .measure import Cases, peaks, quartiles, random_bank, random_tokens, script
 from .naive import build_naive
 
 TWIN_PAIRS = [
-    ("fast float32", "naive float32"), ("fast bf16", "naive bf16"),
-    ("fast bf16", "fast float32"), ("naive bf16", "naive float32"),
+    ("fast float32", "naive float32"), ("fast float32", "eager float32"), ("eager float32", "naive float32"),
+    ("fast bf16", "naive bf16"), ("fast bf16", "fast float32"), ("naive bf16", "naive float32"),
 ]  # fmt: skip
 EXPERIMENTS = ["1_4_0", "1_5_0", "1_4_8", "1_4_7", "1_4_10", "1_5_1"]  # the most telling first
 
@@ -235,19 +235,24 @@ def compare_twins(
     """How far apart the losses of 1.4.8 and its naive twin are in float32 and in bf16, and as the scale of the latter
     how far each is in bf16 from itself in float32.
 
-    Same weights, same batches, no dropout; the naive twin runs eagerly.
+    Same weights, same batches, no dropout; the naive twin runs eagerly. `eager` is the fast model without compilation
+    and without a captured step.
     """
     dense = replace(quiet, use_flash_attn=False)
     torch.manual_seed(0)
     weights = build_model(quiet, bank_NL).state_dict()
     losses = {}
     for precision, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
-        for twin, config in (("fast", quiet), ("naive", dense)):
-            is_naive = twin == "naive"
-            subject = Subject(twin, config, naive=is_naive, compiled=compiled and not is_naive, batch_size=batch_size)
+        for twin, config in (("fast", quiet), ("eager", quiet), ("naive", dense)):
+            if twin == "eager" and not compiled:
+                continue  # as fast is then
+            how = {"naive": twin == "naive", "compiled": compiled and twin == "fast"}
+            subject = Subject(twin, config, batch_size=batch_size, **how)
             losses[f"{twin} {precision}"] = losses_of(subject, weights, bank_NL, steps, device, dtype)
     row = {"twin_steps": steps, "batch_size": batch_size, "losses": losses, "apart_max": {}, "apart_mean": {}}
     for pair in TWIN_PAIRS:
+        if not losses.keys() >= set(pair):
+            continue
         apart = [abs(a - b) for a, b in zip(*(losses[name] for name in pair), strict=True)]
         row["apart_max"][" - ".join(pair)], row["apart_mean"][" - ".join(pair)] = max(apart), sum(apart) / len(apart)
     return row
