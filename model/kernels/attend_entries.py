@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
-from .exp2 import LOG2E, exp2
+from .search_grid import LOG2E
 
 
 @triton.jit
@@ -35,6 +35,25 @@ def _bias(log_weight_ptr, drop_ptr, j, end, DROPS: tl.constexpr, X: tl.constexpr
     if DROPS:
         bias += tl.load(drop_ptr + j, mask=inside, other=0.0)
     return tl.max(bias, axis=1)
+
+
+@triton.jit
+def _keys(
+    kv_ptr, log_weight_ptr, drop_ptr, j, end, e,
+    DROPS: tl.constexpr, X: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """N keys of a head, their values, and what is added to their logits."""
+    k = _rows(kv_ptr, j, 2 * D, e, j < end, E)
+    v = _rows(kv_ptr + D, j, 2 * D, e, j < end, E)
+    return k, v, _bias(log_weight_ptr, drop_ptr, j, end, DROPS, X)
+
+
+@triton.jit
+def _logits(q, k, bias, j, begins, ends, scale, PRECISION: tl.constexpr):
+    """Of M queries and N keys; minus infinity where a query does not see a key."""
+    logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
+    visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
+    return tl.where(visible, logit, float("-inf"))
 
 
 @triton.jit
@@ -62,16 +81,12 @@ def _attend(
     end = tl.minimum(P - T + (tl.program_id(0) + 1) * M, P) * X
     for start in range(begin, end, N):
         j = start + tl.arange(0, N)
-        k = _rows(kv_ptr, j, 2 * D, e, j < P * X, E)
-        v = _rows(kv_ptr + D, j, 2 * D, e, j < P * X, E)
-        bias = _bias(log_weight_ptr, drop_ptr, j, P * X, DROPS, X)
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
-        visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
-        logit = tl.where(visible, logit, float("-inf"))
+        k, v, bias = _keys(kv_ptr, log_weight_ptr, drop_ptr, j, P * X, e, DROPS, X, D, E)
+        logit = _logits(q, k, bias, j, begins, ends, scale, PRECISION)
         higher = tl.maximum(best, tl.max(logit, axis=1))
         base = tl.where(higher == float("-inf"), 0.0, higher) * LOG2E  # of a row that has seen no key yet: 0
-        weight = exp2(logit * LOG2E - base[:, None])
-        shrink = exp2(best * LOG2E - base)
+        weight = tl.exp2(logit * LOG2E - base[:, None])
+        shrink = tl.exp2(best * LOG2E - base)
         total = total * shrink + tl.sum(weight, axis=1)
         mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         best = higher
@@ -113,12 +128,9 @@ def _query_gradient(
     end = tl.minimum((tile + 1) * M, T) * X
     for start in range(begin, end, N):
         j = start + tl.arange(0, N)
-        k = _rows(kv_ptr, j, 2 * D, e, j < T * X, E)
-        v = _rows(kv_ptr + D, j, 2 * D, e, j < T * X, E)
-        bias = _bias(log_weight_ptr, drop_ptr, j, T * X, DROPS, X)
-        logit = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias[None, :]
-        visible = (j[None, :] >= begins[:, None]) & (j[None, :] < ends[:, None])
-        weight = tl.where(visible, exp2(logit * LOG2E - lse[:, None]), 0.0)
+        k, v, bias = _keys(kv_ptr, log_weight_ptr, drop_ptr, j, T * X, e, DROPS, X, D, E)
+        logit = _logits(q, k, bias, j, begins, ends, scale, PRECISION)
+        weight = tl.exp2(logit * LOG2E - lse[:, None])
         grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[:, None])
         grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
@@ -139,12 +151,10 @@ def _key_gradient(
     j = tile * N + tl.arange(0, N)
     n = j // X
     here = row * T * X * 2 * D + head * E
-    k = _rows(kv_ptr + here, j, 2 * D, e, n < T, E)
-    v = _rows(kv_ptr + here + D, j, 2 * D, e, n < T, E)
     log_weight_ptr += row * T * (X - 1)
     if DROPS:
         drop_ptr += tl.program_id(1).to(tl.int64) * T * X
-    bias = _bias(log_weight_ptr, drop_ptr, j, T * X, DROPS, X)
+    k, v, bias = _keys(kv_ptr + here, log_weight_ptr, drop_ptr, j, T * X, e, DROPS, X, D, E)
     q_ptr += row * T * D + head * E
     grad_ptr += row * T * D + head * E
     grad_k = tl.zeros([N, EB], dtype=tl.float32)
@@ -160,7 +170,7 @@ def _key_gradient(
         lse, delta = _sums(sums_ptr, m, T)
         logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
         visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
-        weight = tl.where(visible, exp2(logit * LOG2E - lse[None, :]), 0.0)
+        weight = tl.where(visible, tl.exp2(logit * LOG2E - lse[None, :]), 0.0)
         grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v, input_precision=PRECISION)
         grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[None, :])
@@ -235,6 +245,8 @@ def attend_entries(
         out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
     """
     (B, T, D), (P, S) = q_BTD.shape, log_weight_BPS.shape[1:]
+    if q_BTD.dtype == torch.float64:
+        raise ValueError("attention to entries has no kernel for float64; --use_flash_attn False needs none")
     if kv_BJF.shape[1] != P * (S + 1):
         raise ValueError(f"{P} positions of {S} entries have {P * (S + 1)} keys, got {kv_BJF.shape[1]}")
     out_BTD = q_BTD.new_empty(B, T, D)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..retrieval import rank_pairs
 from . import custom_op
-from .exp2 import LOG2E, exp2
 
+LOG2E = tl.constexpr(1.4426950408889634)
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
 
 
@@ -113,7 +113,7 @@ def _search_halves(
         best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
         tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
         highest = tl.max(score, axis=0)
-        power = exp2((score - highest) * (scale * LOG2E))
+        power = tl.exp2((score - highest) * (scale * LOG2E))
         total = tl.sum(power, axis=0)
         probability += power * (1 / total)
         tl.store(total_ptr + start, highest * (scale * LOG2E) + tl.log2(total))
@@ -175,12 +175,12 @@ def _search_gradient(
         if USAGE:
             score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
             total = tl.load(total_ptr + row * 2 + half)
-            probability = exp2(score * (scale * LOG2E) - total)
+            probability = tl.exp2(score * (scale * LOG2E) - total)
             mean = tl.sum(probability * wanted, axis=0)
             dense = probability * (wanted - mean)
             score_there = tl.load(row_ptr + chosen, mask=read, other=float("-inf")).to(tl.float32)
             wanted_there = tl.load(wanted_ptr + chosen, mask=read, other=0.0)
-            sparse += exp2(score_there * (scale * LOG2E) - total) * (wanted_there - mean)
+            sparse += tl.exp2(score_there * (scale * LOG2E) - total) * (wanted_there - mean)
         tl.store(out_ptr + column, (dense * scale).to(grad_ptr.dtype.element_ty), mask=inside)
         tl.debug_barrier()  # what other threads have just written is overwritten
         tl.store(out_ptr + chosen, (sparse * scale).to(grad_ptr.dtype.element_ty), mask=read)
