@@ -27,6 +27,7 @@ def exact_match(model, tokenizer, settings: Settings) -> dict | None:
         out_XT = model.generate(
             input_XT, attention_mask=(input_XT != tokenizer.pad_token_id).long(), max_new_tokens=NEW_TOKENS,
             do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            **model.fixed_cache(input_XT.shape[1] + NEW_TOKENS),
         )  # fmt: skip
         texts = tokenizer.batch_decode(out_XT[:, input_XT.shape[1] :], skip_special_tokens=True)
         for (row, _, choices), text in zip(asked[place], texts, strict=True):

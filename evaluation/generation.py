@@ -46,6 +46,7 @@ def continue_prompt(model, tokenizer, prompt: str, sample: bool, new_tokens: int
     out = model.generate(
         input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new_tokens,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **options,
+        **model.fixed_cache(input_ids.shape[1] + new_tokens),
     )  # fmt: skip
     return out[0, input_ids.shape[1] :].tolist()
 

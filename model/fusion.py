@@ -169,10 +169,10 @@ class PooledFusion(nn.Module):
 
     def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
         if cache is not None:
-            # The cache keeps pairs of keys and values; there are no keys here.
-            value_B1TX = weighted_BTX[:, None]
-            no_key = value_B1TX[..., :0]
-            weighted_BTX = cache.update(no_key, value_B1TX, self.config.n_layers + self.layer)[1][:, 0]
+            # The cache keeps pairs of keys and values, and takes a layer without keys for an empty one.
+            key_B1TX = weighted_BTX[:, None]
+            no_value = key_B1TX[..., :0]
+            weighted_BTX = cache.update(key_B1TX, no_value, self.config.n_layers + self.layer)[0][:, 0]
         weight_BTT = visible_B1TX[:, 0].float()
         weight_BTT = weight_BTT / weight_BTT.sum(dim=-1, keepdim=True)
         return weight_BTT.to(weighted_BTX.dtype) @ weighted_BTX

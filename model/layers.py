@@ -34,8 +34,9 @@ class Context:
 
 
 class Runs(NamedTuple):
-    """Where the document of each query begins and ends, int32 positions of the row."""
+    """Where each query stands, and where its document begins and ends: int32 positions of the row."""
 
+    position_T: Tensor
     first_BT: Tensor
     last_BT: Tensor
 
@@ -46,12 +47,20 @@ class Visibility:
 
     `past` positions lie in the cache before the T queries. `document_BX` numbers the document of every position, cached
     ones included, and a document is a run of positions; None means one document without padding.
+
+    A step that is captured once and replayed cannot know the past: its queries stand at `place_T`, int64 on the device,
+    in a cache of `past + length` places, of which those behind them are empty.
     """
 
     past: int
     length: int
     document_BX: Tensor | None
     device: torch.device
+    place_T: Tensor | None = None
+
+    def __post_init__(self):
+        end = self.past + self.length
+        self.position_T = torch.arange(self.past, end, device=self.device) if self.place_T is None else self.place_T
 
     def mask(self, keys_per_position: int = 1, fused: bool = True) -> Tensor | BlockMask | None:
         """The mask for keys laid out position by position, `keys_per_position` of them each.
@@ -61,7 +70,7 @@ class Visibility:
             FlexAttention on CUDA, for rows of whole blocks with one key a position; else a bool tensor
             (B or 1, 1, T, X), True where visible.
         """
-        is_plain = self.length == 1 or (self.past == 0 and keys_per_position == 1)
+        is_plain = self.place_T is None and (self.length == 1 or (self.past == 0 and keys_per_position == 1))
         if fused and is_plain and self.document_BX is None:
             return None
         # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
@@ -69,9 +78,10 @@ class Visibility:
         if fused and keys_per_position == 1 and whole_blocks:
             return self._block_mask()
         position_X = torch.arange(self.past + self.length, device=self.device)
-        visible_BTX = (position_X[None, :] <= position_X[self.past :, None])[None]
+        visible_BTX = (position_X[None, :] <= self.position_T[:, None])[None]
         if self.document_BX is not None:
-            visible_BTX = visible_BTX & (self.document_BX[:, self.past :, None] == self.document_BX[:, None, :])
+            document_BT = self.document_BX[:, self.position_T]
+            visible_BTX = visible_BTX & (document_BT[:, :, None] == self.document_BX[:, None, :])
         return visible_BTX.repeat_interleave(keys_per_position, dim=-1)[:, None]
 
     def _block_mask(self) -> BlockMask:
@@ -84,17 +94,17 @@ class Visibility:
         return compiled_create_block_mask(causal_in_document, len(document), None, T, T, device=self.device)
 
     def runs(self, batch_size: int) -> Runs:
-        P = self.past + self.length
+        P, own_T = self.past + self.length, self.position_T.int()
         if self.document_BX is None:
             like = {"dtype": torch.int32, "device": self.device}
             shape = batch_size, self.length
-            return Runs(torch.zeros(shape, **like), torch.full(shape, P - 1, **like))
+            return Runs(own_T, torch.zeros(shape, **like), torch.full(shape, P - 1, **like))
         position_P = torch.arange(P, device=self.device, dtype=torch.int32)
         changes_BP = self.document_BX[:, 1:] != self.document_BX[:, :-1]
         begins_BP, ends_BP = (F.pad(changes_BP, side, value=True) for side in ((1, 0), (0, 1)))
         first_BP = position_P.where(begins_BP, 0).cummax(dim=-1).values
         last_BP = position_P.where(ends_BP, P).flip(-1).cummin(dim=-1).values.flip(-1)
-        return Runs(*(x_BP[:, self.past :].contiguous() for x_BP in (first_BP, last_BP)))
+        return Runs(own_T, *(x_BP[:, self.position_T] for x_BP in (first_BP, last_BP)))
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
+from .decoding import FixedCache
 from .layers import (
     Attention,
     Context,
@@ -125,6 +126,10 @@ class Transformer(PreTrainedModel, GenerationMixin):
             block.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
+    def fixed_cache(self, length: int) -> dict:
+        """`generate`'s argument for captured steps, of texts up to `length`; none where that would gain nothing."""
+        return {CACHE: FixedCache(length)} if self.device.type == "cuda" else {}
+
     @can_return_tuple
     def forward(
         self,
@@ -145,7 +150,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
             labels: (B, T), beside the input and not shifted; -100 where nothing is to be predicted.
             document_ids: (B, T) int; attention never crosses a change of it (packed rows).
             attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it; none within the text.
-            cache: a transformers cache, filled in place; `past_key_values` is its name before transformers 5.24.
+            cache: a transformers cache, or a FixedCache, filled in place; `past_key_values` is its name before
+                transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
@@ -157,12 +163,18 @@ class Transformer(PreTrainedModel, GenerationMixin):
         cache = cache if cache is not None else past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+        place_T = getattr(cache, "place_T", None)
+        if isinstance(cache, FixedCache) and place_T is None and T == 1 and cache.get_seq_length():
+            if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
+                raise ValueError("a step in a FixedCache takes no labels, document_ids or entry_B, and no dropout")
+            return cache.make_step(self, input_ids, attention_mask)
         past = cache.get_seq_length() if cache is not None else 0
+        if place_T is not None:
+            past = cache.capacity - T
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
-        visible = Visibility(past, T, document_ids, input_ids.device)
-        positions_T = torch.arange(past, past + T, device=input_ids.device)
-        cos_T1E, sin_T1E = rotary_table(positions_T, self.settings.head_dim, self.settings.rope_theta)
+        visible = Visibility(past, T, document_ids, input_ids.device, place_T)
+        cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
             input_ids, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),

@@ -284,23 +284,25 @@ def find_matches(
         Matches of (B, T, C), and previous_BT: int64, PADDING at the start of a document.
     """
     B, T = input_BT.shape
-    C, W = n_kept or index.config.num_candidates, index.config.ngram_window
+    C, cut = n_kept or index.config.num_candidates, max(index.length, index.config.ngram_window, 2) - 1
     past = cache.get_seq_length() if cache is not None else 0
     if not past:
         text_BX, cut = input_BT, 0
         before = Matches(
             torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
         )
+        start_BX = starts(input_BT, document_BX)
     else:
-        cut = min(max(index.length, W) - 1, past)
+        # Of text that begins less than `cut` tokens before, its first token fills up, each time as a text of its own.
+        place_T = getattr(cache, "place_T", None)
+        first = past if place_T is None else place_T[:1]
+        position_X = first + torch.arange(-cut, T, device=input_BT.device)
+        within_X = position_X.clamp(min=0)
         stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
-        before = Matches(stored_BPX[:, -1:, :C], score_BPC[:, -1:])
-        text_BX = torch.cat([stored_BPX[:, past - cut :, C], input_BT], dim=1)
-    start_BX = torch.zeros_like(text_BX, dtype=torch.bool)
-    start_BX[:, 0] = past == cut
-    if document_BX is not None:
-        document_BX = document_BX[:, past - cut :]
-        start_BX[:, 1:] |= document_BX[:, 1:] != document_BX[:, :-1]
+        stored_BXX = stored_BPX[:, within_X[:cut]]
+        before = Matches(stored_BXX[:, -1:, :C], score_BPC[:, within_X[cut - 1 : cut]])
+        text_BX = torch.cat([stored_BXX[..., C], input_BT], dim=1)
+        start_BX = starts(text_BX, None if document_BX is None else document_BX[:, within_X]) | (position_X <= 0)
 
     hint_entry_BXY, hint_weight_BXY = index.hints(text_BX, start_BX)
     matches = keep_best(
@@ -311,6 +313,15 @@ def find_matches(
         cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)
     previous_BX = F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
     return rank(matches, index, text_BX, start_BX, cut), previous_BX[:, cut:]
+
+
+def starts(text_BX: Tensor, document_BX: Tensor | None) -> Tensor:
+    """Where a document begins: bool, True at the first token too."""
+    start_BX = torch.zeros_like(text_BX, dtype=torch.bool)
+    start_BX[:, 0] = True
+    if document_BX is not None:
+        start_BX[:, 1:] = document_BX[:, 1:] != document_BX[:, :-1]
+    return start_BX
 
 
 def rank(matches: Matches, index: NgramIndex, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:

@@ -4,6 +4,7 @@ Axes: B batch · T position · D width · V vocabulary · N bank entries = R*R �
       L tokens per entry · C candidates · S selected entries · P pairs of half-lists that can be among the best C
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -164,5 +165,4 @@ def select(entry_BTC: Tensor, score_BTC: Tensor, config: ModelConfig, training: 
         noisy_BTC = score_BTC - torch.empty_like(score_BTC).exponential_().clamp(min=1e-20).log()
     slot_BTS = best_of_rows(noisy_BTC, S)[1]
     log_p_BTS = (noisy_BTC / config.gumbel_temperature).log_softmax(dim=-1).gather(-1, slot_BTS)
-    uniform_log_weight = -torch.log(torch.tensor(float(S), device=log_p_BTS.device))
-    return entry_BTC.gather(-1, slot_BTS), uniform_log_weight + log_p_BTS - log_p_BTS.detach()
+    return entry_BTC.gather(-1, slot_BTS), log_p_BTS - log_p_BTS.detach() - math.log(S)

@@ -4,7 +4,7 @@ FlashAttention (Dao 2023, arXiv:2307.08691) that knows its layout: keys stand po
 run of positions, so that a tile of queries meets one stretch of keys; an entry's log-weight is added to its logits.
 Nothing is added up by atomics: the same inputs give the same bits.
 
-Axes: B batch · T queries, the last T of P positions · X keys of a position, its state and S entries · J = P X keys
+Axes: B batch · T queries among P positions · X keys of a position, its state and S entries · J = P X keys
       H heads · E per-head width · D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
 """
 
@@ -58,7 +58,7 @@ def _logits(q, k, bias, j, begins, ends, scale, PRECISION: tl.constexpr):
 
 @triton.jit
 def _attend(
-    q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
+    q_ptr, kv_ptr, log_weight_ptr, drop_ptr, position_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
     DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +68,7 @@ def _attend(
     m = tl.program_id(0) * M + tl.arange(0, M)
     # A query sees the keys from `begins` to before `ends`.
     begins = tl.load(first_ptr + row * T + m, mask=m < T, other=P) * X
-    ends = (P - T + m + 1) * X
+    ends = (tl.load(position_ptr + m, mask=m < T, other=-1) + 1) * X
     q = _rows(q_ptr + row * T * D + head * E, m, D, e, m < T, E)
     kv_ptr += row * P * X * 2 * D + head * E
     log_weight_ptr += row * P * (X - 1)
@@ -78,7 +78,7 @@ def _attend(
     total = tl.zeros([M], dtype=tl.float32)
     mixed = tl.zeros([M, EB], dtype=tl.float32)
     begin = tl.min(begins, axis=0) // N * N
-    end = tl.minimum(P - T + (tl.program_id(0) + 1) * M, P) * X
+    end = tl.max(ends, axis=0)
     for start in range(begin, end, N):
         j = start + tl.arange(0, N)
         k, v, bias = _keys(kv_ptr, log_weight_ptr, drop_ptr, j, P * X, e, DROPS, X, D, E)
@@ -208,13 +208,15 @@ def _gradient(
 # M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md); in `_key_gradient` the tiles are
 # N queries by M keys.
 TILES = {_attend: (64, 32, 4, 4, None), _gradient: (64, 32, 4, 3, 128)}
+TILES_OF_ONE_QUERY = (16, 128, 4, 3, None)
 
 
 def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int) -> tuple[int, int, dict]:
     """M, N and what else the kernels are compiled for."""
     E = q_BTD.shape[-1] // n_heads
     EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
-    M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else TILES[kernel]
+    tiles = TILES_OF_ONE_QUERY if q_BTD.shape[1] == 1 else TILES[kernel]
+    M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else tiles
     if EB * q_BTD.element_size() > 512:  # else they would not fit the shared memory of every GPU
         M, N = 16, 16
     constants = {"DROPS": drop_BHJ is not None, "X": X, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
@@ -229,18 +231,18 @@ def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 @custom_op
 def attend_entries(
-    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, first_BT: Tensor, last_BT: Tensor,
-    n_heads: int,
+    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, position_T: Tensor,
+    first_BT: Tensor, last_BT: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The twin of `fusion.attend_joined`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
 
-    Query t of the last T positions sees the X keys of each position from `first[t]` to its own. The bias of a state is
-    0, that of an entry its log-weight; `drop` is added.
+    Query t sees the X keys of each position from `first[t]` to its own. The bias of a state is 0, that of an entry its
+    log-weight; `drop` is added.
 
     Args:
         kv_BJF: bfloat16, float16 or float32: keys, then values; in each the E channels of one head after the other.
         log_weight_BPS, drop_BHJ: float32.
-        first_BT, last_BT: int32, the positions where the document of each query begins and ends.
+        position_T, first_BT, last_BT: int32: see `Runs`.
     Returns:
         out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
     """
@@ -251,14 +253,14 @@ def attend_entries(
         raise ValueError(f"{P} positions of {S} entries have {P * (S + 1)} keys, got {kv_BJF.shape[1]}")
     out_BTD = q_BTD.new_empty(B, T, D)
     lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
-    operands = _contiguous(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, first_BT)
+    operands = _contiguous(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, position_T, first_BT)
     M, _, shape = _shape(_attend, q_BTD, drop_BHJ, S + 1, n_heads)
     _attend[(triton.cdiv(T, M), B * n_heads)](*operands, out_BTD, lse_BHT, T, P, **shape)
     return out_BTD, lse_BHT
 
 
 @attend_entries.register_fake
-def _(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, first_BT, last_BT, n_heads):
+def _(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, position_T, first_BT, last_BT, n_heads):
     B, T, D = q_BTD.shape
     return q_BTD.new_empty(B, T, D), q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
 
@@ -293,9 +295,9 @@ def _(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums
 
 
 def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.n_heads = inputs
+    *tensors, _, first_BT, last_BT, ctx.n_heads = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, first_BT, last_BT, *output)
 
 
 def _backward(ctx, grad_BTD: Tensor, grad_lse):
@@ -304,7 +306,7 @@ def _backward(ctx, grad_BTD: Tensor, grad_lse):
     sums_BHT2 = torch.stack([lse_BHT, along_BTH.transpose(1, 2)], dim=-1)
     grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
     grad_bias_BTX = grad_bias_BHJ.sum(dim=1).view(len(grad_BTD), grad_BTD.shape[1], -1)
-    return grad_q_BTD, grad_kv_BJF, grad_bias_BTX[..., 1:], *[None] * 4
+    return grad_q_BTD, grad_kv_BJF, grad_bias_BTX[..., 1:], *[None] * 5
 
 
 attend_entries.register_autograd(_backward, setup_context=_setup)

@@ -43,11 +43,12 @@ def test_a_case_that_fails_or_comes_too_late_is_reported_and_the_others_go_on(ca
     assert lines[3].endswith("-  no time was left: give more --seconds")
 
 
+@pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize("design", [{}, {"retrieval": "ngram", "fusion": "words", "pointer": True}])
-def test_decoding_chooses_what_the_whole_forward_pass_would(design):
+def test_decoding_chooses_what_the_whole_forward_pass_would(design, fixed):
     model = tiny_model(**design)
     prompt_BT = torch.randint(3, 61, (2, 9))
-    _, token_ms, new_BT = bench_decode.decode(model, prompt_BT, 6)
+    _, token_ms, new_BT = bench_decode.decode(model, prompt_BT, 6, fixed)
     text_BT = torch.cat([prompt_BT, new_BT], dim=1)
     assert len(token_ms) == 6
     assert torch.equal(model(text_BT).logits.argmax(dim=-1)[:, 8:-1], new_BT)
@@ -56,8 +57,9 @@ def test_decoding_chooses_what_the_whole_forward_pass_would(design):
 def test_decode(run):
     sizes = "--dim 32 --n_layers 1 --n_heads 4 --knowledge_num 256 --batch_sizes 2 --prompt_tokens 9 --new_tokens 3"
     rows, printed = run("bench_decode", f"{sizes} --prompts 2 --experiments 1_4_0 1_4_10 1_5_1")
-    assert [row["model"] for row in rows] == ["1_4_0", "1_4_10", "1_5_1"]
-    assert all(row["tokens_per_s"] > 0 and row["steps"] == 6 for row in rows)
+    assert [row["model"] for row in rows[::2]] == [row["model"] for row in rows[1::2]] == ["1_4_0", "1_4_10", "1_5_1"]
+    assert [row["cache"] for row in rows] == ["fixed", "dynamic"] * 3
+    assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows)  # 2 prompts, 1 of 3 steps after the first
     assert rows[0]["ratio_to_plain"] == 1 and "1_5_1" in printed
 
 

@@ -29,7 +29,7 @@ def test_runs_show_what_the_mask_shows(past, length, packed):
     document_BX = torch.tensor([[0, 0, 1, 1, 1, 4, 3], [1] * 7, [0, 1, 2, 3, 4, 4, 4]]) if packed else None
     visible = Visibility(past, length, document_BX, torch.device("cpu"))
     position_X, position_T = torch.arange(past + length), torch.arange(past, past + length)
-    first_BT, last_BT = visible.runs(3)
+    _, first_BT, last_BT = visible.runs(3)
     assert first_BT.dtype == last_BT.dtype == torch.int32 and first_BT.shape == last_BT.shape == (3, length)
     seen_BTX = (position_X >= first_BT[..., None]) & (position_X <= position_T[:, None])
     assert torch.equal(seen_BTX, visible.mask(2, fused=False)[:, 0, :, ::2].expand(3, -1, -1))

@@ -1,0 +1,145 @@
+"""Decoding in a cache of fixed size, whose steps of one token are captured once as a CUDA graph and then replayed.
+
+A step is hundreds of short kernels, and launching them one by one from Python takes ten times as long as running them.
+
+Axes: B batch · P places of the cache · T new positions · G heads · E width
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.cache_utils import Cache, DynamicLayer
+
+from .layers import in_autocast
+
+ALIGNMENT = 16  # positions; fused attention wants the rows of its mask aligned
+EAGER_CALLS = 1  # compile the kernels, and fill what is kept of the weights, before the capture
+
+
+class FixedLayer(DynamicLayer):
+    """Keys and values at `capacity` places, of which the first `seen` hold something."""
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity, self.seen = capacity, 0
+
+    def update(self, key_BGTE: Tensor, value_BGTE: Tensor, place_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What there is after the new positions are written: at `place_T`, then all places, or behind those seen."""
+        if not self.is_initialized:
+            self.keys, self.values = (
+                x.new_zeros(*x.shape[:2], self.capacity, x.shape[3]) for x in (key_BGTE, value_BGTE)
+            )
+            self.is_initialized = True
+        end = self.seen + key_BGTE.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"a cache of {self.capacity} places is full; FixedCache takes the whole text's length")
+        for kept_BGPE, new_BGTE in ((self.keys, key_BGTE), (self.values, value_BGTE)):
+            if place_T is None:
+                kept_BGPE[:, :, self.seen : end] = new_BGTE
+            else:
+                kept_BGPE.index_copy_(2, place_T, new_BGTE)
+        if place_T is not None:
+            return self.keys, self.values
+        self.seen = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions or, where it is negative, forget the last so many."""
+        self.seen = min(self.seen, length) if length > 0 else self.seen + length
+
+    def reset(self) -> None:
+        self.seen = 0
+
+
+class FixedCache(Cache):
+    """A cache for `generate`, or for a loop of one's own, over a prompt and the tokens that follow it.
+
+    The prompt runs as with any cache. Each later token is a step over all P places; on a CUDA device it is captured and
+    replayed from the second on, and then writes over the tensors that it returned before. While a cache is in use,
+    weights, bank and autocast must stay as they are.
+
+    Args:
+        capacity: tokens of the longest text, prompt included.
+    """
+
+    def __init__(self, capacity: int):
+        super().__init__(layers=[])
+        self.capacity = -(-capacity // ALIGNMENT) * ALIGNMENT
+        self.place_T = None  # where a step's token stands, int64 on the device; None outside of steps
+        self.step = None
+
+    def update(self, key_BGTE: Tensor, value_BGTE: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        while len(self.layers) <= layer_idx:
+            self.layers.append(FixedLayer(self.capacity))
+        return self.layers[layer_idx].update(key_BGTE, value_BGTE, self.place_T)
+
+    def reset(self) -> None:
+        super().reset()
+        self.step = None
+
+    @torch.no_grad()
+    def make_step(self, model: nn.Module, input_B1: Tensor, attention_mask: Tensor | None):
+        """What the model makes of one more token."""
+        # Layers that were reordered, as beam search does, have other tensors.
+        layers_and_keys = zip(self.layers, self.step.keys, strict=True) if self.step else ()
+        if self.step is None or any(layer.keys is not keys for layer, keys in layers_and_keys):
+            self.step = Step(self, model, input_B1, attention_mask)
+        out = self.step(input_B1, self.get_seq_length())
+        for layer in self.layers:
+            layer.seen += layer.is_initialized  # one of a block that keeps nothing stays empty
+        return out
+
+
+class Step:
+    """One token through a model over the places of a cache, captured at the second call.
+
+    The casts of autocast are made here, once: its own cache of them may be emptied while a graph still reads it.
+    """
+
+    def __init__(self, cache: FixedCache, model: nn.Module, input_B1: Tensor, mask_BX: Tensor | None):
+        self.cache, self.model, self.keys = cache, model, [layer.keys for layer in cache.layers]
+        self.input_B1, self.place_T = input_B1.clone(), torch.zeros(1, dtype=torch.int64, device=input_B1.device)
+        self.document_BP = None
+        if mask_BX is not None and not mask_BX.all():  # padding on the left is a document of its own
+            self.document_BP = F.pad(mask_BX, (0, cache.capacity - mask_BX.shape[1]), value=1)
+        self.weights = {
+            name: in_autocast(parameter)
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.ndim > 1 and parameter is not model.embedding.weight or name == "lm_head.weight"
+        }
+        self.calls, self.graph, self.out, self.kept = 0, None, None, None
+
+    def __call__(self, input_B1: Tensor, place: int):
+        self.calls += 1
+        self.input_B1.copy_(input_B1)
+        self.place_T.fill_(place)
+        # Experts are chosen on the host, which a graph cannot wait for.
+        captures = self.input_B1.device.type == "cuda" and not self.model.settings.use_moe
+        if not captures or self.calls <= EAGER_CALLS:
+            return self.run()
+        if self.graph is None:
+            self.capture()
+        self.graph.replay()
+        return self.out
+
+    def run(self):
+        kind, inputs = self.input_B1.device.type, {"cache": self.cache, "document_ids": self.document_BP}
+        settings = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+        self.cache.place_T = self.place_T
+        try:
+            with torch.autocast(kind, cache_enabled=False, **settings):
+                return functional_call(self.model, self.weights, (self.input_B1,), inputs, tie_weights=False)
+        finally:
+            self.cache.place_T = None
+
+    def capture(self) -> None:
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.out = self.run()
+        # The tables that the graph reads stay in memory also when others take their place in the model.
+        self.kept = [module.kept.made for module in self.model.modules() if hasattr(module, "kept")]
