@@ -94,13 +94,13 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     set_seed(flags.run.seed)
     tokens = None if bank is None else torch.tensor(bank.tokens)
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
-    if flags.data.init_path:
-        load_weights(model, flags.data.init_path)
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
             order_N = model.order_by_content(flags.data.cluster_cache_path)
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / "bank_rows.npy", order_N.numpy())
+    if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
+        load_weights(model, flags.data.init_path)
     return model
 
 

@@ -78,8 +78,8 @@ def build_naive(config: ModelConfig, bank_tokens: Tensor) -> NaiveTransformer:
     Raises:
         ValueError: the configuration is not that of 1.4.8's kind.
     """
-    if (config.retrieval, config.selection, config.fusion, config.fusion_scope) != (
-        "product_key", "product_key", "cross_attention", "sequence",
+    if (config.retrieval, config.query_norm, config.selection, config.fusion, config.fusion_scope) != (
+        "product_key", False, "product_key", "cross_attention", "sequence",
     ):  # fmt: skip
         raise ValueError("the naive twin is that of 1.4.8: product keys, cross-attention over the sequence")
     model = NaiveTransformer(MemoryHFConfig.wrap(config))

@@ -70,6 +70,7 @@ class ModelConfig:
     )
     retrieval_noise: float = flag(0.0, "share of the found entries that training replaces by random ones")
     pointer: bool = flag(False, "a pointer at the end may copy the next token from an entry (retrieval ngram)")
+    query_norm: bool = flag(False, "bring each half of a query to unit scale before it meets the sub-keys")
     selection: str = flag(
         "product_key",
         "how S of C candidates are selected: by product-key score, re-scored by cosine, or by straight-through Gumbel",
@@ -180,6 +181,7 @@ class ModelConfig:
             self.ngram_pairs == 0 or 2 <= self.ngram_pairs <= self.knowledge_length,
             f"--ngram_pairs {self.ngram_pairs} must be 0 or lie in [2, {self.knowledge_length}], --knowledge_length",
         )
+        require(not self.query_norm, "--query_norm needs --retrieval product_key: n-grams have no queries")
         require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
         require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
         require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")

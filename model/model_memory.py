@@ -95,7 +95,7 @@ class MemoryBlock(Block):
 
     def read_memory(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
         """Query, retrieve, select, read, fuse: in that order."""
-        query_BTD = self.query_proj(x_BTD)
+        query_BTD = self.make_query(x_BTD)
         query_2MK = query_BTD.flatten(0, 1).unflatten(-1, (2, -1)).transpose(0, 1)
         score_BT2R = torch.bmm(query_2MK, self.keys_2RK.transpose(1, 2)).transpose(0, 1).unflatten(0, x_BTD.shape[:2])
         balanced = context.needs_losses and self.config.balance_loss_coef > 0
@@ -113,6 +113,18 @@ class MemoryBlock(Block):
         token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
+
+    def make_query(self, x_BTD: Tensor) -> Tensor:
+        """The query, with `query_norm` each half of it at unit scale.
+
+        Source: Lample et al. 2019, arXiv:1907.05242, who norm queries over the batch. Differs: over a half's own
+        channels, so that no position's entries depend on other positions, and without a gain: the sub-keys have one.
+        """
+        query_BTD = self.query_proj(x_BTD)
+        if not self.config.query_norm:
+            return query_BTD
+        query_BT2K = query_BTD.unflatten(-1, (2, -1))
+        return in_autocast(F.rms_norm(query_BT2K, query_BT2K.shape[-1:], eps=self.config.norm_eps).flatten(-2))
 
     def fuse(self, x_BTD: Tensor, token_BTSL: Tensor, log_weight_BTS: Tensor, context: MemoryContext) -> Tensor:
         norm = self.entry_norm

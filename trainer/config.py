@@ -31,7 +31,7 @@ class DataConfig:
         "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory"
     )
     cluster_cache_path: str | None = flag(
-        None, "order the bank by content and start the sub-keys from it; the order is kept in this .npy file"
+        None, "order the bank by content and start the sub-keys from it; the order is kept in this .npz file"
     )
     cache_dir: str = flag("dataset/cache", "where tokenised text and banks are kept")
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")

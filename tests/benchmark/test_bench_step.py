@@ -29,9 +29,10 @@ def test_the_naive_twin_is_the_same_function():
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_another_design_has_no_naive_twin():
+@pytest.mark.parametrize("design", [{"fusion": "concat"}, {"query_norm": True}])
+def test_another_design_has_no_naive_twin(design):
     with pytest.raises(ValueError, match="1.4.8"):
-        build_naive(tiny_config(fusion="concat"), torch.ones(49, 5))
+        build_naive(tiny_config(**design), torch.ones(49, 5))
 
 
 def test_an_experiments_architecture_is_read_from_its_script():

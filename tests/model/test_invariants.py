@@ -42,6 +42,18 @@ def test_the_future_gives_no_gradient_to_the_past(variant):
     assert gradient_T[:9].min() > 0
 
 
+def test_the_scale_of_a_normed_query_changes_nothing():
+    model, ids = tiny_model(query_norm=True), random_ids(2, T)
+    logits, query_BTD = model(ids).logits, model(ids).readings[0].query_BTD
+    torch.testing.assert_close(
+        query_BTD.unflatten(-1, (2, -1)).square().mean(dim=-1), torch.ones(2, T, 2), atol=0.05, rtol=0
+    )
+    with torch.no_grad():
+        for block in model.blocks:
+            block.query_proj.weight *= 3
+    torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-4)
+
+
 @all_variants
 def test_decoding_with_a_cache_equals_the_full_pass(variant):
     model, ids = tiny_model(**variant), random_ids(2, T)

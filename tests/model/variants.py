@@ -19,6 +19,8 @@ EXTRAS = {
     "beside-ffn": {"keep_ffn": True},
     "beside-moe": {"keep_ffn": True, "use_moe": True},
     "one-layer": {"memory_layers": [1]},
+    "query-norm": {"query_norm": True, "keep_ffn": True, "fusion_scope": "token"},
+    "query-norm-cosine": {"query_norm": True, "selection": "cosine"},
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
 }

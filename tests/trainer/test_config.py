@@ -22,6 +22,7 @@ SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
         ("--n_heads 8 --n_kv_heads 3", "--n_kv_heads 3 does not divide --n_heads 8"),
         ("--num_selected 17", r"--num_selected 17 must lie in \[1, --num_candidates 16\]"),
         ("--num_selected 1", "--num_selected 1 cannot be trained with --selection product_key"),
+        ("--retrieval ngram --query_norm", "--query_norm needs --retrieval product_key"),
         ("--memory_layers 8", r"--memory_layers 8 must lie in \[0, 7\]"),
         ("--batch_size 0", "--batch_size must be at least 1, got 0"),
         ("--freeze_ratio 1.5", r"--freeze_ratio must lie in \[0, 1\], got 1.5"),

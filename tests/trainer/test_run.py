@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import tiny_model
 from tests.runs import metrics
@@ -23,6 +24,15 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         load_weights(tiny_model(dim=64), tmp_path)
     with pytest.raises(FileNotFoundError, match="--init_path"):
         load_weights(second, tmp_path / "nowhere")
+
+
+def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tmp_path):
+    order = ["--cluster_cache_path", str(tmp_path / "order.npz")]
+    assert runs.start("first", *order).code == 0
+    later = ["--init_path", str(tmp_path / "first"), "--learning_rate", "1e-12", "--max_steps", "1"]
+    assert runs.start("second", *order, *later).code == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    torch.testing.assert_close(second, first)
 
 
 def test_a_run_leaves_what_it_promises(runs, tmp_path):
