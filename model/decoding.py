@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .layers import in_autocast
 
+# transformers 5.24 renamed past_key_values to cache, in the forward pass as in its output.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ALIGNMENT = 16  # positions; fused attention wants the rows of its mask aligned
 EAGER_CALLS = 1  # compile the kernels, and fill what is kept of the weights, before the capture
 
@@ -87,8 +90,8 @@ class FixedCache(Cache):
         # Layers that were reordered, as beam search does, have other tensors.
         layers_and_keys = zip(self.layers, self.step.keys, strict=True) if self.step else ()
         if self.step is None or any(layer.keys is not keys for layer, keys in layers_and_keys):
-            self.step = Step(self, model, input_B1, attention_mask)
-        out = self.step(input_B1, self.get_seq_length())
+            self.step = Step(model, self, input_B1, attention_mask)
+        out = self.step(model, self, input_B1)
         for layer in self.layers:
             layer.seen += layer.is_initialized  # one of a block that keeps nothing stays empty
         return out
@@ -97,11 +100,12 @@ class FixedCache(Cache):
 class Step:
     """One token through a model over the places of a cache, captured at the second call.
 
+    It holds no cache, which would hold it: a graph in such a circle is freed at any moment, also during a capture.
     The casts of autocast are made here, once: its own cache of them may be emptied while a graph still reads it.
     """
 
-    def __init__(self, cache: FixedCache, model: nn.Module, input_B1: Tensor, mask_BX: Tensor | None):
-        self.cache, self.model, self.keys = cache, model, [layer.keys for layer in cache.layers]
+    def __init__(self, model: nn.Module, cache: FixedCache, input_B1: Tensor, mask_BX: Tensor | None):
+        self.keys = [layer.keys for layer in cache.layers]
         self.input_B1, self.place_T = input_B1.clone(), torch.zeros(1, dtype=torch.int64, device=input_B1.device)
         self.document_BP = None
         if mask_BX is not None and not mask_BX.all():  # padding on the left is a document of its own
@@ -111,35 +115,38 @@ class Step:
             for name, parameter in model.named_parameters(remove_duplicate=False)
             if parameter.ndim > 1 and parameter is not model.embedding.weight or name == "lm_head.weight"
         }
-        self.calls, self.graph, self.out, self.kept = 0, None, None, None
+        # Experts are chosen on the host, which a graph cannot wait for.
+        self.captures = input_B1.device.type == "cuda" and not model.settings.use_moe
+        self.calls, self.graph, self.made, self.kept = 0, None, None, None
 
-    def __call__(self, input_B1: Tensor, place: int):
+    def __call__(self, model: nn.Module, cache: FixedCache, input_B1: Tensor):
         self.calls += 1
         self.input_B1.copy_(input_B1)
-        self.place_T.fill_(place)
-        # Experts are chosen on the host, which a graph cannot wait for.
-        captures = self.input_B1.device.type == "cuda" and not self.model.settings.use_moe
-        if not captures or self.calls <= EAGER_CALLS:
-            return self.run()
+        self.place_T.fill_(cache.get_seq_length())
+        if not self.captures or self.calls <= EAGER_CALLS:
+            return self.run(model, cache)
         if self.graph is None:
-            self.capture()
+            self.capture(model, cache)
         self.graph.replay()
-        return self.out
+        kind, values = self.made
+        return kind(**values, **{CACHE: cache})
 
-    def run(self):
-        kind, inputs = self.input_B1.device.type, {"cache": self.cache, "document_ids": self.document_BP}
-        settings = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
-        self.cache.place_T = self.place_T
+    def run(self, model: nn.Module, cache: FixedCache):
+        device = self.input_B1.device.type
+        settings = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        inputs = {"cache": cache, "document_ids": self.document_BP}
+        cache.place_T = self.place_T
         try:
-            with torch.autocast(kind, cache_enabled=False, **settings):
-                return functional_call(self.model, self.weights, (self.input_B1,), inputs, tie_weights=False)
+            with torch.autocast(device, cache_enabled=False, **settings):
+                return functional_call(model, self.weights, (self.input_B1,), inputs, tie_weights=False)
         finally:
-            self.cache.place_T = None
+            cache.place_T = None
 
-    def capture(self) -> None:
+    def capture(self, model: nn.Module, cache: FixedCache) -> None:
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.out = self.run()
+            out = self.run(model, cache)
+        self.made = type(out), {name: value for name, value in out.items() if name != CACHE}
         # The tables that the graph reads stay in memory also when others take their place in the model.
-        self.kept = [module.kept.made for module in self.model.modules() if hasattr(module, "kept")]
+        self.kept = [module.kept.made for module in model.modules() if hasattr(module, "kept")]

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
-from .decoding import FixedCache
+from .decoding import CACHE, FixedCache
 from .layers import (
     Attention,
     Context,
@@ -27,8 +27,6 @@ from .layers import (
 from .losses import language_model_loss
 
 INIT_STD = 0.02
-# transformers 5.24 renamed past_key_values to cache, in the forward pass as in its output.
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """Decoding in a cache of fixed size equals decoding in one that grows."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import DynamicCache
 
-from model.decoding import ALIGNMENT, FixedCache
-from model.model_original import CACHE
+from model.decoding import ALIGNMENT, CACHE, FixedCache
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
@@ -79,6 +81,22 @@ def test_what_a_step_cannot_do_is_refused():
         model(random_ids(1, 1), cache=cache)
     with pytest.raises(ValueError, match="16 places is full"):
         model(random_ids(1, 2), cache=cache)
+
+
+@torch.no_grad()
+def test_a_cache_is_freed_at_once():
+    """One in a circle of references would be freed by chance: also during another's capture, which that ends."""
+    model, cache = tiny_model(), FixedCache(T)
+    for _ in range(4):
+        out = model(random_ids(1, 1), cache=cache)
+    freed, alive = weakref.ref(cache), gc.isenabled()
+    gc.disable()
+    try:
+        del cache, out
+        assert freed() is None
+    finally:
+        if alive:
+            gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
