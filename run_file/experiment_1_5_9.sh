@@ -2,10 +2,10 @@
 # Experiment 1.5.9
 # Question:  Does choosing among many candidates by their words find better entries?
 # Builds on: 1.5.7
-# Change:    selection: product-key score -> cosine; candidates 16 -> 256
+# Change:    selection: product-key score -> cosine; candidates 16 -> 64
 exec bash "$(dirname "$0")/_launch.sh" \
     --model_type model_memory --fusion cross_attention --fusion_scope token --selection cosine \
-    --num_candidates 256 --num_selected 4 --fusion_heads 8 --attention_dropout 0.1 --fusion_dropout 0.15 \
+    --num_candidates 64 --num_selected 4 --fusion_heads 8 --attention_dropout 0.1 --fusion_dropout 0.15 \
     --freeze_ratio 1.0 \
     --knowledge_num 1048576 --knowledge_length 32 --balance_loss_coef 0.1 \
     --database_init_path dataset/stable/sentence_trex_data.json \
