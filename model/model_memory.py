@@ -269,7 +269,8 @@ class MemoryTransformer(Transformer):
             noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(self.bank.tokens)), entry_BTS)
         token_BTSL = self.bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
-        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), read_words(token_BTSL, input_BT, previous_BT))
+        words = read_words(token_BTSL, entry_BTS.masked_fill(missing_BTS, NO_ENTRY), input_BT, previous_BT)
+        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), words)
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

@@ -35,6 +35,7 @@ class Words(NamedTuple):
         follows2_BTW: whether the two tokens before it are the text's last two.
         is_padding_BTW: whether no word stands there.
         length_BTS: int64, how many words each entry has, at least 1.
+        entry_BTS: int64, which entry that is, NO_ENTRY for none.
     """
 
     token_BTW: Tensor
@@ -43,9 +44,10 @@ class Words(NamedTuple):
     follows2_BTW: Tensor
     is_padding_BTW: Tensor
     length_BTS: Tensor
+    entry_BTS: Tensor
 
 
-def read_words(token_BTSL: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Words:
+def read_words(token_BTSL: Tensor, entry_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Words:
     """Lay out the tokens of the entries read at each position, PADDING for those that are none."""
     back_BTSL = F.pad(token_BTSL[..., :-1], (1, 0), value=PADDING)
     back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
@@ -55,7 +57,7 @@ def read_words(token_BTSL: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Wor
     back_BTSL = back_BTSL.masked_fill(is_padding_BTSL, NO_WORD)
     length_BTS = (~is_padding_BTSL).sum(dim=-1).clamp(min=1)
     by_word = token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL, is_padding_BTSL
-    return Words(*(x.flatten(-2) for x in by_word), length_BTS)
+    return Words(*(x.flatten(-2) for x in by_word), length_BTS, entry_BTS)
 
 
 class WordAttention(nn.Module):
@@ -86,11 +88,11 @@ class WordAttention(nn.Module):
         key_VR, previous_key_VR, entry_key_VR = self.kept(
             lambda: [project(table_VD) for project in projections], table_VD, *(p.weight for p in projections)
         )
-        logit_BTW = look_up(query_BTR, key_VR, words.token_BTW, PADDING)
-        logit_BTW = logit_BTW + look_up(query_BTR, previous_key_VR, words.previous_BTW, NO_WORD)
+        logit_BTW = look_up(query_BTR, key_VR, words.token_BTW, words.entry_BTS, PADDING)
+        logit_BTW = logit_BTW + look_up(query_BTR, previous_key_VR, words.previous_BTW, words.entry_BTS, NO_WORD)
         logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
 
-        match_BTW = look_up(entry_query_BTR, entry_key_VR, words.token_BTW, PADDING)
+        match_BTW = look_up(entry_query_BTR, entry_key_VR, words.token_BTW, words.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
         entry_BTS = match_BTS / words.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
@@ -99,26 +101,27 @@ class WordAttention(nn.Module):
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
 
-def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, skip: int) -> Tensor:
+def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor, skip: int) -> Tensor:
     """(B, T, W) float32: the product of a position's query with the table's row of each word, 0 where it is `skip`."""
     if use_kernels(table_VR):
         from .kernels import call
         from .kernels.words import score_words
 
-        query_XR, token_XW = query_BTR.to(table_VR.dtype).flatten(0, 1), token_BTW.flatten(0, 1)
-        return call(score_words, query_XR, table_VR, token_XW, skip).view(token_BTW.shape)
+        query_XR = query_BTR.to(table_VR.dtype).flatten(0, 1)
+        score_XW = call(score_words, query_XR, table_VR, token_BTW.flatten(0, 1), entry_BTS.flatten(0, 1), skip)
+        return score_XW.view(token_BTW.shape)
     score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
     return score_BTW.masked_fill(token_BTW == skip, 0.0)
 
 
-def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor) -> Tensor:
+def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor) -> Tensor:
     """(B, T, R) in the table's dtype: the rows of the words, each times the attention to it; PADDING is not read."""
     if use_kernels(table_VR):
         from .kernels import call
         from .kernels.words import sum_words
 
-        read_XR = call(sum_words, attention_BTW.flatten(0, 1), table_VR, token_BTW.flatten(0, 1), PADDING)
-        return read_XR.view(*token_BTW.shape[:-1], -1)
+        words = token_BTW.flatten(0, 1), entry_BTS.flatten(0, 1)
+        return call(sum_words, attention_BTW.flatten(0, 1), table_VR, *words, PADDING).view(*token_BTW.shape[:-1], -1)
     attention_BTW = attention_BTW.masked_fill(token_BTW == PADDING, 0.0)
     return sum_by_token(attention_BTW, token_BTW, table_VR) @ table_VR
 
@@ -143,7 +146,7 @@ class WordFusion(nn.Module):
         """What is added to the stream, and the attention (B, T, W) that it came from."""
         attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
         value_VR = self.kept(lambda: self.v_proj(table_VD), table_VD, self.v_proj.weight)
-        read_BTR = read(attention_BTW, value_VR, words.token_BTW)
+        read_BTR = read(attention_BTW, value_VR, words.token_BTW, words.entry_BTS)
         continuing_BT2 = torch.stack(
             [(attention_BTW * follows).sum(dim=-1) for follows in (words.follows_BTW, words.follows2_BTW)], dim=-1
         )

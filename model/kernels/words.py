@@ -1,9 +1,11 @@
 """Vectors of words that are known by their tokens, read from a small table that stays in the L2 cache.
 
 Three operations, each other's gradients: a score of each word, a weighted sum of words, and the spreading of weighted
-vectors over the table's rows. One program a position; the words go by in chunks, those to skip are not loaded.
+vectors over the table's rows. Neighbouring positions read the same entries: a program takes P of them, and for each
+entry that a slot of theirs holds, the rows of its words are read, or added to, once, and the rest is a matrix product.
 
-Axes: X positions · W words of one · R width · V vocabulary
+Axes: X positions · P of one program · S slots, an entry each · L words of an entry · W = S L words of a position
+      R width, some columns at a time · V vocabulary
 """
 
 import torch
@@ -13,124 +15,199 @@ from torch import Tensor
 
 from . import custom_op
 
-CHUNK = 32
-# Neighbouring positions read the same entries, and some words are in most of them: their sums, made in several copies
-# of the table, do not wait for each other. Together the copies stay in the L2 cache.
+COLUMNS = 128  # at a time, so that they fit the shared memory of every GPU
+# Some words are in most entries: their sums, made in several copies of the table, do not wait for each other. Together
+# the copies stay in the L2 cache.
 MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
 
 
 @triton.jit
-def _score(query_ptr, table_ptr, token_ptr, score_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr):
-    position = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    query = tl.load(query_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
-    for begin in range(0, W, C):
-        word = begin + tl.arange(0, C)
-        token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
-        read = (token != SKIP)[:, None] & (column < R)[None, :]
-        row = tl.load(table_ptr + token[:, None] * R + column[None, :], mask=read, other=0.0).to(tl.float32)
-        tl.store(score_ptr + position * W + word, tl.sum(row * query[None, :], axis=1), mask=word < W)
+def _entries(entry_ptr, position, slot, X, S: tl.constexpr):
+    """The entry that each position holds in a slot, -1 where none."""
+    return tl.load(entry_ptr + position * S + slot, mask=position < X, other=-1)
 
 
 @triton.jit
-def _sum(weight_ptr, table_ptr, token_ptr, sum_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr):
-    position = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    # Summed over the words once, at the end: that crosses warps.
-    total = tl.zeros([C, BLOCK], dtype=tl.float32)
-    for begin in range(0, W, C):
-        word = begin + tl.arange(0, C)
-        token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
-        weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
-        read = (token != SKIP)[:, None] & (column < R)[None, :]
-        row = tl.load(table_ptr + token[:, None] * R + column[None, :], mask=read, other=0.0).to(tl.float32)
-        total += row * weight[:, None]
-    tl.store(sum_ptr + position * R + column, tl.sum(total, axis=0).to(sum_ptr.dtype.element_ty), mask=column < R)
+def _tokens(token_ptr, position, mine, slot, X, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
+    """The words of the entry that the positions marked as `mine` hold in a slot."""
+    word, first = tl.arange(0, LB), tl.min(tl.where(mine, position, X), axis=0)
+    return tl.load(token_ptr + (first * S + slot) * L + word, mask=word < L, other=SKIP)
+
+
+@triton.jit
+def _rows(table_ptr, token, column, R, SKIP: tl.constexpr):
+    read = (token != SKIP)[:, None] & (column < R)[None, :]
+    return tl.load(table_ptr + token[:, None] * R + column[None, :], mask=read, other=0.0)
+
+
+@triton.jit
+def _vectors(vector_ptr, position, column, X, R):
+    inside = (position < X)[:, None] & (column < R)[None, :]
+    return tl.load(vector_ptr + position[:, None] * R + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _of_words(position, slot, X, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
+    """Where the words of a slot stand in a tensor of all words, and whether they are any."""
+    word = tl.arange(0, LB)
+    inside = (position < X)[:, None] & (word < L)[None, :]
+    return ((position * S + slot) * L)[:, None] + word[None, :], inside
+
+
+@triton.jit
+def _score(
+    query_ptr, table_ptr, token_ptr, entry_ptr, score_ptr, X, R, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    PRECISION: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, RB: tl.constexpr,
+):  # fmt: skip
+    position, slot = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1)
+    score = tl.zeros([P, LB], dtype=tl.float32)
+    left = _entries(entry_ptr, position, slot, X, S)
+    entry = tl.max(left, axis=0)
+    while entry >= 0:
+        mine = left == entry
+        token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
+        own = tl.zeros([P, LB], dtype=tl.float32)
+        for begin in range(0, R, RB):
+            column = begin + tl.arange(0, RB)
+            query = _vectors(query_ptr, position, column, X, R)
+            own = tl.dot(query, tl.trans(_rows(table_ptr, token, column, R, SKIP)), own, input_precision=PRECISION)
+        score = tl.where(mine[:, None], own, score)
+        left = tl.where(mine, -1, left)
+        entry = tl.max(left, axis=0)
+    place, inside = _of_words(position, slot, X, S, L, LB)
+    tl.store(score_ptr + place, score, mask=inside)
+
+
+@triton.jit
+def _sum(
+    weight_ptr, table_ptr, token_ptr, entry_ptr, sum_ptr, X, R, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    PRECISION: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, RB: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+    column = tl.program_id(1) * RB + tl.arange(0, RB)
+    total = tl.zeros([P, RB], dtype=tl.float32)
+    for slot in range(S):
+        place, inside = _of_words(position, slot, X, S, L, LB)
+        weight = tl.load(weight_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        left = _entries(entry_ptr, position, slot, X, S)
+        entry = tl.max(left, axis=0)
+        while entry >= 0:
+            mine = left == entry
+            token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
+            row = _rows(table_ptr, token, column, R, SKIP).to(tl.float32)
+            total = tl.dot(tl.where(mine[:, None], weight, 0.0), row, total, input_precision=PRECISION)
+            left = tl.where(mine, -1, left)
+            entry = tl.max(left, axis=0)
+    inside = (position < X)[:, None] & (column < R)[None, :]
+    to = sum_ptr + position[:, None] * R + column[None, :]
+    tl.store(to, total.to(sum_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _spread(
-    weight_ptr, vector_ptr, token_ptr, table_ptr, W, R, SKIP: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr,
-    n_rows, n_copies,
+    weight_ptr, vector_ptr, token_ptr, entry_ptr, table_ptr, X, R, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    PRECISION: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, RB: tl.constexpr, n_rows, n_copies,
 ):  # fmt: skip
-    position = tl.program_id(0).to(tl.int64)
-    copy_ptr = table_ptr + (position % n_copies) * n_rows * R
-    column = tl.arange(0, BLOCK)
-    vector = tl.load(vector_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
-    for begin in range(0, W, C):
-        word = begin + tl.arange(0, C)
-        token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
-        weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
-        read = ((token != SKIP) & (weight != 0))[:, None] & (column < R)[None, :]
-        place = copy_ptr + token[:, None] * R + column[None, :]
-        tl.atomic_add(place, weight[:, None] * vector[None, :], mask=read, sem="relaxed")
+    position, slot = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1)
+    column = tl.program_id(2) * RB + tl.arange(0, RB)
+    table_ptr += (tl.program_id(0) % n_copies).to(tl.int64) * n_rows * R
+    vector = _vectors(vector_ptr, position, column, X, R).to(tl.float32)
+    place, inside = _of_words(position, slot, X, S, L, LB)
+    weight = tl.load(weight_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    left = _entries(entry_ptr, position, slot, X, S)
+    entry = tl.max(left, axis=0)
+    while entry >= 0:
+        mine = left == entry
+        token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
+        own = tl.where(mine[:, None], weight, 0.0)
+        total = tl.dot(tl.trans(own), vector, input_precision=PRECISION)
+        add = (token != SKIP)[:, None] & (column < R)[None, :]
+        tl.atomic_add(table_ptr + token[:, None] * R + column[None, :], total, mask=add, sem="relaxed")
+        left = tl.where(mine, -1, left)
+        entry = tl.max(left, axis=0)
 
 
-def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, out: Tensor, R: int, skip: int, *more) -> Tensor:
-    X, W = token_XW.shape
-    tensors = (first.contiguous(), second.contiguous(), token_XW.contiguous(), out)
-    kernel[(X,)](*tensors, W, R, skip, triton.next_power_of_2(R), CHUNK, *more, num_warps=4)
+TILES = {_score: (16, 1), _sum: (16, 2), _spread: (64, 4)}  # P and warps, measured on an H100 (benchmark/NOTES.md)
+
+
+def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: Tensor, out: Tensor, skip: int, *more):
+    (X, S), L, R = entry_XS.shape, token_XW.shape[1] // entry_XS.shape[1], second.shape[1]
+    exact = first.dtype == second.dtype == torch.float32
+    P, warps = (16, 4) if exact else TILES[kernel]
+    block_L, block_R = (max(16, triton.next_power_of_2(n)) for n in (L, min(R, COLUMNS)))
+    parts = triton.cdiv(R, block_R)
+    grid = {_score: (S,), _sum: (parts,), _spread: (S, parts)}[kernel]
+    tensors = (x.contiguous() for x in (first, second, token_XW, entry_XS))
+    kernel[(triton.cdiv(X, P), *grid)](
+        *tensors, out, X, R, skip, S, L, "ieee" if exact else "tf32", P, block_L, block_R, *more, num_warps=warps
+    )
     return out
 
 
 @custom_op
-def score_words(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
-    """(X, W) float32: the product of each position's query with the table's row of each of its words; 0 for `skip`."""
-    out = torch.empty(token_XW.shape, dtype=torch.float32, device=token_XW.device)
-    return _launch(_score, query_XR, table_VR, token_XW, out, table_VR.shape[1], skip)
+def score_words(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
+    """(X, W) float32: the product of each position's query with the table's row of each of its words; 0 for `skip`.
+
+    Args:
+        entry_XS: int64, what stands in each slot, -1 for nothing; the same entry has the same words everywhere.
+    """
+    out = query_XR.new_empty(token_XW.shape, dtype=torch.float32)
+    return _launch(_score, query_XR, table_VR, token_XW, entry_XS, out, skip)
 
 
 @custom_op
-def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
+def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
     """(X, R) in the table's dtype: the sum of the rows of a position's words, each times its weight."""
     out = table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])
-    return _launch(_sum, weight_XW, table_VR, token_XW, out, table_VR.shape[1], skip)
+    return _launch(_sum, weight_XW, table_VR, token_XW, entry_XS, out, skip)
 
 
 @custom_op
-def spread_words(weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, n_rows: int, skip: int) -> Tensor:
+def spread_words(
+    weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, entry_XS: Tensor, n_rows: int, skip: int
+) -> Tensor:
     """(n_rows, R) float32: each position's vector, times the weight of a word, added to the row of that word.
 
     The order in which sums are made is open.
     """
     R = vector_XR.shape[1]
     n_copies = min(max(COPIED_FLOATS // (n_rows * R), 1), MOST_COPIES)
-    out = torch.zeros(n_copies, n_rows, R, dtype=torch.float32, device=vector_XR.device)
-    return _launch(_spread, weight_XW, vector_XR, token_XW, out, R, skip, n_rows, n_copies).sum(dim=0)
+    out = vector_XR.new_zeros(n_copies, n_rows, R, dtype=torch.float32)
+    return _launch(_spread, weight_XW, vector_XR, token_XW, entry_XS, out, skip, n_rows, n_copies).sum(dim=0)
 
 
 @score_words.register_fake
-def _(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
+def _(query_XR, table_VR, token_XW, entry_XS, skip):
     return query_XR.new_empty(token_XW.shape, dtype=torch.float32)
 
 
 @sum_words.register_fake
-def _(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, skip: int) -> Tensor:
+def _(weight_XW, table_VR, token_XW, entry_XS, skip):
     return table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])
 
 
 @spread_words.register_fake
-def _(weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, n_rows: int, skip: int) -> Tensor:
+def _(weight_XW, vector_XR, token_XW, entry_XS, n_rows, skip):
     return vector_XR.new_empty(n_rows, vector_XR.shape[1], dtype=torch.float32)
 
 
 def _setup(ctx, inputs, output) -> None:
-    first, table_VR, token_XW, ctx.skip = inputs
-    ctx.save_for_backward(first, table_VR, token_XW)
+    *tensors, ctx.skip = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _score_backward(ctx, grad_XW: Tensor):
-    query_XR, table_VR, token_XW = ctx.saved_tensors
-    grad_query_XR = sum_words(grad_XW, table_VR, token_XW, ctx.skip).to(query_XR.dtype)
-    grad_table_VR = spread_words(grad_XW, query_XR, token_XW, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
-    return grad_query_XR, grad_table_VR, None, None
+    query_XR, table_VR, *words = ctx.saved_tensors
+    grad_query_XR = sum_words(grad_XW, table_VR, *words, ctx.skip).to(query_XR.dtype)
+    grad_table_VR = spread_words(grad_XW, query_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
+    return grad_query_XR, grad_table_VR, None, None, None
 
 
 def _sum_backward(ctx, grad_XR: Tensor):
-    weight_XW, table_VR, token_XW = ctx.saved_tensors
-    grad_weight_XW = score_words(grad_XR, table_VR, token_XW, ctx.skip).to(weight_XW.dtype)
-    grad_table_VR = spread_words(weight_XW, grad_XR, token_XW, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
-    return grad_weight_XW, grad_table_VR, None, None
+    weight_XW, table_VR, *words = ctx.saved_tensors
+    grad_weight_XW = score_words(grad_XR, table_VR, *words, ctx.skip).to(weight_XW.dtype)
+    grad_table_VR = spread_words(weight_XW, grad_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
+    return grad_weight_XW, grad_table_VR, None, None, None
 
 
 score_words.register_autograd(_score_backward, setup_context=_setup)

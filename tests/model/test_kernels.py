@@ -251,15 +251,22 @@ def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
 
 
 @pytest.mark.parametrize(
-    "positions, words, width, vocabulary", [(5, 7, 33, 31), (300, 128, 64, 6400), (70, 40, 128, 50)]
+    "positions, slots, length, width, vocabulary",
+    [(5, 1, 7, 33, 31), (300, 4, 32, 64, 6400), (70, 5, 8, 128, 50), (33, 2, 40, 520, 50), (1, 4, 32, 64, 6400)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("skip", [0, -1])
-def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabulary, dtype, skip):
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_reading_words_errs_no_more_than_torch(
+    positions, slots, length, width, vocabulary, dtype, skip, shared, monkeypatch
+):
     from model.kernels.words import score_words, sum_words
 
-    token = torch.randint(skip, vocabulary, (positions, words), device="cuda")
-    token[0] = skip
+    words, bank = slots * length, torch.randint(skip, vocabulary, (60, length), device="cuda")
+    entry = torch.randint(-1, 60, (positions, slots), device="cuda")
+    entry = torch.where(torch.rand(positions, slots, device="cuda") < shared, entry[:1], entry)
+    entry[-1] = -1
+    token = bank[entry.clamp(min=0)].masked_fill((entry < 0)[..., None], skip).flatten(1)
     read = (token != skip)[..., None]
     exact = [
         torch.randn(*shape, device="cuda") for shape in ((positions, width), (vocabulary, width), (positions, words))
@@ -279,7 +286,9 @@ def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabula
         return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
 
     truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
-    fast = run(lambda q, t: score_words(q, t, token, skip), lambda w, t: sum_words(w, t, token, skip), dtype)
+    fast = run(
+        lambda q, t: score_words(q, t, token, entry, skip), lambda w, t: sum_words(w, t, token, entry, skip), dtype
+    )
     for t, e, kernel in zip(truth, eager, fast, strict=True):
         assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-4
 
