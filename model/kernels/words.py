@@ -61,19 +61,17 @@ def _score(
 ):  # fmt: skip
     position, slot = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1)
     score = tl.zeros([P, LB], dtype=tl.float32)
-    left = _entries(entry_ptr, position, slot, X, S)
-    entry = tl.max(left, axis=0)
-    while entry >= 0:
-        mine = left == entry
-        token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
-        own = tl.zeros([P, LB], dtype=tl.float32)
-        for begin in range(0, R, RB):
-            column = begin + tl.arange(0, RB)
-            query = _vectors(query_ptr, position, column, X, R)
-            own = tl.dot(query, tl.trans(_rows(table_ptr, token, column, R, SKIP)), own, input_precision=PRECISION)
-        score = tl.where(mine[:, None], own, score)
-        left = tl.where(mine, -1, left)
+    for begin in range(0, R, RB):
+        column = begin + tl.arange(0, RB)
+        query = _vectors(query_ptr, position, column, X, R)
+        left = _entries(entry_ptr, position, slot, X, S)
         entry = tl.max(left, axis=0)
+        while entry >= 0:
+            mine = left == entry
+            row = _rows(table_ptr, _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB), column, R, SKIP)
+            score = tl.where(mine[:, None], tl.dot(query, tl.trans(row), score, input_precision=PRECISION), score)
+            left = tl.where(mine, -1, left)
+            entry = tl.max(left, axis=0)
     place, inside = _of_words(position, slot, X, S, L, LB)
     tl.store(score_ptr + place, score, mask=inside)
 

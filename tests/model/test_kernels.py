@@ -252,7 +252,7 @@ def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
 
 @pytest.mark.parametrize(
     "positions, slots, length, width, vocabulary",
-    [(5, 1, 7, 33, 31), (300, 4, 32, 64, 6400), (70, 5, 8, 128, 50), (33, 2, 40, 520, 50), (1, 4, 32, 64, 6400)],
+    [(5, 1, 7, 33, 31), (300, 4, 32, 64, 6400), (70, 5, 8, 128, 50), (33, 2, 40, 520, 50), (2, 4, 32, 64, 6400)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("skip", [0, -1])
@@ -286,11 +286,12 @@ def test_reading_words_errs_no_more_than_torch(
         return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
 
     truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
-    fast = run(
-        lambda q, t: score_words(q, t, token, entry, skip), lambda w, t: sum_words(w, t, token, entry, skip), dtype
-    )
+    rest = token, entry, skip
+    with monkeypatch.context() as patch:
+        poison(patch)
+        fast = run(lambda q, t: score_words(q, t, *rest), lambda w, t: sum_words(w, t, *rest), dtype)
     for t, e, kernel in zip(truth, eager, fast, strict=True):
-        assert (kernel - t).abs().max() <= (e - t).abs().max() + 1e-4
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
 
 
 def test_a_replayed_step_equals_an_eager_one():
