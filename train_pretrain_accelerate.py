@@ -21,7 +21,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from dataset.memory_init import load_bank
+from dataset.memory_init import BANK_ORDER, load_bank
 from dataset.pretrain import BatchLoader, PretrainDataset, open_pretrain_data
 from dataset.tokenizer import load_tokenizer
 from model import build_model
@@ -94,14 +94,28 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     set_seed(flags.run.seed)
     tokens = None if bank is None else torch.tensor(bank.tokens)
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
+    order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
-            order_N = model.order_by_content(flags.data.cluster_cache_path)
+            order_N = model.order_by_content(flags.data.cluster_cache_path).numpy()
         if accelerator.is_main_process:
-            np.save(Path(flags.run.out_dir) / "bank_rows.npy", order_N.numpy())
+            np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
+        if bank is not None and flags.model.retrieval == "product_key":
+            check_order(order_N, flags.data.init_path)
         load_weights(model, flags.data.init_path)
     return model
+
+
+def check_order(order_N: np.ndarray | None, init_path: str) -> None:
+    """Refuse sub-keys that were trained over a bank in another order than this run's."""
+    trained = Path(init_path) / BANK_ORDER
+    trained_N = np.load(trained) if trained.exists() else None
+    if (order_N is None) != (trained_N is None) or not (order_N is None or np.array_equal(order_N, trained_N)):
+        raise ValueError(
+            f"--init_path {init_path} has its bank in another order, which its sub-keys mean: "
+            "give the --cluster_cache_path file of that run, or none if it had none"
+        )
 
 
 @torch.no_grad()
@@ -302,7 +316,7 @@ def main() -> int:
         if not run.resume:
             for folder in filter(Path.exists, (*checkpoint_dirs(out_dir), out_dir / BANKS)):
                 shutil.rmtree(folder)
-            for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy", "train.log", "model.safetensors"):
+            for name in ("eval.json", "memory_journal.jsonl", BANK_ORDER, "train.log", "model.safetensors"):
                 (out_dir / name).unlink(missing_ok=True)
         write_json(out_dir / "flags.json", flags.as_dict())
     accelerator.wait_for_everyone()

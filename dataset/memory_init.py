@@ -26,6 +26,7 @@ from .cache import (
     whole,
 )
 
+BANK_ORDER = "bank_rows.npy"  # in a run folder: which entry of the knowledge file stands in each row
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
@@ -170,7 +171,7 @@ def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
     """
     flags = read_json(Path(run_dir) / "flags.json")
     data, model = flags["data"], flags["model"]
-    shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / "bank_rows.npy"
+    shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / BANK_ORDER
     bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])
     return replace(bank, order_N=np.load(order)) if order.exists() else bank
 

@@ -5,6 +5,8 @@ A step is hundreds of short kernels, and launching them one by one from Python t
 Axes: B batch · P places of the cache · T new positions · G heads · E width
 """
 
+import gc
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,11 @@ from .layers import in_autocast
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ALIGNMENT = 16  # positions; fused attention wants the rows of its mask aligned
 EAGER_CALLS = 1  # compile the kernels, and fill what is kept of the weights, before the capture
+
+
+def check_room(length: int, capacity: int) -> None:
+    if length > capacity:
+        raise ValueError(f"a cache of {capacity} places is full; FixedCache takes the length of the whole text")
 
 
 class FixedLayer(DynamicLayer):
@@ -35,11 +42,10 @@ class FixedLayer(DynamicLayer):
             )
             self.is_initialized = True
         end = self.seen + key_BGTE.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"a cache of {self.capacity} places is full; FixedCache takes the whole text's length")
+        check_room(end, self.capacity)
         for kept_BGPE, new_BGTE in ((self.keys, key_BGTE), (self.values, value_BGTE)):
             if place_T is None:
-                kept_BGPE[:, :, self.seen : end] = new_BGTE
+                kept_BGPE[:, :, self.seen : end] = new_BGTE.detach()
             else:
                 kept_BGPE.index_copy_(2, place_T, new_BGTE)
         if place_T is not None:
@@ -52,21 +58,25 @@ class FixedLayer(DynamicLayer):
 
     def crop(self, length: int) -> None:
         """Keep the first `length` positions or, where it is negative, forget the last so many."""
-        self.seen = min(self.seen, length) if length > 0 else self.seen + length
+        self.seen = min(self.seen, length) if length > 0 else max(self.seen + length, 0)
 
     def reset(self) -> None:
-        self.seen = 0
+        """The next text may have another batch size or precision."""
+        self.keys, self.values, self.is_initialized, self.seen = None, None, False, 0
 
 
 class FixedCache(Cache):
     """A cache for `generate`, or for a loop of one's own, over a prompt and the tokens that follow it.
 
     The prompt runs as with any cache. Each later token is a step over all P places; on a CUDA device it is captured and
-    replayed from the second on, and then writes over the tensors that it returned before. While a cache is in use,
-    weights, bank and autocast must stay as they are.
+    replayed from the second on, and then writes over the tensors that it returned before. From the first step on,
+    weights, bank and autocast must stay as they are. No gradient goes through a cache. Beam search reorders it before
+    each token, so that its steps are never replayed.
 
     Args:
         capacity: tokens of the longest text, prompt included.
+    Raises:
+        ValueError: a text grows longer.
     """
 
     def __init__(self, capacity: int):
@@ -80,13 +90,24 @@ class FixedCache(Cache):
             self.layers.append(FixedLayer(self.capacity))
         return self.layers[layer_idx].update(key_BGTE, value_BGTE, self.place_T)
 
+    def crop(self, *length: int) -> None:
+        super().crop(*length)
+        self.step = None  # what follows may be padded otherwise
+
     def reset(self) -> None:
         super().reset()
         self.step = None
 
     @torch.no_grad()
     def make_step(self, model: nn.Module, input_B1: Tensor, attention_mask: Tensor | None):
-        """What the model makes of one more token."""
+        """What the model makes of one more token.
+
+        Raises:
+            ValueError: the cache is full, or holds another number of texts.
+        """
+        check_room(self.get_seq_length() + 1, self.capacity)  # a replay would write behind its end
+        if len(input_B1) != len(self.layers[0].keys):
+            raise ValueError(f"a cache of {len(self.layers[0].keys)} texts takes as many tokens, got {len(input_B1)}")
         # Layers that were reordered, as beam search does, have other tensors.
         layers_and_keys = zip(self.layers, self.step.keys, strict=True) if self.step else ()
         if self.step is None or any(layer.keys is not keys for layer, keys in layers_and_keys):
@@ -144,9 +165,15 @@ class Step:
 
     def capture(self, model: nn.Module, cache: FixedCache) -> None:
         torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            out = self.run(model, cache)
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        gc.disable()  # others' graphs that wait to be freed would end the capture
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                out = self.run(model, cache)
+        finally:
+            if collects:
+                gc.enable()
+        self.graph = graph
         self.made = type(out), {name: value for name, value in out.items() if name != CACHE}
         # The tables that the graph reads stay in memory also when others take their place in the model.
         self.kept = [module.kept.made for module in model.modules() if hasattr(module, "kept")]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Experiment 1.5.7
-# Question:  Are product keys read when all that the design lists is done for them?
+# Question:  Are product keys read beside the feed-forward, in two blocks, over whole facts in a grid ordered by content?
 # Builds on: 1.4.8
 # Change:    feed-forward kept; memory in blocks 2 and 5 with keys of their own; entries of 32 tokens, all frozen,
 #            in a grid ordered by content; fusion over a position's own entries

@@ -5,7 +5,7 @@ vectors over the table's rows. Neighbouring positions read the same entries: a p
 entry that a slot of theirs holds, the rows of its words are read, or added to, once, and the rest is a matrix product.
 
 Axes: X positions · P of one program · S slots, an entry each · L words of an entry · W = S L words of a position
-      R width, some columns at a time · V vocabulary
+      R width · V vocabulary
 """
 
 import torch
@@ -15,10 +15,16 @@ from torch import Tensor
 
 from . import custom_op
 
-COLUMNS = 128  # at a time, so that they fit the shared memory of every GPU
+WORDS, COLUMNS = 32, 128  # of an entry, and of the width, at a time: as much as fits every GPU
 # Some words are in most entries: their sums, made in several copies of the table, do not wait for each other. Together
 # the copies stay in the L2 cache.
 MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
+
+
+@triton.jit
+def _part(part, S: tl.constexpr, LB: tl.constexpr):
+    """A slot, and LB of its words."""
+    return part % S, part // S * LB + tl.arange(0, LB)
 
 
 @triton.jit
@@ -28,9 +34,9 @@ def _entries(entry_ptr, position, slot, X, S: tl.constexpr):
 
 
 @triton.jit
-def _tokens(token_ptr, position, mine, slot, X, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
-    """The words of the entry that the positions marked as `mine` hold in a slot."""
-    word, first = tl.arange(0, LB), tl.min(tl.where(mine, position, X), axis=0)
+def _tokens(token_ptr, position, mine, slot, word, X, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr):
+    """Words of the entry that the positions marked as `mine` hold in a slot."""
+    first = tl.min(tl.where(mine, position, X), axis=0)
     return tl.load(token_ptr + (first * S + slot) * L + word, mask=word < L, other=SKIP)
 
 
@@ -47,9 +53,8 @@ def _vectors(vector_ptr, position, column, X, R):
 
 
 @triton.jit
-def _of_words(position, slot, X, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
-    """Where the words of a slot stand in a tensor of all words, and whether they are any."""
-    word = tl.arange(0, LB)
+def _of_words(position, slot, word, X, S: tl.constexpr, L: tl.constexpr):
+    """Where words of a slot stand in a tensor of all words, and whether they are any."""
     inside = (position < X)[:, None] & (word < L)[None, :]
     return ((position * S + slot) * L)[:, None] + word[None, :], inside
 
@@ -59,7 +64,8 @@ def _score(
     query_ptr, table_ptr, token_ptr, entry_ptr, score_ptr, X, R, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
     PRECISION: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, RB: tl.constexpr,
 ):  # fmt: skip
-    position, slot = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1)
+    position = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+    slot, word = _part(tl.program_id(1), S, LB)
     score = tl.zeros([P, LB], dtype=tl.float32)
     for begin in range(0, R, RB):
         column = begin + tl.arange(0, RB)
@@ -68,11 +74,11 @@ def _score(
         entry = tl.max(left, axis=0)
         while entry >= 0:
             mine = left == entry
-            row = _rows(table_ptr, _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB), column, R, SKIP)
+            row = _rows(table_ptr, _tokens(token_ptr, position, mine, slot, word, X, SKIP, S, L), column, R, SKIP)
             score = tl.where(mine[:, None], tl.dot(query, tl.trans(row), score, input_precision=PRECISION), score)
             left = tl.where(mine, -1, left)
             entry = tl.max(left, axis=0)
-    place, inside = _of_words(position, slot, X, S, L, LB)
+    place, inside = _of_words(position, slot, word, X, S, L)
     tl.store(score_ptr + place, score, mask=inside)
 
 
@@ -84,14 +90,15 @@ def _sum(
     position = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
     column = tl.program_id(1) * RB + tl.arange(0, RB)
     total = tl.zeros([P, RB], dtype=tl.float32)
-    for slot in range(S):
-        place, inside = _of_words(position, slot, X, S, L, LB)
+    for part in range(S * tl.cdiv(L, LB)):
+        slot, word = _part(part, S, LB)
+        place, inside = _of_words(position, slot, word, X, S, L)
         weight = tl.load(weight_ptr + place, mask=inside, other=0.0).to(tl.float32)
         left = _entries(entry_ptr, position, slot, X, S)
         entry = tl.max(left, axis=0)
         while entry >= 0:
             mine = left == entry
-            token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
+            token = _tokens(token_ptr, position, mine, slot, word, X, SKIP, S, L)
             row = _rows(table_ptr, token, column, R, SKIP).to(tl.float32)
             total = tl.dot(tl.where(mine[:, None], weight, 0.0), row, total, input_precision=PRECISION)
             left = tl.where(mine, -1, left)
@@ -106,17 +113,18 @@ def _spread(
     weight_ptr, vector_ptr, token_ptr, entry_ptr, table_ptr, X, R, SKIP: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
     PRECISION: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, RB: tl.constexpr, n_rows, n_copies,
 ):  # fmt: skip
-    position, slot = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1)
+    position = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+    slot, word = _part(tl.program_id(1), S, LB)
     column = tl.program_id(2) * RB + tl.arange(0, RB)
     table_ptr += (tl.program_id(0) % n_copies).to(tl.int64) * n_rows * R
     vector = _vectors(vector_ptr, position, column, X, R).to(tl.float32)
-    place, inside = _of_words(position, slot, X, S, L, LB)
+    place, inside = _of_words(position, slot, word, X, S, L)
     weight = tl.load(weight_ptr + place, mask=inside, other=0.0).to(tl.float32)
     left = _entries(entry_ptr, position, slot, X, S)
     entry = tl.max(left, axis=0)
     while entry >= 0:
         mine = left == entry
-        token = _tokens(token_ptr, position, mine, slot, X, SKIP, S, L, LB)
+        token = _tokens(token_ptr, position, mine, slot, word, X, SKIP, S, L)
         own = tl.where(mine[:, None], weight, 0.0)
         total = tl.dot(tl.trans(own), vector, input_precision=PRECISION)
         add = (token != SKIP)[:, None] & (column < R)[None, :]
@@ -132,9 +140,9 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: T
     (X, S), L, R = entry_XS.shape, token_XW.shape[1] // entry_XS.shape[1], second.shape[1]
     exact = first.dtype == second.dtype == torch.float32
     P, warps = (16, 4) if exact else TILES[kernel]
-    block_L, block_R = (max(16, triton.next_power_of_2(n)) for n in (L, min(R, COLUMNS)))
-    parts = triton.cdiv(R, block_R)
-    grid = {_score: (S,), _sum: (parts,), _spread: (S, parts)}[kernel]
+    block_L, block_R = (max(16, triton.next_power_of_2(n)) for n in (min(L, WORDS), min(R, COLUMNS)))
+    parts, columns = S * triton.cdiv(L, block_L), triton.cdiv(R, block_R)
+    grid = {_score: (parts,), _sum: (columns,), _spread: (parts, columns)}[kernel]
     tensors = (x.contiguous() for x in (first, second, token_XW, entry_XS))
     kernel[(triton.cdiv(X, P), *grid)](
         *tensors, out, X, R, skip, S, L, "ieee" if exact else "tf32", P, block_L, block_R, *more, num_warps=warps

@@ -12,6 +12,15 @@ from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
 all_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+devices = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and replays")
+        ),
+    ],
+)
 T = 16
 
 
@@ -43,10 +52,11 @@ def test_steps_after_padding_equal_the_full_pass_of_each_row(variant):
     torch.testing.assert_close(whole, model(ids[1:]).logits[0], rtol=1e-4, atol=1e-5)
 
 
+@devices
 @all_variants
 @pytest.mark.parametrize("beams", [1, 2])
-def test_generate_writes_the_same_as_without_a_cache(variant, beams):
-    model, ids = tiny_model(**variant), random_ids(3, 6)
+def test_generate_writes_the_same_as_without_a_cache(variant, beams, device):
+    model, ids = tiny_model(**variant).to(device), random_ids(3, 6).to(device)
     ids[0, :3] = 0
     options = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
     cache, options["attention_mask"] = FixedCache(14), (ids != 0).long()
@@ -59,28 +69,37 @@ def test_generate_writes_the_same_as_without_a_cache(variant, beams):
 @torch.no_grad()
 def test_a_cache_goes_back_and_starts_anew():
     model, ids, cache = tiny_model(), random_ids(2, T), FixedCache(T)
-    full = model(ids).logits
-    model(ids[:, :8], cache=cache)
-    model(random_ids(2, 1), cache=cache)
-    cache.crop(-1)
-    torch.testing.assert_close(model(ids[:, 8:9], cache=cache).logits, full[:, 8:9], rtol=1e-4, atol=1e-5)
+    full, padded = model(ids).logits, ids.clone()
+    padded[0, :4] = 0
+    mask = (padded != 0).long()
+    model(padded[:, :8], attention_mask=mask[:, :8], cache=cache)
+    model(padded[:, 8:9], attention_mask=mask[:, :9], cache=cache)
+    for again in (lambda: cache.crop(-9), cache.reset):
+        again()
+        begin = [model(ids[:, :8], cache=cache).logits, model(random_ids(2, 1), cache=cache).logits]
+        cache.crop(-1)
+        steps = torch.cat([begin[0], *(model(ids[:, t : t + 1], cache=cache).logits for t in range(8, 11))], dim=1)
+        torch.testing.assert_close(steps, full[:, :11], rtol=1e-4, atol=1e-5)
     cache.reset()
-    torch.testing.assert_close(model(ids[:, :5], cache=cache).logits, full[:, :5], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model(ids[:, 5:6], cache=cache).logits, full[:, 5:6], rtol=1e-4, atol=1e-5)
+    steps = [model(piece, cache=cache).logits for piece in ids[:1].split([8, 1, 1, 6], dim=1)]  # another batch size
+    torch.testing.assert_close(torch.cat(steps, dim=1), full[:1], rtol=1e-4, atol=1e-5)
 
 
+@devices
 @torch.no_grad()
-def test_what_a_step_cannot_do_is_refused():
-    model, cache = tiny_model(), FixedCache(3)
+def test_what_a_step_cannot_do_is_refused(device):
+    model, cache = tiny_model().to(device), FixedCache(3)
     assert cache.capacity == ALIGNMENT
-    model(random_ids(1, ALIGNMENT - 1), cache=cache)
+    model(random_ids(1, ALIGNMENT - 4).to(device), cache=cache)
     with pytest.raises(ValueError, match="takes no labels"):
-        model(random_ids(1, 1), labels=random_ids(1, 1), cache=cache)
-    model(random_ids(1, 1), cache=cache)
-    with pytest.raises(ValueError, match="16 places is full"):
-        model(random_ids(1, 1), cache=cache)
-    with pytest.raises(ValueError, match="16 places is full"):
-        model(random_ids(1, 2), cache=cache)
+        model(random_ids(1, 1).to(device), labels=random_ids(1, 1).to(device), cache=cache)
+    with pytest.raises(ValueError, match="a cache of 1 texts takes as many tokens, got 2"):
+        model(random_ids(2, 1).to(device), cache=cache)
+    for _ in range(4):
+        model(random_ids(1, 1).to(device), cache=cache)
+    for n in (1, 2):
+        with pytest.raises(ValueError, match="16 places is full"):
+            model(random_ids(1, n).to(device), cache=cache)
 
 
 @torch.no_grad()

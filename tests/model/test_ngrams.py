@@ -6,6 +6,7 @@ from math import log
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from model.ngrams import (
     FEW_POSITIONS,
@@ -159,6 +160,16 @@ def test_a_pair_finds_what_no_rare_ngram_does_also_after_an_edit():
     token_NL[3] = torch.tensor([6, 7, 8, 5, 7])
     index.edit(torch.tensor([3]), torch.tensor([[7, 8, 6, 7, 8]]))
     assert find_matches(index, text, None)[0].entry_BTC[0, -1].tolist()[:2] == [3, NO_ENTRY]
+
+
+def test_nothing_stands_before_a_text_that_a_cache_goes_on_with():
+    config = tiny_config(**{**CONFIG, "ngram_lengths": [3], "ngram_window": 4})
+    token_NL = torch.randint(20, 60, (config.knowledge_num, config.knowledge_length))
+    token_NL[7, :3] = torch.tensor([5, 5, 6])
+    index, text, cache = NgramIndex(token_NL, config), torch.tensor([[5, 6]]), DynamicCache()
+    for token in text.split(1, dim=1):
+        matches, previous = find_matches(index, token, None, cache, 0)
+    assert matches.entry_BTC[0, 0, 0] == NO_ENTRY and previous.item() == 5
 
 
 def test_common_words_do_not_point_to_an_edited_entry():

@@ -33,6 +33,9 @@ def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tm
     assert runs.start("second", *order, *later).code == 0
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     torch.testing.assert_close(second, first)
+    for other in ([], ["--cluster_cache_path", str(tmp_path / "other.npz"), "--seed", "7"]):
+        refused = runs.start("third", *other, *later)
+        assert refused.code == 1 and "has its bank in another order" in refused.output
 
 
 def test_a_run_leaves_what_it_promises(runs, tmp_path):
