@@ -25,8 +25,6 @@ from model.decoding import EAGER_CALLS, FixedCache
 from .measure import Cases, make_parser, quartiles, script_config, set_up, sizes_of, timed_ms
 
 EXPERIMENTS = ["1_4_0", "1_4_8", "1_5_0"]
-
-
 FIRST = EAGER_CALLS + 1  # steps until the first that is only replayed
 
 

@@ -71,7 +71,7 @@ class FixedCache(Cache):
     The prompt runs as with any cache. Each later token is a step over all P places; on a CUDA device it is captured and
     replayed from the second on, and then writes over the tensors that it returned before. From the first step on,
     weights, bank and autocast must stay as they are. No gradient goes through a cache. Beam search reorders it before
-    each token, so that its steps are never replayed.
+    each token, and experts (`--use_moe`) are chosen on the host: neither's steps are replayed.
 
     Args:
         capacity: tokens of the longest text, prompt included.

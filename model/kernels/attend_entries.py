@@ -215,7 +215,7 @@ def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int)
     """M, N and what else the kernels are compiled for."""
     E = q_BTD.shape[-1] // n_heads
     EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
-    tiles = TILES_OF_ONE_QUERY if q_BTD.shape[1] == 1 else TILES[kernel]
+    tiles = TILES_OF_ONE_QUERY if kernel is _attend and q_BTD.shape[1] == 1 else TILES[kernel]
     M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else tiles
     if EB * q_BTD.element_size() > 512:  # else they would not fit the shared memory of every GPU
         M, N = 16, 16
