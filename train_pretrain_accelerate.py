@@ -97,7 +97,7 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
-            order_N = model.order_by_content(flags.data.cluster_cache_path).numpy()
+            order_N = model.order_by_content(flags.data.cluster_cache_path, flags.data.cluster_words).numpy()
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew

@@ -101,6 +101,9 @@ class ModelConfig:
     balance_loss_coef: float = flag(0.1, "weight of the sub-keys' balance loss")
     similarity_loss_coef: float = flag(0.0, "weight of the loss that draws queries to the entries they select")
     diversity_loss_coef: float = flag(0.0, "weight of the loss that keeps a position's candidates apart")
+    retrieval_loss_coef: float = flag(
+        0.0, "weight of the loss that teaches product keys the entries which n-grams find (the flags --ngram_* hold)"
+    )
 
     def __post_init__(self):
         for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "knowledge_num", "knowledge_length"):
@@ -128,7 +131,7 @@ class ModelConfig:
             self._check_memory()
 
     def _check_memory(self):
-        for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"):
+        for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef", "retrieval_loss_coef"):
             require(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
         if self.retrieval == "product_key":
             self._check_product_keys()
@@ -169,8 +172,13 @@ class ModelConfig:
         )
         require(not self.pointer, "--pointer needs --retrieval ngram: the pointer reads what the n-grams found")
         require(self.fusion != "words", "--fusion words needs --retrieval ngram")
+        if self.retrieval_loss_coef:
+            self._check_ngram_search()
+            require(
+                self.ema_interval == 0, "--retrieval_loss_coef needs --ema_interval 0: n-grams do not follow rewriting"
+            )
 
-    def _check_ngrams(self):
+    def _check_ngram_search(self):
         longest = 62 // (self.vocab_size - 1).bit_length()  # an n-gram is packed into 63 bits
         require(
             bool(self.ngram_lengths) and all(1 <= n <= longest for n in self.ngram_lengths),
@@ -181,9 +189,13 @@ class ModelConfig:
             self.ngram_pairs == 0 or 2 <= self.ngram_pairs <= self.knowledge_length,
             f"--ngram_pairs {self.ngram_pairs} must be 0 or lie in [2, {self.knowledge_length}], --knowledge_length",
         )
-        require(not self.query_norm, "--query_norm needs --retrieval product_key: n-grams have no queries")
         require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
         require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
+
+    def _check_ngrams(self):
+        self._check_ngram_search()
+        require(not self.query_norm, "--query_norm needs --retrieval product_key: n-grams have no queries")
+        require(self.retrieval_loss_coef == 0, "--retrieval_loss_coef needs --retrieval product_key")
         require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")
         for name in ("word_key_dim", "word_value_dim"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
@@ -230,6 +242,11 @@ class ModelConfig:
     @property
     def uses_ngrams(self) -> bool:
         return self.reads_bank and self.retrieval == "ngram"
+
+    @property
+    def teaches_retrieval(self) -> bool:
+        """Whether training shows the product keys which entry is right."""
+        return self.reads_bank and self.retrieval == "product_key" and self.retrieval_loss_coef > 0
 
     @property
     def cache_layers(self) -> int:

@@ -1,7 +1,7 @@
 """The language-model loss and every auxiliary term, as pure functions.
 
 Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates
-      W words that can be copied
+      W words that can be copied · H halves of a query
 """
 
 import torch
@@ -51,6 +51,17 @@ def balance_loss(count_2R: Tensor, probability_2R: Tensor) -> Tensor:
     """
     share_2R = count_2R / count_2R.sum(dim=-1, keepdim=True)
     return count_2R.shape[-1] * (share_2R * probability_2R).sum(dim=-1).mean()
+
+
+def retrieval_loss(score_BTHX: Tensor, right_BTH: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats of the right choices among X, chosen by softmax; ln X for a guess.
+
+    Args:
+        right_BTH: int64, IGNORED where nothing is known to be right; 0 is returned if that is so everywhere.
+    """
+    score_YX, right_Y = score_BTHX.flatten(0, -2).float(), right_BTH.flatten()
+    total = F.cross_entropy(score_YX, right_Y, ignore_index=IGNORED, reduction="sum")
+    return total / (right_BTH != IGNORED).sum().clamp(min=1)
 
 
 def similarity_loss(cosine_BTC: Tensor, log_weight_BTC: Tensor) -> Tensor:

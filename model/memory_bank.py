@@ -98,13 +98,18 @@ class MemoryBank(nn.Module):
             self._ngrams = NgramIndex(self.tokens, self.config)
         return self._ngrams
 
+    def count_words(self) -> Tensor:
+        """(V,) int64: how often each token stands in the bank."""
+        count_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=self.tokens.device)
+        for token_XL in self.tokens.split(ROWS_AT_ONCE):
+            count_V += torch.bincount(token_XL.flatten().long(), minlength=len(count_V))
+        return count_V
+
     @torch.no_grad()
     def common_words(self) -> CommonWords:
         """Counted on the first call alone: nothing but speed depends on it."""
         if self._common is None or self._common.token_K.device != self.tokens.device:
-            count_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=self.tokens.device)
-            for token_XL in self.tokens.split(ROWS_AT_ONCE):
-                count_V += torch.bincount(token_XL.flatten().long(), minlength=len(count_V))
+            count_V = self.count_words()
             count_V[PADDING] = -1
             token_K = count_V.topk(min(COMMON_WORDS, len(count_V) - 1)).indices
             place_V = torch.full_like(count_V, -1, dtype=torch.int16)

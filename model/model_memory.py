@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .clustering import cached_content_order, content_keys
+from .clustering import cached_content_order, content_keys, order_by_rarest_words, weighed_words
 from .config import MemoryHFConfig, ModelConfig
 from .fusion import DROPPED, FUSIONS, Entries, fusion_mask
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
-from .losses import balance_loss, copying_loss, diversity_loss, similarity_loss
+from .losses import IGNORED, balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, CommonWords, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
-from .ngrams import NO_ENTRY, find_matches
+from .ngrams import NO_ENTRY, find_matches, rarity
 from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
 from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
+
+TEACHER_CANDIDATES = 16  # what the n-grams keep where they only teach
 
 
 class Reading(NamedTuple):
@@ -58,6 +60,7 @@ class MemoryContext(Context):
     fusion_mask: object
     common: CommonWords | None
     found: Found | None
+    right_BTH: Tensor | None  # row and column of the entry to be found, IGNORED where that is not known
     entry_B: Tensor | None  # what every position is made to read, whatever it found
 
 
@@ -102,10 +105,15 @@ class MemoryBlock(Block):
         scale = self.keys_2RK.shape[-1] ** -0.5
         score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced, scale)
         aux = {"balance": balance_loss(*use)} if use else {}
+        if context.right_BTH is not None:
+            aux["retrieval"] = retrieval_loss(score_BT2R * scale, context.right_BTH)
 
         if context.norm_N is not None:
             score_BTC, cosine_aux = self.rescore(query_BTD, entry_BTC, score_BTC, context)
             aux |= cosine_aux
+            if context.right_BTH is not None:
+                place_BT1 = self.place_among(entry_BTC, context.right_BTH)
+                aux["retrieval"] = aux["retrieval"] + retrieval_loss(score_BTC[:, :, None], place_BT1)
         entry_BTS, log_weight_BTS = select(entry_BTC, score_BTC, self.config, self.training)
         if context.entry_B is not None:
             entry_BTS, log_weight_BTS = force(context.entry_B, entry_BTS, log_weight_BTS, 0.0, DROPPED)
@@ -113,6 +121,12 @@ class MemoryBlock(Block):
         token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
+
+    def place_among(self, entry_BTC: Tensor, right_BTH: Tensor) -> Tensor:
+        """(B, T, 1) int64: where the right entry stands among the candidates, IGNORED where it does not."""
+        right_BT1 = right_BTH[..., :1] * self.config.grid_side + right_BTH[..., 1:]
+        is_right_BTC = entry_BTC == right_BT1
+        return is_right_BTC.int().argmax(dim=-1, keepdim=True).masked_fill(~is_right_BTC.any(-1, keepdim=True), IGNORED)
 
     def make_query(self, x_BTD: Tensor) -> Tensor:
         """The query, with `query_norm` each half of it at unit scale.
@@ -239,13 +253,15 @@ class MemoryTransformer(Transformer):
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
+        taught = self.training and self.settings.teaches_retrieval and cache is None
+        right_BTH = self.right_places(input_BT, visible) if taught else None
         vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
         trained = torch.is_grad_enabled() and use_kernels(embedding_VD)
         common = self.bank.common_words() if vectors and trained else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
-            embedding_VD=embedding_VD, table_VD=table_VD, found=found, entry_B=entry_B, common=common,
-            fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
+            embedding_VD=embedding_VD, table_VD=table_VD, found=found, right_BTH=right_BTH, entry_B=entry_B,
+            common=common, fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
         )  # fmt: skip
 
     def tables(self) -> tuple[Tensor, Tensor | None]:
@@ -271,6 +287,13 @@ class MemoryTransformer(Transformer):
         token_BTSL = self.bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
         words = read_words(token_BTSL, entry_BTS.masked_fill(missing_BTS, NO_ENTRY), input_BT, previous_BT)
         return Found(entry_BTS, token_BTSL, score_BTS.log1p(), words)
+
+    @torch.no_grad()
+    def right_places(self, input_BT: Tensor, visible: Visibility) -> Tensor:
+        """(B, T, 2) int64: row and column of the entry that the text so far points to most; IGNORED where to none."""
+        matches, _ = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, n_kept=TEACHER_CANDIDATES)
+        entry_BT1, R = matches.entry_BTC[..., :1], self.settings.grid_side
+        return torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(entry_BT1 == NO_ENTRY, IGNORED)
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:
@@ -309,15 +332,24 @@ class MemoryTransformer(Transformer):
             init.zeros_(module.gate.bias)
 
     @torch.no_grad()
-    def order_by_content(self, cache_path: str) -> Tensor:
+    def order_by_content(self, cache_path: str, n_words: int | None = None) -> Tensor:
         """Order the bank so that rows and columns of the grid are clusters, and start every block's sub-keys from them.
 
+        Args:
+            n_words: so many words at an entry's beginning say what it is about, the rarest most; None: all alike.
         Returns:
             (N,) int64: which of the given entries now stands in each place.
         """
         rows = torch.arange(len(self.bank.tokens), device=self.device).split(ROWS_AT_ONCE)
-        vector_ND = torch.cat([self.bank.vectors(row_X, self.embedding.weight) for row_X in rows])
-        order_N = cached_content_order(cache_path, self.bank.tokens, vector_ND, self.settings.grid_side).to(self.device)
+        if n_words is None:
+            vectors, by_word_N = [self.bank.vectors(row_X, self.embedding.weight) for row_X in rows], None
+        else:
+            first_NW, count_V = self.bank.tokens[:, :n_words], self.bank.count_words()
+            rarity_V, by_word_N = rarity(count_V, len(first_NW)), order_by_rarest_words(first_NW, count_V)
+            vectors = [weighed_words(first_NW[row_X], rarity_V, self.embedding.weight) for row_X in rows]
+        vector_ND = torch.cat(vectors)
+        order_N = cached_content_order(cache_path, self.bank.tokens, vector_ND, self.settings.grid_side, by_word_N)
+        order_N = order_N.to(self.device)
         self.bank.tokens.copy_(self.bank.tokens[order_N])
         keys_2RK = content_keys(vector_ND[order_N], self.settings.grid_side)
         for layer in self.settings.reading_layers:

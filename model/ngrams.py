@@ -69,6 +69,20 @@ class Places:
         return entry_XK.masked_fill(place_XK >= end_X[..., None], NO_ENTRY)
 
 
+def rarity(count_V: Tensor, n_entries: int) -> Tensor:
+    """(V,) float32: ln(N / count), no less than 0: how much it says that an entry holds a token. Padding: 0."""
+    rarity_V = torch.log(n_entries / count_V.clamp(min=1)).clamp(min=0)
+    rarity_V[PADDING] = 0
+    return rarity_V
+
+
+def rarity_ranks(count_V: Tensor) -> Tensor:
+    """(V,) int64: the rarer a token, the higher its rank; no two share one. Padding has 0."""
+    count_V = count_V.clone()
+    count_V[PADDING] = count_V.sum() + 1
+    return count_V.argsort(descending=True, stable=True).argsort()
+
+
 def rarest(rank_XL: Tensor, n: int) -> Tensor:
     """(X, n): the n highest of the different ranks in each row, highest first; 0, which is no rank, fills up."""
     best = []
@@ -93,14 +107,9 @@ class NgramIndex:
         self.config, self.token_NL = config, token_NL
         self.bits = (config.vocab_size - 1).bit_length()
         self.length = max(config.ngram_lengths)
-        # ln(N / places), no less than 0: how much it says that an entry holds a token. It is not counted anew at an
-        # edit, which would change the ranks of entries that have nothing to do with it.
+        # Not counted anew at an edit, which would change the ranks of entries that have nothing to do with it.
         count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
-        self.rarity_V = torch.log(len(token_NL) / count_V.clamp(min=1)).clamp(min=0)
-        self.rarity_V[PADDING] = 0
-        # The rarer a token, the higher its rank; no two share one. Padding has 0.
-        count_V[PADDING] = token_NL.numel() + 1
-        self.rank_V = count_V.argsort(descending=True, stable=True).argsort()
+        self.rarity_V, self.rank_V = rarity(count_V, len(token_NL)), rarity_ranks(count_V)
         self.base = self._index(token_NL, torch.arange(len(token_NL), device=token_NL.device))
         self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
         self.edits: dict[str, Places] = {}

@@ -33,6 +33,9 @@ class DataConfig:
     cluster_cache_path: str | None = flag(
         None, "order the bank by content and start the sub-keys from it; the order is kept in this .npz file"
     )
+    cluster_words: int | None = flag(
+        None, "put entries side by side that share the rarest of so many first words, as rows; None: rows are clusters"
+    )
     cache_dir: str = flag("dataset/cache", "where tokenised text and banks are kept")
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")
     relation_path: str | None = flag(None, "relation-prediction questions for the evaluation")
@@ -40,6 +43,9 @@ class DataConfig:
     edit_path: str | None = flag(None, "facts to edit, with their new objects, for the evaluation")
 
     def __post_init__(self):
+        words, ordered = self.cluster_words, self.cluster_cache_path is not None
+        require(words is None or words >= 1, f"--cluster_words must be at least 1, got {words}")
+        require(words is None or ordered, "--cluster_words needs --cluster_cache_path, where the order is kept")
         require(0 <= self.val_fraction < 1, f"--val_fraction must lie in [0, 1), got {self.val_fraction}")
 
 

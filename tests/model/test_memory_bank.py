@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import memory_bank
-from model.clustering import cached_content_order, content_order
+from model.clustering import cached_content_order, content_order, order_by_rarest_words, weighed_words
 from model.memory_bank import spell, usage_statistics
 from model.retrieval import PADDING
 from tests.conftest import tiny_model
@@ -86,9 +86,44 @@ def test_the_content_order_is_a_permutation_with_clusters_as_rows():
     assert (clusters == clusters[:, :1]).all()
 
 
-def test_a_cached_order_of_another_bank_is_refused(tmp_path):
-    path, tokens = tmp_path / "order.npz", torch.randint(0, 9, (16, 3))
-    order = cached_content_order(path, tokens, torch.randn(16, 8), 4)
-    assert torch.equal(cached_content_order(path, tokens, torch.randn(16, 8), 4), order)
+def test_rows_hold_the_entries_that_share_their_rarest_word():
+    model = tiny_model(vocab_size=200, knowledge_num=64, knowledge_length=4)
+    common_N, rare_N = torch.randint(100, 200, (64,)), torch.arange(64) // 8 + 3  # 8 entries of each of 8 rare words
+    # Words 3 and 4 of an entry are rarer still, and not looked at; which of the first two is the rare one differs.
+    first_N2 = torch.stack([common_N, rare_N], dim=-1)
+    first_N2[::2] = first_N2[::2].flip(-1)
+    common_N2 = torch.arange(20, 24).repeat(32).view(64, 2)
+    tokens = torch.cat([first_N2, common_N2], dim=-1)
+    count_V = torch.full((200,), 900)
+    count_V[3:11], count_V[20:24] = 8, 1
+    order_N = order_by_rarest_words(tokens[:, :2], count_V)
+    assert (rare_N[order_N].view(8, 8) == rare_N[order_N].view(8, 8)[:, :1]).all()
+
+    vector_ND = weighed_words(tokens[:, :2], torch.where(count_V == 8, 2.0, 0.0), model.embedding.weight)
+    torch.testing.assert_close(vector_ND, 2 * model.embedding.weight[rare_N])
+    row_RR = rare_N[content_order(torch.randn(64, 16), 8, order_N)].view(8, 8)
+    assert (row_RR == row_RR[:, :1]).all() and row_RR[:, 0].unique().numel() == 8
+
+
+def test_columns_are_clusters_of_what_the_entries_of_a_row_do_not_share():
+    row_RD, column_RD = torch.randn(8, 16) * 10, torch.randn(8, 16)
+    row_RD[:, :8] = column_RD[:, :8] = 0  # all of it in the half that columns are made of
+    shuffle = torch.stack([torch.randperm(8) for _ in range(8)])
+    vector_ND = (row_RD[:, None] + column_RD[shuffle]).flatten(0, 1)
+    vector_ND[:, 0] = 100.0  # so long that bringing them to unit length changes no direction
+    order_N = content_order(vector_ND, 8, torch.arange(64))
+    column_RR = shuffle.flatten()[order_N].view(8, 8)
+    assert (column_RR == column_RR[:1]).all()
+
+
+@pytest.mark.parametrize("by_word", [False, True])
+def test_a_cached_order_of_another_bank_is_refused(by_word, tmp_path):
+    path, tokens, by_word_N = tmp_path / "order.npz", torch.randint(0, 9, (16, 3)), None
+    if by_word:
+        by_word_N = torch.randperm(16)
+    order = cached_content_order(path, tokens, torch.randn(16, 8), 4, by_word_N)
+    assert torch.equal(cached_content_order(path, tokens, torch.randn(16, 8), 4, by_word_N), order)
     with pytest.raises(ValueError, match="orders another bank"):
-        cached_content_order(path, tokens + 1, torch.randn(16, 8), 4)
+        cached_content_order(path, tokens + 1, torch.randn(16, 8), 4, by_word_N)
+    with pytest.raises(ValueError, match="or by other words"):
+        cached_content_order(path, tokens, torch.randn(16, 8), 4, torch.arange(16) if not by_word else None)

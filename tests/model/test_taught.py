@@ -1,0 +1,70 @@
+"""Product keys that n-grams teach: the loss, what is shown to be right, and that it is learnt."""
+
+import math
+
+import pytest
+import torch
+
+from model.losses import IGNORED, retrieval_loss
+from tests.conftest import tiny_model
+
+TAUGHT = {
+    "retrieval_loss_coef": 1.0, "ngram_lengths": [2], "keep_ffn": True, "fusion_scope": "token", "memory_layers": [1],
+    "attention_dropout": 0.0, "fusion_dropout": 0.0, "balance_loss_coef": 0.0,
+}  # fmt: skip
+
+
+def distinct_entries(model) -> torch.Tensor:
+    """A bank in which every pair of neighbouring tokens stands once: 49 entries of 5."""
+    firsts, seconds = torch.arange(49) // 7 + 3, torch.arange(49) % 7 + 10
+    rest = torch.stack([firsts + 20, seconds + 30, firsts + 40], dim=-1)
+    model.bank.fill(torch.cat([torch.stack([firsts, seconds], dim=-1), rest], dim=-1))
+    return model.bank.tokens.long()
+
+
+def test_a_guess_costs_the_logarithm_of_the_choices_and_nothing_known_costs_nothing():
+    score_BTHX, right_BTH = torch.zeros(2, 3, 2, 7), torch.randint(0, 7, (2, 3, 2))
+    assert float(retrieval_loss(score_BTHX, right_BTH)) == pytest.approx(math.log(7))
+    assert float(retrieval_loss(score_BTHX, torch.full_like(right_BTH, IGNORED))) == 0
+    # Positions without a right entry change nothing, whatever they score.
+    score_BTHX, right_BTH = torch.randn(2, 3, 2, 7), right_BTH.clone()
+    alone = retrieval_loss(score_BTHX[:1], right_BTH[:1])
+    right_BTH[1] = IGNORED
+    torch.testing.assert_close(retrieval_loss(score_BTHX, right_BTH), alone)
+
+
+def test_the_right_place_is_that_of_the_entry_which_the_text_repeats():
+    model, seen = tiny_model(**TAUGHT).train(), {}
+    tokens_NL = distinct_entries(model)
+    model.blocks[1].register_forward_pre_hook(lambda module, arguments: seen.update(right=arguments[1].right_BTH))
+    text_BT = torch.cat([torch.full((49, 1), 60), tokens_NL[:, :2], torch.full((49, 2), 59)], dim=1)
+    model(text_BT)
+    rows, columns = seen["right"][:, 2:].unbind(dim=-1)
+    assert (rows * 7 + columns == torch.arange(49)[:, None]).all()
+    assert (seen["right"][:, :2] == IGNORED).all()
+
+
+def test_nothing_is_taught_outside_of_training():
+    model = tiny_model(**TAUGHT)
+    text_BT = distinct_entries(model)
+    assert set(model(text_BT, labels=text_BT).aux_losses) == set()
+    assert model.bank._ngrams is None
+    assert set(model.train()(text_BT, labels=text_BT).aux_losses) == {"retrieval"}
+
+
+@pytest.mark.parametrize("selection", ["product_key", "cosine"])
+def test_what_is_taught_is_found(selection):
+    """Neither the language-model loss nor chance finds the entry; 60 steps of this loss alone find it nearly always."""
+    model = tiny_model(**TAUGHT, selection=selection)
+    text_BT = distinct_entries(model)
+
+    def share_read() -> float:
+        entry_BS = model.eval()(text_BT).readings[1].entry_BTS[:, 2]
+        return float((entry_BS == torch.arange(49)[:, None]).any(dim=-1).float().mean())
+
+    before, optimizer = share_read(), torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model.train()(text_BT).aux_losses["retrieval"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert before < 0.3 and share_read() > 0.9
