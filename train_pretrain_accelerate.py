@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from dataset.memory_init import BANK_ORDER, load_bank
-from dataset.pretrain import BatchLoader, PretrainDataset, open_pretrain_data
+from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
 from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import IGNORED, count_targets
@@ -122,7 +122,8 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
 def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator) -> float:
     """Mean loss in nats a token over the validation rows, shared out among the processes."""
     model.eval()
-    batch_size, rank, world = flags.optim.batch_size, accelerator.process_index, accelerator.num_processes
+    batch_size = flags.optim.batch_size + flags.optim.entry_rows
+    rank, world = accelerator.process_index, accelerator.num_processes
     chunks = np.array_split(np.arange(len(val)), -(-len(val) // batch_size))[: flags.run.eval_batches]
     total = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for chunk in chunks[rank::world]:
@@ -138,19 +139,24 @@ def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator
     return float(total[0] / total[1])
 
 
-def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tracker, stop: StopSignal, log) -> None:
+def train(
+    flags: Flags, accelerator: Accelerator, model, rows, entries, val, tracker: Tracker, stop: StopSignal, log
+) -> None:
     """The loop: accumulate, backward, clip, step, log, evaluate, save."""
     optim, run, device = flags.optim, flags.run, accelerator.device
     optimizer = make_optimizer(model, optim, device)
     loader = BatchLoader(
-        rows, optim.batch_size, run.seed, accelerator.process_index, accelerator.num_processes, device.type == "cuda"
-    )
+        rows, optim.batch_size, run.seed, accelerator.process_index, accelerator.num_processes, device.type == "cuda",
+        beside=entries and (entries, optim.entry_rows),
+    )  # fmt: skip
     steps_per_epoch = len(loader) // optim.accumulation_steps
     if steps_per_epoch == 0:
         raise ValueError(
             f"{flags.data.data_path} gives {len(loader)} micro-batches, fewer than one optimizer step of "
             f"--accumulation_steps {optim.accumulation_steps}: lower it, or --batch_size {optim.batch_size}"
         )
+    if entries and len(entries) < optim.entry_rows * accelerator.num_processes:
+        raise ValueError(f"the bank fills {len(entries)} rows, fewer than --entry_rows {optim.entry_rows}: lower it")
     total_steps = min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch)
     tokens_per_step = optim.batch_size * flags.model.max_seq_len * optim.accumulation_steps * accelerator.num_processes
 
@@ -158,7 +164,7 @@ def train(flags: Flags, accelerator: Accelerator, model, rows, val, tracker: Tra
     split = {
         "--num_processes": accelerator.num_processes, "--batch_size": optim.batch_size, "--seed": run.seed,
         "--accumulation_steps": optim.accumulation_steps, "rows of training data": len(rows),
-    }  # fmt: skip
+    } | ({"--entry_rows": optim.entry_rows} if entries else {})  # fmt: skip
     state = {"step": 0, "loss_sum": 0.0, "loss_steps": 0, "best_val_loss": None, "best_step": None}
     state |= {"skipped": 0, "skipped_in_row": 0, "skipped_at_log": 0, "split": split}
     state |= resume(run.out_dir, split, model, optimizer, accelerator)
@@ -333,6 +339,9 @@ def main() -> int:
             stage["notes"] = f"{accelerator.num_processes} x {accelerator.device.type}, {flags.optim.dtype}"
         with info.stage("data") as stage:
             tokenizer, rows, val, bank = load_data(flags, accelerator, info)
+            entries = None
+            if flags.optim.entry_rows:
+                entries = open_entries(bank.tokens, tokenizer, flags.model.max_seq_len)
             stage["notes"] = f"{len(rows)} rows to train, {len(val)} to validate"
         with info.stage("model") as stage:
             model = make_model(flags, bank, accelerator)
@@ -343,7 +352,7 @@ def main() -> int:
             info.stage("train"),
             explained_out_of_memory(accelerator.device, flags.optim, flags.model.max_seq_len),
         ):
-            train(flags, accelerator, model, rows, val, tracker, stop, log)
+            train(flags, accelerator, model, rows, entries, val, tracker, stop, log)
         if is_main:
             save_result(out_dir, model, tokenizer)
         info.finish("finished" if stop.received is None else "stopped")

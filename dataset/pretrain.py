@@ -217,6 +217,22 @@ def open_pretrain_data(
     return PretrainDataset(cache, first, last, max_seq_len, mode, tokenizer.pad_token_id)
 
 
+def open_entries(token_NL: np.ndarray, tokenizer, max_seq_len: int) -> PretrainDataset:
+    """The entries of a bank as packed rows: each a document, all of it given and nothing to be learnt.
+
+    Args:
+        token_NL: (N, L) token ids, padded with 0.
+    """
+    length_N = (token_NL != 0).sum(axis=1)
+    column_X = np.arange(token_NL.shape[1] + 2)
+    whole_NX = np.pad(token_NL, ((0, 0), (1, 1)))
+    whole_NX[:, 0] = tokenizer.bos_token_id
+    np.put_along_axis(whole_NX, length_N[:, None] + 1, tokenizer.eos_token_id, axis=1)
+    token_M, length_N = whole_NX[column_X < length_N[:, None] + 2], length_N + 2
+    cache = TokenCache(token_M, np.concatenate([[0], np.cumsum(length_N)]), length_N, {})
+    return PretrainDataset(cache, 0, len(token_NL), max_seq_len, "packed", tokenizer.pad_token_id)
+
+
 def batch_rows(n_rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """(batches, batch_size): an epoch's order, a pure function of the arguments; an incomplete batch is left out."""
     order = np.random.default_rng([seed, epoch]).permutation(n_rows)
@@ -229,10 +245,16 @@ class BatchLoader:
 
     A global batch has `world_size * batch_size` rows; process r takes the r-th part. So two processes with half the
     batch each see together exactly the rows of one process with the whole.
+
+    Args:
+        beside: another dataset and how many of its rows follow those of each batch; it has an order of its own.
     """
 
-    def __init__(self, dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, pin_memory=False):
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+    def __init__(
+        self, dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, pin_memory=False,
+        beside: tuple[PretrainDataset, int] | None = None,
+    ):  # fmt: skip
+        self.dataset, self.batch_size, self.seed, self.beside = dataset, batch_size, seed, beside
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
 
     def __len__(self) -> int:
@@ -273,10 +295,17 @@ class BatchLoader:
             thread.join()  # a thread that works on while the interpreter ends aborts the process
 
     def _batches(self, start_batch: int) -> Iterator[dict[str, torch.Tensor]]:
-        epoch, skip = divmod(start_batch, len(self))
+        batches = self._batches_of(self.dataset, self.batch_size, start_batch)
+        if self.beside:
+            pairs = zip(batches, self._batches_of(*self.beside, start_batch), strict=True)
+            batches = ({name: torch.cat([a[name], b[name]]) for name in a} for a, b in pairs)
+        for batch in batches:
+            yield {name: value.pin_memory() for name, value in batch.items()} if self.pin_memory else batch
+
+    def _batches_of(self, dataset, batch_size: int, start_batch: int) -> Iterator[dict[str, torch.Tensor]]:
+        global_size, share = batch_size * self.world_size, slice(self.rank * batch_size, (self.rank + 1) * batch_size)
+        epoch, skip = divmod(start_batch, len(dataset) // global_size)
         while True:
-            share = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-            for rows in batch_rows(len(self.dataset), self.batch_size * self.world_size, self.seed, epoch)[skip:]:
-                batch = self.dataset.fetch(rows[share])
-                yield {name: value.pin_memory() for name, value in batch.items()} if self.pin_memory else batch
+            for rows in batch_rows(len(dataset), global_size, self.seed, epoch)[skip:]:
+                yield dataset.fetch(rows[share])
             epoch, skip = epoch + 1, 0

@@ -246,15 +246,16 @@ class MemoryTransformer(Transformer):
             self.bank.norms(self.embedding.weight)
 
     def make_context(
-        self, input_BT: Tensor, entry_B: Tensor | None, visible: Visibility, cache, needs_losses: bool, **shared
-    ) -> Context:
+        self, input_BT: Tensor, labels_BT: Tensor | None, entry_B: Tensor | None, visible: Visibility, cache,
+        needs_losses: bool, **shared
+    ) -> Context:  # fmt: skip
         """The bank and the words as the blocks of one forward pass see them."""
         embedding_VD = self.embedding.weight
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
-        taught = self.training and self.settings.teaches_retrieval and cache is None
-        right_BTH = self.right_places(input_BT, visible) if taught else None
+        taught = self.training and self.settings.teaches_retrieval and labels_BT is not None
+        right_BTH = self.right_places(input_BT, labels_BT, visible) if taught else None
         vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
         trained = torch.is_grad_enabled() and use_kernels(embedding_VD)
         common = self.bank.common_words() if vectors and trained else None
@@ -289,11 +290,16 @@ class MemoryTransformer(Transformer):
         return Found(entry_BTS, token_BTSL, score_BTS.log1p(), words)
 
     @torch.no_grad()
-    def right_places(self, input_BT: Tensor, visible: Visibility) -> Tensor:
-        """(B, T, 2) int64: row and column of the entry that the text so far points to most; IGNORED where to none."""
+    def right_places(self, input_BT: Tensor, labels_BT: Tensor, visible: Visibility) -> Tensor:
+        """(B, T, 2) int64: row and column of the entry that the text so far points to most; IGNORED where to none.
+
+        Only where the text is given and not to be learnt: in questions, and in entries. Of what a running text points
+        to, most says nothing about it.
+        """
         matches, _ = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, n_kept=TEACHER_CANDIDATES)
         entry_BT1, R = matches.entry_BTC[..., :1], self.settings.grid_side
-        return torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(entry_BT1 == NO_ENTRY, IGNORED)
+        unknown_BT1 = (entry_BT1 == NO_ENTRY) | (labels_BT != IGNORED)[..., None]
+        return torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(unknown_BT1, IGNORED)
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

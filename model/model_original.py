@@ -88,7 +88,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, input_BT: Tensor, entry_B: Tensor | None, **shared) -> Context:
+    def make_context(self, input_BT: Tensor, labels_BT: Tensor | None, entry_B: Tensor | None, **shared) -> Context:
         if entry_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
@@ -174,7 +174,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         visible = Visibility(past, T, document_ids, input_ids.device, place_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
         context = self.make_context(
-            input_ids, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
+            input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
             needs_losses=self.training or labels is not None,
         )  # fmt: skip

@@ -248,10 +248,11 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
     Raises:
         ValueError: the checkpoint is of another model or split.
     """
-    for name, value in split.items():
-        if state["split"][name] != value:
+    for name in split | state["split"]:
+        before, now = (x.get(name, 0) for x in (state["split"], split))
+        if before != now:
             raise ValueError(
-                f"{path} was written with {name} {state['split'][name]} and this run has {value}, which would learn "
+                f"{path} was written with {name} {before} and this run has {now}, which would learn "
                 "other rows than the run that never stopped: use the same, or start over with --no_resume"
             )
     files = [path / name for name in state["checksums"] if name == "model.safetensors" or BANKS in Path(name).parts]

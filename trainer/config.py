@@ -54,6 +54,9 @@ class OptimConfig:
     epochs: int = flag(3, "passes over the training rows")
     max_steps: int | None = flag(None, "stop after this many optimizer steps, whatever the epochs say")
     batch_size: int = flag(48, "rows of a micro-batch, for each process")
+    entry_rows: int = flag(
+        0, "rows of the bank's own entries beside those of a micro-batch: they teach the retrieval, and no words"
+    )
     accumulation_steps: int = flag(12, "micro-batches of an optimizer step")
     learning_rate: float = flag(2e-4, "peak of the cosine schedule")
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak")
@@ -68,6 +71,7 @@ class OptimConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation_steps"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        require(self.entry_rows >= 0, f"--entry_rows must not be negative, got {self.entry_rows}")
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("memory_lr_scale", 0, math.inf), ("weight_decay", 0, math.inf),
             ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("warmup_ratio", 0, 1), ("beta1", 0, 1),
@@ -157,6 +161,11 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
         cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
         raise ValueError(f"unknown flag {unknown[0]}: {cure}")
     flags = Flags(*configs)
+    if flags.optim.entry_rows:
+        require(
+            flags.model.teaches_retrieval, "--entry_rows needs --retrieval_loss_coef, the weight of what they teach"
+        )
+        require(flags.data.data_mode == "packed", "--entry_rows needs --data_mode packed: entries are short")
     if flags.model.use_flash_attn and flags.model.flash_backend == "flash_attn":
         require_flash_attn(flags.data.data_mode)
     return flags

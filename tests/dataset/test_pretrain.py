@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataset import pretrain
-from dataset.pretrain import BatchLoader, batch_rows, open_pretrain_data
+from dataset.pretrain import BatchLoader, batch_rows, open_entries, open_pretrain_data
 from model.losses import IGNORED
 
 from .conftest import TEXTS
@@ -141,6 +141,31 @@ def test_two_processes_share_the_rows_of_one(open_rows):
     assert len(one) == len(two[0])
     for whole, *halves in islice(zip(one.iterate(0), *(loader.iterate(0) for loader in two), strict=True), 9):
         assert torch.equal(whole["input_ids"], torch.cat([half["input_ids"] for half in halves]))
+
+
+def test_entries_are_documents_of_which_nothing_is_learnt(tokenizer):
+    token_NL = np.array([[7, 8, 9], [10, 0, 0], [11, 12, 0]] * 5, dtype=np.int16)
+    rows = open_entries(token_NL, tokenizer, max_seq_len=8)
+    batch = rows.fetch(np.arange(len(rows)))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    stream = [bos, 7, 8, 9, eos, bos, 10, eos, bos, 11, 12, eos] * 5
+    assert batch["input_ids"].flatten().tolist() == stream[: len(rows) * 8] and len(rows) == 60 // 8
+    assert (batch["labels"] == IGNORED).all()
+    assert batch["document_ids"][0].tolist() == [0] * 5 + [1] * 3
+
+
+def test_rows_of_another_dataset_follow_those_of_each_batch(open_rows, tokenizer):
+    entries = open_entries(np.arange(3, 35, dtype=np.int16).reshape(-1, 2), tokenizer, max_seq_len=16)
+    alone = BatchLoader(open_rows(), batch_size=4, seed=0)
+    loader = BatchLoader(open_rows(), batch_size=4, seed=0, beside=(entries, 3))
+    both = list(islice(loader.iterate(0), 9))
+    for batch, text in zip(both, alone.iterate(0), strict=False):
+        assert batch["labels"].shape == (7, 16) and torch.equal(batch["input_ids"][:4], text["input_ids"])
+        assert (batch["labels"][4:] == IGNORED).all()
+    assert len({batch["input_ids"][4:].numpy().tobytes() for batch in both}) > 1
+    for start in (1, 5):
+        rest = list(islice(loader.iterate(start), 9 - start))
+        assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(rest, both[start:], strict=True))
 
 
 def test_a_problem_in_the_background_reaches_the_consumer(open_rows, monkeypatch):

@@ -37,19 +37,23 @@ def test_the_right_place_is_that_of_the_entry_which_the_text_repeats():
     model, seen = tiny_model(**TAUGHT).train(), {}
     tokens_NL = distinct_entries(model)
     model.blocks[1].register_forward_pre_hook(lambda module, arguments: seen.update(right=arguments[1].right_BTH))
-    text_BT = torch.cat([torch.full((49, 1), 60), tokens_NL[:, :2], torch.full((49, 2), 59)], dim=1)
-    model(text_BT)
-    rows, columns = seen["right"][:, 2:].unbind(dim=-1)
+    text_BT = torch.cat([torch.full((49, 1), 60), tokens_NL[:, :2], torch.full((49, 3), 59)], dim=1)
+    labels_BT = torch.full_like(text_BT, IGNORED)
+    labels_BT[:, -1] = text_BT[:, -1]  # what is to be learnt teaches the retrieval nothing
+    model(text_BT, labels=labels_BT)
+    rows, columns = seen["right"][:, 2:-1].unbind(dim=-1)
     assert (rows * 7 + columns == torch.arange(49)[:, None]).all()
-    assert (seen["right"][:, :2] == IGNORED).all()
+    assert (seen["right"][:, :2] == IGNORED).all() and (seen["right"][:, -1] == IGNORED).all()
 
 
 def test_nothing_is_taught_outside_of_training():
     model = tiny_model(**TAUGHT)
     text_BT = distinct_entries(model)
-    assert set(model(text_BT, labels=text_BT).aux_losses) == set()
+    given_BT = torch.full_like(text_BT, IGNORED)
+    assert set(model(text_BT, labels=given_BT).aux_losses) == set()
     assert model.bank._ngrams is None
-    assert set(model.train()(text_BT, labels=text_BT).aux_losses) == {"retrieval"}
+    assert float(model.train()(text_BT, labels=given_BT).aux_losses["retrieval"]) > 0
+    assert float(model(text_BT, labels=text_BT).aux_losses["retrieval"]) == 0
 
 
 @pytest.mark.parametrize("selection", ["product_key", "cosine"])
@@ -64,7 +68,7 @@ def test_what_is_taught_is_found(selection):
 
     before, optimizer = share_read(), torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        model.train()(text_BT).aux_losses["retrieval"].backward()
+        model.train()(text_BT, labels=torch.full_like(text_BT, IGNORED)).aux_losses["retrieval"].backward()
         optimizer.step()
         optimizer.zero_grad()
     assert before < 0.3 and share_read() > 0.9

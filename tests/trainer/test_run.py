@@ -1,6 +1,7 @@
 """Whole runs of the training script, as a user starts them: tiny, on the CPU."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -36,6 +37,22 @@ def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tm
     for other in ([], ["--cluster_cache_path", str(tmp_path / "other.npz"), "--seed", "7"]):
         refused = runs.start("third", *other, *later)
         assert refused.code == 1 and "has its bank in another order" in refused.output
+
+
+def test_a_run_that_teaches_its_retrieval_goes_on_where_it_was(runs, tmp_path):
+    taught = [
+        "--retrieval_loss_coef", "1", "--ngram_lengths", "2", "3", "--entry_rows", "2",
+        "--cluster_cache_path", str(tmp_path / "order.npz"), "--cluster_words", "4",
+    ]  # fmt: skip
+    assert runs.start("whole", *taught).code == 0
+    losses = [loss for _, loss in metrics(tmp_path / "whole", "aux/retrieval")]
+    assert losses[-1] < losses[0] < 2 * math.log(7) and len(losses) == 12
+    assert runs.start("halves", *taught, "--max_steps", "4").code == 0
+    assert runs.start("halves", *taught).code == 0
+    plain_again = runs.start("halves", *taught[:-6], *taught[-4:], "--max_steps", "13")
+    assert plain_again.code == 1 and "was written with --entry_rows 2 and this run has 0" in plain_again.output
+    refused = runs.start("crowded", *taught[:5], "--entry_rows", "400", *taught[7:])
+    assert refused.code == 1 and "fewer than --entry_rows 400" in refused.output
 
 
 def test_a_run_leaves_what_it_promises(runs, tmp_path):
