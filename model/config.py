@@ -104,6 +104,9 @@ class ModelConfig:
     retrieval_loss_coef: float = flag(
         0.0, "weight of the loss that teaches product keys the entries which n-grams find (the flags --ngram_* hold)"
     )
+    teacher_forcing: float = flag(
+        0.0, "share of the positions at which training reads the entry that n-grams find, whatever the keys propose"
+    )
 
     def __post_init__(self):
         for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "knowledge_num", "knowledge_length"):
@@ -146,6 +149,8 @@ class ModelConfig:
             f"--num_selected {self.num_selected} must lie in [1, --num_candidates {self.num_candidates}]",
         )
         require(0 <= self.retrieval_noise < 1, f"--retrieval_noise must lie in [0, 1), got {self.retrieval_noise}")
+        require(0 <= self.teacher_forcing <= 1, f"--teacher_forcing must lie in [0, 1], got {self.teacher_forcing}")
+        require(self.teacher_forcing == 0 or self.teaches_retrieval, "--teacher_forcing needs --retrieval_loss_coef")
         require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
         require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
         for layer in self.memory_layers or []:

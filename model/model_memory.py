@@ -49,6 +49,17 @@ class Found:
     words: Words
 
 
+class Lesson(NamedTuple):
+    """What training shows the product keys.
+
+    place_BTH: int64, row and column of the entry to be found, IGNORED where that is not known.
+    entry_BT1: int64, an entry that is read whatever the keys propose, NO_ENTRY where there is none; None: nowhere.
+    """
+
+    place_BTH: Tensor
+    entry_BT1: Tensor | None
+
+
 @dataclass
 class MemoryContext(Context):
     """The bank as the blocks see it, and the mask of the fusion."""
@@ -60,7 +71,7 @@ class MemoryContext(Context):
     fusion_mask: object
     common: CommonWords | None
     found: Found | None
-    right_BTH: Tensor | None  # row and column of the entry to be found, IGNORED where that is not known
+    lesson: Lesson | None
     entry_B: Tensor | None  # what every position is made to read, whatever it found
 
 
@@ -105,26 +116,29 @@ class MemoryBlock(Block):
         scale = self.keys_2RK.shape[-1] ** -0.5
         score_BTC, entry_BTC, use = search_grid(score_BT2R, self.config.num_candidates, balanced, scale)
         aux = {"balance": balance_loss(*use)} if use else {}
-        if context.right_BTH is not None:
-            aux["retrieval"] = retrieval_loss(score_BT2R * scale, context.right_BTH)
+        if context.lesson:
+            aux["retrieval"] = retrieval_loss(score_BT2R * scale, context.lesson.place_BTH)
 
         if context.norm_N is not None:
             score_BTC, cosine_aux = self.rescore(query_BTD, entry_BTC, score_BTC, context)
             aux |= cosine_aux
-            if context.right_BTH is not None:
-                place_BT1 = self.place_among(entry_BTC, context.right_BTH)
+            if context.lesson:
+                place_BT1 = self.place_among(entry_BTC, context.lesson.place_BTH)
                 aux["retrieval"] = aux["retrieval"] + retrieval_loss(score_BTC[:, :, None], place_BT1)
         entry_BTS, log_weight_BTS = select(entry_BTC, score_BTC, self.config, self.training)
+        forced_BT1 = context.lesson.entry_BT1 if context.lesson else None
         if context.entry_B is not None:
-            entry_BTS, log_weight_BTS = force(context.entry_B, entry_BTS, log_weight_BTS, 0.0, DROPPED)
+            forced_BT1 = context.entry_B[:, None, None]
+        if forced_BT1 is not None:
+            entry_BTS, log_weight_BTS = force(forced_BT1, entry_BTS, log_weight_BTS, 0.0, DROPPED)
             entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
         token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 
-    def place_among(self, entry_BTC: Tensor, right_BTH: Tensor) -> Tensor:
+    def place_among(self, entry_BTC: Tensor, place_BTH: Tensor) -> Tensor:
         """(B, T, 1) int64: where the right entry stands among the candidates, IGNORED where it does not."""
-        right_BT1 = right_BTH[..., :1] * self.config.grid_side + right_BTH[..., 1:]
+        right_BT1 = place_BTH[..., :1] * self.config.grid_side + place_BTH[..., 1:]
         is_right_BTC = entry_BTC == right_BT1
         return is_right_BTC.int().argmax(dim=-1, keepdim=True).masked_fill(~is_right_BTC.any(-1, keepdim=True), IGNORED)
 
@@ -168,23 +182,22 @@ class MemoryBlock(Block):
         return score_BTC, aux
 
 
-def force(entry_B: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, absent: float):
-    """Make every position of a row read one entry before the others that it found; the last of those gives way.
+def force(entry_BT1: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, absent: float):
+    """Make a position read one entry before the others that it found; the last of those gives way.
 
     Args:
-        entry_B: NO_ENTRY leaves a row as it is.
+        entry_BT1: NO_ENTRY leaves a position as it is; T may be 1, for all of a row.
         score: what the entry gets.  absent: the score of no entry.
     Returns:
         entry_BTS, NO_ENTRY where the same entry had been found anyway, and score_BTS.
     """
-    first_B11 = entry_B[:, None, None]
-    again_BTS = entry_BTS == first_B11
+    again_BTS = entry_BTS == entry_BT1
     others_BTS = entry_BTS.masked_fill(again_BTS, NO_ENTRY)[..., :-1]
     scores_BTS = score_BTS.masked_fill(again_BTS, absent)[..., :-1]
-    forced_BTS = torch.cat([first_B11.expand(*entry_BTS.shape[:2], 1), others_BTS], dim=-1)
+    forced_BTS = torch.cat([entry_BT1.expand(*entry_BTS.shape[:2], 1), others_BTS], dim=-1)
     forced_score_BTS = F.pad(scores_BTS, (1, 0), value=score)
-    is_forced_B11 = first_B11 != NO_ENTRY
-    return torch.where(is_forced_B11, forced_BTS, entry_BTS), torch.where(is_forced_B11, forced_score_BTS, score_BTS)
+    is_forced_BT1 = entry_BT1 != NO_ENTRY
+    return torch.where(is_forced_BT1, forced_BTS, entry_BTS), torch.where(is_forced_BT1, forced_score_BTS, score_BTS)
 
 
 def log_weights(strength: Tensor, found: Found) -> Tensor:
@@ -255,13 +268,13 @@ class MemoryTransformer(Transformer):
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
         taught = self.training and self.settings.teaches_retrieval and labels_BT is not None
-        right_BTH = self.right_places(input_BT, labels_BT, visible) if taught else None
+        lesson = self.make_lesson(input_BT, labels_BT, visible) if taught else None
         vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
         trained = torch.is_grad_enabled() and use_kernels(embedding_VD)
         common = self.bank.common_words() if vectors and trained else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
-            embedding_VD=embedding_VD, table_VD=table_VD, found=found, right_BTH=right_BTH, entry_B=entry_B,
+            embedding_VD=embedding_VD, table_VD=table_VD, found=found, lesson=lesson, entry_B=entry_B,
             common=common, fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
         )  # fmt: skip
 
@@ -280,7 +293,7 @@ class MemoryTransformer(Transformer):
         entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
         if entry_B is not None:
             sure = 10 * math.log(len(self.bank.tokens))  # as if ten n-grams stood nowhere else
-            entry_BTS, score_BTS = force(entry_B, entry_BTS, score_BTS, sure, 0.0)
+            entry_BTS, score_BTS = force(entry_B[:, None, None], entry_BTS, score_BTS, sure, 0.0)
         missing_BTS, entry_BTS = entry_BTS == NO_ENTRY, entry_BTS.clamp(min=0)
         if self.training and self.settings.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < self.settings.retrieval_noise
@@ -290,16 +303,20 @@ class MemoryTransformer(Transformer):
         return Found(entry_BTS, token_BTSL, score_BTS.log1p(), words)
 
     @torch.no_grad()
-    def right_places(self, input_BT: Tensor, labels_BT: Tensor, visible: Visibility) -> Tensor:
-        """(B, T, 2) int64: row and column of the entry that the text so far points to most; IGNORED where to none.
+    def make_lesson(self, input_BT: Tensor, labels_BT: Tensor, visible: Visibility) -> Lesson:
+        """The entry that the text up to each position points to most, as the keys are shown it.
 
-        Only where the text is given and not to be learnt: in questions, and in entries. Of what a running text points
-        to, most says nothing about it.
+        It is to be found only where the text is given and not to be learnt, in questions and in entries: of what a
+        running text points to, most says nothing about it. Read it may be anywhere.
         """
         matches, _ = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, n_kept=TEACHER_CANDIDATES)
         entry_BT1, R = matches.entry_BTC[..., :1], self.settings.grid_side
         unknown_BT1 = (entry_BT1 == NO_ENTRY) | (labels_BT != IGNORED)[..., None]
-        return torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(unknown_BT1, IGNORED)
+        place_BTH = torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(unknown_BT1, IGNORED)
+        if not self.settings.teacher_forcing:
+            return Lesson(place_BTH, None)
+        left_BT1 = torch.rand(entry_BT1.shape, device=entry_BT1.device) >= self.settings.teacher_forcing
+        return Lesson(place_BTH, entry_BT1.masked_fill(left_BT1, NO_ENTRY))
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

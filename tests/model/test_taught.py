@@ -36,7 +36,9 @@ def test_a_guess_costs_the_logarithm_of_the_choices_and_nothing_known_costs_noth
 def test_the_right_place_is_that_of_the_entry_which_the_text_repeats():
     model, seen = tiny_model(**TAUGHT).train(), {}
     tokens_NL = distinct_entries(model)
-    model.blocks[1].register_forward_pre_hook(lambda module, arguments: seen.update(right=arguments[1].right_BTH))
+    model.blocks[1].register_forward_pre_hook(
+        lambda module, arguments: seen.update(right=arguments[1].lesson.place_BTH)
+    )
     text_BT = torch.cat([torch.full((49, 1), 60), tokens_NL[:, :2], torch.full((49, 3), 59)], dim=1)
     labels_BT = torch.full_like(text_BT, IGNORED)
     labels_BT[:, -1] = text_BT[:, -1]  # what is to be learnt teaches the retrieval nothing

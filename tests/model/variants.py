@@ -22,7 +22,7 @@ EXTRAS = {
     "query-norm": {"query_norm": True, "keep_ffn": True, "fusion_scope": "token"},
     "query-norm-cosine": {"query_norm": True, "selection": "cosine"},
     "taught": {"retrieval_loss_coef": 0.1, "ngram_lengths": [1, 2], "fusion_scope": "token", "keep_ffn": True},
-    "taught-cosine": {"retrieval_loss_coef": 0.1, "ngram_lengths": [2], "selection": "cosine"},
+    "taught-cosine": {"retrieval_loss_coef": 0.1, "teacher_forcing": 0.5, "ngram_lengths": [2], "selection": "cosine"},
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
 }

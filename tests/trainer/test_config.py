@@ -29,6 +29,8 @@ SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
         ("--entry_rows 4", "--entry_rows needs --retrieval_loss_coef"),
         ("--entry_rows 4 --retrieval_loss_coef 1 --data_mode padded", "--entry_rows needs --data_mode packed"),
         ("--entry_rows -1", "--entry_rows must not be negative, got -1"),
+        ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
+        ("--teacher_forcing 2 --retrieval_loss_coef 1", r"--teacher_forcing must lie in \[0, 1\], got 2"),
         ("--cluster_words 8", "--cluster_words needs --cluster_cache_path"),
         ("--cluster_cache_path order.npz --cluster_words 0", "--cluster_words must be at least 1, got 0"),
         ("--memory_layers 8", r"--memory_layers 8 must lie in \[0, 7\]"),
