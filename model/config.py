@@ -150,9 +150,13 @@ class ModelConfig:
         )
         require(0 <= self.retrieval_noise < 1, f"--retrieval_noise must lie in [0, 1), got {self.retrieval_noise}")
         require(0 <= self.teacher_forcing <= 1, f"--teacher_forcing must lie in [0, 1], got {self.teacher_forcing}")
-        require(self.teacher_forcing == 0 or self.teaches_retrieval, "--teacher_forcing needs --retrieval_loss_coef")
+        require(
+            self.teacher_forcing == 0 or self.retrieval_loss_coef > 0, "--teacher_forcing needs --retrieval_loss_coef"
+        )
         require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
         require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
+        for name in ("word_key_dim", "word_value_dim"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
         for layer in self.memory_layers or []:
             require(
                 -1 <= layer < self.n_layers, f"--memory_layers {layer} must lie in [0, {self.n_layers - 1}], or be -1"
@@ -176,7 +180,6 @@ class ModelConfig:
             f"--num_selected 1 cannot be trained with --selection {self.selection}; take 2 or more, or gumbel",
         )
         require(not self.pointer, "--pointer needs --retrieval ngram: the pointer reads what the n-grams found")
-        require(self.fusion != "words", "--fusion words needs --retrieval ngram")
         if self.retrieval_loss_coef:
             self._check_ngram_search()
             require(
@@ -202,8 +205,6 @@ class ModelConfig:
         require(not self.query_norm, "--query_norm needs --retrieval product_key: n-grams have no queries")
         require(self.retrieval_loss_coef == 0, "--retrieval_loss_coef needs --retrieval product_key")
         require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")
-        for name in ("word_key_dim", "word_value_dim"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
         require(
             self.num_selected > 1 or self.fusion == "words" or not self.reading_layers,
             f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
@@ -249,14 +250,19 @@ class ModelConfig:
         return self.reads_bank and self.retrieval == "ngram"
 
     @property
+    def reads_words(self) -> bool:
+        """Whether the words of entries meet those of the text, which a cache must keep."""
+        return self.uses_ngrams or (self.fusion == "words" and bool(self.reading_layers))
+
+    @property
     def teaches_retrieval(self) -> bool:
         """Whether training shows the product keys which entry is right."""
         return self.reads_bank and self.retrieval == "product_key" and self.retrieval_loss_coef > 0
 
     @property
     def cache_layers(self) -> int:
-        """Layers of a key-value cache: one for each attention, each reading block, and for the found entries."""
-        return self.n_layers + len(self.reading_layers) + self.uses_ngrams
+        """Layers of a key-value cache: one for each attention, each reading block, and the text with what it found."""
+        return self.n_layers + len(self.reading_layers) + self.reads_words
 
     def needs_cosine(self, with_losses: bool = True) -> bool:
         """Whether a candidate's cosine with the query is needed: to select by it, or for a loss."""

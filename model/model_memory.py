@@ -20,7 +20,7 @@ from .layers import Context, Kept, Visibility, in_autocast, make_norm
 from .losses import IGNORED, balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
 from .memory_bank import ROWS_AT_ONCE, CommonWords, MemoryBank
 from .model_original import INIT_STD, Block, Transformer
-from .ngrams import NO_ENTRY, find_matches, rarity
+from .ngrams import NO_ENTRY, find_matches, previous_tokens, rarity
 from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
 from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
 
@@ -71,6 +71,7 @@ class MemoryContext(Context):
     fusion_mask: object
     common: CommonWords | None
     found: Found | None
+    text: tuple[Tensor, Tensor] | None  # each token and the one before it, where words meet them
     lesson: Lesson | None
     entry_B: Tensor | None  # what every position is made to read, whatever it found
 
@@ -133,6 +134,10 @@ class MemoryBlock(Block):
             entry_BTS, log_weight_BTS = force(forced_BT1, entry_BTS, log_weight_BTS, 0.0, DROPPED)
             entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
         token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
+        if isinstance(self.fusion, WordFusion):
+            words = read_words(token_BTSL.long(), entry_BTS, *context.text)
+            fused_BTD, attention_BTW = self.fusion(x_BTD, words, log_weight_BTS, context.table_VD)
+            return fused_BTD, aux, Reading(entry_BTS, weight_of_entries(attention_BTW, words), query_BTD.detach())
         fused_BTD = self.fuse(x_BTD, token_BTSL, log_weight_BTS, context)
         return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
 
@@ -205,9 +210,13 @@ def log_weights(strength: Tensor, found: Found) -> Tensor:
     return strength * found.log_score_BTS
 
 
+def weight_of_entries(attention_BTW: Tensor, words: Words) -> Tensor:
+    """(B, T, S): the attention to all words of each entry."""
+    return attention_BTW.detach().unflatten(-1, (words.entry_BTS.shape[-1], -1)).sum(dim=-1)
+
+
 def words_reading(attention_BTW: Tensor, found: Found) -> Reading:
-    weight_BTS = attention_BTW.detach().unflatten(-1, found.token_BTSL.shape[-2:]).sum(dim=-1)
-    return Reading(found.entry_BTS, weight_BTS, None)
+    return Reading(found.entry_BTS, weight_of_entries(attention_BTW, found.words), None)
 
 
 class NgramBlock(MemoryBlock):
@@ -267,6 +276,10 @@ class MemoryTransformer(Transformer):
         norm_N = self.bank.norms(embedding_VD) if self.settings.needs_cosine(needs_losses) else None
         embedding_VD, table_VD = self.kept(self.tables, embedding_VD)
         found = self.find(input_BT, visible, cache, entry_B) if self.settings.uses_ngrams else None
+        text = None
+        if self.settings.reads_words and not found:
+            layer = self.settings.cache_layers - 1
+            text = input_BT, previous_tokens(input_BT, visible.document_BX, cache, layer)
         taught = self.training and self.settings.teaches_retrieval and labels_BT is not None
         lesson = self.make_lesson(input_BT, labels_BT, visible) if taught else None
         vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
@@ -274,14 +287,14 @@ class MemoryTransformer(Transformer):
         common = self.bank.common_words() if vectors and trained else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,
-            embedding_VD=embedding_VD, table_VD=table_VD, found=found, lesson=lesson, entry_B=entry_B,
+            embedding_VD=embedding_VD, table_VD=table_VD, found=found, text=text, lesson=lesson, entry_B=entry_B,
             common=common, fusion_mask=fusion_mask(visible, self.settings, len(input_BT)), **shared,
         )  # fmt: skip
 
     def tables(self) -> tuple[Tensor, Tensor | None]:
         """The embeddings in the precision of autocast and, for reading words, at unit scale."""
         embedding_VD = in_autocast(self.embedding.weight)
-        if not self.settings.uses_ngrams:
+        if not self.settings.reads_words:
             return embedding_VD, None
         return embedding_VD, F.rms_norm(embedding_VD, embedding_VD.shape[-1:], eps=1e-8)
 

@@ -292,26 +292,15 @@ def find_matches(
     Returns:
         Matches of (B, T, C), and previous_BT: int64, PADDING at the start of a document.
     """
-    B, T = input_BT.shape
-    C, cut = n_kept or index.config.num_candidates, max(index.length, index.config.ngram_window, 2) - 1
-    past = cache.get_seq_length() if cache is not None else 0
-    if not past:
-        text_BX, cut = input_BT, 0
-        before = Matches(
-            torch.full((B, 1, C), NO_ENTRY, device=input_BT.device), torch.zeros(B, 1, C, device=input_BT.device)
-        )
-        start_BX = starts(input_BT, document_BX)
+    B = len(input_BT)
+    C, window = n_kept or index.config.num_candidates, max(index.length, index.config.ngram_window, 2)
+    text_BX, start_BX, kept = text_so_far(input_BT, document_BX, cache, layer, window - 1)
+    cut = text_BX.shape[1] - input_BT.shape[1]
+    if kept is None:
+        nothing_B1C = torch.full((B, 1, C), NO_ENTRY, device=input_BT.device)
+        before = Matches(nothing_B1C, torch.zeros(B, 1, C, device=input_BT.device))
     else:
-        # Of text that begins less than `cut` tokens before, its first token fills up, each time as a text of its own.
-        place_T = getattr(cache, "place_T", None)
-        first = past if place_T is None else place_T[:1]
-        position_X = first + torch.arange(-cut, T, device=input_BT.device)
-        within_X = position_X.clamp(min=0)
-        stored_BPX, score_BPC = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
-        stored_BXX = stored_BPX[:, within_X[:cut]]
-        before = Matches(stored_BXX[:, -1:, :C], score_BPC[:, within_X[cut - 1 : cut]])
-        text_BX = torch.cat([stored_BXX[..., C], input_BT], dim=1)
-        start_BX = starts(text_BX, None if document_BX is None else document_BX[:, within_X]) | (position_X <= 0)
+        before = Matches(kept[0][..., :C], kept[1])
 
     hint_entry_BXY, hint_weight_BXY = index.hints(text_BX, start_BX)
     matches = keep_best(
@@ -320,8 +309,43 @@ def find_matches(
     if cache is not None:
         stored_BTX = torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)
         cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)
-    previous_BX = F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
-    return rank(matches, index, text_BX, start_BX, cut), previous_BX[:, cut:]
+    return rank(matches, index, text_BX, start_BX, cut), previous(text_BX, start_BX)[:, cut:]
+
+
+def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
+    """The token before each, PADDING at the start of a document."""
+    return F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
+
+
+def previous_tokens(input_BT: Tensor, document_BX: Tensor | None, cache, layer: int) -> Tensor:
+    """(B, T) int64: the token before each new one, PADDING at the start of a document; the cache keeps the new ones."""
+    text_BX, start_BX, _ = text_so_far(input_BT, document_BX, cache, layer, 1)
+    if cache is not None:
+        key_B1T1 = input_BT[:, None, :, None]
+        cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
+    return previous(text_BX, start_BX)[:, -input_BT.shape[1] :]
+
+
+def text_so_far(input_BT: Tensor, document_BX: Tensor | None, cache, layer: int, n: int):
+    """The new tokens after the last n that a cache holds, each the last number of its position's key in that layer.
+
+    Returns:
+        text_BX: (B, n + T), or (B, T) where nothing is cached.  start_BX: where a document begins.
+        kept: key (B, 1, X) and value of the last cached position, None where nothing is cached.
+    """
+    past = cache.get_seq_length() if cache is not None else 0
+    if not past:
+        return input_BT, starts(input_BT, document_BX), None
+    # Of text that begins less than n tokens before, its first token fills up, each time as a text of its own.
+    place_T = getattr(cache, "place_T", None)
+    first = past if place_T is None else place_T[:1]
+    position_X = first + torch.arange(-n, input_BT.shape[1], device=input_BT.device)
+    within_X = position_X.clamp(min=0)
+    key_BPX, value_BPX = cache.layers[layer].keys[:, 0], cache.layers[layer].values[:, 0]
+    key_BnX = key_BPX[:, within_X[:n]]
+    text_BX = torch.cat([key_BnX[..., -1], input_BT], dim=1)
+    start_BX = starts(text_BX, None if document_BX is None else document_BX[:, within_X]) | (position_X <= 0)
+    return text_BX, start_BX, (key_BnX[:, -1:], value_BPX[:, within_X[n - 1 : n]])
 
 
 def starts(text_BX: Tensor, document_BX: Tensor | None) -> Tensor:

@@ -23,6 +23,14 @@ EXTRAS = {
     "query-norm-cosine": {"query_norm": True, "selection": "cosine"},
     "taught": {"retrieval_loss_coef": 0.1, "ngram_lengths": [1, 2], "fusion_scope": "token", "keep_ffn": True},
     "taught-cosine": {"retrieval_loss_coef": 0.1, "teacher_forcing": 0.5, "ngram_lengths": [2], "selection": "cosine"},
+    "taught-words": {
+        "retrieval_loss_coef": 0.1,
+        "teacher_forcing": 0.5,
+        "ngram_lengths": [1, 2],
+        "fusion": "words",
+        "keep_ffn": True,
+    },
+    "words-cosine": {"fusion": "words", "selection": "cosine", "memory_layers": [0]},
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
 }
