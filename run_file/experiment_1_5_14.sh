@@ -2,7 +2,7 @@
 # Experiment 1.5.14
 # Question:  Are entries that taught product keys find read, when they are read word by word?
 # Builds on: 1.5.12
-# Change:    fusion: 8-head cross-attention over entry vectors -> words; at half of the positions training reads the entry
+# Change:    fusion: 8-head cross-attention over entry vectors -> words; at 9 of 10 positions training reads the entry
 #            that the n-grams find; 24 rows of entries
 exec bash "$(dirname "$0")/_launch.sh" \
     --model_type model_memory --fusion words --fusion_scope token --selection product_key \
@@ -16,5 +16,5 @@ exec bash "$(dirname "$0")/_launch.sh" \
     --use_swanlab --swanlab_project MiniMind-Experiment-1.5.14 --memory_monitor_interval 100 \
     --base_experiment 1.5.12 \
     --keep_ffn --memory_layers 2 5 --cluster_cache_path dataset/cache/word_order.npz --cluster_words 8 \
-    --retrieval_loss_coef 0.3 --entry_rows 24 --teacher_forcing 0.5 \
+    --retrieval_loss_coef 0.3 --entry_rows 24 --teacher_forcing 0.9 \
     --out_dir out/experiment_1_5_14 "$@"
