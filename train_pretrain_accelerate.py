@@ -114,7 +114,7 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
     if (order_N is None) != (trained_N is None) or not (order_N is None or np.array_equal(order_N, trained_N)):
         raise ValueError(
             f"--init_path {init_path} has its bank in another order, which its sub-keys mean: "
-            "give the --cluster_cache_path file of that run, or none if it had none"
+            "give the --cluster_cache_path file and the --cluster_words of that run, or none if it had none"
         )
 
 
@@ -122,13 +122,13 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
 def validate(model, val: PretrainDataset, flags: Flags, accelerator: Accelerator) -> float:
     """Mean loss in nats a token over the validation rows, shared out among the processes."""
     model.eval()
-    batch_size = flags.optim.batch_size + flags.optim.entry_rows
+    batch_size, n_more = flags.optim.batch_size, flags.optim.entry_rows
     rank, world = accelerator.process_index, accelerator.num_processes
     chunks = np.array_split(np.arange(len(val)), -(-len(val) // batch_size))[: flags.run.eval_batches]
     total = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for chunk in chunks[rank::world]:
-        # Rows are repeated up to the batch size, without labels: every batch has the shape compiled for training.
-        batch = val.fetch(np.resize(chunk, batch_size))
+        # Rows are repeated up to those of training, without labels: every batch has the shape that was compiled.
+        batch = val.fetch(np.resize(chunk, batch_size + n_more))
         batch["labels"][len(chunk) :] = IGNORED
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
         n_targets = count_targets(batch["labels"])
@@ -156,7 +156,10 @@ def train(
             f"--accumulation_steps {optim.accumulation_steps}: lower it, or --batch_size {optim.batch_size}"
         )
     if entries and len(entries) < optim.entry_rows * accelerator.num_processes:
-        raise ValueError(f"the bank fills {len(entries)} rows, fewer than --entry_rows {optim.entry_rows}: lower it")
+        raise ValueError(
+            f"the bank fills {len(entries)} rows, fewer than --entry_rows {optim.entry_rows} of "
+            f"{accelerator.num_processes} processes: lower it"
+        )
     total_steps = min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch)
     tokens_per_step = optim.batch_size * flags.model.max_seq_len * optim.accumulation_steps * accelerator.num_processes
 

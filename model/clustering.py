@@ -115,7 +115,8 @@ def cached_content_order(
         with np.load(path) as saved:
             if str(saved["bank"]) != digest:
                 raise ValueError(
-                    f"{path} orders another bank, or by other words: delete it or give another --cluster_cache_path"
+                    f"{path} orders another bank, or by other words: give the --cluster_words it was made with, or "
+                    "another --cluster_cache_path, or delete it"
                 )
             return torch.from_numpy(saved["order"])
     order_N = content_order(vector_ND, grid_side, by_word_N).cpu()

@@ -61,7 +61,9 @@ class ModelConfig:
         "share with the text so far",
         choices=["product_key", "ngram"],
     )
-    ngram_lengths: list[int] = flag([3, 4], "tokens of the n-grams that point to entries (retrieval ngram)")
+    ngram_lengths: list[int] = flag(
+        [3, 4], "tokens of the n-grams that point to entries (retrieval ngram, or taught by it)"
+    )
     ngram_max_places: int = flag(32, "an n-gram that stands in more places of the bank than this points to nothing")
     ngram_pairs: int = flag(0, "so many rarest tokens of an entry point to it in pairs as well (retrieval ngram)")
     ngram_decay: float = flag(0.98, "what a found entry's score keeps from one token to the next")
@@ -105,7 +107,8 @@ class ModelConfig:
         0.0, "weight of the loss that teaches product keys the entries which n-grams find (the flags --ngram_* hold)"
     )
     teacher_forcing: float = flag(
-        0.0, "share of the positions at which training reads the entry that n-grams find, whatever the keys propose"
+        0.0,
+        "share of the positions with an entry that n-grams find at which training reads it, whatever the keys propose",
     )
 
     def __post_init__(self):

@@ -1,7 +1,7 @@
 """The language-model loss and every auxiliary term, as pure functions.
 
 Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates
-      W words that can be copied · H halves of a query
+      W words that can be copied · H halves of a query · X what they choose from · Y = B*T*H choices
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The memory model: blocks that look up short texts in a bank and read them, at every position.
 
 Axes: B batch · T position · D width · N bank entries = R*R · R sub-keys per half · K sub-key width D/2
-      L tokens per entry · C candidates · S selected entries
+      L tokens per entry · C candidates · S selected entries · H halves of a query, in a Lesson
 """
 
 import math
@@ -123,7 +123,7 @@ class MemoryBlock(Block):
         if context.norm_N is not None:
             score_BTC, cosine_aux = self.rescore(query_BTD, entry_BTC, score_BTC, context)
             aux |= cosine_aux
-            if context.lesson:
+            if context.lesson and self.config.selection != "product_key":
                 place_BT1 = self.place_among(entry_BTC, context.lesson.place_BTH)
                 aux["retrieval"] = aux["retrieval"] + retrieval_loss(score_BTC[:, :, None], place_BT1)
         entry_BTS, log_weight_BTS = select(entry_BTC, score_BTC, self.config, self.training)
@@ -131,8 +131,9 @@ class MemoryBlock(Block):
         if context.entry_B is not None:
             forced_BT1 = context.entry_B[:, None, None]
         if forced_BT1 is not None:
-            entry_BTS, log_weight_BTS = force(forced_BT1, entry_BTS, log_weight_BTS, 0.0, DROPPED)
-            entry_BTS, log_weight_BTS = entry_BTS.clamp(min=0), log_weight_BTS.log_softmax(dim=-1)
+            entry_BTS, score_BTS = force(forced_BT1, entry_BTS, log_weight_BTS, 0.0, DROPPED)
+            entry_BTS = entry_BTS.clamp(min=0)
+            log_weight_BTS = torch.where(forced_BT1 == NO_ENTRY, log_weight_BTS, score_BTS.log_softmax(dim=-1))
         token_BTSL = context.token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         if isinstance(self.fusion, WordFusion):
             words = read_words(token_BTSL.long(), entry_BTS, *context.text)
@@ -324,7 +325,8 @@ class MemoryTransformer(Transformer):
         """
         matches, _ = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, n_kept=TEACHER_CANDIDATES)
         entry_BT1, R = matches.entry_BTC[..., :1], self.settings.grid_side
-        unknown_BT1 = (entry_BT1 == NO_ENTRY) | (labels_BT != IGNORED)[..., None]
+        learnt_BT1 = ((labels_BT != IGNORED) | (input_BT == PADDING))[..., None]
+        unknown_BT1 = (entry_BT1 == NO_ENTRY) | learnt_BT1
         place_BTH = torch.cat([entry_BT1 // R, entry_BT1 % R], dim=-1).masked_fill(unknown_BT1, IGNORED)
         if not self.settings.teacher_forcing:
             return Lesson(place_BTH, None)
@@ -360,7 +362,7 @@ class MemoryTransformer(Transformer):
         elif isinstance(module, WordAttention):
             init.normal_(module.entry_q_proj.weight, std=0.1 * INIT_STD)  # the ranking starts as the retrieval's
             init.zeros_(module.nothing.weight)
-            # From the first step on, a word whose two predecessors are the text's last two beats reading nothing.
+            # A word whose two predecessors are the text's last two beats reading nothing, if n-grams found its entry.
             init.constant_(module.nothing.bias, 3.0)
             init.copy_(module.follows_bias, torch.tensor([3.0, 2.0]))
         elif isinstance(module, Pointer):

@@ -326,7 +326,9 @@ def previous_tokens(input_BT: Tensor, document_BX: Tensor | None, cache, layer: 
     return previous(text_BX, start_BX)[:, -input_BT.shape[1] :]
 
 
-def text_so_far(input_BT: Tensor, document_BX: Tensor | None, cache, layer: int, n: int):
+def text_so_far(
+    input_BT: Tensor, document_BX: Tensor | None, cache, layer: int, n: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """The new tokens after the last n that a cache holds, each the last number of its position's key in that layer.
 
     Returns:

@@ -3,7 +3,7 @@
 # Question:  Do more candidates answer more questions, when all of them are read?
 # Builds on: 1.5.14
 # Change:    candidates 16 -> 64, all 64 read instead of 4, from the questions on: the text was learnt as in 1.5.14
-#            (--init_path of such a run, --data_path of questions)
+#            (EXPERIMENT=1_5_15 TEXT_EXPERIMENT=1_5_14 bash run_file/knowledge.sh)
 exec bash "$(dirname "$0")/_launch.sh" \
     --model_type model_memory --fusion words --fusion_scope token --selection product_key \
     --num_candidates 64 --num_selected 64 --fusion_dropout 0.15 \

@@ -161,9 +161,13 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
         cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
         raise ValueError(f"unknown flag {unknown[0]}: {cure}")
     flags = Flags(*configs)
+    ordered = flags.data.cluster_cache_path is not None
+    if ordered and flags.model.reads_bank:
+        require(flags.model.retrieval == "product_key", "--cluster_cache_path needs --retrieval product_key: a grid")
     if flags.optim.entry_rows:
         require(
-            flags.model.teaches_retrieval, "--entry_rows needs --retrieval_loss_coef, the weight of what they teach"
+            flags.model.teaches_retrieval,
+            "--entry_rows needs --retrieval_loss_coef, the weight of what they teach, and blocks that read the memory",
         )
         require(flags.data.data_mode == "packed", "--entry_rows needs --data_mode packed: entries are short")
     if flags.model.use_flash_attn and flags.model.flash_backend == "flash_attn":

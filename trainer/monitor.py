@@ -121,6 +121,8 @@ def explained_out_of_memory(device: torch.device, optim: OptimConfig, max_seq_le
         if optim.batch_size > 1:
             half, twice = optim.batch_size // 2, optim.accumulation_steps * 2
             cure = f"--batch_size {half} --accumulation_steps {twice} needs about half, for as many tokens a step"
+            if optim.entry_rows:
+                cure = f"--entry_rows {optim.entry_rows // 2} " + cure
         raise MemoryError(
             f"the GPU's memory{sizes} is too small for --batch_size {optim.batch_size} rows of --max_seq_len "
             f"{max_seq_len}: {cure}"

@@ -8,6 +8,7 @@ import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model, model_memory
+from model.decoding import FixedCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
 
@@ -71,6 +72,42 @@ def test_a_cache_goes_back_to_an_earlier_position(variant):
     model(random_ids(2, 3), cache=cache)
     cache.crop(-3)  # as assisted decoding does with tokens that it does not accept
     torch.testing.assert_close(model(ids[:, 9:], cache=cache).logits, full[:, 9:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: FixedCache(T)], ids=["dynamic", "fixed"])
+def test_a_cache_keeps_the_words_that_entries_of_product_keys_continue(make_cache, monkeypatch):
+    """A bank and a text of three words, which agree with the text's last two everywhere, and a model that minds."""
+    model = tiny_model(fusion="words", keep_ffn=True)
+    model.bank.fill(torch.randint(3, 6, (49, 5)))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.fusion.attention.follows_bias.copy_(torch.tensor([0.0, 6.0]))
+            block.fusion.out_proj.weight *= 30
+    ids = torch.randint(3, 6, (2, T))
+    full, close = model(ids).logits, {"rtol": 1e-4, "atol": 1e-5}
+
+    def decode(ids, ends, mask=None, cache=None) -> torch.Tensor:
+        cache, steps, begin = make_cache(config=model.config) if cache is None else cache, [], 0
+        for end in ends:
+            masked = {} if mask is None else {"attention_mask": mask[:, :end]}
+            steps.append(model(ids[:, begin:end], cache=cache, **masked).logits)
+            begin = end
+        return torch.cat(steps, dim=1)
+
+    torch.testing.assert_close(decode(ids, range(1, T + 1)), full, **close)
+    torch.testing.assert_close(decode(ids, (7, 8, 9, 13, T)), full, **close)
+    cache = make_cache(config=model.config)
+    decode(ids, (9, 10, T), cache=cache)
+    cache.crop(-5)
+    torch.testing.assert_close(model(ids[:, 11:], cache=cache).logits, full[:, 11:], **close)
+    padded = ids.clone()
+    padded[0, :4] = 0
+    out = decode(padded, (5, 6, 9, 15, T), mask=(padded != 0).long())
+    torch.testing.assert_close(out[0, 4:], model(ids[:1, 4:]).logits[0], **close)
+    torch.testing.assert_close(out[1], full[1], **close)
+    forgotten = model_memory.previous_tokens
+    monkeypatch.setattr(model_memory, "previous_tokens", lambda *arguments: forgotten(*arguments) * 0)
+    assert not torch.allclose(model(ids).logits, full, atol=1e-2)
 
 
 @all_variants
@@ -289,7 +326,9 @@ def build_model_twice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["original", "cross_attention-sequence-product_key", "ngram-words-pointer"])
+@pytest.mark.parametrize(
+    "name", ["original", "cross_attention-sequence-product_key", "ngram-words-pointer", "words-cosine"]
+)
 def test_compiled_parts_have_no_graph_break_and_the_same_gradients(name):
     quiet = {"fusion_dropout": 0.0, "attention_dropout": 0.0}
     eager, compiled = (tiny_model(**VARIANTS[name], **quiet).train() for _ in range(2))

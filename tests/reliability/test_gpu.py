@@ -19,7 +19,7 @@ from tests.runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
 from .test_long import assert_no_growth, read_resources, watch_resources
-from .test_resume import CHECKPOINT, REWRITTEN, SCRIPT, WORDS, assert_same_run
+from .test_resume import CHECKPOINT, REWRITTEN, SCRIPT, TAUGHT, WORDS, assert_same_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 # Rows of whole blocks of FlexAttention, in bfloat16: the kernels of a real run.
 SIZES = ("--dim", "128", "--max_seq_len", "128", "--dtype", "bfloat16")
-MODELS = {"plain": ("--model_type", "model_original"), "product_key": REWRITTEN, "ngram": WORDS}
+MODELS = {"plain": ("--model_type", "model_original"), "product_key": REWRITTEN, "ngram": WORDS, "taught": TAUGHT}
 GROWTH_MB, GROWTH_GPU_MIB = 16, 1
 
 

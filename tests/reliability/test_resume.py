@@ -17,6 +17,10 @@ from .faults import die_after, die_half_written, disk_full, fault, send
 
 REWRITTEN = ("--selection", "gumbel", "--ema_interval", "1", "--ema_decay", "0.5")
 WORDS = ("--retrieval", "ngram", "--fusion", "words", "--pointer", "--keep_ffn", "--retrieval_noise", "0.3")
+TAUGHT = (
+    "--fusion", "words", "--keep_ffn", "--retrieval_loss_coef", "1", "--teacher_forcing", "0.5", "--ngram_lengths", "2",
+    "--entry_rows", "2",
+)  # fmt: skip
 SCRIPT, CHECKPOINT = "train_pretrain_accelerate", "trainer.checkpoint"
 
 # Where a run is killed: the number of the call is counted anew by each session.
@@ -48,7 +52,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize("options, moments", [(REWRITTEN, [1, 2, 6]), (WORDS, [0, 9, 11])], ids=["rewritten", "words"])
+@pytest.mark.parametrize(
+    "options, moments",
+    [(REWRITTEN, [1, 2, 6]), (WORDS, [0, 9, 11]), (TAUGHT, [0, 9, 11])],
+    ids=["rewritten", "words", "taught"],
+)
 def test_a_killed_run_goes_on_bit_for_bit(runs, survives, options, moments):
     assert runs.start("whole", *options).code == 0
     with survives("kill -9 of a training run", len(moments)):

@@ -15,6 +15,13 @@ DESIGNS = {
     "1.4.8": {},
     "token scope": {"fusion_scope": "token"},
     "gated MLP": {"fusion": "gated_mlp"},
+    "taught words": {
+        "fusion": "words",
+        "keep_ffn": True,
+        "retrieval_loss_coef": 0.3,
+        "ngram_lengths": [1, 2],
+        "teacher_forcing": 1.0,
+    },
     "plain": {"model_type": "model_original"},
 }
 WEIGHTS = (0.2, 0.3, 0.5)  # of the micro-batches of a step

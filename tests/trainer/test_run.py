@@ -39,7 +39,7 @@ def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tm
         assert refused.code == 1 and "has its bank in another order" in refused.output
 
 
-def test_a_run_that_teaches_its_retrieval_goes_on_where_it_was(runs, tmp_path):
+def test_a_run_teaches_its_retrieval_and_asks_for_the_same_rows_of_entries(runs, tmp_path):
     taught = [
         "--retrieval_loss_coef", "1", "--ngram_lengths", "2", "3", "--entry_rows", "2",
         "--cluster_cache_path", str(tmp_path / "order.npz"), "--cluster_words", "4",
