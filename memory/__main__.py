@@ -53,6 +53,12 @@ def log(store: MemoryStore, args) -> None:
 
 def add(store: MemoryStore, args) -> None:
     print(line(store.show(store.add(args.text))))
+    if store.model.settings.retrieval == "product_key":
+        print(
+            "note: this run finds entries by where they stand in the grid of its product keys, and the empty place was "
+            "not chosen for this text: it may never be read; to change what is known of a subject, edit its entry",
+            file=sys.stderr,
+        )
 
 
 def undo(store: MemoryStore, args) -> None:

@@ -9,6 +9,7 @@ import torch
 from dataset.tokenizer import load_tokenizer
 from memory.store import MemoryStore
 from model import load_run
+from tests.conftest import tiny_model
 
 
 def logits(run):
@@ -148,3 +149,13 @@ def test_the_command_line(run, monkeypatch, capsys):
     assert memory("diff") == "#0\n- Paris is in France.\n+ Paris is in Spain.\n"
     with pytest.raises(SystemExit, match="^error: there is no entry 77: they are numbered from 0 to 5$"):
         memory("edit", "77", "x")
+
+
+def test_who_adds_an_entry_is_told_where_product_keys_will_not_look(run, monkeypatch, capsys):
+    model = tiny_model(vocab_size=6400, knowledge_num=4, knowledge_length=8, num_candidates=2, num_selected=2)
+    model.bank.tokens[1:] = 0
+    model.save_pretrained(run)
+    monkeypatch.setattr(sys, "argv", ["memory", "--run", str(run), "add", "Lima is in Peru."])
+    runpy.run_module("memory", run_name="__main__")
+    printed = capsys.readouterr()
+    assert "#1  Lima is in Peru." in printed.out and "it may never be read" in printed.err
