@@ -130,6 +130,8 @@ def columns(results: dict) -> dict[str, str]:
         cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
         cells[f"gold entry read, {layer}"] = f"{shares['selected']['accuracy']:.1%}"
+        among = [f"{shares[f'candidate_{n}']['accuracy']:.1%}" for n in (4, 16, 64)]
+        cells[f"gold entry among 4/16/64, {layer}"] = "/".join(among)
     for number in ("1", "100", "10000"):
         if number in results.get("edits", {}):
             shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]
@@ -165,7 +167,8 @@ def table(rows: dict[str, dict]) -> str:
 def column_titles(names: list[str]) -> list[list[str]]:
     """The lines over the columns: what the run names share is left out, an arm stands below its run."""
     runs = {name.split(", ")[0] for name in names if not name.startswith("chance")}
-    shared = len(os.path.commonprefix(list(runs))) if len(runs) > 1 else 0
+    common = os.path.commonprefix(list(runs)) if len(runs) > 1 else ""
+    shared = max(common.rfind(end) for end in "_-/") + 1  # words are left whole
     titles = [
         [run if run == "chance" else run[shared:], *(arm.rsplit(" ", 1) if arm else ())]
         for run, _, arm in (name.partition(", ") for name in names)

@@ -113,7 +113,7 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
     trained_N = np.load(trained) if trained.exists() else None
     if (order_N is None) != (trained_N is None) or not (order_N is None or np.array_equal(order_N, trained_N)):
         raise ValueError(
-            f"--init_path {init_path} has its bank in another order, which its sub-keys mean: "
+            f"--init_path {init_path} was trained with its bank in another order, and its sub-keys fit that one alone: "
             "give the --cluster_cache_path file and the --cluster_words of that run, or none if it had none"
         )
 
@@ -172,6 +172,10 @@ def train(
     state |= {"skipped": 0, "skipped_in_row": 0, "skipped_at_log": 0, "split": split}
     state |= resume(run.out_dir, split, model, optimizer, accelerator)
     tracker.rewind(state["step"])
+    scores = Path(run.out_dir) / "eval.json"
+    if accelerator.is_main_process and state["step"] < total_steps and scores.exists():
+        scores.replace(scores.with_name(f"eval_step{state['step']}.json"))
+        log.warning("its evaluation is of step %d, and was put aside: evaluate it again", state["step"])
     bare, memory, several = model, flags.model.reads_bank, accelerator.num_processes > 1
     model, optimizer = accelerator.prepare(model, optimizer)
     compiled = device.type == "cuda" if run.use_compile is None else run.use_compile

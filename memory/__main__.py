@@ -51,12 +51,24 @@ def log(store: MemoryStore, args) -> None:
         print(f"{entry.number}  {entry.time}  {entry.operation}{undoes}  {rows}")
 
 
+def edit(store: MemoryStore, args) -> None:
+    before = store.show(args.row).text
+    store.edit(args.row, args.text)
+    print(line(store.show(args.row)))
+    if before.split()[:2] != args.text.split()[:2]:  # of another subject, as far as a word or two tell
+        warn_of_the_grid(store, "the old words put this entry where it stands")
+
+
 def add(store: MemoryStore, args) -> None:
     print(line(store.show(store.add(args.text))))
+    warn_of_the_grid(store, "the empty place was not chosen for this text")
+
+
+def warn_of_the_grid(store: MemoryStore, why: str) -> None:
     if store.model.settings.retrieval == "product_key":
         print(
-            "note: this run finds entries by where they stand in the grid of its product keys, and the empty place was "
-            "not chosen for this text: it may never be read; to change what is known of a subject, edit its entry",
+            f"note: this run finds entries by where they stand in the grid of its product keys, and {why}: it may "
+            "never be read; to change what is known of a subject, edit its entry",
             file=sys.stderr,
         )
 
@@ -98,7 +110,7 @@ def main() -> None:
     n = ("-n", {"type": int, "default": 5, "help": "how many"})
     command("search", search, "find entries by words, and by what the model reads after the text", text, n)
     command("show", show, "an entry and its origin", row)
-    command("edit", on_row(lambda s, a: s.edit(a.row, a.text)), "give an entry another text", row, text)
+    command("edit", edit, "give an entry another text", row, text)
     command("add", add, "put a text into an empty entry", text)
     command("delete", on_row(lambda s, a: s.delete(a.row)), "empty an entry", row)
     command("freeze", on_row(lambda s, a: s.freeze(a.row)), "keep training from rewriting an entry", row)

@@ -34,7 +34,7 @@ class DataConfig:
         None, "order the bank by content and start the sub-keys from it; the order is kept in this .npz file"
     )
     cluster_words: int | None = flag(
-        None, "put entries side by side that share the rarest of so many first words, as rows; None: rows are clusters"
+        None, "put entries side by side that share the rarest of so many first tokens, as rows; None: rows are clusters"
     )
     cache_dir: str = flag("dataset/cache", "where tokenised text and banks are kept")
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")
@@ -163,7 +163,12 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
     flags = Flags(*configs)
     ordered = flags.data.cluster_cache_path is not None
     if ordered and flags.model.reads_bank:
-        require(flags.model.retrieval == "product_key", "--cluster_cache_path needs --retrieval product_key: a grid")
+        require(
+            flags.model.retrieval == "product_key",
+            "--cluster_cache_path orders the grid of product keys: it needs --retrieval product_key",
+        )
+    words, length = flags.data.cluster_words, flags.model.knowledge_length
+    require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     if flags.optim.entry_rows:
         require(
             flags.model.teaches_retrieval,

@@ -151,7 +151,7 @@ def test_the_command_line(run, monkeypatch, capsys):
         memory("edit", "77", "x")
 
 
-def test_who_adds_an_entry_is_told_where_product_keys_will_not_look(run, monkeypatch, capsys):
+def test_who_moves_a_subject_is_told_where_product_keys_will_not_look(run, monkeypatch, capsys):
     model = tiny_model(vocab_size=6400, knowledge_num=4, knowledge_length=8, num_candidates=2, num_selected=2)
     model.bank.tokens[1:] = 0
     model.save_pretrained(run)
@@ -159,3 +159,7 @@ def test_who_adds_an_entry_is_told_where_product_keys_will_not_look(run, monkeyp
     runpy.run_module("memory", run_name="__main__")
     printed = capsys.readouterr()
     assert "#1  Lima is in Peru." in printed.out and "it may never be read" in printed.err
+    for text, is_warned in (("Lima is in Chile.", False), ("Oslo is in Norway.", True)):
+        monkeypatch.setattr(sys, "argv", ["memory", "--run", str(run), "edit", "1", text])
+        runpy.run_module("memory", run_name="__main__")
+        assert ("the old words put this entry" in capsys.readouterr().err) == is_warned

@@ -31,6 +31,12 @@ SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
         ("--entry_rows -1", "--entry_rows must not be negative, got -1"),
         ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
         ("--teacher_forcing 2 --retrieval_loss_coef 1", r"--teacher_forcing must lie in \[0, 1\], got 2"),
+        ("--model_type model_original --retrieval_loss_coef 0.3", "they need --model_type model_memory"),
+        ("--cluster_cache_path order.npz --cluster_words 99", "--cluster_words 99 exceeds --knowledge_length 8"),
+        (
+            "--cluster_cache_path order.npz --retrieval ngram --fusion words --keep_ffn",
+            "grid of product keys: it needs",
+        ),
         ("--cluster_words 8", "--cluster_words needs --cluster_cache_path"),
         ("--cluster_cache_path order.npz --cluster_words 0", "--cluster_words must be at least 1, got 0"),
         ("--memory_layers 8", r"--memory_layers 8 must lie in \[0, 7\]"),

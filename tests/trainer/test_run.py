@@ -36,7 +36,7 @@ def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tm
     torch.testing.assert_close(second, first)
     for other in ([], ["--cluster_cache_path", str(tmp_path / "other.npz"), "--seed", "7"]):
         refused = runs.start("third", *other, *later)
-        assert refused.code == 1 and "has its bank in another order" in refused.output
+        assert refused.code == 1 and "was trained with its bank in another order" in refused.output
 
 
 def test_a_run_teaches_its_retrieval_and_asks_for_the_same_rows_of_entries(runs, tmp_path):
@@ -53,6 +53,15 @@ def test_a_run_teaches_its_retrieval_and_asks_for_the_same_rows_of_entries(runs,
     assert plain_again.code == 1 and "was written with --entry_rows 2 and this run has 0" in plain_again.output
     refused = runs.start("crowded", *taught[:5], "--entry_rows", "400", *taught[7:])
     assert refused.code == 1 and "fewer than --entry_rows 400" in refused.output
+
+
+def test_an_evaluation_is_put_aside_when_its_run_goes_on(runs, tmp_path):
+    scores = tmp_path / "run" / "eval.json"
+    assert runs.start("run", "--max_steps", "4").code == 0
+    scores.write_text("{}")
+    assert runs.start("run", "--max_steps", "4").code == 0 and scores.exists()
+    assert runs.start("run", "--max_steps", "6").code == 0
+    assert not scores.exists() and scores.with_name("eval_step4.json").exists()
 
 
 def test_a_run_leaves_what_it_promises(runs, tmp_path):
