@@ -135,10 +135,6 @@ class ModelConfig:
             require(getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.model_type == "model_memory":
             self._check_memory()
-        require(
-            self.model_type == "model_memory" or not (self.retrieval_loss_coef or self.teacher_forcing),
-            "--retrieval_loss_coef and --teacher_forcing teach product keys: they need --model_type model_memory",
-        )
 
     def _check_memory(self):
         for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef", "retrieval_loss_coef"):

@@ -167,6 +167,11 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
             flags.model.retrieval == "product_key",
             "--cluster_cache_path orders the grid of product keys: it needs --retrieval product_key",
         )
+    require(
+        flags.model.model_type == "model_memory"
+        or not (flags.model.retrieval_loss_coef or flags.model.teacher_forcing),
+        "--retrieval_loss_coef and --teacher_forcing teach product keys: they need --model_type model_memory",
+    )
     words, length = flags.data.cluster_words, flags.model.knowledge_length
     require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     if flags.optim.entry_rows:
