@@ -175,7 +175,7 @@ def train(
     scores = Path(run.out_dir) / "eval.json"
     if accelerator.is_main_process and state["step"] < total_steps and scores.exists():
         scores.replace(scores.with_name(f"eval_step{state['step']}.json"))
-        log.warning("its evaluation is of step %d, and was put aside: evaluate it again", state["step"])
+        log.warning("an evaluation from before it went on at step %d was put aside: evaluate again", state["step"])
     bare, memory, several = model, flags.model.reads_bank, accelerator.num_processes > 1
     model, optimizer = accelerator.prepare(model, optimizer)
     compiled = device.type == "cuda" if run.use_compile is None else run.use_compile

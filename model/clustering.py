@@ -16,7 +16,7 @@ from torch import Tensor
 from .ngrams import rarest, rarity_ranks
 
 POWER_STEPS = 8
-WORDS_COMPARED = 3  # more seldom tell entries apart that share three
+WORDS_COMPARED = 3  # entries that share all of them keep the order of the bank
 
 
 def content_order(vector_ND: Tensor, grid_side: int, by_word_N: Tensor | None = None) -> Tensor:

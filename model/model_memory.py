@@ -322,6 +322,8 @@ class MemoryTransformer(Transformer):
 
         It is to be found only where the text is given and not to be learnt, in questions and in entries: of what a
         running text points to, most says nothing about it. Read it may be anywhere.
+        Related: Tay et al. 2022, arXiv:2202.06991 (a search index that is learnt from its documents, under ids that
+        mean something).
         """
         matches, _ = find_matches(self.bank.ngrams(), input_BT, visible.document_BX, n_kept=TEACHER_CANDIDATES)
         entry_BT1, R = matches.entry_BTC[..., :1], self.settings.grid_side
