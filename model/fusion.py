@@ -2,7 +2,7 @@
 
 Axes: B batch · T position · D width · S entries per position · L tokens per entry · V vocabulary
       H fusion heads · E per-head width · X = S + 1 keys of a position: its state, then its entries
-      P positions, cached ones included · J = P X keys · F = 2 D: a key, then its value · Y = X F
+      P positions, cached ones included · J = P X keys · F = 2 D: a key, then its value
 
 A fusion is a module called as `fusion(x_BTD, entries, log_weight_BTS, mask, cache)`, and returns what is added to the
 stream. `x` is the normed state, `entries` what was read, `log_weight` the logarithm of each entry's weight: every
@@ -29,6 +29,7 @@ DROPPED = -1e4
 class Entries(NamedTuple):
     """The entries read at each position. The vector of one is the mean embedding of its words, normed with a gain.
 
+    The gain is left to the weights that are applied to the vectors: they are multiplied by it, channel by channel.
     common: words whose gradients are summed by a product; those of the others by atomics.
     """
 
@@ -39,30 +40,32 @@ class Entries(NamedTuple):
     common: CommonWords | None = None
 
 
-def join(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
-    """(B, T, X, D), contiguous, in the dtype of x: the state of each position, then the vectors of its entries.
+def unit_entries(x_BTD: Tensor | None, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
+    """(B, T, S, D), contiguous, in the dtype of the embeddings: the entries' vectors at unit scale, without the gain.
 
-    With log-weights, each vector is multiplied by S times its weight: those factors average 1, so that an entry enters
-    at the scale of the state whatever S is.
+    With states, (B, T, S + 1, D): the state of each position before its entries. With log-weights, each vector is
+    multiplied by S times its weight: those factors average 1, so that an entry enters at the scale of the state
+    whatever S is.
     """
     if use_kernels(entries.embedding_VD):
         from .kernels import call
-        from .kernels.join_entries import join_entries as kernel
+        from .kernels.unit_entries import unit_entries as kernel
 
-        *words, common = entries
-        return call(kernel, x_BTD, *words, log_weight_BTS, *(common or (None, None)), PADDING)
-    return join_reference(x_BTD, entries, log_weight_BTS)
+        token_BTSL, embedding_VD, _, eps, common = entries
+        words = token_BTSL, embedding_VD, eps
+        return call(kernel, x_BTD, *words, log_weight_BTS, *(common or (None, None)), PADDING)[0]
+    return unit_entries_reference(x_BTD, entries, log_weight_BTS)
 
 
-def join_reference(x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
-    """`join` in plain torch."""
-    token_BTSL, embedding_VD, gain_D, eps, _ = entries
+def unit_entries_reference(x_BTD: Tensor | None, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
+    """`unit_entries` in plain torch."""
+    token_BTSL, embedding_VD, _, eps, _ = entries
     vector_XD = entry_vectors(token_BTSL.flatten(0, 2), embedding_VD)
-    unit_XD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps)
-    memory_BTSD = (unit_XD * gain_D).view(*token_BTSL.shape[:3], -1)
+    unit_BTSD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps).view(*token_BTSL.shape[:3], -1)
     if log_weight_BTS is not None:
-        memory_BTSD = memory_BTSD * (token_BTSL.shape[2] * log_weight_BTS.exp()[..., None])
-    return torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2)
+        unit_BTSD = unit_BTSD * (token_BTSL.shape[2] * log_weight_BTS.exp()[..., None])
+    unit_BTSD = unit_BTSD.to(embedding_VD.dtype)
+    return unit_BTSD if x_BTD is None else torch.cat([x_BTD[:, :, None].to(embedding_VD.dtype), unit_BTSD], dim=2)
 
 
 class CrossAttention(nn.Module):
@@ -85,73 +88,101 @@ class CrossAttention(nn.Module):
         self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        x_BTD = in_autocast(x_BTD)  # before it is copied beside its entries
-        query_DD, key_value_FD = self.kept(self.projections, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
-        q_BTD = F.linear(x_BTD, query_DD)
-        kv_BJF = F.linear(join(x_BTD, entries).flatten(1, 2), key_value_FD)
-        drop_BHJ = None
-        if self.training and self.config.attention_dropout:
-            shape = len(x_BTD), self.n_heads, kv_BJF.shape[1]
-            chance_BHJ = torch.rand(shape, device=x_BTD.device)
-            drop_BHJ = torch.where(chance_BHJ < self.config.attention_dropout, DROPPED, 0.0)
+        weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, entries.gain_D
+        of_state_YD, of_entry_FD = self.kept(lambda: self.projections(entries.gain_D), *weights)
+        packed_BTY = F.linear(x_BTD, of_state_YD)
+        entry_BTZ = F.linear(unit_entries(None, entries), of_entry_FD).flatten(2)
+        drop = self.draw_drops(log_weight_BTS)
         if self.config.fusion_scope == "token":
-            out_BTD = attend_own(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, self.n_heads)
-        else:
-            if cache is not None:
-                # A row for each position, as the cache counts and crops them.
-                X, layer = entries.token_BTSL.shape[2] + 1, self.config.n_layers + self.layer
-                kv_B1TY = kv_BJF.unflatten(1, (-1, X)).flatten(2)[:, None]
-                kv_B1PY, log_weight_B1PS = cache.update(kv_B1TY, log_weight_BTS[:, None], layer)
-                kv_BJF, log_weight_BTS = kv_B1PY[:, 0].unflatten(2, (X, -1)).flatten(1, 2), log_weight_B1PS[:, 0]
-            out_BTD = attend_joined(q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, mask, self.config)
-        return self.out_proj(out_BTD)
+            return self.out_proj(attend_own(packed_BTY, entry_BTZ, log_weight_BTS, drop, self.config))
+        if cache is not None:
+            # A row for each position, as the cache counts and crops them: its state's key and value, then its entries'.
+            row_B1TZ = torch.cat([packed_BTY[..., self.config.dim :], entry_BTZ], dim=-1)[:, None]
+            row_B1PZ, log_weight_B1PS = cache.update(
+                row_B1TZ, log_weight_BTS[:, None], self.config.n_layers + self.layer
+            )
+            entry_BTZ, log_weight_BTS = row_B1PZ[:, 0], log_weight_B1PS[:, 0]
+        return self.out_proj(attend_joined(packed_BTY, entry_BTZ, log_weight_BTS, drop, mask, self.config))
 
-    def projections(self) -> tuple[Tensor, Tensor]:
-        """The weights of queries, and of keys and values, with zeros for each head's last channel of query and key."""
-        query_DD, key_DD, value_DD = (in_autocast(x.weight) for x in (self.q_proj, self.k_proj, self.v_proj))
+    def draw_drops(self, log_weight_BTS: Tensor) -> Tensor | None:
+        """What is added to the logits of keys: DROPPED with the chance of attention dropout, else 0.
+
+        Returns:
+            (B, T, H, X) in scope `token`, else (B, H, J); None where nothing is dropped.
+        """
+        if not (self.training and self.config.attention_dropout):
+            return None
+        B, T, S = log_weight_BTS.shape
+        shape = (B, T, self.n_heads, S + 1) if self.config.fusion_scope == "token" else (B, self.n_heads, T * (S + 1))
+        chance = torch.rand(shape, device=log_weight_BTS.device)
+        return torch.where(chance < self.config.attention_dropout, DROPPED, 0.0)
+
+    def projections(self, gain_D: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of a state's query, key and value, and of an entry's key and value.
+
+        Those of queries and keys have zeros for each head's last channel.
+        """
+        query_DD, key_DD, value_DD = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
         shape = self.n_heads, self.head_dim - 1
         query_DD, key_DD = (F.pad(x.unflatten(0, shape), (0, 0, 0, 1)).flatten(0, 1) for x in (query_DD, key_DD))
-        return query_DD, torch.cat([key_DD, value_DD])
+        of_entry_FD = torch.cat([key_DD, value_DD]) * gain_D
+        return in_autocast(torch.cat([query_DD, key_DD, value_DD])), in_autocast(of_entry_FD)
 
 
 def attend_joined(
-    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
+    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
 ) -> Tensor:
-    """softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `fusion_mask` shows."""
+    """softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `fusion_mask` shows.
+
+    Args:
+        packed_BTY: Y = 3 D: each state's query, key and value.
+        entry_BPZ: Z = S F: each entry's key, then its value; or, where there is a past, Z = X F: a state's before them.
+    """
     if isinstance(mask, Runs):
         from .kernels import call
         from .kernels.attend_entries import attend_entries as kernel
 
-        return call(kernel, q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, *mask, config.fusion_heads)[0]
+        return call(kernel, packed_BTY, entry_BPZ, log_weight_BPS, drop_BHJ, *mask, config.fusion_heads)[0]
+    S, D = log_weight_BPS.shape[2], packed_BTY.shape[2] // 3
+    q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
+    row_BPZ = torch.cat([state_BTF, entry_BPZ], dim=-1) if entry_BPZ.shape[2] == S * 2 * D else entry_BPZ
+    kv_BJF = row_BPZ.unflatten(-1, (S + 1, -1)).flatten(1, 2)
     # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
     q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
     E = q_BHTE.shape[-1]
     free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
-    k_BHJE = k_BHJE + (bias_of_keys(log_weight_BPS, drop_BHJ)[..., None] * free_E).to(k_BHJE.dtype)
+    bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
+    bias_BHJ = bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
+    k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
     return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
 
 
-def bias_of_keys(log_weight_BPS: Tensor, drop_BHJ: Tensor | None) -> Tensor:
-    """(B, 1 or H, J): what is added to the logits of each key, 0 for a state that is not dropped."""
-    bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
-    return bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
+def attend_own(
+    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
+) -> Tensor:
+    """The same, over the keys of each position itself."""
+    if packed_BTY.is_cuda and config.use_flash_attn:
+        from .kernels import call
+        from .kernels.attend_own import attend_own as kernel
 
-
-def attend_own(q_BTD: Tensor, kv_BJF: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None, n_heads: int) -> Tensor:
-    """The same, over the X keys of each position itself."""
-    T, bias_BHJ = q_BTD.shape[1], bias_of_keys(log_weight_BTS, drop_BHJ)
-    q_BTHE = q_BTD.unflatten(-1, (n_heads, -1))
-    kv_BTXHE = kv_BJF.unflatten(1, (T, -1)).unflatten(-1, (2 * n_heads, -1))
-    k_BTXHE, v_BTXHE = kv_BTXHE.chunk(2, dim=-2)
-    score_BHTX = torch.einsum("bthe,btxhe->bhtx", q_BTHE, k_BTXHE).float() * q_BTHE.shape[-1] ** -0.5
-    weight_BHTX = (score_BHTX + bias_BHJ.unflatten(-1, (T, -1))).softmax(dim=-1).to(kv_BJF.dtype)
-    return torch.einsum("bhtx,btxhe->bthe", weight_BHTX, v_BTXHE).flatten(-2)
+        return call(kernel, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, config.fusion_heads)[0]
+    S, D, H = log_weight_BTS.shape[2], packed_BTY.shape[2] // 3, config.fusion_heads
+    q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
+    kv_BTXF = torch.cat([state_BTF, entry_BTZ], dim=-1).unflatten(-1, (S + 1, -1))
+    q_BTHE = q_BTD.unflatten(-1, (H, -1))
+    k_BTXHE, v_BTXHE = kv_BTXF.unflatten(-1, (2 * H, -1)).chunk(2, dim=-2)
+    score_BTHX = torch.einsum("bthe,btxhe->bthx", q_BTHE, k_BTXHE).float() * q_BTHE.shape[-1] ** -0.5
+    score_BTHX = score_BTHX + F.pad(log_weight_BTS, (1, 0))[:, :, None]
+    if drop_BTHX is not None:
+        score_BTHX = score_BTHX + drop_BTHX
+    weight_BTHX = score_BTHX.softmax(dim=-1).to(v_BTXHE.dtype)
+    return torch.einsum("bthx,btxhe->bthe", weight_BTHX, v_BTXHE).flatten(-2)
 
 
 class PooledFusion(nn.Module):
-    """The part that gated MLP and concatenation share: weighted entries, side by side with the state.
+    """The part that gated MLP and concatenation share: a linear map of the state and its weighted entries, S + 1 wide.
 
-    Returns (B, T, (S + 1) D). In scope `sequence` each of the S slots is the mean of that slot over every visible
+    In scope `sequence` each of the S slots is the mean of that slot over every visible
     position instead of the position's own.
     """
 
@@ -159,13 +190,24 @@ class PooledFusion(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         self.wide = (config.num_selected + 1) * config.dim
+        self.kept = Kept()
 
-    def concatenate(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        x_BTD = in_autocast(x_BTD)
-        joined_BTXD = join(x_BTD, entries, log_weight_BTS)
+    def project(
+        self, linear: nn.Linear, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache
+    ) -> Tensor:
+        """`linear` of each state and its entries side by side."""
         if self.config.fusion_scope == "token":
-            return joined_BTXD.flatten(2)
-        return torch.cat([x_BTD, self.mean_over_visible(joined_BTXD[:, :, 1:].flatten(2), mask, cache)], dim=-1)
+            joined_BTX = unit_entries(x_BTD, entries, log_weight_BTS).flatten(2)
+        else:
+            entry_BTX = unit_entries(None, entries, log_weight_BTS).flatten(2)
+            joined_BTX = torch.cat([x_BTD, self.mean_over_visible(entry_BTX, mask, cache)], dim=-1)
+        gain_D = entries.gain_D
+
+        def with_gain() -> Tensor:
+            gain_X = torch.cat([torch.ones_like(gain_D), gain_D.repeat(self.config.num_selected)])
+            return in_autocast(linear.weight * gain_X)
+
+        return F.linear(joined_BTX, self.kept(with_gain, linear.weight, gain_D))
 
     def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
         if cache is not None:
@@ -187,8 +229,8 @@ class GatedMLP(PooledFusion):
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        joined_BTX = self.concatenate(x_BTD, entries, log_weight_BTS, mask, cache)
-        gate_BTD, up_BTD = self.gate_up_proj(joined_BTX).chunk(2, dim=-1)
+        both_BTX = self.project(self.gate_up_proj, x_BTD, entries, log_weight_BTS, mask, cache)
+        gate_BTD, up_BTD = both_BTX.chunk(2, dim=-1)
         return self.out_proj(F.silu(gate_BTD) * up_BTD)
 
 
@@ -200,7 +242,7 @@ class Concat(PooledFusion):
         self.out_proj = StreamLinear(self.wide, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        return self.out_proj(self.concatenate(x_BTD, entries, log_weight_BTS, mask, cache))
+        return self.project(self.out_proj, x_BTD, entries, log_weight_BTS, mask, cache)
 
 
 FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": Concat}

@@ -1,11 +1,12 @@
 """Causal attention of positions to states and entries, X keys a position: the cross-attention fusion's inner part.
 
 FlashAttention (Dao 2023, arXiv:2307.08691) that knows its layout: keys stand position by position and a document is a
-run of positions, so that a tile of queries meets one stretch of keys; an entry's log-weight is added to its logits.
-Nothing is added up by atomics: the same inputs give the same bits.
+run of positions, so that a tile of queries meets one stretch of states and one of entries; an entry's log-weight is
+added to its logits. Nothing is added up by atomics: the same inputs give the same bits.
 
 Axes: B batch · T queries among P positions · X keys of a position, its state and S entries · J = P X keys
       H heads · E per-head width · D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
+      G keys of a position in one stretch: 1 state, or S entries
 """
 
 import torch
@@ -18,34 +19,38 @@ from .search_grid import LOG2E
 
 
 @triton.jit
-def _rows(base_ptr, place, stride, e, keep, E: tl.constexpr):
+def _rows(base_ptr, place, e, keep, E: tl.constexpr):
     """A tile of rows of one head's E channels; zeros where a row is not kept and behind the channels."""
-    return tl.load(base_ptr + place[:, None] * stride + e[None, :], mask=keep[:, None] & (e < E)[None, :], other=0.0)
+    return tl.load(base_ptr + place[:, None] + e[None, :], mask=keep[:, None] & (e < E)[None, :], other=0.0)
 
 
 @triton.jit
-def _bias(log_weight_ptr, drop_ptr, j, end, DROPS: tl.constexpr, X: tl.constexpr):
+def _bias(
+    log_weight_ptr, drop_ptr, j, end,
+    DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr,
+):  # fmt: skip
     """What is added to the logits of N keys.
 
     Loaded twice over, so that there are enough for every thread: half of them would each load all of it.
     """
     j = j[:, None] + tl.zeros([1, 2], tl.int32)
-    slot, inside = j % X, j < end
-    bias = tl.load(log_weight_ptr + j // X * (X - 1) + slot - 1, mask=inside & (slot > 0), other=0.0)
+    bias = tl.zeros_like(j).to(tl.float32)
+    if LOGS:
+        bias += tl.load(log_weight_ptr + j, mask=j < end, other=0.0)
     if DROPS:
-        bias += tl.load(drop_ptr + j, mask=inside, other=0.0)
+        bias += tl.load(drop_ptr + j // G * X + j % G, mask=j < end, other=0.0)
     return tl.max(bias, axis=1)
 
 
 @triton.jit
 def _keys(
-    kv_ptr, log_weight_ptr, drop_ptr, j, end, e,
-    DROPS: tl.constexpr, X: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+    kv_ptr, stride, log_weight_ptr, drop_ptr, j, end, e,
+    DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """N keys of a head, their values, and what is added to their logits."""
-    k = _rows(kv_ptr, j, 2 * D, e, j < end, E)
-    v = _rows(kv_ptr + D, j, 2 * D, e, j < end, E)
-    return k, v, _bias(log_weight_ptr, drop_ptr, j, end, DROPS, X)
+    place = j // G * stride + j % G * (2 * D)
+    k, v = _rows(kv_ptr, place, e, j < end, E), _rows(kv_ptr + D, place, e, j < end, E)
+    return k, v, _bias(log_weight_ptr, drop_ptr, j, end, DROPS, LOGS, G, X)
 
 
 @triton.jit
@@ -57,31 +62,16 @@ def _logits(q, k, bias, j, begins, ends, scale, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _attend(
-    q_ptr, kv_ptr, log_weight_ptr, drop_ptr, position_ptr, first_ptr, out_ptr, lse_ptr, T, P, scale,
-    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr,
+def _attend_to(
+    best, total, mixed, q, kv_ptr, stride, log_weight_ptr, drop_ptr, begins, ends, P, e, scale,
+    DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+    PRECISION: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    D: tl.constexpr = H * E
-    head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
-    e = tl.arange(0, EB)
-    m = tl.program_id(0) * M + tl.arange(0, M)
-    # A query sees the keys from `begins` to before `ends`.
-    begins = tl.load(first_ptr + row * T + m, mask=m < T, other=P) * X
-    ends = (tl.load(position_ptr + m, mask=m < T, other=-1) + 1) * X
-    q = _rows(q_ptr + row * T * D + head * E, m, D, e, m < T, E)
-    kv_ptr += row * P * X * 2 * D + head * E
-    log_weight_ptr += row * P * (X - 1)
-    if DROPS:
-        drop_ptr += tl.program_id(1).to(tl.int64) * P * X
-    best = tl.full([M], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([M], dtype=tl.float32)
-    mixed = tl.zeros([M, EB], dtype=tl.float32)
-    begin = tl.min(begins, axis=0) // N * N
-    end = tl.max(ends, axis=0)
-    for start in range(begin, end, N):
+    """What M queries have seen, after one more stretch of keys."""
+    begins, ends = begins * G, ends * G
+    for start in range(tl.min(begins, axis=0) // N * N, tl.max(ends, axis=0), N):
         j = start + tl.arange(0, N)
-        k, v, bias = _keys(kv_ptr, log_weight_ptr, drop_ptr, j, P * X, e, DROPS, X, D, E)
+        k, v, bias = _keys(kv_ptr, stride, log_weight_ptr, drop_ptr, j, P * G, e, DROPS, LOGS, G, X, D, E)
         logit = _logits(q, k, bias, j, begins, ends, scale, PRECISION)
         higher = tl.maximum(best, tl.max(logit, axis=1))
         base = tl.where(higher == float("-inf"), 0.0, higher) * LOG2E  # of a row that has seen no key yet: 0
@@ -90,6 +80,40 @@ def _attend(
         total = total * shrink + tl.sum(weight, axis=1)
         mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         best = higher
+    return best, total, mixed
+
+
+@triton.jit
+def _attend(
+    q_ptr, state_ptr, entry_ptr, log_weight_ptr, drop_ptr, position_ptr, first_ptr, out_ptr, lse_ptr, T, P,
+    state_stride, entry_stride, scale,
+    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
+    e = tl.arange(0, EB)
+    m = tl.program_id(0) * M + tl.arange(0, M)
+    # A query sees the positions from `begins` to before `ends`.
+    begins = tl.load(first_ptr + row * T + m, mask=m < T, other=P)
+    ends = tl.load(position_ptr + m, mask=m < T, other=-1) + 1
+    q = _rows(q_ptr + row * T * 3 * D + head * E, m * (3 * D), e, m < T, E)
+    state_ptr += row * P * state_stride + head * E
+    entry_ptr += row * P * entry_stride + head * E
+    log_weight_ptr += row * P * (X - 1)
+    if DROPS:
+        drop_ptr += tl.program_id(1).to(tl.int64) * P * X
+    best = tl.full([M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([M], dtype=tl.float32)
+    mixed = tl.zeros([M, EB], dtype=tl.float32)
+    best, total, mixed = _attend_to(
+        best, total, mixed, q, state_ptr, state_stride, log_weight_ptr, drop_ptr, begins, ends, P, e, scale,
+        DROPS, False, 1, X, D, E, PRECISION, N,
+    )  # fmt: skip
+    best, total, mixed = _attend_to(
+        best, total, mixed, q, entry_ptr, entry_stride, log_weight_ptr, drop_ptr + 1 if DROPS else drop_ptr, begins,
+        ends, P, e, scale, DROPS, True, X - 1, X, D, E, PRECISION, N,
+    )  # fmt: skip
     total = tl.where(m < T, total, 1.0)
     out = mixed / total[:, None]
     keep = (m < T)[:, None] & (e < E)[None, :]
@@ -105,8 +129,27 @@ def _sums(sums_ptr, m, T):
 
 
 @triton.jit
+def _gradient_from(
+    grad_q, q, grad, lse, delta, kv_ptr, stride, log_weight_ptr, drop_ptr, begins, ends, T, e, scale,
+    DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+    PRECISION: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """The gradient of M queries, with that from one more stretch of keys."""
+    begins, ends = begins * G, ends * G
+    for start in range(tl.min(begins, axis=0) // N * N, tl.minimum(tl.max(ends, axis=0), T * G), N):
+        j = start + tl.arange(0, N)
+        k, v, bias = _keys(kv_ptr, stride, log_weight_ptr, drop_ptr, j, T * G, e, DROPS, LOGS, G, X, D, E)
+        logit = _logits(q, k, bias, j, begins, ends, scale, PRECISION)
+        weight = tl.exp2(logit * LOG2E - lse[:, None])
+        grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
+        grad_logit = weight * (grad_weight - delta[:, None])
+        grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
+    return grad_q
+
+
+@triton.jit
 def _query_gradient(
-    tile, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_q_ptr, T, scale,
+    tile, grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_packed_ptr, T, scale,
     DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -114,59 +157,61 @@ def _query_gradient(
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
     e = tl.arange(0, EB)
     m = tile * M + tl.arange(0, M)
-    begins, ends = tl.load(first_ptr + row * T + m, mask=m < T, other=T) * X, (m + 1) * X
-    here = row * T * D + head * E
-    q = _rows(q_ptr + here, m, D, e, m < T, E)
-    grad = _rows(grad_ptr + here, m, D, e, m < T, E)
+    begins, ends = tl.load(first_ptr + row * T + m, mask=m < T, other=T), m + 1
+    here = row * T * 3 * D + head * E
+    q = _rows(packed_ptr + here, m * (3 * D), e, m < T, E)
+    grad = _rows(grad_ptr + row * T * D + head * E, m * D, e, m < T, E)
     lse, delta = _sums(sums_ptr, m, T)
-    kv_ptr += row * T * X * 2 * D + head * E
+    entry_ptr += row * T * (X - 1) * 2 * D + head * E
     log_weight_ptr += row * T * (X - 1)
     if DROPS:
         drop_ptr += tl.program_id(1).to(tl.int64) * T * X
     grad_q = tl.zeros([M, EB], dtype=tl.float32)
-    begin = tl.min(begins, axis=0) // N * N
-    end = tl.minimum((tile + 1) * M, T) * X
-    for start in range(begin, end, N):
-        j = start + tl.arange(0, N)
-        k, v, bias = _keys(kv_ptr, log_weight_ptr, drop_ptr, j, T * X, e, DROPS, X, D, E)
-        logit = _logits(q, k, bias, j, begins, ends, scale, PRECISION)
-        weight = tl.exp2(logit * LOG2E - lse[:, None])
-        grad_weight = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
-        grad_logit = weight * (grad_weight - delta[:, None])
-        grad_q = tl.dot(grad_logit.to(k.dtype), k, grad_q, input_precision=PRECISION)
+    grad_q = _gradient_from(
+        grad_q, q, grad, lse, delta, packed_ptr + here + D, 3 * D, log_weight_ptr, drop_ptr, begins, ends, T, e, scale,
+        DROPS, False, 1, X, D, E, PRECISION, N,
+    )  # fmt: skip
+    grad_q = _gradient_from(
+        grad_q, q, grad, lse, delta, entry_ptr, (X - 1) * 2 * D, log_weight_ptr, drop_ptr + 1 if DROPS else drop_ptr,
+        begins, ends, T, e, scale, DROPS, True, X - 1, X, D, E, PRECISION, N,
+    )  # fmt: skip
     grad_q *= scale
     keep = (m < T)[:, None] & (e < E)[None, :]
-    tl.store(grad_q_ptr + here + m[:, None] * D + e[None, :], grad_q.to(grad_q_ptr.dtype.element_ty), mask=keep)
+    to = grad_packed_ptr + here + m[:, None] * (3 * D) + e[None, :]
+    tl.store(to, grad_q.to(grad_packed_ptr.dtype.element_ty), mask=keep)
 
 
 @triton.jit
 def _key_gradient(
-    tile, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T, scale,
-    DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr,
+    tile, grad_ptr, packed_ptr, kv_ptr, log_weight_ptr, drop_ptr, last_ptr, sums_ptr, grad_kv_ptr, grad_bias_ptr, T,
+    scale,
+    STRIDE: tl.constexpr, DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr,
+    E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
+    """The gradients of N keys of one kind, STRIDE apart from position to position, their values and log-weights."""
     D: tl.constexpr = H * E
     head, row = tl.program_id(1) % H, (tl.program_id(1) // H).to(tl.int64)
     e = tl.arange(0, EB)
     j = tile * N + tl.arange(0, N)
-    n = j // X
-    here = row * T * X * 2 * D + head * E
-    log_weight_ptr += row * T * (X - 1)
+    n = j // G
+    here = row * T * STRIDE + head * E
     if DROPS:
         drop_ptr += tl.program_id(1).to(tl.int64) * T * X
-    k, v, bias = _keys(kv_ptr + here, log_weight_ptr, drop_ptr, j, T * X, e, DROPS, X, D, E)
-    q_ptr += row * T * D + head * E
+    k, v, bias = _keys(
+        kv_ptr + here, STRIDE, log_weight_ptr + row * T * G, drop_ptr, j, T * G, e, DROPS, LOGS, G, X, D, E
+    )
+    packed_ptr += row * T * 3 * D + head * E
     grad_ptr += row * T * D + head * E
     grad_k = tl.zeros([N, EB], dtype=tl.float32)
     grad_v = tl.zeros([N, EB], dtype=tl.float32)
     grad_bias = tl.zeros([N], dtype=tl.float32)
-    begin = tile * N // X // M * M
+    begin = tile * N // G // M * M
     last = tl.load(last_ptr + row * T + n, mask=n < T, other=0)
     end = tl.max(last, axis=0) + 1
     for start in range(begin, end, M):
         m = start + tl.arange(0, M)
-        q = _rows(q_ptr, m, D, e, m < T, E)
-        grad = _rows(grad_ptr, m, D, e, m < T, E)
+        q = _rows(packed_ptr, m * (3 * D), e, m < T, E)
+        grad = _rows(grad_ptr, m * D, e, m < T, E)
         lse, delta = _sums(sums_ptr, m, T)
         logit = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale + bias[:, None]
         visible = (m[None, :] >= n[:, None]) & (m[None, :] <= last[:, None])
@@ -175,54 +220,65 @@ def _key_gradient(
         grad_weight = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         grad_logit = weight * (grad_weight - delta[None, :])
         grad_k = tl.dot(grad_logit.to(q.dtype), q, grad_k, input_precision=PRECISION)
-        grad_bias += tl.sum(grad_logit, axis=1)
+        if LOGS:
+            grad_bias += tl.sum(grad_logit, axis=1)
     grad_k *= scale
-    to = grad_kv_ptr + here + j[:, None] * 2 * D + e[None, :]
+    to = grad_kv_ptr + here + (n * STRIDE + j % G * (2 * D))[:, None] + e[None, :]
     keep = (n < T)[:, None] & (e < E)[None, :]
     tl.store(to, grad_k.to(grad_kv_ptr.dtype.element_ty), mask=keep)
     tl.store(to + D, grad_v.to(grad_kv_ptr.dtype.element_ty), mask=keep)
-    tl.store(grad_bias_ptr + tl.program_id(1).to(tl.int64) * T * X + j, grad_bias, mask=n < T)
+    if LOGS:
+        tl.store(grad_bias_ptr + tl.program_id(1).to(tl.int64) * T * G + j, grad_bias, mask=n < T)
 
 
 @triton.jit
 def _gradient(
-    grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, last_ptr, sums_ptr, grad_q_ptr, grad_kv_ptr,
-    grad_bias_ptr, T, scale,
+    grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, first_ptr, last_ptr, sums_ptr, grad_packed_ptr,
+    grad_entry_ptr, grad_bias_ptr, T, scale,
     DROPS: tl.constexpr, X: tl.constexpr, H: tl.constexpr, E: tl.constexpr, EB: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Queries and keys of a row side by side, so that both find the row's keys in the L2 cache."""
-    n_query_tiles = tl.cdiv(T, M)
-    if tl.program_id(0) < n_query_tiles:
+    """Queries, entries and states of a row side by side, so that all find the row in the L2 cache.
+
+    In the tiles of keys there are N queries by M keys.
+    """
+    D: tl.constexpr = H * E
+    tile, n_tiles = tl.program_id(0), tl.cdiv(T, M)  # as many of queries as of states
+    if tile < n_tiles:
         _query_gradient(
-            tl.program_id(0), grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_q_ptr, T,
+            tile, grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, first_ptr, sums_ptr, grad_packed_ptr, T,
             scale, DROPS, X, H, E, EB, PRECISION, M, N,
+        )  # fmt: skip
+    elif tile < 2 * n_tiles:
+        _key_gradient(
+            tile - n_tiles, grad_ptr, packed_ptr, packed_ptr + D, log_weight_ptr, drop_ptr, last_ptr, sums_ptr,
+            grad_packed_ptr + D, grad_bias_ptr, T, scale, 3 * D, DROPS, False, 1, X, H, E, EB, PRECISION, N, M,
         )  # fmt: skip
     else:
         _key_gradient(
-            tl.program_id(0) - n_query_tiles, grad_ptr, q_ptr, kv_ptr, log_weight_ptr, drop_ptr, last_ptr, sums_ptr,
-            grad_kv_ptr, grad_bias_ptr, T, scale, DROPS, X, H, E, EB, PRECISION, N, M,
+            tile - 2 * n_tiles, grad_ptr, packed_ptr, entry_ptr, log_weight_ptr,
+            drop_ptr + 1 if DROPS else drop_ptr, last_ptr, sums_ptr, grad_entry_ptr, grad_bias_ptr, T, scale,
+            (X - 1) * 2 * D, DROPS, True, X - 1, X, H, E, EB, PRECISION, N, M,
         )  # fmt: skip
 
 
-# M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md); in `_key_gradient` the tiles are
-# N queries by M keys.
+# M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md).
 TILES = {_attend: (64, 32, 4, 4, None), _gradient: (64, 32, 4, 3, 128)}
 TILES_OF_ONE_QUERY = (16, 128, 4, 3, None)
 
 
-def _shape(kernel, q_BTD: Tensor, drop_BHJ: Tensor | None, X: int, n_heads: int) -> tuple[int, int, dict]:
+def _shape(kernel, D: int, dtype: torch.dtype, T: int, drop_BHJ: Tensor | None, X: int, n_heads: int):
     """M, N and what else the kernels are compiled for."""
-    E = q_BTD.shape[-1] // n_heads
-    EB, exact = max(16, triton.next_power_of_2(E)), q_BTD.dtype == torch.float32
-    tiles = TILES_OF_ONE_QUERY if kernel is _attend and q_BTD.shape[1] == 1 else TILES[kernel]
+    E = D // n_heads
+    EB, exact = max(16, triton.next_power_of_2(E)), dtype == torch.float32
+    tiles = TILES_OF_ONE_QUERY if kernel is _attend and T == 1 else TILES[kernel]
     M, N, warps, stages, registers = (32, 32, 4, 1, None) if exact or EB > 64 else tiles
-    if EB * q_BTD.element_size() > 512:  # else they would not fit the shared memory of every GPU
+    if EB * dtype.itemsize > 512:  # else they would not fit the shared memory of every GPU
         M, N = 16, 16
     constants = {"DROPS": drop_BHJ is not None, "X": X, "H": n_heads, "E": E, "EB": EB, "M": M, "N": N}
     precision = {"scale": E**-0.5, "PRECISION": "ieee" if exact else "tf32"}
     options = {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
-    return M, N, constants | precision | options
+    return M, constants | precision | options
 
 
 def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -231,7 +287,7 @@ def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 @custom_op
 def attend_entries(
-    q_BTD: Tensor, kv_BJF: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, position_T: Tensor,
+    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, position_T: Tensor,
     first_BT: Tensor, last_BT: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The twin of `fusion.attend_joined`: softmax(q k / sqrt(E) + bias) v over the keys that a query sees.
@@ -240,58 +296,70 @@ def attend_entries(
     log-weight; `drop` is added.
 
     Args:
-        kv_BJF: bfloat16, float16 or float32: keys, then values; in each the E channels of one head after the other.
-        log_weight_BPS, drop_BHJ: float32.
+        packed_BTY: Y = 3 D, bfloat16, float16 or float32: query, key and value of each state; in each the E channels
+        of one head after the other.
+        entry_BPZ: Z = S F: each entry's key, then its value; or, where there is a past, Z = X F: each position's state
+        first.
+        log_weight_BPS, drop_BHJ: float32; J: the state of a position, then its entries.
         position_T, first_BT, last_BT: int32: see `Runs`.
     Returns:
-        out_BTD, in the dtype of q, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
+        out_BTD, in the dtype of `packed`, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
     """
-    (B, T, D), (P, S) = q_BTD.shape, log_weight_BPS.shape[1:]
-    if q_BTD.dtype == torch.float64:
+    (B, T, Y), (P, Z), S = packed_BTY.shape, entry_BPZ.shape[1:], log_weight_BPS.shape[2]
+    D = Y // 3
+    if packed_BTY.dtype == torch.float64:
         raise ValueError("attention to entries has no kernel for float64; --use_flash_attn False needs none")
-    if kv_BJF.shape[1] != P * (S + 1):
-        raise ValueError(f"{P} positions of {S} entries have {P * (S + 1)} keys, got {kv_BJF.shape[1]}")
-    out_BTD = q_BTD.new_empty(B, T, D)
-    lse_BHT = q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
-    operands = _contiguous(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, position_T, first_BT)
-    M, _, shape = _shape(_attend, q_BTD, drop_BHJ, S + 1, n_heads)
-    _attend[(triton.cdiv(T, M), B * n_heads)](*operands, out_BTD, lse_BHT, T, P, **shape)
+    if Z not in (2 * D * S, 2 * D * (S + 1)) or (Z == 2 * D * S and P != T):
+        raise ValueError(f"{T} queries among {P} positions of {S} entries of width {D}: no keys are {Z} wide")
+    out_BTD = packed_BTY.new_empty(B, T, D)
+    lse_BHT = packed_BTY.new_empty(B, n_heads, T, dtype=torch.float32)
+    packed_BTY, entry_BPZ, *operands = _contiguous(
+        packed_BTY, entry_BPZ, log_weight_BPS, drop_BHJ, position_T, first_BT
+    )
+    state, stride = (packed_BTY[..., D:], Y) if Z == 2 * D * S else (entry_BPZ, Z)
+    entry = entry_BPZ[..., Z - 2 * D * S :]
+    M, shape = _shape(_attend, D, packed_BTY.dtype, T, drop_BHJ, S + 1, n_heads)
+    _attend[(triton.cdiv(T, M), B * n_heads)](
+        packed_BTY, state, entry, *operands, out_BTD, lse_BHT, T, P, stride, Z, **shape
+    )
     return out_BTD, lse_BHT
 
 
 @attend_entries.register_fake
-def _(q_BTD, kv_BJF, log_weight_BPS, drop_BHJ, position_T, first_BT, last_BT, n_heads):
-    B, T, D = q_BTD.shape
-    return q_BTD.new_empty(B, T, D), q_BTD.new_empty(B, n_heads, T, dtype=torch.float32)
+def _(packed_BTY, entry_BPZ, log_weight_BPS, drop_BHJ, position_T, first_BT, last_BT, n_heads):
+    B, T, Y = packed_BTY.shape
+    return packed_BTY.new_empty(B, T, Y // 3), packed_BTY.new_empty(B, n_heads, T, dtype=torch.float32)
 
 
 @custom_op
 def attend_entries_gradient(
-    grad_BTD: Tensor, q_BTD: Tensor, kv_BJF: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None,
+    grad_BTD: Tensor, packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None,
     first_BT: Tensor, last_BT: Tensor, sums_BHT2: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `attend_entries`: of q and kv in their dtype, that of the bias, float32 (B, H, J).
+    """The gradients of `attend_entries`: of `packed` and entries in their dtype, of the bias of entries, float32
+    (B, H, T S).
 
     Args:
         sums_BHT2: float32: `lse_BHT`, and the product of the output with its gradient, summed by head.
     """
-    (B, T, D), X = q_BTD.shape, log_weight_BTS.shape[-1] + 1
-    if log_weight_BTS.shape[1] != T:
-        raise ValueError(f"no gradient goes through cached positions: {T} queries, {log_weight_BTS.shape[1]} positions")
-    grad_q_BTD, grad_kv_BJF = q_BTD.new_empty(B, T, D), kv_BJF.new_empty(kv_BJF.shape)
-    grad_bias_BHJ = sums_BHT2.new_empty(B, n_heads, T * X)
-    operands = _contiguous(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2)
-    M, _, shape = _shape(_gradient, q_BTD, drop_BHJ, X, n_heads)
-    _gradient[(triton.cdiv(T, M) + triton.cdiv(T * X, M), B * n_heads)](
-        *operands, grad_q_BTD, grad_kv_BJF, grad_bias_BHJ, T, **shape
+    (B, T, D), S = grad_BTD.shape, log_weight_BTS.shape[2]
+    if entry_BTZ.shape[1:] != (T, 2 * D * S):
+        raise ValueError("no gradient goes through cached positions")
+    grad_packed_BTY, grad_entry_BTZ = packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape)
+    grad_bias_BHZ = sums_BHT2.new_empty(B, n_heads, T * S)
+    operands = _contiguous(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2)
+    M, shape = _shape(_gradient, D, packed_BTY.dtype, T, drop_BHJ, S + 1, n_heads)
+    _gradient[(2 * triton.cdiv(T, M) + triton.cdiv(T * S, M), B * n_heads)](
+        *operands, grad_packed_BTY, grad_entry_BTZ, grad_bias_BHZ, T, **shape
     )
-    return grad_q_BTD, grad_kv_BJF, grad_bias_BHJ
+    return grad_packed_BTY, grad_entry_BTZ, grad_bias_BHZ
 
 
 @attend_entries_gradient.register_fake
-def _(grad_BTD, q_BTD, kv_BJF, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2, n_heads):
-    grad_bias_BHJ = sums_BHT2.new_empty(len(q_BTD), n_heads, kv_BJF.shape[1])
-    return q_BTD.new_empty(q_BTD.shape), kv_BJF.new_empty(kv_BJF.shape), grad_bias_BHJ
+def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2, n_heads):
+    B, T, S = log_weight_BTS.shape
+    grad_bias_BHZ = sums_BHT2.new_empty(B, n_heads, T * S)
+    return packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape), grad_bias_BHZ
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -300,13 +368,12 @@ def _setup(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors, first_BT, last_BT, *output)
 
 
-def _backward(ctx, grad_BTD: Tensor, grad_lse):
+def _backward(ctx, grad_BTD: Tensor, _grad_lse):
     *inputs, out_BTD, lse_BHT = ctx.saved_tensors
     along_BTH = (grad_BTD.float() * out_BTD.float()).unflatten(-1, (ctx.n_heads, -1)).sum(dim=-1)
     sums_BHT2 = torch.stack([lse_BHT, along_BTH.transpose(1, 2)], dim=-1)
-    grad_q_BTD, grad_kv_BJF, grad_bias_BHJ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
-    grad_bias_BTX = grad_bias_BHJ.sum(dim=1).view(len(grad_BTD), grad_BTD.shape[1], -1)
-    return grad_q_BTD, grad_kv_BJF, grad_bias_BTX[..., 1:], *[None] * 5
+    *grads, grad_bias_BHZ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
+    return *grads, grad_bias_BHZ.sum(dim=1).view(inputs[2].shape), *[None] * 5
 
 
 attend_entries.register_autograd(_backward, setup_context=_setup)

@@ -13,7 +13,10 @@ from tests.model.variants import VARIANTS
 KEEPERS = {
     f"{path}.weight": variant
     for variant, paths in {
-        "cross_attention-sequence-product_key": [f"blocks.0.fusion.{name}_proj" for name in "qkv"],
+        "cross_attention-sequence-product_key": [
+            *(f"blocks.0.fusion.{name}_proj" for name in "qkv"), "blocks.0.entry_norm",
+        ],
+        "gated_mlp-token-product_key": ["blocks.0.fusion.gate_up_proj", "blocks.0.entry_norm"],
         "ngram-words-pointer": [
             "embedding", "blocks.0.fusion.v_proj", "pointer.attention.k_proj",
             *(f"blocks.0.fusion.attention.{name}_proj" for name in ("k", "previous_k", "entry_k")),

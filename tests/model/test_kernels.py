@@ -96,10 +96,11 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_common", [0, 13])
-def test_joining_states_and_entries_errs_no_more_than_torch(
-    B, T, S, length, width, words, dtype, weighted, n_common, monkeypatch
+@pytest.mark.parametrize("states", [False, True])
+def test_vectors_of_entries_err_no_more_than_torch(
+    B, T, S, length, width, words, dtype, weighted, n_common, states, monkeypatch
 ):
-    from model.fusion import DROPPED, Entries, join, join_reference
+    from model.fusion import DROPPED, Entries, unit_entries, unit_entries_reference
     from model.memory_bank import CommonWords
 
     token = torch.randint(0, words, (B, T, S, length), device="cuda")
@@ -110,32 +111,34 @@ def test_joining_states_and_entries_errs_no_more_than_torch(
         place = torch.full((words,), -1, dtype=torch.int16, device="cuda")
         place[common_word] = torch.arange(n_common, dtype=torch.int16, device="cuda")
         common = CommonWords(common_word, place)
-    # As in training: states and table in one precision, gain and log-weights in float32.
-    dtypes = dtype, dtype, torch.float32, torch.float32
-    state = torch.randn(B, T, width).to(dtype)
-    table = (0.02 * torch.randn(words, width)).to(dtype)
-    gain = 1 + 0.3 * torch.randn(width)
-    gain[::3] = 0
+    # As in training: states and table in one precision, log-weights in float32.
     log_weight = (2 * torch.randn(B, T, S)).log_softmax(dim=-1)
     log_weight[0, -1, -1] = DROPPED  # a weight of 0
-    exact = [x.double().cuda() for x in (state, table, gain, log_weight)][: 4 if weighted else 3]
-    gradient = torch.randn(B, T, S + 1, width, device="cuda").to(dtype).double()
+    exact = {"table": (0.02 * torch.randn(words, width)).to(dtype)}
+    if states:
+        exact["state"] = torch.randn(B, T, width).to(dtype)
+    if weighted:
+        exact["log_weight"] = log_weight
+    exact = {name: x.double().cuda() for name, x in exact.items()}
+    gradient = torch.randn(B, T, S + states, width, device="cuda").to(dtype).double()
 
-    def run(joining, dtypes):
-        inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=False)]
-        state, table, gain, *log_weight = inputs
-        entries = Entries(token, table, gain, 1e-8, common)
-        joined = joining(state, entries, *log_weight)
-        assert joined.is_contiguous() and joined.dtype == state.dtype
+    def run(unit, **dtypes):
+        inputs = {name: x.to(dtypes[name]).requires_grad_() for name, x in exact.items()}
+        state, table, log_weight = (inputs.get(name) for name in ("state", "table", "log_weight"))
+        entries = Entries(token, table, None, 1e-8, common)
+        vectors = unit(state, entries, log_weight)
+        assert vectors.is_contiguous() and vectors.dtype == table.dtype
         with torch.no_grad():
-            assert torch.equal(joining(state, entries, *log_weight), joined)
-        grads = torch.autograd.grad(joined, inputs, gradient.to(joined.dtype))
-        return [x.double() for x in (joined, *grads)]
+            assert torch.equal(unit(state, entries, log_weight), vectors)
+        grads = torch.autograd.grad(vectors, list(inputs.values()), gradient.to(vectors.dtype))
+        return [x.double() for x in (vectors, *grads)]
 
+    mixed = {"state": dtype, "table": dtype, "log_weight": torch.float32}
     with monkeypatch.context() as patch:
         poison(patch)
-        actual = run(join, dtypes)
-    truth, eager = run(join_reference, [torch.float64] * 4), run(join_reference, dtypes)
+        actual = run(unit_entries, **mixed)
+    truth = run(unit_entries_reference, **dict.fromkeys(mixed, torch.float64))
+    eager = run(unit_entries_reference, **mixed)
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
@@ -175,14 +178,15 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
     used = torch.ones(heads, width, device="cuda")
     used[:, -1] = 0  # the channel left free by queries and keys
     used = used.flatten()
-    used_twice = torch.cat([used, torch.ones_like(used)])
-    query = torch.randn(B, T, D, device="cuda") * used
-    key_value = torch.randn(B, P * X, 2 * D, device="cuda") * used_twice
+    used_pair = torch.cat([used, torch.ones_like(used)])  # of a key and its value
+    used_three, used_row = torch.cat([used, used_pair]), used_pair.repeat(X if past else X - 1)
+    packed_states = torch.randn(B, T, 3 * D, device="cuda") * used_three
+    entry = torch.randn(B, P, len(used_row), device="cuda") * used_row
     log_weight = torch.randn(B, P, X - 1, device="cuda").log_softmax(dim=-1)
     drop = None
     if drops:
         drop = torch.where(torch.rand(B, heads, P * X, device="cuda") < 0.3, DROPPED, 0.0)
-    exact = [x.to(dtype).double() for x in (query, key_value)] + [log_weight.double()]
+    exact = [x.to(dtype).double() for x in (packed_states, entry)] + [log_weight.double()]
     gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
 
     def run(mask, dtypes):
@@ -194,7 +198,7 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
         again = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype))
         assert isinstance(mask, torch.Tensor) or all(map(torch.equal, grads, again))  # the same at every run
         # Without kernel the free channel serves for the bias, and gets a gradient that goes nowhere.
-        grads = [x * kept for x, kept in zip(grads, (used, used_twice, 1), strict=False)]
+        grads = [x * kept for x, kept in zip(grads, (used_three, used_row, 1), strict=False)]
         return [x.double() for x in (out, *grads)]
 
     with monkeypatch.context() as patch:
@@ -209,15 +213,54 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
 
 
+@pytest.mark.parametrize(
+    "B, T, S, heads, width", [(1, 1, 4, 2, 64), (3, 7, 1, 4, 5), (2, 33, 2, 1, 16), (2, 150, 4, 8, 64)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("drops", [True, False])
+def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width, dtype, drops, monkeypatch):
+    from model.fusion import DROPPED, attend_own
+
+    D = heads * width
+    log_weight = torch.randn(B, T, S, device="cuda").log_softmax(dim=-1)
+    drop = None
+    if drops:
+        drop = torch.where(torch.rand(B, T, heads, S + 1, device="cuda") < 0.3, DROPPED, 0.0)
+    states, entry = torch.randn(B, T, 3 * D, device="cuda"), torch.randn(B, T, S * 2 * D, device="cuda")
+    exact = [x.to(dtype).double() for x in (states, entry)] + [log_weight.double()]
+    gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
+
+    def run(fused, dtypes):
+        config = tiny_config(num_selected=S, selection="gumbel", dim=D, fusion_heads=heads, use_flash_attn=fused)
+        inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
+        out = attend_own(*inputs, drop, config)
+        with torch.no_grad():
+            assert torch.equal(attend_own(*inputs, drop, config), out)
+        grads = torch.autograd.grad(out, inputs, gradient.to(out.dtype), retain_graph=True)
+        again = torch.autograd.grad(out, inputs, gradient.to(out.dtype))
+        assert not fused or all(map(torch.equal, grads, again))  # the same at every run
+        return [x.double() for x in (out, *grads)]
+
+    mixed = dtype, dtype, torch.float32
+    with monkeypatch.context() as patch:
+        poison(patch)
+        actual = run(True, mixed)
+    truth, eager = run(False, [torch.float64] * 3), run(False, mixed)
+    slack = 3e-4 if drops else 1e-5  # of logits that have lost what DROPPED leaves no bits for
+    for t, e, kernel in zip(truth, eager, actual, strict=True):
+        assert kernel.isfinite().all()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
+
+
 @pytest.mark.parametrize("fusion", ["cross_attention", "gated_mlp"])
 @pytest.mark.parametrize("scope", ["token", "sequence"])
-def test_a_model_trains_the_same_with_the_joining_kernel(fusion, scope, monkeypatch):
+def test_a_model_trains_the_same_with_the_kernels_of_the_fusion(fusion, scope, monkeypatch):
     import model.fusion
     from tests.conftest import tiny_model
 
-    def gradients(compiled):
+    def gradients(compiled, **changes):
         quiet = {"attention_dropout": 0.0, "fusion_dropout": 0.0}
-        model = tiny_model(fusion=fusion, fusion_scope=scope, **quiet).cuda().train()
+        model = tiny_model(fusion=fusion, fusion_scope=scope, **quiet, **changes).cuda().train()
         if compiled:
             model.compile_parts()
         ids = torch.arange(3, 51, device="cuda").view(3, 16)
@@ -227,7 +270,7 @@ def test_a_model_trains_the_same_with_the_joining_kernel(fusion, scope, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(model.fusion, "use_kernels", lambda table: False)
-        expected = gradients(compiled=False)
+        expected = gradients(compiled=False, use_flash_attn=False)
     for compiled in (False, True):
         for name, gradient in gradients(compiled).items():
             assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name

@@ -1,0 +1,192 @@
+"""Attention of every position to its own state and entries alone: cross-attention in scope `token`.
+
+Nothing is shared between positions, so the bytes are the bound: each key and value is read once, forward and backward.
+A program takes P positions; its tiles have a row for each head of each of them. The same inputs give the same bits.
+
+Axes: X positions · P of one program · S entries of a position · H heads · E per-head width · D = H E
+      F = 2 D: a key, then its value · R = P H rows of a tile
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import custom_op
+from .search_grid import LOG2E
+
+POSITIONS = 4  # of one program, a warp each
+
+
+@triton.jit
+def _places(X, P: tl.constexpr, H: tl.constexpr, HB: tl.constexpr):
+    """Of each row of a tile: its position, its head, and whether there is such."""
+    row = tl.arange(0, P * HB)
+    position = tl.program_id(0).to(tl.int64) * P + row // HB
+    head = row % HB
+    return position, head, (position < X) & (head < H)
+
+
+@triton.jit
+def _tile(ptr, place, e, keep, E: tl.constexpr):
+    return tl.load(ptr + place[:, None] + e[None, :], mask=keep[:, None] & (e < E)[None, :], other=0.0)
+
+
+@triton.jit
+def _key(
+    slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep,
+    DROPS: tl.constexpr, S: tl.constexpr, D: tl.constexpr, E: tl.constexpr, H: tl.constexpr,
+):  # fmt: skip
+    """Keys of one slot, their values, and what is added to their logits; slot 0 is the state."""
+    if slot == 0:
+        place = position * (3 * D) + D + head * E
+        k, v = _tile(packed_ptr, place, e, keep, E), _tile(packed_ptr, place + D, e, keep, E)
+        bias = tl.zeros_like(position).to(tl.float32)
+    else:
+        place = (position * S + slot - 1) * (2 * D) + head * E
+        k, v = _tile(entry_ptr, place, e, keep, E), _tile(entry_ptr, place + D, e, keep, E)
+        bias = tl.load(log_weight_ptr + position * S + slot - 1, mask=keep, other=0.0)
+    if DROPS:
+        bias += tl.load(drop_ptr + (position * H + head) * (S + 1) + slot, mask=keep, other=0.0)
+    return k.to(tl.float32), v.to(tl.float32), bias
+
+
+@triton.jit
+def _attend_own(
+    packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, X, scale,
+    DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, HB: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    P: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    position, head, keep = _places(X, P, H, HB)
+    e = tl.arange(0, EB)
+    q = _tile(packed_ptr, position * (3 * D) + head * E, e, keep, E).to(tl.float32)
+    best = tl.full([P * HB], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([P * HB], dtype=tl.float32)
+    mixed = tl.zeros([P * HB, EB], dtype=tl.float32)
+    for slot in tl.static_range(S + 1):
+        k, v, bias = _key(
+            slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep, DROPS, S, D, E, H
+        )
+        logit = (tl.sum(q * k, axis=1) * scale + bias) * LOG2E
+        higher = tl.maximum(best, logit)
+        shrink, weight = tl.exp2(best - higher), tl.exp2(logit - higher)
+        total = total * shrink + weight
+        mixed = mixed * shrink[:, None] + weight[:, None] * v
+        best = higher
+    to = out_ptr + (position * D + head * E)[:, None] + e[None, :]
+    out = (mixed / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(to, out, mask=keep[:, None] & (e < E)[None, :])
+    tl.store(lse_ptr + position * H + head, best + tl.log2(total), mask=keep)
+
+
+@triton.jit
+def _own_gradient(
+    grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, grad_packed_ptr, grad_entry_ptr,
+    grad_log_weight_ptr, X, scale,
+    DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, HB: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
+    P: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = H * E
+    position, head, keep = _places(X, P, H, HB)
+    e = tl.arange(0, EB)
+    inside = keep[:, None] & (e < E)[None, :]
+    here = position * (3 * D) + head * E
+    q = _tile(packed_ptr, here, e, keep, E).to(tl.float32)
+    grad = _tile(grad_ptr, position * D + head * E, e, keep, E).to(tl.float32)
+    out = _tile(out_ptr, position * D + head * E, e, keep, E).to(tl.float32)
+    lse = tl.load(lse_ptr + position * H + head, mask=keep, other=float("inf"))
+    along = tl.sum(grad * out, axis=1)
+    grad_q = tl.zeros([P * HB, EB], dtype=tl.float32)
+    for slot in tl.static_range(S + 1):
+        k, v, bias = _key(
+            slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep, DROPS, S, D, E, H
+        )
+        weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
+        grad_logit = weight * (tl.sum(grad * v, axis=1) - along)
+        grad_q += grad_logit[:, None] * k
+        grad_k, grad_v = q * (grad_logit * scale)[:, None], grad * weight[:, None]
+        if slot == 0:
+            to = grad_packed_ptr + (here + D)[:, None] + e[None, :]
+        else:
+            to = grad_entry_ptr + ((position * S + slot - 1) * (2 * D) + head * E)[:, None] + e[None, :]
+            of_positions = tl.sum(tl.reshape(tl.where(keep, grad_logit, 0.0), [P, HB]), axis=1)
+            own = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+            tl.store(grad_log_weight_ptr + own * S + slot - 1, of_positions, mask=own < X)
+        tl.store(to, grad_k.to(grad_entry_ptr.dtype.element_ty), mask=inside)
+        tl.store(to + D, grad_v.to(grad_entry_ptr.dtype.element_ty), mask=inside)
+    to = grad_packed_ptr + here[:, None] + e[None, :]
+    tl.store(to, (grad_q * scale).to(grad_packed_ptr.dtype.element_ty), mask=inside)
+
+
+def _launch(kernel, tensors, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, D: int, n_heads: int) -> None:
+    (B, T, S), E = log_weight_BTS.shape, D // n_heads
+    HB, EB = triton.next_power_of_2(n_heads), triton.next_power_of_2(E)
+    kernel[(triton.cdiv(B * T, POSITIONS),)](
+        *tensors, B * T, E**-0.5, drop_BTHX is not None, S, n_heads, HB, E, EB, POSITIONS, num_warps=POSITIONS
+    )
+
+
+@custom_op
+def attend_own(
+    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, n_heads: int
+) -> tuple[Tensor, Tensor]:
+    """What `fusion.attend_own` is on CUDA: softmax(q k / sqrt(E) + bias) v over the S + 1 keys of each position.
+
+    Args:
+        packed_BTY: Y = 3 D: query, key and value of the state; in each the E channels of one head after the other.
+        entry_BTZ: Z = S F: each entry's key, then its value.
+        log_weight_BTS, drop_BTHX: float32; added to the logits of entries, and of all keys.
+    Returns:
+        out_BTD, in the dtype of `packed`, and lse_BTH, float32: log2 of each head's sum.
+    """
+    if packed_BTY.dtype == torch.float64:
+        raise ValueError("attention to entries has no kernel for float64; --use_flash_attn False needs none")
+    B, T, D = *packed_BTY.shape[:2], packed_BTY.shape[2] // 3
+    out_BTD = packed_BTY.new_empty(B, T, D)
+    lse_BTH = packed_BTY.new_empty(B, T, n_heads, dtype=torch.float32)
+    inputs = (x if x is None else x.contiguous() for x in (packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX))
+    _launch(_attend_own, (*inputs, out_BTD, lse_BTH), log_weight_BTS, drop_BTHX, D, n_heads)
+    return out_BTD, lse_BTH
+
+
+@attend_own.register_fake
+def _(packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, n_heads):
+    B, T, Y = packed_BTY.shape
+    return packed_BTY.new_empty(B, T, Y // 3), packed_BTY.new_empty(B, T, n_heads, dtype=torch.float32)
+
+
+@custom_op
+def attend_own_gradient(
+    grad_BTD: Tensor, packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None,
+    out_BTD: Tensor, lse_BTH: Tensor, n_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of `attend_own`: of packed and entries in their dtype, of the log-weights in float32."""
+    grad_packed_BTY, grad_entry_BTZ = packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape)
+    grad_log_weight_BTS = lse_BTH.new_empty(log_weight_BTS.shape)
+    inputs = (
+        x if x is None else x.contiguous()
+        for x in (grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, out_BTD, lse_BTH)
+    )  # fmt: skip
+    tensors = *inputs, grad_packed_BTY, grad_entry_BTZ, grad_log_weight_BTS
+    _launch(_own_gradient, tensors, log_weight_BTS, drop_BTHX, grad_BTD.shape[2], n_heads)
+    return grad_packed_BTY, grad_entry_BTZ, grad_log_weight_BTS
+
+
+@attend_own_gradient.register_fake
+def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, out_BTD, lse_BTH, n_heads):
+    grad_log_weight_BTS = lse_BTH.new_empty(log_weight_BTS.shape)
+    return packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape), grad_log_weight_BTS
+
+
+def _setup(ctx, inputs, output) -> None:
+    *tensors, ctx.n_heads = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx, grad_BTD: Tensor, _grad_lse):
+    return *attend_own_gradient(grad_BTD, *ctx.saved_tensors, ctx.n_heads), None, None
+
+
+attend_own.register_autograd(_backward, setup_context=_setup)
