@@ -1,10 +1,9 @@
 """Attention of every position to its own state and entries alone: cross-attention in scope `token`.
 
 Nothing is shared between positions, so the bytes are the bound: each key and value is read once, forward and backward.
-A program takes P positions; its tiles have a row for each head of each of them. The same inputs give the same bits.
+One program a position; its tiles have a row for each head. The same inputs give the same bits.
 
-Axes: X positions · P of one program · S entries of a position · H heads · E per-head width · D = H E
-      F = 2 D: a key, then its value · R = P H rows of a tile
+Axes: X positions · S entries of a position · H heads · E per-head width · D = H E · F = 2 D: a key, then its value
 """
 
 import torch
@@ -15,116 +14,95 @@ from torch import Tensor
 from . import custom_op
 from .search_grid import LOG2E
 
-POSITIONS = 4  # of one program, a warp each
+
+@triton.jit
+def _tile(ptr, h, e, H: tl.constexpr, E: tl.constexpr):
+    """The E channels of each head of one position; zeros behind them."""
+    return tl.load(ptr + h[:, None] * E + e[None, :], mask=(h < H)[:, None] & (e < E)[None, :], other=0.0)
 
 
 @triton.jit
-def _places(X, P: tl.constexpr, H: tl.constexpr, HB: tl.constexpr):
-    """Of each row of a tile: its position, its head, and whether there is such."""
-    row = tl.arange(0, P * HB)
-    position = tl.program_id(0).to(tl.int64) * P + row // HB
-    head = row % HB
-    return position, head, (position < X) & (head < H)
-
-
-@triton.jit
-def _tile(ptr, place, e, keep, E: tl.constexpr):
-    return tl.load(ptr + place[:, None] + e[None, :], mask=keep[:, None] & (e < E)[None, :], other=0.0)
+def _put(ptr, value, h, e, H: tl.constexpr, E: tl.constexpr):
+    to = ptr + h[:, None] * E + e[None, :]
+    tl.store(to, value.to(ptr.dtype.element_ty), mask=(h < H)[:, None] & (e < E)[None, :])
 
 
 @triton.jit
 def _key(
-    slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep,
-    DROPS: tl.constexpr, S: tl.constexpr, D: tl.constexpr, E: tl.constexpr, H: tl.constexpr,
+    slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e,
+    DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """Keys of one slot, their values, and what is added to their logits; slot 0 is the state."""
+    D: tl.constexpr = H * E
     if slot == 0:
-        place = position * (3 * D) + D + head * E
-        k, v = _tile(packed_ptr, place, e, keep, E), _tile(packed_ptr, place + D, e, keep, E)
-        bias = tl.zeros_like(position).to(tl.float32)
+        k_ptr = packed_ptr + position * (3 * D) + D
+        bias = tl.zeros_like(h).to(tl.float32)
     else:
-        place = (position * S + slot - 1) * (2 * D) + head * E
-        k, v = _tile(entry_ptr, place, e, keep, E), _tile(entry_ptr, place + D, e, keep, E)
-        bias = tl.load(log_weight_ptr + position * S + slot - 1, mask=keep, other=0.0)
+        k_ptr = entry_ptr + (position * S + slot - 1) * (2 * D)
+        bias = tl.zeros_like(h) + tl.load(log_weight_ptr + position * S + slot - 1)
     if DROPS:
-        bias += tl.load(drop_ptr + (position * H + head) * (S + 1) + slot, mask=keep, other=0.0)
-    return k.to(tl.float32), v.to(tl.float32), bias
+        bias += tl.load(drop_ptr + (position * H + h) * (S + 1) + slot, mask=h < H, other=0.0)
+    return _tile(k_ptr, h, e, H, E).to(tl.float32), _tile(k_ptr + D, h, e, H, E).to(tl.float32), bias
 
 
 @triton.jit
 def _attend_own(
-    packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, X, scale,
+    packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, scale,
     DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, HB: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    P: tl.constexpr,
 ):  # fmt: skip
-    D: tl.constexpr = H * E
-    position, head, keep = _places(X, P, H, HB)
-    e = tl.arange(0, EB)
-    q = _tile(packed_ptr, position * (3 * D) + head * E, e, keep, E).to(tl.float32)
-    best = tl.full([P * HB], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([P * HB], dtype=tl.float32)
-    mixed = tl.zeros([P * HB, EB], dtype=tl.float32)
+    position = tl.program_id(0).to(tl.int64)
+    h, e = tl.arange(0, HB), tl.arange(0, EB)
+    q = _tile(packed_ptr + position * (3 * H * E), h, e, H, E).to(tl.float32)
+    best = tl.full([HB], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([HB], dtype=tl.float32)
+    mixed = tl.zeros([HB, EB], dtype=tl.float32)
     for slot in tl.static_range(S + 1):
-        k, v, bias = _key(
-            slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep, DROPS, S, D, E, H
-        )
+        k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         logit = (tl.sum(q * k, axis=1) * scale + bias) * LOG2E
         higher = tl.maximum(best, logit)
         shrink, weight = tl.exp2(best - higher), tl.exp2(logit - higher)
         total = total * shrink + weight
         mixed = mixed * shrink[:, None] + weight[:, None] * v
         best = higher
-    to = out_ptr + (position * D + head * E)[:, None] + e[None, :]
-    out = (mixed / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(to, out, mask=keep[:, None] & (e < E)[None, :])
-    tl.store(lse_ptr + position * H + head, best + tl.log2(total), mask=keep)
+    _put(out_ptr + position * (H * E), mixed / total[:, None], h, e, H, E)
+    tl.store(lse_ptr + position * H + h, best + tl.log2(total), mask=h < H)
 
 
 @triton.jit
 def _own_gradient(
     grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, grad_packed_ptr, grad_entry_ptr,
-    grad_log_weight_ptr, X, scale,
+    grad_log_weight_ptr, scale,
     DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, HB: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
-    P: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = H * E
-    position, head, keep = _places(X, P, H, HB)
-    e = tl.arange(0, EB)
-    inside = keep[:, None] & (e < E)[None, :]
-    here = position * (3 * D) + head * E
-    q = _tile(packed_ptr, here, e, keep, E).to(tl.float32)
-    grad = _tile(grad_ptr, position * D + head * E, e, keep, E).to(tl.float32)
-    out = _tile(out_ptr, position * D + head * E, e, keep, E).to(tl.float32)
-    lse = tl.load(lse_ptr + position * H + head, mask=keep, other=float("inf"))
+    position = tl.program_id(0).to(tl.int64)
+    h, e = tl.arange(0, HB), tl.arange(0, EB)
+    q = _tile(packed_ptr + position * (3 * D), h, e, H, E).to(tl.float32)
+    grad = _tile(grad_ptr + position * D, h, e, H, E).to(tl.float32)
+    out = _tile(out_ptr + position * D, h, e, H, E).to(tl.float32)
+    lse = tl.load(lse_ptr + position * H + h, mask=h < H, other=float("inf"))  # a head that is none has no weights
     along = tl.sum(grad * out, axis=1)
-    grad_q = tl.zeros([P * HB, EB], dtype=tl.float32)
+    grad_packed_ptr += position * (3 * D)
+    grad_q = tl.zeros([HB, EB], dtype=tl.float32)
     for slot in tl.static_range(S + 1):
-        k, v, bias = _key(
-            slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, head, e, keep, DROPS, S, D, E, H
-        )
+        k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
         grad_logit = weight * (tl.sum(grad * v, axis=1) - along)
         grad_q += grad_logit[:, None] * k
-        grad_k, grad_v = q * (grad_logit * scale)[:, None], grad * weight[:, None]
         if slot == 0:
-            to = grad_packed_ptr + (here + D)[:, None] + e[None, :]
+            to = grad_packed_ptr + D
         else:
-            to = grad_entry_ptr + ((position * S + slot - 1) * (2 * D) + head * E)[:, None] + e[None, :]
-            of_positions = tl.sum(tl.reshape(tl.where(keep, grad_logit, 0.0), [P, HB]), axis=1)
-            own = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
-            tl.store(grad_log_weight_ptr + own * S + slot - 1, of_positions, mask=own < X)
-        tl.store(to, grad_k.to(grad_entry_ptr.dtype.element_ty), mask=inside)
-        tl.store(to + D, grad_v.to(grad_entry_ptr.dtype.element_ty), mask=inside)
-    to = grad_packed_ptr + here[:, None] + e[None, :]
-    tl.store(to, (grad_q * scale).to(grad_packed_ptr.dtype.element_ty), mask=inside)
+            to = grad_entry_ptr + (position * S + slot - 1) * (2 * D)
+            tl.store(grad_log_weight_ptr + position * S + slot - 1, tl.sum(grad_logit, axis=0))
+        _put(to, q * (grad_logit * scale)[:, None], h, e, H, E)
+        _put(to + D, grad * weight[:, None], h, e, H, E)
+    _put(grad_packed_ptr, grad_q * scale, h, e, H, E)
 
 
 def _launch(kernel, tensors, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, D: int, n_heads: int) -> None:
     (B, T, S), E = log_weight_BTS.shape, D // n_heads
     HB, EB = triton.next_power_of_2(n_heads), triton.next_power_of_2(E)
-    kernel[(triton.cdiv(B * T, POSITIONS),)](
-        *tensors, B * T, E**-0.5, drop_BTHX is not None, S, n_heads, HB, E, EB, POSITIONS, num_warps=POSITIONS
-    )
+    kernel[(B * T,)](*tensors, E**-0.5, drop_BTHX is not None, S, n_heads, HB, E, EB, num_warps=max(1, HB * EB // 256))
 
 
 @custom_op

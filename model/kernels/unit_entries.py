@@ -123,7 +123,7 @@ def unit_entries_gradient(
     grad_BTXD: Tensor, vector_BTXD: Tensor, scale_BTS: Tensor, token_BTSL: Tensor, log_weight_BTS: Tensor | None,
     common_K: Tensor | None, place_V: Tensor | None, n_rows: int, padding: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The gradients of `unit_entries`, float32: grad_table_VD, of V = n_rows, and grad_log_weight_BTS (or an empty one)."""
+    """Float32: grad_table_VD, where V = n_rows, and grad_log_weight_BTS or an empty one: those of `unit_entries`."""
     (S, L), (X, D) = token_BTSL.shape[-2:], vector_BTXD.shape[-2:]
     n_entries, weighted = scale_BTS.numel(), log_weight_BTS is not None
     n_common = 0 if common_K is None else len(common_K)

@@ -139,9 +139,10 @@ def test_vectors_of_entries_err_no_more_than_torch(
         actual = run(unit_entries, **mixed)
     truth = run(unit_entries_reference, **dict.fromkeys(mixed, torch.float64))
     eager = run(unit_entries_reference, **mixed)
+    slack = 1e-3 if dtype == torch.bfloat16 else 1e-6  # half a rounding of the vectors, which gradients are made of
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
-        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
 
 
 def poison(patch) -> None:
