@@ -5,6 +5,9 @@ Axes: M positions · R sub-keys per half · C candidates · P pairs of ranks tha
 A score and its place are packed into one unsigned integer of the same order, so that a row's best is one integer
 maximum. The next best needs no marks on what was taken: of `key - best`, in arithmetic that wraps around, the largest
 belongs to the largest key below the best.
+
+Of many sub-keys, groups of adjacent ones are compared first: the best C lie in the C groups with the highest maxima,
+so the C rounds go over R / GROUP maxima and over the C * GROUP members of those, not over all R.
 """
 
 from functools import lru_cache
@@ -19,6 +22,7 @@ from . import custom_op
 
 LOG2E = tl.constexpr(1.4426950408889634)
 PROGRAMS = 1024  # that share the positions of one half; each sums the probabilities of its own
+GROUP = 8  # adjacent sub-keys; as many bfloat16 as a lane loads at once, so that their maximum stays in the lane
 
 
 @triton.jit
@@ -35,25 +39,76 @@ def _unordered(key):
 
 
 @triton.jit
+def _largest(key):
+    """The largest unsigned integer, found by words of 32 bits: their maximum over a warp is one instruction."""
+    if key.dtype == tl.uint32:
+        return tl.max(key, axis=0)
+    else:
+        high = (key >> 32).to(tl.uint32)
+        top = tl.max(high, axis=0)
+        low = tl.max(tl.where(high == top, key.to(tl.uint32), 0), axis=0)
+        return (top.to(tl.uint64) << 32) | low.to(tl.uint64)
+
+
+@triton.jit
 def _best(key, C: tl.constexpr, BLOCK_C: tl.constexpr):
     """The C largest of different unsigned integers, largest first."""
     place = tl.arange(0, BLOCK_C)
-    top = tl.max(key, axis=0)
+    top = _largest(key)
     best = tl.where(place == 0, top, 0).to(key.dtype)
     for c in range(1, C):
-        top += tl.max(key - top, axis=0)
+        top += _largest(key - top)
         best = tl.where(place == c, top, best)
     return best
 
 
 @triton.jit
-def _best_of_half(score, column, R, C: tl.constexpr, NARROW: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The best C sub-keys of a half, best first, each as a number that `_unpack` takes apart."""
+def _pack(score, place, n, NARROW: tl.constexpr):
+    """Keys in the order of the scores, all different: of equal scores that at the first of the n places is largest."""
     if NARROW:  # the lower half of the bits of a bfloat16 is empty
-        key = (_ordered(score) & 0xFFFF0000) | (R - 1 - column).to(tl.uint32)
+        return (_ordered(score) & 0xFFFF0000) | (n - 1 - place).to(tl.uint32)
     else:
-        key = (_ordered(score).to(tl.uint64) << 32) | (R - 1 - column).to(tl.uint64)
-    return _best(tl.where(column < R, key, 0), C, BLOCK_C)
+        return (_ordered(score).to(tl.uint64) << 32) | (n - 1 - place).to(tl.uint64)
+
+
+@triton.jit
+def _unpack(packed, n, NARROW: tl.constexpr):
+    """The place and the score that a key was packed from."""
+    if NARROW:
+        key = packed.to(tl.uint32, bitcast=True)
+        index = (key & 0xFFFF).to(tl.int32)
+        score = (_unordered(key).to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    else:
+        wide = packed.to(tl.uint64, bitcast=True)
+        index = wide.to(tl.int32)
+        score = _unordered((wide >> 32).to(tl.uint32))
+    return n - 1 - index, score
+
+
+@triton.jit
+def _best_of_half(
+    score, row_ptr, R, C: tl.constexpr, NARROW: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The best C sub-keys of a half, best first, each as a number that `_unpack` takes apart; and the highest score.
+
+    GROUP is 1, or divides R into more than C groups.
+    """
+    place, n = tl.arange(0, BLOCK // GROUP), R // GROUP
+    if GROUP > 1:
+        key = _pack(tl.max(tl.reshape(score, [BLOCK // GROUP, GROUP]), axis=1), place, n, NARROW)
+    else:
+        key = _pack(score, place, n, NARROW)
+    key = tl.where(place < n, key, 0)
+    highest = _unpack(_largest(key), n, NARROW)[1]
+    best = _best(key, C, BLOCK_C)
+    if GROUP > 1:
+        column = _unpack(best, n, NARROW)[0][:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        inside = tl.broadcast_to((tl.arange(0, BLOCK_C) < C)[:, None], [BLOCK_C, GROUP])
+        score = tl.load(row_ptr + column, mask=inside, other=0.0).to(tl.float32)
+        key = tl.where(inside, _pack(score, column, R, NARROW), 0)
+        best = _best(tl.reshape(key, [BLOCK_C * GROUP], can_reorder=True), C, BLOCK_C)
+    return best, highest
 
 
 @triton.jit
@@ -65,22 +120,23 @@ def _best_pairs(
     pair, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
     inside = pair < P
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    entry = tl.zeros([BLOCK], dtype=tl.int64)
+    entry = tl.zeros([BLOCK], dtype=tl.int32)
     for half in tl.static_range(2):
         rank = tl.load(pair_ptr + half * P + pair, mask=inside, other=0)
         index, score = _unpack(tl.load(key_ptr + (row * 2 + half) * C + rank), R, NARROW)
         total += score
         entry = entry * R + index
-    key = (_ordered(total).to(tl.uint64) << 32) | (0xFFFFFFFF - entry).to(tl.uint64)
+    key = (_ordered(total).to(tl.uint64) << 32) | (2**31 - 1 - entry).to(tl.uint64)
     best = _best(tl.where(inside, key, 0), C, BLOCK_C)
     tl.store(score_ptr + row * C + place, _unordered((best >> 32).to(tl.uint32)) * scale, mask=place < C)
-    tl.store(entry_ptr + row * C + place, 0xFFFFFFFF - (best & 0xFFFFFFFF).to(tl.int64), mask=place < C)
+    tl.store(entry_ptr + row * C + place, (2**31 - 1 - best.to(tl.int32)).to(tl.int64), mask=place < C)
 
 
 @triton.jit
 def _search(
     score_ptr, key_ptr, pair_ptr, best_ptr, entry_ptr, R, P, row_stride, half_stride, scale,
-    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, NARROW: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program a position: both halves, then the pairs."""
     row = tl.program_id(0).to(tl.int64)
@@ -88,7 +144,7 @@ def _search(
     for half in tl.static_range(2):
         row_ptr = score_ptr + row * row_stride + half * half_stride
         score = tl.load(row_ptr + column, mask=column < R, other=float("-inf")).to(tl.float32)
-        best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
+        best, _ = _best_of_half(score, row_ptr, R, C, NARROW, GROUP, BLOCK, BLOCK_C)
         packed = best.to(key_ptr.dtype.element_ty, bitcast=True)
         tl.store(key_ptr + (row * 2 + half) * C + place, packed, mask=place < C)
     tl.debug_barrier()  # what other threads have just written is read
@@ -98,7 +154,7 @@ def _search(
 @triton.jit
 def _search_halves(
     score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride, scale,
-    C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, NARROW: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     half = tl.program_id(1)
     column, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_C)
@@ -110,13 +166,13 @@ def _search_halves(
         start = row * 2 + half
         row_ptr = score_ptr + row * row_stride + half * half_stride
         score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
-        best = _best_of_half(score, column, R, C, NARROW, BLOCK_C)
+        best, highest = _best_of_half(score, row_ptr, R, C, NARROW, GROUP, BLOCK, BLOCK_C)
         tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
-        highest = tl.max(score, axis=0)
-        power = tl.exp2((score - highest) * (scale * LOG2E))
+        shift = highest * (scale * LOG2E)
+        power = tl.exp2(score * (scale * LOG2E) - shift)
         total = tl.sum(power, axis=0)
         probability += power * (1 / total)
-        tl.store(total_ptr + start, highest * (scale * LOG2E) + tl.log2(total))
+        tl.store(total_ptr + start, shift + tl.log2(total))
     tl.store(partial_ptr + (tl.program_id(0) * 2 + half) * R + column, probability, mask=inside)
 
 
@@ -132,20 +188,6 @@ def _search_pairs(
         chosen = tl.load(key_ptr + (row * 2 + half) * C + place, mask=place < C, other=0)
         index, score = _unpack(chosen, R, NARROW)
         tl.atomic_add(count_ptr + half * R + index, 1, mask=place < C, sem="relaxed")
-
-
-@triton.jit
-def _unpack(packed, R, NARROW: tl.constexpr):
-    """The place and the score that a key of a half was packed from."""
-    if NARROW:
-        key = packed.to(tl.uint32, bitcast=True)
-        index = (key & 0xFFFF).to(tl.int64)
-        score = (_unordered(key).to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-    else:
-        wide = packed.to(tl.uint64, bitcast=True)
-        index = (wide & 0xFFFFFFFF).to(tl.int64)
-        score = _unordered((wide >> 32).to(tl.uint32))
-    return R - 1 - index, score
 
 
 @triton.jit
@@ -219,11 +261,14 @@ def search_grid(
     score_MC = torch.empty(M, C, device=device)
     entry_MC = torch.empty(M, C, dtype=torch.int64, device=device)
     block_R, block_P = triton.next_power_of_2(R), triton.next_power_of_2(P)
-    blocks = {"BLOCK_C": triton.next_power_of_2(C), "num_warps": 1}  # a row's maxima need no barrier
+    block_C = triton.next_power_of_2(C)
+    # Where rows cannot be loaded 16 bytes at a time, or the C groups hold much of R, groups cost more than they save.
+    group = GROUP if R % 16 == 0 and block_R > 2 * GROUP * block_C else 1
+    blocks = {"BLOCK_C": block_C, "num_warps": 1}  # a row's maxima need no barrier
     if not usage:  # nothing is summed over positions, so one launch does it
         _search[(M,)](
-            score_M2R, key_M2C, pair_2P, score_MC, entry_MC, R, P, *strides, scale, C, narrow, block_R, block_P,
-            **blocks,
+            score_M2R, key_M2C, pair_2P, score_MC, entry_MC, R, P, *strides, scale, C, narrow, group, block_R,
+            block_P, **blocks,
         )  # fmt: skip
         count_2R = torch.empty(2, 0, dtype=torch.int32, device=device)
         return score_MC, entry_MC, count_2R, score_MC.new_empty(2, 0), score_MC.new_empty(0, 2)
@@ -232,7 +277,7 @@ def search_grid(
     partial_G2R = torch.empty(n_programs, 2, R, device=device)
     total_M2 = torch.empty(M, 2, device=device)
     _search_halves[(n_programs, 2)](
-        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *strides, scale, C, narrow, block_R, **blocks
+        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *strides, scale, C, narrow, group, block_R, **blocks
     )
     _search_pairs[(M,)](
         key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, scale, C, narrow, block_P, **blocks

@@ -28,7 +28,9 @@ def test_best_of_rows_equals_topk(columns, k, dtype):
     assert torch.equal(actual, torch.zeros_like(score).scatter(-1, index, gradient))
 
 
-@pytest.mark.parametrize("M, R, C", [(5, 7, 3), (6, 33, 16), (40, 20, 19), (9, 64, 64), (3000, 1024, 16)])
+@pytest.mark.parametrize(
+    "M, R, C", [(5, 7, 3), (6, 33, 16), (40, 20, 19), (9, 64, 64), (50, 1008, 16), (3000, 1024, 16)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("use", [True, False])
 def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, use):
