@@ -219,13 +219,16 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        H, G, x_BTD = self.config.n_heads, self.config.kv_heads, in_autocast(x_BTD)
-        qk_BTX = torch.cat([self.q_proj(x_BTD), self.k_proj(x_BTD)], dim=-1)
-        qk_BTHE = rotate(qk_BTX.unflatten(-1, (H + G, -1)), context.cos_T1E, context.sin_T1E)
+        H, G = self.config.n_heads, self.config.kv_heads
+        weights = [projection.weight for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        qkv_BTX = F.linear(in_autocast(x_BTD), self.kept(lambda: in_autocast(torch.cat(weights)), *weights))
+        qk_BTHE, v_BTGE = qkv_BTX.unflatten(-1, (H + 2 * G, -1)).split([H + G, G], dim=2)
+        qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E)
         q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
-        v_BGTE = split_heads(self.v_proj(x_BTD), G)
+        v_BGTE = v_BTGE.transpose(1, 2)
         if context.cache is not None:
             k_BGTE, v_BGTE = context.cache.update(k_BGTE, v_BGTE, self.layer)
         out_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, context.attention_mask, self.config)

@@ -70,7 +70,7 @@ def _attend_own(
 
 @triton.jit
 def _own_gradient(
-    grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, out_ptr, lse_ptr, grad_packed_ptr, grad_entry_ptr,
+    grad_ptr, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, lse_ptr, grad_packed_ptr, grad_entry_ptr,
     grad_log_weight_ptr, scale,
     DROPS: tl.constexpr, S: tl.constexpr, H: tl.constexpr, HB: tl.constexpr, E: tl.constexpr, EB: tl.constexpr,
 ):  # fmt: skip
@@ -79,12 +79,15 @@ def _own_gradient(
     h, e = tl.arange(0, HB), tl.arange(0, EB)
     q = _tile(packed_ptr + position * (3 * D), h, e, H, E).to(tl.float32)
     grad = _tile(grad_ptr + position * D, h, e, H, E).to(tl.float32)
-    out = _tile(out_ptr + position * D, h, e, H, E).to(tl.float32)
     lse = tl.load(lse_ptr + position * H + h, mask=h < H, other=float("inf"))  # a head that is none has no weights
-    along = tl.sum(grad * out, axis=1)
+    along = tl.zeros([HB], dtype=tl.float32)  # the gradient times the output
+    for slot in tl.static_range(S + 1):
+        k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
+        weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
+        along += weight * tl.sum(grad * v, axis=1)
     grad_packed_ptr += position * (3 * D)
     grad_q = tl.zeros([HB, EB], dtype=tl.float32)
-    for slot in tl.static_range(S + 1):
+    for slot in tl.static_range(S + 1):  # what is read once more comes from the cache
         k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
         grad_logit = weight * (tl.sum(grad * v, axis=1) - along)
@@ -137,14 +140,14 @@ def _(packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, n_heads):
 @custom_op
 def attend_own_gradient(
     grad_BTD: Tensor, packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None,
-    out_BTD: Tensor, lse_BTH: Tensor, n_heads: int,
+    lse_BTH: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of `attend_own`: of packed and entries in their dtype, of the log-weights in float32."""
     grad_packed_BTY, grad_entry_BTZ = packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape)
     grad_log_weight_BTS = lse_BTH.new_empty(log_weight_BTS.shape)
     inputs = (
         x if x is None else x.contiguous()
-        for x in (grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, out_BTD, lse_BTH)
+        for x in (grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, lse_BTH)
     )  # fmt: skip
     tensors = *inputs, grad_packed_BTY, grad_entry_BTZ, grad_log_weight_BTS
     _launch(_own_gradient, tensors, log_weight_BTS, drop_BTHX, grad_BTD.shape[2], n_heads)
@@ -152,7 +155,7 @@ def attend_own_gradient(
 
 
 @attend_own_gradient.register_fake
-def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, out_BTD, lse_BTH, n_heads):
+def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, lse_BTH, n_heads):
     grad_log_weight_BTS = lse_BTH.new_empty(log_weight_BTS.shape)
     return packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape), grad_log_weight_BTS
 
@@ -160,7 +163,7 @@ def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, out_BTD, lse_B
 def _setup(ctx, inputs, output) -> None:
     *tensors, ctx.n_heads = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
 
 
 def _backward(ctx, grad_BTD: Tensor, _grad_lse):

@@ -153,7 +153,7 @@ def _search(
 
 @triton.jit
 def _search_halves(
-    score_ptr, key_ptr, total_ptr, partial_ptr, n_rows, R, row_stride, half_stride, scale,
+    score_ptr, key_ptr, total_ptr, partial_ptr, count_ptr, n_rows, R, row_stride, half_stride, scale,
     C: tl.constexpr, NARROW: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     half = tl.program_id(1)
@@ -168,6 +168,7 @@ def _search_halves(
         score = tl.load(row_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
         best, highest = _best_of_half(score, row_ptr, R, C, NARROW, GROUP, BLOCK, BLOCK_C)
         tl.store(key_ptr + start * C + place, best.to(key_ptr.dtype.element_ty, bitcast=True), mask=place < C)
+        tl.atomic_add(count_ptr + half * R + _unpack(best, R, NARROW)[0], 1, mask=place < C, sem="relaxed")
         shift = highest * (scale * LOG2E)
         power = tl.exp2(score * (scale * LOG2E) - shift)
         total = tl.sum(power, axis=0)
@@ -178,16 +179,11 @@ def _search_halves(
 
 @triton.jit
 def _search_pairs(
-    key_ptr, pair_ptr, score_ptr, entry_ptr, count_ptr, R, P, scale,
+    key_ptr, pair_ptr, score_ptr, entry_ptr, R, P, scale,
     C: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     _best_pairs(row, key_ptr, pair_ptr, score_ptr, entry_ptr, R, P, scale, C, NARROW, BLOCK, BLOCK_C)
-    place = tl.arange(0, BLOCK_C)
-    for half in tl.static_range(2):
-        chosen = tl.load(key_ptr + (row * 2 + half) * C + place, mask=place < C, other=0)
-        index, score = _unpack(chosen, R, NARROW)
-        tl.atomic_add(count_ptr + half * R + index, 1, mask=place < C, sem="relaxed")
 
 
 @triton.jit
@@ -277,11 +273,9 @@ def search_grid(
     partial_G2R = torch.empty(n_programs, 2, R, device=device)
     total_M2 = torch.empty(M, 2, device=device)
     _search_halves[(n_programs, 2)](
-        score_M2R, key_M2C, total_M2, partial_G2R, M, R, *strides, scale, C, narrow, group, block_R, **blocks
+        score_M2R, key_M2C, total_M2, partial_G2R, count_2R, M, R, *strides, scale, C, narrow, group, block_R, **blocks
     )
-    _search_pairs[(M,)](
-        key_M2C, pair_2P, score_MC, entry_MC, count_2R, R, P, scale, C, narrow, block_P, **blocks
-    )  # fmt: skip
+    _search_pairs[(M,)](key_M2C, pair_2P, score_MC, entry_MC, R, P, scale, C, narrow, block_P, **blocks)
     return score_MC, entry_MC, count_2R, partial_G2R.sum(dim=0), total_M2
 
 

@@ -217,7 +217,7 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
 
 
 @pytest.mark.parametrize(
-    "B, T, S, heads, width", [(1, 1, 4, 2, 64), (3, 7, 1, 4, 5), (2, 33, 2, 1, 16), (2, 150, 4, 8, 64)]
+    "B, T, S, heads, width", [(1, 1, 4, 2, 64), (3, 7, 1, 4, 6), (2, 33, 2, 1, 16), (2, 150, 4, 8, 64)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("drops", [True, False])
@@ -249,7 +249,7 @@ def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width,
         poison(patch)
         actual = run(True, mixed)
     truth, eager = run(False, [torch.float64] * 3), run(False, mixed)
-    slack = 3e-4 if drops else 1e-5  # of logits that have lost what DROPPED leaves no bits for
+    slack = 1e-3 if drops else 1e-5  # of logits that have lost what DROPPED leaves no bits for
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
