@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", nargs="*", type=int, default=[], help="the plain model at these sizes as well")
     parser.add_argument("--seq_len", type=int, default=512)
     parser.add_argument("--n_heads", type=int, help="instead of the experiments' own")
+    parser.add_argument("--fusion_scope", choices=["sequence", "token"], help="instead of the experiments' own")
     parser.add_argument("--knowledge_num", type=int)
     parser.add_argument("--dim", type=int)
     parser.add_argument("--n_layers", type=int)
@@ -287,7 +288,7 @@ def main() -> None:
     cases = Cases("bench_step", args, device)
     sizes = {
         "max_seq_len": args.seq_len, "n_heads": args.n_heads, "knowledge_num": args.knowledge_num, "dim": args.dim,
-        "n_layers": args.n_layers,
+        "n_layers": args.n_layers, "fusion_scope": args.fusion_scope,
     }  # fmt: skip
     new = partial(Subject, compiled=not args.no_compile, batch_size=args.batch_size)
     subjects = [new(name, script_config(name, **sizes)) for name in args.experiments]

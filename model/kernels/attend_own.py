@@ -81,17 +81,23 @@ def _own_gradient(
     grad = _tile(grad_ptr + position * D, h, e, H, E).to(tl.float32)
     lse = tl.load(lse_ptr + position * H + h, mask=h < H, other=float("inf"))  # a head that is none has no weights
     along = tl.zeros([HB], dtype=tl.float32)  # the gradient times the output
+    # It is known after the last slot alone, so the query's gradient is kept as two sums until then.
+    grad_q = tl.zeros([HB, EB], dtype=tl.float32)
+    mixed_k = tl.zeros([HB, EB], dtype=tl.float32)
+    weights, worths = (), ()
     for slot in tl.static_range(S + 1):
         k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
-        along += weight * tl.sum(grad * v, axis=1)
+        worth = tl.sum(grad * v, axis=1)
+        along += weight * worth
+        grad_q += (weight * worth)[:, None] * k
+        mixed_k += weight[:, None] * k
+        weights, worths = weights + (weight,), worths + (worth,)
     grad_packed_ptr += position * (3 * D)
-    grad_q = tl.zeros([HB, EB], dtype=tl.float32)
-    for slot in tl.static_range(S + 1):  # what is read once more comes from the cache
-        k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
-        weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
-        grad_logit = weight * (tl.sum(grad * v, axis=1) - along)
-        grad_q += grad_logit[:, None] * k
+    _put(grad_packed_ptr, (grad_q - along[:, None] * mixed_k) * scale, h, e, H, E)
+    for slot in tl.static_range(S + 1):
+        weight = weights[slot]
+        grad_logit = weight * (worths[slot] - along)
         if slot == 0:
             to = grad_packed_ptr + D
         else:
@@ -99,7 +105,6 @@ def _own_gradient(
             tl.store(grad_log_weight_ptr + position * S + slot - 1, tl.sum(grad_logit, axis=0))
         _put(to, q * (grad_logit * scale)[:, None], h, e, H, E)
         _put(to + D, grad * weight[:, None], h, e, H, E)
-    _put(grad_packed_ptr, grad_q * scale, h, e, H, E)
 
 
 def _launch(kernel, tensors, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, D: int, n_heads: int) -> None:

@@ -15,6 +15,7 @@ KEEPERS = {
     for variant, paths in {
         "cross_attention-sequence-product_key": [
             *(f"blocks.0.fusion.{name}_proj" for name in "qkv"), "blocks.0.entry_norm",
+            *(f"blocks.0.attention.{name}_proj" for name in "qkv"),
         ],
         "gated_mlp-token-product_key": ["blocks.0.fusion.gate_up_proj", "blocks.0.entry_norm"],
         "ngram-words-pointer": [
