@@ -311,6 +311,7 @@ def main() -> None:
         case = {
             "model": subject.name, "compiled": subject.compiled, "batch_size": subject.batch_size,
             "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads,
+            "fusion_scope": subject.config.fusion_scope if subject.config.reads_bank else None,
         }  # fmt: skip
         bank_NL = bank_of(subject.config)
         if subject is plain:
