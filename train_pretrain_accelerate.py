@@ -21,6 +21,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from dataset.cache import require_file
 from dataset.memory_init import BANK_ORDER, load_bank
 from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
 from dataset.tokenizer import load_tokenizer
@@ -56,6 +57,21 @@ from trainer.tracking import Tracker
 MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
 
 
+def require_inputs(flags: Flags) -> None:
+    """Refuse a path that leads nowhere before anything is started or written."""
+    data = flags.data
+    require_file(data.data_path, "data_path")
+    if data.val_path:
+        require_file(data.val_path, "val_path")
+    if flags.model.reads_bank:
+        if not data.database_init_path:
+            raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
+        require_file(data.database_init_path, "database_init_path")
+    if data.init_path:
+        require_file(Path(data.init_path) / "model.safetensors", "init_path")
+    require_file(Path(data.tokenizer_path) / "tokenizer.json", "tokenizer_path")
+
+
 def load_data(flags: Flags, accelerator: Accelerator, info: RunInfo):
     """The tokenizer, the training and validation rows, and the bank's tokens (None for the baseline)."""
     data, model = flags.data, flags.model
@@ -69,8 +85,6 @@ def load_data(flags: Flags, accelerator: Accelerator, info: RunInfo):
     # The main process builds the caches, the others then find them.
     with accelerator.main_process_first():
         if model.reads_bank:
-            if not data.database_init_path:
-                raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
             bank = load_bank(
                 data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
             )
@@ -307,6 +321,7 @@ def train(
 def main() -> int:
     transformers_logging.disable_progress_bar()
     flags = parse_cli()
+    require_inputs(flags)
     require_whole_weights()
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[flags.optim.dtype],

@@ -89,3 +89,10 @@ def test_bad_input_ends_before_training_with_one_sentence(runs, tmp_path, flags,
     ended = runs.start("bad", *flags)
     assert ended.code == 1 and sentence in ended.output and "Traceback" not in ended.output
     assert not (tmp_path / "bad" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("flag", ["data_path", "val_path", "database_init_path", "tokenizer_path", "init_path"])
+def test_a_path_that_leads_nowhere_is_told_before_anything_is_started_or_written(runs, tmp_path, flag):
+    ended = runs.start("bad", f"--{flag}", str(tmp_path / "nowhere"), "--use_swanlab", "--swanlab_mode", "local")
+    assert ended.code == 1 and f"give another --{flag}" in ended.output and "Traceback" not in ended.output
+    assert "swanlab" not in ended.output.lower() and not (tmp_path / "bad").exists()
