@@ -131,10 +131,12 @@ class Step:
         self.document_BP = None
         if mask_BX is not None and not mask_BX.all():  # padding on the left is a document of its own
             self.document_BP = F.pad(mask_BX, (0, cache.capacity - mask_BX.shape[1]), value=1)
+        keepers = [module.kept for module in model.modules() if hasattr(module, "kept")]
+        kept = {parameter.data_ptr() for keeper in keepers for parameter in keeper.made[1] or ()}  # cast there, once
         self.weights = {
             name: in_autocast(parameter)
             for name, parameter in model.named_parameters(remove_duplicate=False)
-            if parameter.ndim > 1 and parameter is not model.embedding.weight or name == "lm_head.weight"
+            if parameter.ndim > 1 and parameter.data_ptr() not in kept or name == "lm_head.weight"
         }
         # Experts are chosen on the host, which a graph cannot wait for.
         self.captures = input_B1.device.type == "cuda" and not model.settings.use_moe

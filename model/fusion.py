@@ -2,7 +2,9 @@
 
 Axes: B batch · T position · D width · S entries per position · L tokens per entry · V vocabulary
       H fusion heads · E per-head width · X = S + 1 keys of a position: its state, then its entries
+      W = S D or X D: the vectors of a position side by side
       P positions, cached ones included · J = P X keys · F = 2 D: a key, then its value
+      Y = 3 D: a state's query, key and value · Z = S F: a position's entries; with a past X F, its state before them
 
 A fusion is a module called as `fusion(x_BTD, entries, log_weight_BTS, mask, cache)`, and returns what is added to the
 stream. `x` is the normed state, `entries` what was read, `log_weight` the logarithm of each entry's weight: every
@@ -98,10 +100,9 @@ class CrossAttention(nn.Module):
         if cache is not None:
             # A row for each position, as the cache counts and crops them: its state's key and value, then its entries'.
             row_B1TZ = torch.cat([packed_BTY[..., self.config.dim :], entry_BTZ], dim=-1)[:, None]
-            row_B1PZ, log_weight_B1PS = cache.update(
-                row_B1TZ, log_weight_BTS[:, None], self.config.n_layers + self.layer
-            )
-            entry_BTZ, log_weight_BTS = row_B1PZ[:, 0], log_weight_B1PS[:, 0]
+            seen = cache.update(row_B1TZ, log_weight_BTS[:, None], self.config.n_layers + self.layer)
+            if seen[0].shape[2] > row_B1TZ.shape[2]:  # there is a past
+                entry_BTZ, log_weight_BTS = (x_B1P[:, 0] for x_B1P in seen)
         return self.out_proj(attend_joined(packed_BTY, entry_BTZ, log_weight_BTS, drop, mask, self.config))
 
     def draw_drops(self, log_weight_BTS: Tensor) -> Tensor | None:
@@ -135,8 +136,8 @@ def attend_joined(
     """softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `fusion_mask` shows.
 
     Args:
-        packed_BTY: Y = 3 D: each state's query, key and value.
-        entry_BPZ: Z = S F: each entry's key, then its value; or, where there is a past, Z = X F: a state's before them.
+        packed_BTY: of the queries' states.
+        entry_BPZ: Z = S F where P = T, else X F.
     """
     if isinstance(mask, Runs):
         from .kernels import call
@@ -161,7 +162,7 @@ def attend_own(
     packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
 ) -> Tensor:
     """The same, over the keys of each position itself."""
-    if packed_BTY.is_cuda and config.use_flash_attn:
+    if packed_BTY.is_cuda and config.use_flash_attn and packed_BTY.dtype != torch.float64:
         from .kernels import call
         from .kernels.attend_own import attend_own as kernel
 
@@ -180,7 +181,7 @@ def attend_own(
 
 
 class PooledFusion(nn.Module):
-    """The part that gated MLP and concatenation share: a linear map of the state and its weighted entries, S + 1 wide.
+    """The part that gated MLP and concatenation share: a linear map of the state and its weighted entries.
 
     In scope `sequence` each of the S slots is the mean of that slot over every visible
     position instead of the position's own.
@@ -197,27 +198,27 @@ class PooledFusion(nn.Module):
     ) -> Tensor:
         """`linear` of each state and its entries side by side."""
         if self.config.fusion_scope == "token":
-            joined_BTX = unit_entries(x_BTD, entries, log_weight_BTS).flatten(2)
+            joined_BTW = unit_entries(x_BTD, entries, log_weight_BTS).flatten(2)
         else:
-            entry_BTX = unit_entries(None, entries, log_weight_BTS).flatten(2)
-            joined_BTX = torch.cat([x_BTD, self.mean_over_visible(entry_BTX, mask, cache)], dim=-1)
+            entry_BTW = unit_entries(None, entries, log_weight_BTS).flatten(2)
+            joined_BTW = torch.cat([x_BTD, self.mean_over_visible(entry_BTW, mask, cache)], dim=-1)
         gain_D = entries.gain_D
 
         def with_gain() -> Tensor:
-            gain_X = torch.cat([torch.ones_like(gain_D), gain_D.repeat(self.config.num_selected)])
-            return in_autocast(linear.weight * gain_X)
+            gain_W = torch.cat([torch.ones_like(gain_D), gain_D.repeat(self.config.num_selected)])
+            return in_autocast(linear.weight * gain_W)
 
-        return F.linear(joined_BTX, self.kept(with_gain, linear.weight, gain_D))
+        return F.linear(joined_BTW, self.kept(with_gain, linear.weight, gain_D))
 
-    def mean_over_visible(self, weighted_BTX: Tensor, visible_B1TX: Tensor, cache) -> Tensor:
+    def mean_over_visible(self, weighted_BTW: Tensor, visible_B1TP: Tensor, cache) -> Tensor:
         if cache is not None:
             # The cache keeps pairs of keys and values, and takes a layer without keys for an empty one.
-            key_B1TX = weighted_BTX[:, None]
-            no_value = key_B1TX[..., :0]
-            weighted_BTX = cache.update(key_B1TX, no_value, self.config.n_layers + self.layer)[0][:, 0]
-        weight_BTT = visible_B1TX[:, 0].float()
-        weight_BTT = weight_BTT / weight_BTT.sum(dim=-1, keepdim=True)
-        return weight_BTT.to(weighted_BTX.dtype) @ weighted_BTX
+            key_B1TW = weighted_BTW[:, None]
+            no_value = key_B1TW[..., :0]
+            weighted_BTW = cache.update(key_B1TW, no_value, self.config.n_layers + self.layer)[0][:, 0]
+        weight_BTP = visible_B1TP[:, 0].float()
+        weight_BTP = weight_BTP / weight_BTP.sum(dim=-1, keepdim=True)
+        return weight_BTP.to(weighted_BTW.dtype) @ weighted_BTW
 
 
 class GatedMLP(PooledFusion):
@@ -229,8 +230,8 @@ class GatedMLP(PooledFusion):
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, mask, cache) -> Tensor:
-        both_BTX = self.project(self.gate_up_proj, x_BTD, entries, log_weight_BTS, mask, cache)
-        gate_BTD, up_BTD = both_BTX.chunk(2, dim=-1)
+        both_BTF = self.project(self.gate_up_proj, x_BTD, entries, log_weight_BTS, mask, cache)
+        gate_BTD, up_BTD = both_BTF.chunk(2, dim=-1)
         return self.out_proj(F.silu(gate_BTD) * up_BTD)
 
 

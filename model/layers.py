@@ -179,7 +179,8 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
 class Kept:
     """What was made of parameters, kept until one of them changes; only where no gradient is recorded.
 
-    A change is told by a parameter's version, which an edit through `.data` does not raise.
+    A change is told by a parameter's version, which an edit through `.data` does not raise, nor a step of a fused
+    optimizer: call `torch.autograd.graph.increment_version` after it, as training does.
     """
 
     def __init__(self):
@@ -214,18 +215,14 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
-        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
+        self.qkv_proj = nn.Linear(config.dim, config.dim + 2 * config.kv_heads * config.head_dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.kept = Kept()
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
-        weights = [projection.weight for projection in (self.q_proj, self.k_proj, self.v_proj)]
-        qkv_BTX = F.linear(in_autocast(x_BTD), self.kept(lambda: in_autocast(torch.cat(weights)), *weights))
-        qk_BTHE, v_BTGE = qkv_BTX.unflatten(-1, (H + 2 * G, -1)).split([H + G, G], dim=2)
+        qkv_BTHE = self.qkv_proj(in_autocast(x_BTD)).unflatten(-1, (H + 2 * G, -1))
+        qk_BTHE, v_BTGE = qkv_BTHE.split([H + G, G], dim=2)
         qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E)
         q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
         v_BGTE = v_BTGE.transpose(1, 2)

@@ -180,7 +180,8 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
                 f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
                 f"there and {tuple(parameter.shape)} here"
             )
-        parameter.data.copy_(trained[name])
+        with torch.no_grad():  # not through `.data`: what is kept of a parameter goes by its version
+            parameter.copy_(trained[name])
 
 
 def resume(out_dir: str | Path, split: dict, model: nn.Module, optimizer, accelerator) -> dict:

@@ -1,4 +1,4 @@
-"""Triton twins of the memory's hot spots, used on CUDA only; the references in plain torch are in retrieval.py."""
+"""Triton twins of the memory's hot spots, for CUDA; the references in plain torch stand where they are called."""
 
 from collections.abc import Callable
 

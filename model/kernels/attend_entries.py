@@ -6,7 +6,7 @@ added to its logits. Nothing is added up by atomics: the same inputs give the sa
 
 Axes: B batch · T queries among P positions · X keys of a position, its state and S entries · J = P X keys
       H heads · E per-head width · D = H E · F = 2 D: a key, then its value · M queries and N keys of a tile
-      G keys of a position in one stretch: 1 state, or S entries
+      G keys of a position in one stretch: 1 state, or S entries · Y = 3 D · Z: see `attend_entries`
 """
 
 import torch
@@ -29,7 +29,7 @@ def _bias(
     log_weight_ptr, drop_ptr, j, end,
     DROPS: tl.constexpr, LOGS: tl.constexpr, G: tl.constexpr, X: tl.constexpr,
 ):  # fmt: skip
-    """What is added to the logits of N keys.
+    """What is added to the logits of N keys; of those of entries `drop_ptr` begins behind the state.
 
     Loaded twice over, so that there are enough for every thread: half of them would each load all of it.
     """
@@ -303,7 +303,7 @@ def attend_entries(
         log_weight_BPS, drop_BHJ: float32; J: the state of a position, then its entries.
         position_T, first_BT, last_BT: int32: see `Runs`.
     Returns:
-        out_BTD, in the dtype of `packed`, and lse_BHT, float32: log2 of each query's sum. Gradients need T = P.
+        out_BTD, in the dtype of `packed`, and lse_BHT, float32: log2 of each query's sum. Gradients need Z = S F.
     """
     (B, T, Y), (P, Z), S = packed_BTY.shape, entry_BPZ.shape[1:], log_weight_BPS.shape[2]
     D = Y // 3
@@ -346,20 +346,20 @@ def attend_entries_gradient(
     if entry_BTZ.shape[1:] != (T, 2 * D * S):
         raise ValueError("no gradient goes through cached positions")
     grad_packed_BTY, grad_entry_BTZ = packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape)
-    grad_bias_BHZ = sums_BHT2.new_empty(B, n_heads, T * S)
+    grad_bias_BHN = sums_BHT2.new_empty(B, n_heads, T * S)
     operands = _contiguous(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2)
     M, shape = _shape(_gradient, D, packed_BTY.dtype, T, drop_BHJ, S + 1, n_heads)
     _gradient[(2 * triton.cdiv(T, M) + triton.cdiv(T * S, M), B * n_heads)](
-        *operands, grad_packed_BTY, grad_entry_BTZ, grad_bias_BHZ, T, **shape
+        *operands, grad_packed_BTY, grad_entry_BTZ, grad_bias_BHN, T, **shape
     )
-    return grad_packed_BTY, grad_entry_BTZ, grad_bias_BHZ
+    return grad_packed_BTY, grad_entry_BTZ, grad_bias_BHN
 
 
 @attend_entries_gradient.register_fake
 def _(grad_BTD, packed_BTY, entry_BTZ, log_weight_BTS, drop_BHJ, first_BT, last_BT, sums_BHT2, n_heads):
     B, T, S = log_weight_BTS.shape
-    grad_bias_BHZ = sums_BHT2.new_empty(B, n_heads, T * S)
-    return packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape), grad_bias_BHZ
+    grad_bias_BHN = sums_BHT2.new_empty(B, n_heads, T * S)
+    return packed_BTY.new_empty(packed_BTY.shape), entry_BTZ.new_empty(entry_BTZ.shape), grad_bias_BHN
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -372,8 +372,8 @@ def _backward(ctx, grad_BTD: Tensor, _grad_lse):
     *inputs, out_BTD, lse_BHT = ctx.saved_tensors
     along_BTH = (grad_BTD.float() * out_BTD.float()).unflatten(-1, (ctx.n_heads, -1)).sum(dim=-1)
     sums_BHT2 = torch.stack([lse_BHT, along_BTH.transpose(1, 2)], dim=-1)
-    *grads, grad_bias_BHZ = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
-    return *grads, grad_bias_BHZ.sum(dim=1).view(inputs[2].shape), *[None] * 5
+    *grads, grad_bias_BHN = attend_entries_gradient(grad_BTD, *inputs, sums_BHT2, ctx.n_heads)
+    return *grads, grad_bias_BHN.sum(dim=1).view(inputs[2].shape), *[None] * 5
 
 
 attend_entries.register_autograd(_backward, setup_context=_setup)

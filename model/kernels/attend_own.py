@@ -14,6 +14,8 @@ from torch import Tensor
 from . import custom_op
 from .search_grid import LOG2E
 
+UNROLL = tl.constexpr(5)  # slots whose keys are asked for before the first is needed
+
 
 @triton.jit
 def _tile(ptr, h, e, H: tl.constexpr, E: tl.constexpr):
@@ -56,7 +58,7 @@ def _attend_own(
     best = tl.full([HB], float("-inf"), dtype=tl.float32)
     total = tl.zeros([HB], dtype=tl.float32)
     mixed = tl.zeros([HB, EB], dtype=tl.float32)
-    for slot in tl.static_range(S + 1):
+    for slot in tl.range(0, S + 1, loop_unroll_factor=UNROLL):
         k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         logit = (tl.sum(q * k, axis=1) * scale + bias) * LOG2E
         higher = tl.maximum(best, logit)
@@ -81,23 +83,17 @@ def _own_gradient(
     grad = _tile(grad_ptr + position * D, h, e, H, E).to(tl.float32)
     lse = tl.load(lse_ptr + position * H + h, mask=h < H, other=float("inf"))  # a head that is none has no weights
     along = tl.zeros([HB], dtype=tl.float32)  # the gradient times the output
-    # It is known after the last slot alone, so the query's gradient is kept as two sums until then.
-    grad_q = tl.zeros([HB, EB], dtype=tl.float32)
-    mixed_k = tl.zeros([HB, EB], dtype=tl.float32)
-    weights, worths = (), ()
-    for slot in tl.static_range(S + 1):
+    for slot in tl.range(0, S + 1, loop_unroll_factor=UNROLL):
         k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
         weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
-        worth = tl.sum(grad * v, axis=1)
-        along += weight * worth
-        grad_q += (weight * worth)[:, None] * k
-        mixed_k += weight[:, None] * k
-        weights, worths = weights + (weight,), worths + (worth,)
+        along += weight * tl.sum(grad * v, axis=1)
     grad_packed_ptr += position * (3 * D)
-    _put(grad_packed_ptr, (grad_q - along[:, None] * mixed_k) * scale, h, e, H, E)
-    for slot in tl.static_range(S + 1):
-        weight = weights[slot]
-        grad_logit = weight * (worths[slot] - along)
+    grad_q = tl.zeros([HB, EB], dtype=tl.float32)
+    for slot in tl.range(0, S + 1, loop_unroll_factor=UNROLL):  # what is read once more comes from the cache
+        k, v, bias = _key(slot, packed_ptr, entry_ptr, log_weight_ptr, drop_ptr, position, h, e, DROPS, S, H, E)
+        weight = tl.exp2((tl.sum(q * k, axis=1) * scale + bias) * LOG2E - lse)
+        grad_logit = weight * (tl.sum(grad * v, axis=1) - along)
+        grad_q += grad_logit[:, None] * k
         if slot == 0:
             to = grad_packed_ptr + D
         else:
@@ -105,12 +101,14 @@ def _own_gradient(
             tl.store(grad_log_weight_ptr + position * S + slot - 1, tl.sum(grad_logit, axis=0))
         _put(to, q * (grad_logit * scale)[:, None], h, e, H, E)
         _put(to + D, grad * weight[:, None], h, e, H, E)
+    _put(grad_packed_ptr, grad_q * scale, h, e, H, E)
 
 
 def _launch(kernel, tensors, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, D: int, n_heads: int) -> None:
     (B, T, S), E = log_weight_BTS.shape, D // n_heads
     HB, EB = triton.next_power_of_2(n_heads), triton.next_power_of_2(E)
-    kernel[(B * T,)](*tensors, E**-0.5, drop_BTHX is not None, S, n_heads, HB, E, EB, num_warps=max(1, HB * EB // 256))
+    n_warps = min(max(1, HB * EB // 256), 16)
+    kernel[(B * T,)](*tensors, E**-0.5, drop_BTHX is not None, S, n_heads, HB, E, EB, num_warps=n_warps)
 
 
 @custom_op
@@ -120,15 +118,19 @@ def attend_own(
     """What `fusion.attend_own` is on CUDA: softmax(q k / sqrt(E) + bias) v over the S + 1 keys of each position.
 
     Args:
-        packed_BTY: Y = 3 D: query, key and value of the state; in each the E channels of one head after the other.
+        packed_BTY: not float64; Y = 3 D: query, key and value of the state; in each the E channels of one head after
+        the other.
         entry_BTZ: Z = S F: each entry's key, then its value.
         log_weight_BTS, drop_BTHX: float32; added to the logits of entries, and of all keys.
     Returns:
         out_BTD, in the dtype of `packed`, and lse_BTH, float32: log2 of each head's sum.
     """
-    if packed_BTY.dtype == torch.float64:
-        raise ValueError("attention to entries has no kernel for float64; --use_flash_attn False needs none")
     B, T, D = *packed_BTY.shape[:2], packed_BTY.shape[2] // 3
+    keys = log_weight_BTS.shape[2] + 1
+    if entry_BTZ.shape[2] != (keys - 1) * 2 * D or drop_BTHX is not None and drop_BTHX.shape != (B, T, n_heads, keys):
+        raise ValueError(
+            f"{keys} keys of width {D}: got {entry_BTZ.shape}, {None if drop_BTHX is None else drop_BTHX.shape}"
+        )
     out_BTD = packed_BTY.new_empty(B, T, D)
     lse_BTH = packed_BTY.new_empty(B, T, n_heads, dtype=torch.float32)
     inputs = (x if x is None else x.contiguous() for x in (packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX))

@@ -258,7 +258,8 @@ def search_grid(
     entry_MC = torch.empty(M, C, dtype=torch.int64, device=device)
     block_R, block_P = triton.next_power_of_2(R), triton.next_power_of_2(P)
     block_C = triton.next_power_of_2(C)
-    # Where rows cannot be loaded 16 bytes at a time, or the C groups hold much of R, groups cost more than they save.
+    # GROUP must divide R. Where rows cannot be loaded 16 bytes at a time, or the C groups hold much of R, groups cost
+    # more than they save.
     group = GROUP if R % 16 == 0 and block_R > 2 * GROUP * block_C else 1
     blocks = {"BLOCK_C": block_C, "num_warps": 1}  # a row's maxima need no barrier
     if not usage:  # nothing is summed over positions, so one launch does it

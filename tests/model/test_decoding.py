@@ -142,3 +142,16 @@ def test_replayed_steps_equal_eager_ones(variant, dtype, padded):
         assert caches[0].step.graph is not None
     replayed, eager = (torch.cat(parts, dim=1)[:, 4:] for parts in logits)
     torch.testing.assert_close(replayed, eager, **tolerance)
+
+
+@pytest.mark.parametrize("kind", ["cross_attention", "gated_mlp", "concat", "words"])
+@torch.no_grad()
+def test_steps_take_the_weights_that_the_prompt_has_made(kind):
+    model, cache = tiny_model(fusion=kind), FixedCache(T)
+    keepers = [module.kept for module in model.modules() if hasattr(module, "kept")]
+    with torch.autocast("cpu", torch.bfloat16):
+        model(random_ids(1, 5), cache=cache)
+        made = [keeper.made[-1] for keeper in keepers]
+        for _ in range(2):
+            model(random_ids(1, 1), cache=cache)
+    assert keepers and all(keeper.made[-1] is before for keeper, before in zip(keepers, made, strict=True))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from model import build_model
+from model import build_model, fusion
 from model.layers import Kept
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
@@ -15,7 +15,6 @@ KEEPERS = {
     for variant, paths in {
         "cross_attention-sequence-product_key": [
             *(f"blocks.0.fusion.{name}_proj" for name in "qkv"), "blocks.0.entry_norm",
-            *(f"blocks.0.attention.{name}_proj" for name in "qkv"),
         ],
         "gated_mlp-token-product_key": ["blocks.0.fusion.gate_up_proj", "blocks.0.entry_norm"],
         "ngram-words-pointer": [
@@ -138,3 +137,36 @@ def test_a_model_that_was_made_for_inference_alone_runs():
     with torch.inference_mode():
         model = tiny_model(**VARIANTS["ngram-words-pointer"])
     assert torch.equal(logits(model), logits(model))
+
+
+@pytest.mark.parametrize("kind", fusion.FUSIONS)
+@pytest.mark.parametrize("scope", ["token", "sequence"])
+def test_a_gain_in_the_weights_is_one_of_the_vectors(kind, scope, monkeypatch):
+    model, ids = tiny_model(fusion=kind, fusion_scope=scope, memory_layers=[0]).double(), torch.arange(3, 19).view(2, 8)
+    gain = 1 + torch.randn(model.settings.dim, dtype=torch.float64) / 2
+    gain[::3] = 0
+    with torch.no_grad():
+        model.blocks[0].entry_norm.weight.copy_(gain)
+        actual = model(input_ids=ids).logits
+        model.blocks[0].entry_norm.weight.fill_(1)
+        unit_entries = fusion.unit_entries
+
+        def with_gain(x, entries, *log_weight):
+            vectors = unit_entries(x, entries, *log_weight)
+            vectors[:, :, -entries.token_BTSL.shape[2] :] *= gain
+            return vectors
+
+        monkeypatch.setattr(fusion, "unit_entries", with_gain)
+        torch.testing.assert_close(actual, model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("kind", fusion.FUSIONS)
+def test_the_first_position_is_the_same_in_both_scopes(kind):
+    ids, logits = torch.tensor([[5], [7]]), []
+    for scope in ("token", "sequence"):
+        model = tiny_model(fusion=kind, fusion_scope=scope).double()
+        with torch.no_grad():
+            for block in model.blocks:
+                block.entry_norm.weight.copy_(torch.linspace(-1, 2, model.settings.dim))
+            logits.append(model(input_ids=ids).logits)
+    torch.testing.assert_close(*logits)

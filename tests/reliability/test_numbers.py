@@ -87,9 +87,9 @@ def test_many_bad_steps_stop_the_run_and_the_last_good_checkpoint_goes_on_bit_fo
 @pytest.mark.parametrize("in_row", ["1", "3"])
 def test_the_parameter_whose_gradient_is_bad_is_named(runs, in_row):
     ended = runs.start(
-        "run", "--max_skipped_in_row", in_row, fault=partial(poison_gradient, "blocks.1.attention.v_proj.weight")
+        "run", "--max_skipped_in_row", in_row, fault=partial(poison_gradient, "blocks.1.attention.qkv_proj.weight")
     )
-    assert ended.code == 1 and "(first in blocks.1.attention.v_proj.weight)" in ended.output
+    assert ended.code == 1 and "(first in blocks.1.attention.qkv_proj.weight)" in ended.output
 
 
 def test_too_little_gpu_memory_ends_with_the_flag_to_change(runs):
