@@ -136,7 +136,8 @@ class Step:
         self.weights = {
             name: in_autocast(parameter)
             for name, parameter in model.named_parameters(remove_duplicate=False)
-            if parameter.ndim > 1 and parameter.data_ptr() not in kept or name == "lm_head.weight"
+            if (parameter.ndim > 1 and parameter.data_ptr() not in kept and parameter is not model.embedding.weight)
+            or name == "lm_head.weight"
         }
         # Experts are chosen on the host, which a graph cannot wait for.
         self.captures = input_B1.device.type == "cuda" and not model.settings.use_moe

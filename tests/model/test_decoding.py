@@ -144,14 +144,16 @@ def test_replayed_steps_equal_eager_ones(variant, dtype, padded):
     torch.testing.assert_close(replayed, eager, **tolerance)
 
 
-@pytest.mark.parametrize("kind", ["cross_attention", "gated_mlp", "concat", "words"])
+@pytest.mark.parametrize("kind", [None, "cross_attention", "gated_mlp", "concat", "words"])
 @torch.no_grad()
-def test_steps_take_the_weights_that_the_prompt_has_made(kind):
-    model, cache = tiny_model(fusion=kind), FixedCache(T)
-    keepers = [module.kept for module in model.modules() if hasattr(module, "kept")]
+def test_steps_take_the_weights_that_the_prompt_has_made_and_the_embeddings_as_they_are(kind):
+    model = tiny_model(fusion=kind) if kind else tiny_model(model_type="model_original")
+    cache, keepers = FixedCache(T), [module.kept for module in model.modules() if hasattr(module, "kept")]
     with torch.autocast("cpu", torch.bfloat16):
         model(random_ids(1, 5), cache=cache)
         made = [keeper.made[-1] for keeper in keepers]
         for _ in range(2):
             model(random_ids(1, 1), cache=cache)
-    assert keepers and all(keeper.made[-1] is before for keeper, before in zip(keepers, made, strict=True))
+    assert bool(keepers) == bool(kind)
+    assert all(keeper.made[-1] is before for keeper, before in zip(keepers, made, strict=True))
+    assert "embedding.weight" not in cache.step.weights  # the stream begins in their precision
