@@ -42,7 +42,7 @@ TWIN_PAIRS = [
     ("fast float32", "naive float32"), ("fast float32", "eager float32"), ("eager float32", "naive float32"),
     ("fast bf16", "naive bf16"), ("fast bf16", "fast float32"), ("naive bf16", "naive float32"),
 ]  # fmt: skip
-EXPERIMENTS = ["1_4_0", "1_5_0", "1_4_8", "1_4_7", "1_4_10", "1_5_1"]  # the most telling first
+EXPERIMENTS = ["1_4_0", "1_5_2", "1_4_8", "1_4_7", "1_5_0", "1_4_10"]  # the most telling first
 
 
 @dataclass

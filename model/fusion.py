@@ -161,7 +161,7 @@ def attend_joined(
 def attend_own(
     packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
 ) -> Tensor:
-    """The same, over the keys of each position itself."""
+    """The same, over the keys of each position itself; on CUDA there is a kernel for all but float64."""
     if packed_BTY.is_cuda and config.use_flash_attn and packed_BTY.dtype != torch.float64:
         from .kernels import call
         from .kernels.attend_own import attend_own as kernel
