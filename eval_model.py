@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from dataset.cache import read_json
+from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, Settings
-from evaluation.arms import arms_of
+from evaluation.controls import arms_of
 from evaluation.gold import Gold, find_gold
-from evaluation.options import read_questions
+from evaluation.likelihood import read_questions
 from model import load_run
-from trainer.monitor import memory_readings
-from trainer.record import fill_record
-from trainer.runinfo import git, now, write_json
-from trainer.runs import Run
-from trainer.tracking import replay
+from runs.folder import Run
+from runs.record import fill_record
+from runs.runinfo import git, now, write_json
+from runs.tracking import replay
+from trainer.meters import memory_readings
 
 PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
 QUESTIONS = ("object", "relation", "verification", "edit")

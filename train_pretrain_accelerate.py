@@ -21,13 +21,17 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from dataset.cache import require_file
-from dataset.memory_init import BANK_ORDER, load_bank
+from common.constants import IGNORED
+from common.files import require_file
+from dataset.knowledge import BANK_ORDER, load_bank
 from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
 from dataset.tokenizer import load_tokenizer
 from model import build_model
-from model.losses import IGNORED, count_targets
-from model.memory_bank import usage_statistics
+from model.losses import count_targets
+from model.memory.bank import usage_statistics
+from runs.record import fill_record
+from runs.runinfo import RunInfo, make_log, write_json
+from runs.tracking import Tracker
 from trainer.checkpoint import (
     BANKS,
     checkpoint_dirs,
@@ -38,8 +42,7 @@ from trainer.checkpoint import (
     save_result,
 )
 from trainer.config import Flags, parse_cli
-from trainer.micro_step import MicroStep, graphable
-from trainer.monitor import (
+from trainer.meters import (
     StepGuard,
     StopSignal,
     StopVotes,
@@ -50,9 +53,7 @@ from trainer.monitor import (
     use_histogram,
 )
 from trainer.optim import lr_at, make_optimizer, set_lr
-from trainer.record import fill_record
-from trainer.runinfo import RunInfo, make_log, write_json
-from trainer.tracking import Tracker
+from trainer.step import MicroStep, graphable
 
 MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
 

@@ -21,33 +21,32 @@ SMALL_ROWS = f"{SMALL} --batch_size 2 --no_compile"
 # name -> module and flags, and those with --tiny. After its --seconds a benchmark begins no new case.
 BENCHMARKS = {
     "step": (
-        "bench_step --seconds 540 --naive compiled eager --batch_sizes 96 192",
-        f"bench_step {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --steps 2 --batch_sizes 1",
+        "step --seconds 540 --naive compiled eager --batch_sizes 96 192",
+        f"step {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --steps 2 --batch_sizes 1",
     ),
     "peers": (
-        "bench_peers --seconds 60",
-        f"bench_peers {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --repeats 2",
+        "peers --seconds 60",
+        f"peers {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --repeats 2",
     ),
     "decode": (
-        "bench_decode --seconds 60",
-        f"bench_decode {SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
+        "decode --seconds 60",
+        f"decode {SMALL} --knowledge_num 256 --batch_sizes 1 2 --prompt_tokens 9 --new_tokens 3 --prompts 2",
     ),
     "step_8_heads": (
-        "bench_step --seconds 90 --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
-        f"bench_step {SMALL_ROWS} --experiments 1_4_0 --seq_len 64 --steps 2 --batch_sizes 1",
+        "step --seconds 90 --experiments 1_4_0 --n_heads 8 --batch_sizes 96 192",
+        f"step {SMALL_ROWS} --experiments 1_4_0 --seq_len 64 --steps 2 --batch_sizes 1",
     ),
     "scaling": (
-        "bench_scaling --seconds 120",
-        f"bench_scaling {SMALL_ROWS} --seq_len 64 --knowledge_nums 256 400 --candidates 8 --selected 2 --repeats 2",
+        "scaling --seconds 120",
+        f"scaling {SMALL_ROWS} --seq_len 64 --knowledge_nums 256 400 --candidates 8 --selected 2 --repeats 2",
     ),
     "retrieval": (
-        "bench_retrieval --seconds 60",
-        f"bench_retrieval {SMALL_ROWS} --seq_len 128 --knowledge_nums 256 --candidates 16 "
-        "--ngram_candidates 16 --repeats 2",
+        "retrieval --seconds 60",
+        f"retrieval {SMALL_ROWS} --seq_len 128 --knowledge_nums 256 --candidates 16 --ngram_candidates 16 --repeats 2",
     ),
     "data": (
-        "bench_data --seconds 150",
-        f"bench_data {SMALL_ROWS} --seq_len 64 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
+        "data --seconds 150",
+        f"data {SMALL_ROWS} --seq_len 64 --accumulation_steps 1 --knowledge_num 256 --text_mb 0.2 "
         "--knowledge_mb 0.2 --repeats 2",
     ),
 }

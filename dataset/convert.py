@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from .cache import atomic, read_lines, require_file, require_text
-from .memory_init import Fact, read_values, triple_uuid
+from common.files import atomic, read_lines, require_file, require_text
+
+from .knowledge import Fact, read_values, triple_uuid
 
 TEMPLATE = "{subject} {predicate} {object}."
 

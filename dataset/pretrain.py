@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.losses import IGNORED
+from common.constants import IGNORED
+from common.files import atomic, parse_json, read_lines, require_file, require_text, whole
 
-from .cache import atomic, content_key, parse_json, read_lines, require_file, require_text, tokenizer_key, whole
+from .cache import content_key, tokenizer_key
 from .tokenizer import border
 
 # Enough to keep every core of the tokenizer busy, few enough to bound memory: a token's encoding takes 100 bytes.

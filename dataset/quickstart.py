@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .convert import read_triples, write_knowledge
-from .memory_init import Fact
+from .knowledge import Fact
 
 FACTS = Path(__file__).with_name("facts.tsv")
 SEEN_SHARE = 0.6

@@ -18,12 +18,12 @@ from statistics import harmonic_mean
 
 import torch
 
-from dataset.memory_init import Fact
-from model.ngrams import NO_ENTRY
+from common.constants import NO_ENTRY
+from dataset.knowledge import Fact
 
-from .arms import entry_tokens
+from .controls import entry_tokens
+from .likelihood import log_likelihoods, read_questions
 from .object import split_question
-from .options import log_likelihoods, read_questions
 from .settings import Settings
 
 TASK_VERSION = 1

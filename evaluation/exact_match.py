@@ -2,8 +2,8 @@
 
 import torch
 
+from .likelihood import letter, read_questions
 from .object import FIELDS, split_question
-from .options import letter, read_questions
 from .retrieval import last_positions
 from .settings import Settings, by_part
 

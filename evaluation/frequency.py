@@ -8,7 +8,7 @@ from statistics import median
 
 from . import object as object_task
 from . import relation, verification
-from .options import letter, read_questions
+from .likelihood import letter, read_questions
 from .settings import Settings, accuracy
 
 TASK_VERSION = 1

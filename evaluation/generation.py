@@ -10,7 +10,7 @@ import math
 import torch
 
 from .language import validation_rows
-from .options import log_likelihoods
+from .likelihood import log_likelihoods
 from .settings import Settings
 
 TASK_VERSION = 1

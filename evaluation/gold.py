@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.memory_init import Fact, load_run_bank, read_knowledge
-from model.ngrams import NO_ENTRY
+from common.constants import NO_ENTRY
+from dataset.knowledge import Fact, load_run_bank, read_knowledge
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.constants import IGNORED
 from dataset.pretrain import PretrainDataset, open_pretrain_data, read_documents
-from model.losses import IGNORED
 
 from .settings import Settings
 

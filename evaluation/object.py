@@ -1,6 +1,6 @@
 """Object prediction: which of five objects completes the sentence. Chance 20 %."""
 
-from .options import multiple_choice, read_questions
+from .likelihood import multiple_choice, read_questions
 from .settings import Settings, accuracy
 
 TASK_VERSION = 2

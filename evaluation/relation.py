@@ -1,6 +1,6 @@
 """Relation prediction: which of five predicates links subject and object. Chance 20 %."""
 
-from .options import multiple_choice, read_questions
+from .likelihood import multiple_choice, read_questions
 from .settings import Settings
 
 TASK_VERSION = 2

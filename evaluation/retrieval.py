@@ -9,11 +9,12 @@ from dataclasses import replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from model.ngrams import NO_ENTRY, NgramIndex, find_matches
-from model.retrieval import search_grid
+from common.constants import NO_ENTRY
+from model.memory.ngram_index import NgramIndex, find_matches
+from model.memory.product_keys import search_grid
 
+from .likelihood import letter
 from .object import ask_objects, split_question
-from .options import letter
 from .settings import Settings, accuracy
 
 TASK_VERSION = 1

@@ -2,7 +2,7 @@
 
 import torch
 
-from model.memory_bank import usage_statistics
+from model.memory.bank import usage_statistics
 
 from .language import batches, validation_rows
 from .settings import Settings

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from .options import read_questions, score_options
+from .likelihood import read_questions, score_options
 from .settings import Settings, accuracy, by_part
 
 TASK_VERSION = 1

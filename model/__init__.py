@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from runs.journal import Journal
+
 from .config import ModelConfig
-from .journal import Journal
 from .model_memory import MemoryTransformer
 from .model_original import Transformer
 

@@ -1,21 +1,11 @@
 """ModelConfig: every architecture flag, declared once with its help and its checks."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from math import isqrt
 
 from transformers import PreTrainedConfig
 
-
-def flag(default, help: str, choices: list | None = None):
-    """A dataclass field that is also a command-line flag; `help` is the one place its meaning is written."""
-    make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
-    return field(**make, metadata={"help": help.replace("%", "%%"), **({"choices": choices} if choices else {})})
-
-
-def require(condition: bool, message: str) -> None:
-    """Refuse a user's setting with one sentence."""
-    if not condition:
-        raise ValueError(message)
+from common.flags import flag, require
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100  # the label of a position that is not predicted
+from common.constants import IGNORED
+
 NEVER = 1e-9  # a probability of zero has no logarithm
 
 

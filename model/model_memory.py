@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .clustering import cached_content_order, content_keys, order_by_rarest_words, weighed_words
+from common.constants import IGNORED, NO_ENTRY, PADDING
+
 from .config import MemoryHFConfig, ModelConfig
-from .fusion import DROPPED, FUSIONS, Entries, fusion_mask
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
-from .losses import IGNORED, balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
-from .memory_bank import ROWS_AT_ONCE, CommonWords, MemoryBank
+from .losses import balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
+from .memory.bank import ROWS_AT_ONCE, CommonWords, MemoryBank
+from .memory.cross_attention import DROPPED, FUSIONS, Entries, fusion_mask
+from .memory.grid_order import cached_content_order, content_keys, order_by_rarest_words, weighed_words
+from .memory.ngram_index import find_matches, previous_tokens, rarity
+from .memory.product_keys import cosine_to_entries, mixed_entries, search_grid, select
+from .memory.tokens import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
 from .model_original import INIT_STD, Block, Transformer
-from .ngrams import NO_ENTRY, find_matches, previous_tokens, rarity
-from .retrieval import PADDING, cosine_to_entries, mixed_entries, search_grid, select
-from .words import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
 
 TEACHER_CANDIDATES = 16  # what the n-grams keep where they only teach
 

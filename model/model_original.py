@@ -13,7 +13,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
-from .decoding import CACHE, FixedCache
 from .layers import (
     Attention,
     Context,
@@ -25,6 +24,7 @@ from .layers import (
     rotary_table,
 )
 from .losses import language_model_loss
+from .static_cache import CACHE, FixedCache
 
 INIT_STD = 0.02
 

@@ -33,7 +33,7 @@ for name in 1_4_0 "$experiment"; do
     evaluate "knowledge_${text}_seed$seed" --tasks language usage generation
     for n in ${QUESTIONS:-10000 25000 50000 100000}; do
         file=$data/questions_$n.jsonl tuned=knowledge_${name}_${n}_seed$seed
-        "$PYTHON" -m evaluation.questions --limit "$n" --reworded "${REWORDED:-0.25}" --out "$file" \
+        "$PYTHON" -m dataset.questions --limit "$n" --reworded "${REWORDED:-0.25}" --out "$file" \
             --object "$data/object_mcq_train.jsonl" --relation "$data/relation_mcq_train.jsonl" \
             --verification "$data/fact_verification_train.jsonl"
         epochs=$((n > 25000 ? 1 + 150000 / n : 8))

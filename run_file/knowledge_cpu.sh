@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-1} questions=${QUESTIONS:-10000}
 export OMP_NUM_THREADS=1
 mkdir -p out
-"$PYTHON" -m evaluation.questions --limit "$questions" --reworded "${REWORDED:-0.25}" --out "$data/questions_$questions.jsonl" \
+"$PYTHON" -m dataset.questions --limit "$questions" --reworded "${REWORDED:-0.25}" --out "$data/questions_$questions.jsonl" \
     --object "$data/object_mcq_train.jsonl" --relation "$data/relation_mcq_train.jsonl" \
     --verification "$data/fact_verification_train.jsonl"
 

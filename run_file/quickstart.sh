@@ -8,7 +8,7 @@ data=dataset/quickstart
 
 echo "== facts, their texts and questions; a tokenizer"
 "$PYTHON" -m dataset.quickstart --out $data
-"$PYTHON" -m evaluation.questions --out $data/questions.jsonl --limit 4000 \
+"$PYTHON" -m dataset.questions --out $data/questions.jsonl --limit 4000 \
     --object $data/object_train.jsonl --relation $data/relation_train.jsonl --verification $data/verification_train.jsonl
 cat $data/pretrain.jsonl $data/questions.jsonl > $data/train.jsonl
 "$PYTHON" -m dataset.tokenizer --data $data/pretrain.jsonl --vocab_size 2048 --out $data/tokenizer
@@ -51,7 +51,7 @@ echo "Read the memory's gain as memory minus plain, and its use of the bank as m
 echo "counterfactual (the bank states a wrong object for each asked fact)."
 echo
 echo "== three sentences of the memory model, and what it looked up while it wrote the first"
-"$PYTHON" -m evaluation.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
+"$PYTHON" -m editing.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
     --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is"
 echo
 echo "== records, curves, and the two runs compared"

@@ -8,7 +8,7 @@ import torch
 
 from model import ModelConfig, build_model
 
-from .runs import Runs, write_data
+from .tiny_runs import Runs, write_data
 
 TINY = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "max_seq_len": 32,

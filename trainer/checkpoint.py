@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from dataset.cache import flush
+from common.files import flush
 
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from model.config import ModelConfig, flag, require
+from common.flags import flag, require
+from model.config import ModelConfig
 
 
 @dataclass(frozen=True)

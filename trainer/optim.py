@@ -29,7 +29,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW in its fused form, which alone can be told on the device to skip a step (`trainer.monitor.StepGuard`)."""
+    """AdamW in its fused form, which alone can be told on the device to skip a step (`trainer.meters.StepGuard`)."""
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=device.type in ("cpu", "cuda"),

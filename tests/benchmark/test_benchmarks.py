@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import bench_decode, bench_peers, bench_retrieval
-from benchmark.measure import Cases, make_parser, script_config
+from benchmark import decode as decode
+from benchmark import peers as peers
+from benchmark import retrieval as retrieval
+from benchmark.harness import Cases, make_parser, script_config
 from tests.conftest import tiny_model
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """run("bench_decode", flags): its rows and what it printed."""
+    """run("decode", flags): its rows and what it printed."""
 
     def run_benchmark(name, flags):
         out = tmp_path / f"{name}.jsonl"
@@ -49,7 +51,7 @@ def test_a_case_that_fails_or_comes_too_late_is_reported_and_the_others_go_on(ca
 def test_decoding_chooses_what_the_whole_forward_pass_would(design, fixed):
     model = tiny_model(**design)
     prompt_BT = torch.randint(3, 61, (2, 9))
-    _, token_ms, new_BT = bench_decode.decode(model, prompt_BT, 6, fixed)
+    _, token_ms, new_BT = decode.decode(model, prompt_BT, 6, fixed)
     text_BT = torch.cat([prompt_BT, new_BT], dim=1)
     assert len(token_ms) == 6
     assert torch.equal(model(text_BT).logits.argmax(dim=-1)[:, 8:-1], new_BT)
@@ -57,7 +59,7 @@ def test_decoding_chooses_what_the_whole_forward_pass_would(design, fixed):
 
 def test_decode(run):
     sizes = "--dim 32 --n_layers 1 --n_heads 4 --knowledge_num 256 --batch_sizes 2 --prompt_tokens 9 --new_tokens 3"
-    rows, printed = run("bench_decode", f"{sizes} --prompts 2 --experiments 1_4_0 1_4_10 1_5_1")
+    rows, printed = run("decode", f"{sizes} --prompts 2 --experiments 1_4_0 1_4_10 1_5_1")
     assert [row["model"] for row in rows[::2]] == [row["model"] for row in rows[1::2]] == ["1_4_0", "1_4_10", "1_5_1"]
     assert [row["cache"] for row in rows] == ["fixed", "dynamic"] * 3
     assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows)  # 2 prompts, 1 of 3 steps after the first
@@ -68,7 +70,7 @@ def test_peers(run, monkeypatch):
     sizes = "--batch_size 2 --seq_len 12 --dim 32 --n_heads 4 --knowledge_num 256 --repeats 2 --no_compile"
     monkeypatch.setitem(sys.modules, "product_key_memory", None)
     with pytest.raises(ValueError, match="pip install product-key-memory"):
-        run("bench_peers", sizes)
+        run("peers", sizes)
 
     class PKM(torch.nn.Linear):  # the package is optional
         def __init__(self, dim, num_keys, topk, pre_layernorm, heads, dim_head=128):
@@ -79,8 +81,8 @@ def test_peers(run, monkeypatch):
                 torch.nn.init.constant_(self.bias, float("nan"))
 
     monkeypatch.setitem(sys.modules, "product_key_memory", SimpleNamespace(PKM=PKM))
-    rows, printed = run("bench_peers", sizes)
-    assert [row["layer"] for row in rows] == [bench_peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
+    rows, printed = run("peers", sizes)
+    assert [row["layer"] for row in rows] == [peers.OURS, "PKM, 1 head", "PKM, 4 heads"]
     assert rows[0]["ratio_to_ours"] == 1 and rows[1]["ratio_to_ours"] > 0 and rows[1]["error"] is None
     assert "NaN" in rows[2]["error"] and "PKM, 4 heads" in printed
 
@@ -88,7 +90,7 @@ def test_peers(run, monkeypatch):
 def test_the_peer_runs_under_autocast():
     pytest.importorskip("product_key_memory", reason="the package is optional")
     config = script_config("1_4_8", knowledge_num=256, dim=32, n_layers=6, n_heads=4)
-    layer = bench_peers.Peer(config, False, torch.device("cpu"), heads=2)
+    layer = peers.Peer(config, False, torch.device("cpu"), heads=2)
     with torch.autocast("cpu", torch.bfloat16):
         (out_BTD,) = layer(torch.randn(2, 9, 32))
     out_BTD.sum().backward()
@@ -97,18 +99,18 @@ def test_the_peer_runs_under_autocast():
 
 def test_what_retrieval_finds_is_checked_before_it_is_timed():
     query_BTD, keys_2RK = torch.randn(1, 9, 8), torch.randn(2, 7, 4)
-    score_BTC, entry_BTC = bench_retrieval.search(query_BTD, keys_2RK, 5)
-    bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+    score_BTC, entry_BTC = retrieval.search(query_BTD, keys_2RK, 5)
+    retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
     with pytest.raises(ValueError, match="scores of their entries"):
-        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0].flip(-1))
+        retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0].flip(-1))
     score_BTC[0, 3, 1] = float("nan")  # a poisoned place that was not written
     with pytest.raises(ValueError, match="best of all pairs"):
-        bench_retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
+        retrieval.check_product_keys(query_BTD[0], keys_2RK, score_BTC[0], entry_BTC[0])
 
 
 def test_retrieval(run):
     sizes = "--batch_size 2 --seq_len 128 --dim 32 --n_heads 4 --knowledge_nums 64 256 --candidates 4 16"
-    rows, _ = run("bench_retrieval", f"{sizes} --ngram_candidates 4 --repeats 2 --no_compile")
+    rows, _ = run("retrieval", f"{sizes} --ngram_candidates 4 --repeats 2 --no_compile")
     cases = {(row["retrieval"], row["knowledge_num"], row["num_candidates"]) for row in rows}
     product_keys = {("product_key", 64, 4), ("product_key", 256, 4), ("product_key", 256, 16)}
     assert cases == product_keys | {("ngram", 64, 4), ("ngram", 256, 4)}
@@ -117,7 +119,7 @@ def test_retrieval(run):
 
 def test_scaling(run):
     sizes = "--batch_size 2 --seq_len 32 --dim 32 --n_heads 4 --n_layers 6 --knowledge_nums 256 400 300 --no_compile"
-    rows, _ = run("bench_scaling", f"{sizes} --knowledge_num 400 --candidates 8 --selected 4 --repeats 2")
+    rows, _ = run("scaling", f"{sizes} --knowledge_num 400 --candidates 8 --selected 4 --repeats 2")
     by_case = {(row["experiment"], row["axis"], row["value"]): row for row in rows}
     assert len(by_case) == len(rows) == 8
     assert "square" in by_case["1_4_8", "knowledge_num", 300]["error"]
@@ -128,7 +130,7 @@ def test_scaling(run):
 def test_data(run, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     sizes = "--dim 32 --n_layers 1 --n_heads 4 --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 289"
-    rows, _ = run("bench_data", f"{sizes} --text_mb 0.2 --knowledge_mb 0.2 --repeats 2 --no_compile")
+    rows, _ = run("data", f"{sizes} --text_mb 0.2 --knowledge_mb 0.2 --repeats 2 --no_compile")
     tokeniser, loader, cold, warm = rows
     assert all(row["error"] is None for row in rows)
     assert tokeniser["mb_per_s"] > 0 and loader["batches_per_s"] > loader["needed_per_s"] > 0
@@ -141,7 +143,7 @@ def test_all_of_them_run_in_turn_within_their_budget(tmp_path, monkeypatch, capf
     monkeypatch.setattr("sys.argv", ["benchmark", "--tiny", "--only", "retrieval", "--out", str(out)])
     assert main() == 0
     assert "retrieval      finished" in capfd.readouterr().out
-    assert {json.loads(line)["benchmark"] for line in out.read_text().splitlines()} == {"bench_retrieval"}
+    assert {json.loads(line)["benchmark"] for line in out.read_text().splitlines()} == {"retrieval"}
 
     monkeypatch.setattr(
         "sys.argv", ["benchmark", "--only", "retrieval", "peers", "--minutes", "0.01", "--out", str(out)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset.cache import atomic
+from common.files import atomic
 
 
 def test_of_two_processes_that_make_the_same_folder_the_first_wins(tmp_path):

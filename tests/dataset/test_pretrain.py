@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.constants import IGNORED
 from dataset import pretrain
 from dataset.pretrain import BatchLoader, batch_rows, open_entries, open_pretrain_data
-from model.losses import IGNORED
 
 from .conftest import TEXTS
 

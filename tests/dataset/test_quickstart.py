@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dataset.memory_init import read_knowledge
+from dataset.knowledge import read_knowledge
 from dataset.quickstart import TEMPLATES, part, read_facts, wordings, write_quickstart
 
 FACTS = read_facts()

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from dataset.tokenizer import load_tokenizer
-from evaluation.arms import BANK_ARMS
+from editing.trace import trace
+from evaluation.controls import BANK_ARMS
 from evaluation.generation import distinct, repetition_rate
+from evaluation.likelihood import encode, log_likelihoods, read_questions
 from evaluation.object import split_question
-from evaluation.options import encode, log_likelihoods, read_questions
 from evaluation.settings import Settings, wilson_interval
-from evaluation.trace import trace
 from evaluation.usage import gini
 from tests.conftest import tiny_model
 

@@ -5,19 +5,19 @@ import json
 import pytest
 import torch
 
-from dataset.memory_init import Fact
+from common.constants import NO_ENTRY
+from dataset.knowledge import Fact
+from dataset.overlap import met_pairs
 from dataset.tokenizer import load_tokenizer
-from evaluation.arms import arms_of
+from evaluation.controls import arms_of
 from evaluation.edits import edits
 from evaluation.exact_match import exact_match, starts_with_word
 from evaluation.frequency import frequency
 from evaluation.gold import Gold
-from evaluation.meetings import met_pairs
+from evaluation.likelihood import log_likelihoods, score_options
 from evaluation.object import object_prediction
-from evaluation.options import log_likelihoods, score_options
 from evaluation.retrieval import retrieval
 from evaluation.settings import Settings
-from model.ngrams import NO_ENTRY
 from tests.conftest import tiny_model
 
 CITIES = {
@@ -127,7 +127,7 @@ def test_a_question_without_gold_gets_no_help(model, tokenizer, settings):
 def test_the_right_sentence_before_a_question_that_begins_with_its_blank(monkeypatch, settings):
     from dataclasses import replace
 
-    from evaluation import options
+    from evaluation import likelihood as options
 
     asked = []
     monkeypatch.setattr(options, "log_likelihoods", lambda *args: asked.extend(args[2]) or [(0.0, 1)] * len(args[2]))
@@ -155,7 +155,7 @@ def test_a_model_without_memory_cannot_be_made_to_read():
 
 
 def test_training_questions_are_worded_as_the_evaluation_asks(settings, tmp_path, monkeypatch):
-    from evaluation import questions
+    from dataset import questions
 
     relation = tmp_path / "relation.jsonl"
     row = {"subject": "Paris", "object": "France", "choices": ["river", "country"], "answer": "B"}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.kernels import call, custom_op
+from model.ops.triton import call, custom_op
 
 
 @custom_op

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from model import build_model, fusion
+from model import build_model
 from model.layers import Kept
+from model.memory import cross_attention as fusion
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 

@@ -8,7 +8,7 @@ import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model, model_memory
-from model.decoding import FixedCache
+from model.static_cache import FixedCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from model.ngrams import (
+from common.constants import NO_ENTRY
+from model.memory.ngram_index import (
     FEW_POSITIONS,
-    NO_ENTRY,
     PAIR_PLACES,
     PAIRS_USED,
     Matches,
@@ -18,7 +18,7 @@ from model.ngrams import (
     find_matches,
     keep_best,
     shared_rarity,
-)  # fmt: skip
+)
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {

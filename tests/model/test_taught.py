@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.losses import IGNORED, retrieval_loss
-from model.ngrams import NO_ENTRY, find_matches
-from model.retrieval import PADDING
+from common.constants import IGNORED, NO_ENTRY, PADDING
+from model.losses import retrieval_loss
+from model.memory.ngram_index import find_matches
 from tests.conftest import tiny_model
 
 TAUGHT = {

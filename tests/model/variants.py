@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from model.fusion import FUSIONS
+from model.memory.cross_attention import FUSIONS
 
 BASELINES = {
     "original": {"model_type": "model_original"},

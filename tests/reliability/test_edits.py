@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.store import MemoryStore
+from editing.store import MemoryStore
 from model import load_run
-from model.journal import Journal
-from tests.memory.conftest import run  # noqa: F401
-from tests.runs import FORKS
+from runs.journal import Journal
+from tests.editing.conftest import run  # noqa: F401
+from tests.tiny_runs import FORKS
 
 from .faults import die, die_after, fault
 from .test_input import EXAMPLES, contents, lines
@@ -37,7 +37,7 @@ def edit_on(run_dir: Path, report: Path, before=None) -> None:
 MOMENTS = [
     fault("os:fsync", 5, die),
     fault("os:fsync", 5, die_after),
-    fault("model.memory_bank:MemoryBank.write", 4, die),
+    fault("model.memory.bank:MemoryBank.write", 4, die),
     fault("json:dumps", 3, die),
 ]
 

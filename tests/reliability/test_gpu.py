@@ -15,7 +15,7 @@ from statistics import median
 import pytest
 import torch
 
-from tests.runs import Ended, Runs, metrics, redirect
+from tests.tiny_runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
 from .test_long import assert_no_growth, read_resources, watch_resources

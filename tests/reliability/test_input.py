@@ -12,17 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from dataset import cache, memory_init
+from common import files
+from dataset import knowledge as memory_init
 from dataset.convert import read_trex, read_triples
-from dataset.memory_init import load_bank, read_knowledge
+from dataset.knowledge import load_bank, read_knowledge
 from dataset.pretrain import open_token_cache, read_documents
 from dataset.tokenizer import load_tokenizer, read_texts
-from evaluation.options import read_questions
+from evaluation.likelihood import read_questions
 from model import ModelConfig, load_run
-from model.journal import FILE, Journal
+from runs.folder import Run
+from runs.journal import FILE, Journal
 from tests.conftest import tiny_model
 from trainer.config import DataConfig, OptimConfig, RunConfig, parse_cli
-from trainer.runs import Run
 
 FACT = {"sentence": "A is in B.", "subject": "A", "predicate": "in", "object": "B", "uuid": "u"}
 TRIPLE = {
@@ -146,7 +147,7 @@ def test_every_sentence_of_a_knowledge_file_is_accounted_for(tokenizer, tmp_path
 
 
 def test_a_line_or_value_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "LONGEST", 1000)
+    monkeypatch.setattr(files, "LONGEST", 1000)
     monkeypatch.setattr(memory_init, "LONGEST", 1000)
     monkeypatch.setattr(memory_init, "CHARACTERS_AT_ONCE", 100)
     (tmp_path / "t.jsonl").write_text('{"text": "One."}\n{"text": "' + "x" * 5000)

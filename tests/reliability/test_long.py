@@ -14,10 +14,10 @@ from statistics import median
 import psutil
 import pytest
 
-from dataset.memory_init import load_bank
+from dataset.knowledge import load_bank
 from dataset.pretrain import open_token_cache
 from dataset.tokenizer import load_tokenizer
-from tests.runs import FORKS, metrics
+from tests.tiny_runs import FORKS, metrics
 
 pytestmark = pytest.mark.slow
 MB = 10**6
@@ -88,7 +88,7 @@ def test_a_knowledge_file_of_446_mb_becomes_a_bank_in_bounded_memory(tmp_path, c
 
 def watch_resources(report: Path, minutes: float | None = None) -> None:
     """Note the memory, the open files and the threads of a run at every log step; ask it to stop after `minutes`."""
-    from trainer.tracking import Tracker
+    from runs.tracking import Tracker
 
     original, process, first = Tracker.log, psutil.Process(), None
 

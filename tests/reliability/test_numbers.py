@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
-from tests.runs import metrics
+from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.config import OptimConfig
-from trainer.monitor import StepGuard
+from trainer.meters import StepGuard
 from trainer.optim import make_optimizer
 
 from .faults import poison_gradient, poison_losses, run_out_of_gpu_memory

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import torch
 
-from tests.runs import metrics
+from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
-from trainer.monitor import StopVotes
+from trainer.meters import StopVotes
 
 from .faults import fault, note_bank_hashes, on_rank, send, set_variable
 

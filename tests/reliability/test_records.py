@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from experiment.__main__ import main
-from experiment.check import problems
-from tests.runs import FORKS
-from tests.trainer.test_record import filled, write_run
-from trainer.record import fill_record
+from runs.__main__ import main
+from runs.check import problems
+from runs.record import fill_record
+from tests.runs.test_record import filled, write_run
+from tests.tiny_runs import FORKS
 
 from .faults import die, die_after, die_text_half_written, fault, then
 
@@ -21,20 +21,20 @@ NAME = "EXPERIMENT_9_9_9.md"
 
 def in_the_record(place: str, number: int, action=die) -> partial:
     """A fault whose calls are counted from the beginning of the filling of a record."""
-    return fault("trainer.record:write_record", 1, partial(then, fault(place, number, action)))
+    return fault("runs.record:write_record", 1, partial(then, fault(place, number, action)))
 
 
 # What the filling is killed at, and whether the record is the new one by then.
 MOMENTS = {
     "before_reading": (in_the_record("pathlib:Path.read_text", 1), False),
-    "at_a_value": (in_the_record("trainer.record:value_of", 20), False),
+    "at_a_value": (in_the_record("runs.record:value_of", 20), False),
     "before_writing": (in_the_record("pathlib:Path.write_text", 1), False),
     "half_written": (in_the_record("pathlib:Path.write_text", 1, die_text_half_written), False),
     "written": (in_the_record("pathlib:Path.write_text", 1, die_after), False),
     "on_disk": (in_the_record("os:fsync", 1, die_after), False),
     "before_renaming": (in_the_record("os:replace", 1), False),
     "renamed": (in_the_record("os:replace", 1, die_after), True),
-    "drawing": (fault("trainer.record:draw_run", 1), True),
+    "drawing": (fault("runs.record:draw_run", 1), True),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.runs import metrics
+from tests.tiny_runs import metrics
 from trainer.checkpoint import BANKS, checkpoint_dirs, read_state
 
 from .faults import die_after, die_half_written, disk_full, fault, send
@@ -27,16 +27,16 @@ SCRIPT, CHECKPOINT = "train_pretrain_accelerate", "trainer.checkpoint"
 MOMENTS = [
     fault(f"{SCRIPT}:count_targets", 9),  # in the middle of a step
     fault(f"{CHECKPOINT}:save_file", 2, die_half_written),  # while the weights are being written
-    fault("model.memory_bank:spell", 2),  # while the bank is being rewritten
+    fault("model.memory.bank:spell", 2),  # while the bank is being rewritten
     fault(f"{CHECKPOINT}:save_bank", 1, die_after),
     fault(f"{CHECKPOINT}:flush", 3),
     fault(f"{CHECKPOINT}:prune", 1),
     fault("pathlib:Path.unlink", 1, die_after),  # while old checkpoints are being deleted
     fault(f"{SCRIPT}:validate", 1, die_after),
-    fault("trainer.tracking:Tracker.log", 4, die_after),
+    fault("runs.tracking:Tracker.log", 4, die_after),
     fault("transformers:PreTrainedModel.save_pretrained", 1, die_after),  # while the result is being written
     fault(f"{SCRIPT}:fill_record", 1),
-    fault("trainer.record:fill_text", 1, die_after),  # while the record is being filled
+    fault("runs.record:fill_text", 1, die_after),  # while the record is being filled
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.memory_init import load_bank
+from dataset.knowledge import load_bank
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from tests.conftest import tiny_model

@@ -1,0 +1,83 @@
+"""How a training step's cost grows with the bank and with what a position weighs and reads.
+
+python -m benchmark.scaling                      # --seconds 300 for all of it: each size is a compilation
+python -m benchmark.scaling --batch_size 2 --seq_len 32 --dim 64 --n_layers 6 --knowledge_nums 256 1024 \\
+    --candidates 4 16 --selected 2 4 --repeats 2 --no_compile
+
+1.4.8 with knowledge_num from 2^14 to 2^22, with num_candidates C and with num_selected S, all else as in its script;
+1.5.0 with knowledge_num. A step is step's. Each size takes turns with the plain model, and growth is the median
+step over the plain one's in these turns, over the same of the series' first size: a drift of the machine's speed is in
+neither. Sizes come in the order of their worth, and the table says which were left out for time.
+"""
+
+import sys
+from functools import partial
+
+from .harness import Cases, make_parser, random_bank, script_config, set_up, sizes_of
+from .step import Subject, measure, start
+
+TURN = 6  # steps
+
+
+def series(args) -> list[tuple[str, str, int]]:
+    """(experiment, what grows, its value), the most telling first: 2^16 and 2^20 of 1.4.8 are what is promised."""
+    banks = sorted(args.knowledge_nums, key=lambda N: (N not in (2**16, 2**20), N))
+    sizes = [("1_4_8", "knowledge_num", N) for N in banks]
+    sizes += [("1_5_0", "knowledge_num", N) for N in banks]
+    sizes += [("1_4_8", "num_candidates", C) for C in args.candidates]
+    return sizes + [("1_4_8", "num_selected", S) for S in args.selected]
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--batch_size", type=int, default=48)
+    parser.add_argument("--knowledge_nums", nargs="+", type=int, default=[2**n for n in (14, 16, 18, 20, 22)])
+    parser.add_argument("--candidates", nargs="*", type=int, default=[8, 16, 32, 64])
+    parser.add_argument("--selected", nargs="*", type=int, default=[2, 4, 8])
+    parser.add_argument("--knowledge_num", type=int, help="of the series of C and S, instead of 1.4.8's own")
+    args = parser.parse_args()
+    device = set_up()
+    cases = Cases("scaling", args, device)
+    plain = Subject(
+        "1_4_0", script_config("1_4_0", **sizes_of(args)), compiled=not args.no_compile, batch_size=args.batch_size
+    )
+
+    cases.attempt(
+        {"experiment": plain.name, "axis": "plain", "value": 0},
+        partial(start, plain, random_bank(plain.config), device),
+    )
+
+    measured: dict[str, dict] = {}  # by architecture: the experiment's own size is in several series
+    first: dict[tuple[str, str], float] = {}
+
+    def one(experiment: str, changes: dict) -> dict:
+        config = script_config(experiment, **sizes_of(args) | {"knowledge_num": args.knowledge_num} | changes)
+        if repr(config) not in measured:
+            subject = Subject(experiment, config, compiled=plain.compiled, batch_size=args.batch_size)
+            measured[repr(config)] = measure(subject, plain, random_bank(config), args.repeats, TURN, device)
+        return measured[repr(config)]
+
+    for experiment, axis, value in series(args):
+        case = {"experiment": experiment, "axis": axis, "value": value}
+        row = cases.attempt(case, partial(one, experiment, {axis: value}))
+        if row is not None:
+            relative = 1 / row["ratio_to_plain"]
+            growth = relative / first.setdefault((experiment, axis), relative)
+            cases.add(
+                case, **row, growth=growth, compiled=plain.compiled, batch_size=args.batch_size, seq_len=args.seq_len
+            )
+    cases.rows.sort(key=lambda row: (row["experiment"], row["axis"], row["value"]))
+    columns = {"experiment": "", "axis": "", "value": "", "step_ms": ".2f", "growth": ".3f", "peak_gib": ".2f"}
+    print(cases.table(columns | {"first_step_s": ".1f"}))
+    growth = {(r["experiment"], r["axis"], r["value"]): r.get("growth") for r in cases.rows}
+    for experiment in ("1_4_8", "1_5_0"):
+        small, large = (growth.get((experiment, "knowledge_num", N)) for N in (2**16, 2**20))
+        if small and large:
+            print(f"{experiment}: from 2^16 to 2^20 entries a step grows to {large / small:.3f} of itself")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

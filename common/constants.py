@@ -1,0 +1,5 @@
+"""Numbers that stand for something in more than one package."""
+
+IGNORED = -100  # the label of a position that is not predicted
+PADDING = 0  # the token id that fills an entry up to its length; it is not read
+NO_ENTRY = -1  # the row of no entry: nothing was found

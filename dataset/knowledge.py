@@ -1,0 +1,244 @@
+"""Knowledge files: from sentences to the bank's table of token ids.
+
+Axes: N entries · L tokens per entry
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+
+from common.files import LONGEST, atomic, explained, open_text, read_json, require_file, require_text, whole
+
+from .cache import content_key, tokenizer_key
+
+BANK_ORDER = "bank_rows.npy"  # in a run folder: which entry of the knowledge file stands in each row
+CHARACTERS_AT_ONCE = 1 << 20
+LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
+SENTENCES_AT_ONCE = 16384
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A sentence of a knowledge file, with the triple and the origin that it states, where the file has them."""
+
+    sentence: str
+    subject: str = ""
+    predicate: str = ""
+    object: str = ""
+    uuid: str = ""
+    source: str = ""
+
+
+def triple_uuid(subject: str, predicate: str, object: str) -> str:
+    """The same identifier for the same triple on every machine."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\x1f".join((subject, predicate, object))))
+
+
+def read_values(path: Path) -> Iterator[tuple[int, object]]:
+    """Each element of a JSON array, or each line of JSON Lines, with its line number; memory stays bounded.
+
+    Raises:
+        ValueError: the file is not JSON or cannot be read, naming file and line.
+    """
+    decoder, buffer, position, line, ended = json.JSONDecoder(), "", 0, 1, False
+    with explained(path, lambda: f"near line {line}"), open_text(path) as file:
+
+        def refill() -> bool:
+            nonlocal buffer, position, ended
+            # As much again as a value that goes on has so far: it is tried anew only a few times.
+            block = file.read(max(CHARACTERS_AT_ONCE, len(buffer) - position))
+            buffer, position, ended = buffer[position:] + block, 0, not block
+            return not ended
+
+        def skip(characters: str) -> None:
+            nonlocal position, line
+            while True:
+                while position < len(buffer) and buffer[position] in characters:
+                    line += buffer[position] == "\n"
+                    position += 1
+                if position < len(buffer) or not refill():
+                    return
+
+        def refuse(problem: str, at: int) -> ValueError:
+            where = line + buffer.count("\n", position, at)
+            return ValueError(f"{path}, line {where}: not valid JSON ({problem})")
+
+        skip(" \t\r\n")
+        is_array = buffer[position : position + 1] == "["
+        position += is_array
+        while True:
+            skip(" \t\r\n," if is_array else " \t\r\n")
+            if position == len(buffer):
+                if is_array:
+                    raise ValueError(f"{path}, line {line}: the array is not closed (is the file cut off?)")
+                return
+            if is_array and buffer[position] == "]":
+                return
+            while True:
+                try:
+                    value, end = decoder.raw_decode(buffer, position)
+                    # A number or word at the end of the buffer may go on in the next block.
+                    if end < len(buffer) or ended:
+                        break
+                except json.JSONDecodeError as problem:
+                    cut = problem.msg.startswith("Unterminated") or problem.pos >= len(buffer) - LONGEST_LITERAL
+                    if ended or not cut:
+                        raise refuse(problem.msg, problem.pos) from None
+                except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets as deep
+                    raise refuse(str(problem), position) from None
+                if len(buffer) - position > LONGEST:
+                    raise refuse(f"a value longer than {LONGEST} characters; is a quote not closed?", position)
+                refill()
+            yield line, value
+            line += buffer.count("\n", position, end)
+            position = end
+
+
+def read_knowledge(path: str | Path) -> Iterator[Fact]:
+    """Every sentence of a knowledge file.
+
+    Accepted elements, in a JSON array or as JSON Lines: `{"target": [{"sentence", "subject", "predicate", "object",
+    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; only the sentence must be there.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
+    """
+    path = require_file(path, "database_init_path")
+    for line, value in read_values(path):
+        for item in value["target"] if isinstance(value, dict) and isinstance(value.get("target"), list) else [value]:
+            fields = {"sentence": item} if isinstance(item, str) else item
+            sentence = fields.get("sentence", fields.get("text")) if isinstance(fields, dict) else None
+            if not isinstance(sentence, str):
+                raise ValueError(
+                    f'{path}, line {line}: an entry needs a "sentence" or "text" string, or must be a string itself'
+                )
+            rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
+            require_text("".join((sentence, *rest.values())), f"{path}, line {line}")
+            yield Fact(sentence.strip(), **rest)
+
+
+@dataclass
+class Bank:
+    """A bank's table and, for people and tools, the facts behind its rows.
+
+    Attributes:
+        tokens: (N, L) token ids in the order of the file, memory-mapped; int16 where the vocabulary allows, else int32.
+        report: what was cut, dropped and duplicated.
+        order_N: for a run that ordered its bank by content, which sentence of the file stands in each row.
+    """
+
+    tokens: np.ndarray
+    report: dict
+    folder: Path
+    order_N: np.ndarray | None = None
+
+    def fact(self, row: int) -> Fact:
+        """The fact that entry `row` was made from."""
+        place = row if self.order_N is None else self.order_N[row]
+        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[place]
+        with open(self.folder / "facts.jsonl", "rb") as file:
+            file.seek(offset)
+            return Fact(**json.loads(file.readline()))
+
+    def facts(self) -> Iterator[tuple[int, Fact]]:
+        """Every entry's row and fact, in the order of the file."""
+        row_of_place = None if self.order_N is None else np.argsort(self.order_N)
+        with open(self.folder / "facts.jsonl", encoding="utf-8") as file:
+            for place, line in enumerate(file):
+                yield place if row_of_place is None else int(row_of_place[place]), Fact(**json.loads(line))
+
+
+def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
+    """The bank that a run was filled with, its rows as the run numbers them.
+
+    Raises:
+        FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
+    """
+    flags = read_json(Path(run_dir) / "flags.json")
+    data, model = flags["data"], flags["model"]
+    shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / BANK_ORDER
+    bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])
+    return replace(bank, order_N=np.load(order)) if order.exists() else bank
+
+
+def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:
+    """The first `knowledge_num` different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
+
+    Worked out once for each content, tokenizer and shape, then opened from the cache.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
+    """
+    path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
+    key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
+    folder = cache_dir / f"bank_{key}"
+    if not folder.exists():
+        with atomic(folder) as temporary:
+            build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
+    with whole(folder):
+        report = json.loads((folder / "report.json").read_text())
+        return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
+
+
+def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path) -> None:
+    """Write tokens.npy, facts.jsonl with offsets.npy, and report.json."""
+    folder.mkdir(parents=True)
+    dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max + 1 else np.int32
+    token_NL = np.lib.format.open_memmap(
+        folder / "tokens.npy", mode="w+", dtype=dtype, shape=(knowledge_num, knowledge_length)
+    )
+    counts = dict.fromkeys(("read", "empty", "duplicated", "cut", "padded", "unused"), 0)
+    lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
+    seen: set[int] = set()
+
+    def usable() -> Iterator[Fact]:
+        for fact in read_knowledge(path):
+            counts["read"] += 1
+            # 64 bits tell a few million sentences apart, in far less memory than the sentences.
+            fingerprint = hash(fact.sentence)
+            if not fact.sentence:
+                counts["empty"] += 1
+            elif fingerprint in seen:
+                counts["duplicated"] += 1
+            elif len(seen) == knowledge_num:
+                counts["unused"] += 1
+            else:
+                seen.add(fingerprint)
+                yield fact
+
+    facts, encoder = usable(), tokenizer.backend_tokenizer
+    with open(folder / "facts.jsonl", "wb") as out:
+        while chunk := list(islice(facts, SENTENCES_AT_ONCE)):
+            encodings = encoder.encode_batch_fast([fact.sentence for fact in chunk], add_special_tokens=False)
+            for row, (fact, encoding) in enumerate(zip(chunk, encodings, strict=True), start=len(lengths)):
+                ids = encoding.ids[:knowledge_length]
+                token_NL[row, : len(ids)] = ids
+                lengths.append(len(encoding.ids))
+                offsets.append(offsets[-1] + out.write(json.dumps(asdict(fact), ensure_ascii=False).encode() + b"\n"))
+                if fact.object:
+                    known_objects += 1
+                    objects_kept += fact.object in fact.sentence if len(ids) == len(encoding.ids) else 0
+                    if len(ids) < len(encoding.ids):
+                        objects_kept += fact.object in tokenizer.decode(ids)
+    if len(lengths) < knowledge_num:
+        largest = isqrt(len(lengths)) ** 2
+        raise ValueError(
+            f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}: "
+            f"give a larger file, or a square of at most {largest}"
+        )
+    length_N = np.array(lengths)
+    report = counts | {
+        "entries": knowledge_num, "knowledge_length": knowledge_length, "dtype": np.dtype(dtype).name,
+        "cut": int((length_N > knowledge_length).sum()), "padded": int((length_N < knowledge_length).sum()),
+        "mean_tokens": round(float(length_N.mean()), 2),
+        "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
+    }  # fmt: skip
+    token_NL.flush()
+    np.save(folder / "offsets.npy", np.array(offsets[:-1]))
+    (folder / "report.json").write_text(json.dumps(report))

@@ -1,0 +1,1 @@
+"""Read, edit and undo what a trained run knows: `python -m editing --help`."""

@@ -1,0 +1,139 @@
+"""Read, edit and undo what a trained run knows.
+
+    python -m editing --run out/quickstart_memory search "Lygia Pape"
+    python -m editing --run out/quickstart_memory edit 4711 "Lygia Pape was born in 1930."
+    python -m editing --run out/quickstart_memory undo
+
+Edits stand in a journal in the run folder, which every later load of the run replays; the weights are not touched.
+"""
+
+import argparse
+import sys
+
+from transformers.utils import logging as transformers_logging
+
+from .store import MemoryStore, Row
+
+
+def line(entry: Row) -> str:
+    marks = "".join(f"  [{mark}]" for mark, on in (("frozen", entry.frozen), ("edited", entry.edited)) if on)
+    return f"#{entry.row}  {entry.text or '(empty)'}{marks}"
+
+
+def search(store: MemoryStore, args) -> None:
+    print("by words (sum of the rarity of the words shared, in nats):")
+    for score, entry in store.search_words(args.text, args.n):
+        print(f"  {score:6.1f}  {line(entry)}")
+    print("by the model (weight with which it reads the entry after this text):")
+    for name, weight, entry in store.search_model(args.text, args.n):
+        print(f"  {weight:6.1%}  {name:8}  {line(entry)}")
+
+
+def show(store: MemoryStore, args) -> None:
+    entry = store.show(args.row)
+    print(line(entry))
+    if entry.fact:
+        print(f"sentence: {entry.fact.sentence}")
+        for name in ("subject", "predicate", "object", "uuid", "source"):
+            if value := getattr(entry.fact, name):
+                print(f"{name}: {value}")
+
+
+def diff(store: MemoryStore, args) -> None:
+    for row, before, after in store.changed():
+        print(f"#{row}\n- {before or '(empty)'}\n+ {after or '(empty)'}")
+
+
+def log(store: MemoryStore, args) -> None:
+    for entry in store.journal.entries():
+        undoes = f" of {entry.undoes}" if entry.undoes else ""
+        rows = ", ".join(f"#{change.row}" for change in entry.changes[:5]) + (" ..." if len(entry.changes) > 5 else "")
+        print(f"{entry.number}  {entry.time}  {entry.operation}{undoes}  {rows}")
+
+
+def edit(store: MemoryStore, args) -> None:
+    before = store.show(args.row).text
+    store.edit(args.row, args.text)
+    print(line(store.show(args.row)))
+    if before.split()[:2] != args.text.split()[:2]:  # of another subject, as far as a word or two tell
+        warn_of_the_grid(store, "the old words put this entry where it stands")
+
+
+def add(store: MemoryStore, args) -> None:
+    print(line(store.show(store.add(args.text))))
+    warn_of_the_grid(store, "the empty place was not chosen for this text")
+
+
+def warn_of_the_grid(store: MemoryStore, why: str) -> None:
+    if store.model.settings.retrieval == "product_key":
+        print(
+            f"note: this run finds entries by where they stand in the grid of its product keys, and {why}: it may "
+            "never be read; to change what is known of a subject, edit its entry",
+            file=sys.stderr,
+        )
+
+
+def undo(store: MemoryStore, args) -> None:
+    print(f"line {store.undo(args.number)} of the journal is undone")
+
+
+def export(store: MemoryStore, args) -> None:
+    print(f"{store.export(args.path, args.changed)} entries written to {args.path}")
+
+
+def import_(store: MemoryStore, args) -> None:
+    print(f"{store.import_file(args.path)} entries changed")
+
+
+def on_row(change):
+    """A command that changes one entry and prints it."""
+
+    def command(store: MemoryStore, args) -> None:
+        change(store, args)
+        print(line(store.show(args.row)))
+
+    return command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder of a memory model")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function, help: str, *arguments: tuple) -> None:
+        own = commands.add_parser(name, help=help, description=help)
+        own.set_defaults(function=function)
+        for flag, options in arguments:
+            own.add_argument(flag, **options)
+
+    row, text, path = ("row", {"type": int}), ("text", {}), ("path", {})
+    n = ("-n", {"type": int, "default": 5, "help": "how many"})
+    command("search", search, "find entries by words, and by what the model reads after the text", text, n)
+    command("show", show, "an entry and its origin", row)
+    command("edit", edit, "give an entry another text", row, text)
+    command("add", add, "put a text into an empty entry", text)
+    command("delete", on_row(lambda s, a: s.delete(a.row)), "empty an entry", row)
+    command("freeze", on_row(lambda s, a: s.freeze(a.row)), "keep training from rewriting an entry", row)
+    command("unfreeze", on_row(lambda s, a: s.freeze(a.row, False)), "allow training to rewrite an entry", row)
+    command(
+        "undo",
+        undo,
+        "take back a line of the journal",
+        ("number", {"type": int, "nargs": "?", "help": "default: the last"}),
+    )
+    command("log", log, "the journal")
+    command("diff", diff, "what differs from the bank that training left")
+    changed = ("--changed", {"action": "store_true", "help": "only entries that differ from what training left"})
+    command("export", export, "write entries as JSON Lines", path, changed)
+    command("import", import_, "make the edits of a JSON Lines file of row and text, all or none", path)
+
+    args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    args.function(MemoryStore(args.run), args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,105 @@
+"""What the memory model looked up while it wrote: token by token, block by block.
+
+python -m editing.trace --run out/experiment_1_4_8 --prompts "The capital of France is"
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from common.constants import PADDING
+from dataset.tokenizer import load_tokenizer
+from model import ModelConfig, load_run
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One entry read by one block just before a token was written."""
+
+    layer: int  # a place of `readings`
+    entry: int
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class TracedToken:
+    token_id: int
+    text: str
+    lookups: list[Lookup]
+
+
+@torch.no_grad()
+def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedToken]:
+    """Greedy continuation of a prompt, with the entries that each new token's position read, heaviest first.
+
+    Raises:
+        ValueError: the model has no memory.
+    """
+    if not model.settings.reads_bank:
+        raise ValueError("this model has no memory to trace: give a run of model_memory")
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    piece, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), []
+    cache = DynamicCache(config=model.config)
+    for _ in range(min(new_tokens, model.settings.max_seq_len - piece.shape[1])):
+        out = model(piece, cache=cache, logits_to_keep=1)
+        token = int(out.logits[0, -1].argmax())
+        lookups = [
+            Lookup(layer, int(entry), float(weight), entry_text(model, tokenizer, int(entry)))
+            for layer, reading in enumerate(out.readings)
+            if reading is not None
+            for entry, weight in zip(reading.entry_BTS[0, -1], reading.weight_BTS[0, -1], strict=True)
+        ]
+        lookups.sort(key=lambda lookup: (lookup.layer, -lookup.weight))
+        traced.append(TracedToken(token, tokenizer.decode([token]), lookups))
+        if token == tokenizer.eos_token_id:
+            break
+        piece = torch.tensor([[token]], device=model.device)
+    return traced
+
+
+def entry_text(model, tokenizer, entry: int) -> str:
+    token_L = model.bank.tokens[entry].long()
+    return tokenizer.decode(token_L[token_L != PADDING].tolist()).strip()
+
+
+def format_trace(traced: list[TracedToken], settings: ModelConfig, per_layer: int = 2) -> str:
+    """A line for each token and block: the heaviest entries with their weights."""
+    lines = []
+    for token in traced:
+        lines.append(repr(token.text))
+        for layer in sorted({lookup.layer for lookup in token.lookups}):
+            own = [lookup for lookup in token.lookups if lookup.layer == layer][:per_layer]
+            entries = "   ".join(
+                f"{look.weight:4.0%} #{look.entry} {look.text!r}" for look in own if look.weight >= 0.005
+            )
+            lines.append(f"    {settings.reader_name(layer)}: {entries or 'nothing'}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--prompts", nargs="+", required=True)
+    parser.add_argument("--new_tokens", type=int, default=24)
+    parser.add_argument("--show", type=int, help="print the lookups of this many tokens of the first prompt only")
+    args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    model, tokenizer = load_run(args.run), load_tokenizer(args.run)
+    traces = [trace(model, tokenizer, prompt, args.new_tokens) for prompt in args.prompts]
+    for prompt, traced in zip(args.prompts, traces, strict=True):
+        print(prompt + "".join(token.text for token in traced))
+    for prompt, traced in list(zip(args.prompts, traces, strict=True))[: 1 if args.show else None]:
+        print(f"\nread after {prompt!r}, before each token: weight, number and text of the heaviest entries")
+        print(format_trace(traced[: args.show], model.settings))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,1 +1,0 @@
-"""Read, edit and undo what a trained run knows: `python -m memory --help`."""

@@ -1,0 +1,67 @@
+"""Whether the scripts start and the records say what the runs say."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from runs.folder import Run, find_runs
+from runs.record import BLOCK, INLINE, fill_text
+from runs.record_values import value_of
+from trainer.config import parse_cli
+
+from .new import script_flags
+
+MARKER = re.compile(r"<!--(?:flag:)?\w+(?::[0-9a-f]{8})?-->")
+
+
+def check_script(path: Path) -> str | None:
+    """What is wrong with a script of an experiment, or None."""
+    try:
+        flags = parse_cli(script_flags(path.read_text()))
+    except (ValueError, SystemExit) as problem:
+        return str(problem).removeprefix("error: ")
+    name = path.stem.removeprefix("experiment_")
+    return None if flags.run.experiment_id == name else f"its --out_dir belongs to experiment {flags.run.experiment_id}"
+
+
+def check_record(path: Path, runs: list[Run]) -> str | None:
+    """What is wrong with a record, or None: damaged markers, and values that its run no longer has."""
+    text = path.read_text(encoding="utf-8")
+    markers, read = len(MARKER.findall(text)), len(INLINE.findall(text)) + len(BLOCK.findall(text))
+    if markers != read:
+        return (
+            f"{markers - read} of {markers} markers <!--NAME--> have no value before them: restore `value`<!--NAME-->"
+        )
+    run = recorded_run(text, path, runs)
+    if run is None:
+        return None
+    try:
+        filled = fill_text(text, lambda name: value_of(name, run))
+    except ValueError as problem:
+        return str(problem)
+    old, new = text.splitlines(), filled.splitlines()
+    if filled == text:
+        return None
+    line = next(i for i, (a, b) in enumerate(zip(old, new, strict=False), 1) if a != b)
+    return f"line {line} is not what {run.path} says: python -m experiment fill {run.path}"
+
+
+def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
+    """The run that a record was filled from: the one of its output folder, if that belongs to its experiment."""
+    folders = [value for value, name, _ in INLINE.findall(text) if name == "OUT_DIR"]
+    experiment = path.stem.removeprefix("EXPERIMENT_")
+    for run in runs:
+        if run.info.get("experiment") == experiment and str(run.flag("out_dir")) in folders:
+            return run
+    return None
+
+
+def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) for all scripts and records of the project."""
+    runs = find_runs(runs_root, deep=True)
+    for path in sorted((root / "run_file").glob("experiment_*.sh")):
+        if problem := check_script(path):
+            yield path.relative_to(root), problem
+    for path in sorted((root / "experiment").glob("EXPERIMENT_*.md")):
+        if problem := check_record(path, runs):
+            yield path.relative_to(root), problem

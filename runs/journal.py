@@ -1,0 +1,160 @@
+"""The journal of a bank's edits: an append-only file beside the weights, replayed whenever the run is loaded.
+
+The weights stay as training left them. Each line is one change of any number of rows, with what stood there before;
+a line is the unit that a kill can lose: what is cut off at the end of the file has not happened.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from model.memory.bank import MemoryBank
+
+FILE = "memory_journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: its tokens and whether it is frozen, before and after.
+
+    `text`, `uuid`, `source`: of what stands there after; empty where that is nothing, or what training left.
+    """
+
+    row: int
+    old_tokens: list[int]
+    new_tokens: list[int]
+    old_frozen: bool
+    new_frozen: bool
+    text: str = ""
+    uuid: str = ""
+    source: str = ""
+
+    def require_types(self) -> None:
+        """Raises ValueError where a field is not what it is declared to be: a person can edit the file."""
+        texts = (self.text, self.uuid, self.source)
+        ids = [self.row, *self.old_tokens, *self.new_tokens]
+        if not all(type(i) is int and i >= 0 for i in ids) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a row, token or text of another type")
+        if type(self.old_frozen) is not bool or type(self.new_frozen) is not bool:
+            raise ValueError("a frozen mark that is neither true nor false")
+
+    def inverse(self, before: "Change | None") -> "Change":
+        """What takes this change back; `before`, the row's change before it, knows the old text's origin."""
+        origin = {} if before is None else {"text": before.text, "uuid": before.uuid, "source": before.source}
+        return Change(self.row, self.new_tokens, self.old_tokens, self.new_frozen, self.old_frozen, **origin)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the journal. `undoes`: the number of the line that this one takes back."""
+
+    number: int
+    operation: str
+    time: str
+    changes: list[Change]
+    undoes: int | None = None
+
+
+class Journal:
+    """The edits of one run folder.
+
+    Raises:
+        ValueError: a line, other than one cut off at the end, is not readable.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.path = Path(run_dir) / FILE
+
+    def entries(self) -> list[Entry]:
+        entries = []
+        for number, line in enumerate(self._whole_lines(), start=1):
+            try:
+                value = json.loads(line)
+                changes = [Change(**change) for change in value.pop("changes")]
+                entries.append(Entry(number=number, changes=changes, **value))
+                for change in changes:
+                    change.require_types()
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+                what = " ".join(str(problem).split())
+                raise ValueError(f"{self.path}, line {number}: not a journal line ({what})") from None
+        return entries
+
+    def size(self) -> int:
+        """Bytes of the file: it only grows."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _whole_lines(self) -> list[bytes]:
+        if not self.path.exists():
+            return []
+        return self.path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a line cut off
+
+    def append(self, operation: str, time: str, changes: list[Change], undoes: int | None = None) -> int:
+        """Write one line through to the disk; returns its number. Call within `lock`."""
+        value = {"operation": operation, "time": time, "undoes": undoes, "changes": [asdict(c) for c in changes]}
+        lines = self._whole_lines()
+        size = sum(len(line) + 1 for line in lines)
+        with open(self.path, "ab", buffering=0) as file:
+            file.truncate(size)  # what an earlier kill cut off
+            try:
+                line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+            except OSError:  # a full disk: the change has not happened
+                file.truncate(size)
+                raise
+        if not lines:
+            flush_folder(self.path.parent)
+        return len(lines) + 1
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One writer at a time, also among processes."""
+        with open(self.path.with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def replay(self, bank: MemoryBank) -> None:
+        """Bring a bank, as the weights hold it, to the state of the last line.
+
+        Raises:
+            ValueError: the journal is damaged, or of another bank.
+        """
+        last, (n_rows, length) = {}, bank.tokens.shape
+        for entry in self.entries():
+            for change in entry.changes:
+                fits = change.row < n_rows and len(change.new_tokens) == length
+                if not fits or max(change.new_tokens) >= bank.config.vocab_size:
+                    raise ValueError(
+                        f"{self.path}, line {entry.number}: entry {change.row} does not fit the bank of "
+                        f"{n_rows} entries of {length} tokens"
+                    )
+                last[change.row] = change
+        if last and bank.config.uses_ngrams:
+            bank.ngrams()  # of the entries as trained: what follows are edits to it, as they were in their session
+        if last:
+            apply(bank, list(last.values()))
+
+
+def apply(bank: MemoryBank, changes: list[Change]) -> None:
+    """Put the new tokens and marks of each change into the bank."""
+    device = bank.tokens.device
+    row_X = torch.tensor([change.row for change in changes], device=device)
+    bank.write(row_X, torch.tensor([change.new_tokens for change in changes], device=device))
+    bank.frozen[row_X] = torch.tensor([change.new_frozen for change in changes], device=device)
+
+
+def flush_folder(path: Path) -> None:
+    """Write the name of a new file through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,265 @@
+"""Metrics: metrics.jsonl always, SwanLab when asked. The file is the truth; a tracker that dies stops no run."""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+from .folder import SCORES, Run
+
+SWANLAB_DIR = "swanlog"
+PATIENCE = 60  # seconds that SwanLab may take to open and to close a run
+BACKLOG = 10_000  # calls that may wait for SwanLab
+GROUPS = {"aux/": "train/aux_", "time_share/": "speed/share_"}
+log = logging.getLogger("run")
+
+
+def swanlab_mode(wanted: str | None) -> str:
+    """The mode to open SwanLab in: the flag, then SWANLAB_MODE, then online with a key and local without.
+
+    Raises:
+        ValueError: SwanLab, or the dashboard that local mode needs, is not installed.
+    """
+    if importlib.util.find_spec("swanlab") is None:
+        raise ValueError("--use_swanlab needs SwanLab: pip install 'swanlab[dashboard]', or leave the flag out")
+    import swanlab
+
+    mode = wanted or os.environ.get("SWANLAB_MODE")
+    if mode is None:
+        has_key = bool(os.environ.get("SWANLAB_API_KEY")) or (Path.home() / ".swanlab" / ".netrc").exists()
+        mode = "online" if has_key else "local"
+    # Without its dashboard package local mode trains on and records nothing.
+    if mode == "local" and importlib.util.find_spec("swanboard") is None:
+        raise ValueError(f"SwanLab {swanlab.__version__} in local mode needs: pip install 'swanlab[dashboard]'")
+    return mode
+
+
+class SwanLab:
+    """A SwanLab run behind a thread: no call waits for it, and one that fails or hangs is given up and told once.
+
+    Args:
+        before: the "swanlab" of `facts` when the run was last open. Online the run goes on; a local one is replaced,
+            because local SwanLab cannot continue a run: the caller logs again what it should hold.
+    """
+
+    def __init__(self, name: str, project: str, flags: dict[str, dict], mode: str, before: dict | None = None):
+        self.mode, self.project, self.run, self.problem = mode, project, None, None
+        self.before = before if before and before.get("mode") == mode else None
+        self.calls: queue.Queue = queue.Queue()
+        threading.Thread(target=self._work, daemon=True, name="swanlab").start()
+        self.call(lambda _: self._open(name, flags))
+        self.wait()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this is not the continuation of an earlier run, so that it begins empty."""
+        return self.mode == "local" or not self.before
+
+    @property
+    def facts(self) -> dict:
+        """What run.json keeps: enough to find this run again, and where a person sees it."""
+        if self.run is None or self.mode == "disabled":
+            return {"swanlab": self.before, "swanlab_url": None}
+        folder = Path(self.run.dir).name
+        places = {"local": f"swanlab watch {SWANLAB_DIR}", "offline": f"swanlab sync {SWANLAB_DIR}/{folder}"}
+        found = {"mode": self.mode, "id": self.run.id, "folder": folder}
+        return {"swanlab": found, "swanlab_url": places.get(self.mode) or self.run.url}
+
+    def call(self, function) -> None:
+        """Have the thread call function(run) in turn."""
+        if self.problem is None:
+            self.calls.put(function)
+            if self.calls.qsize() > BACKLOG:
+                self._give_up(f"{BACKLOG} calls wait for it")
+
+    def wait(self, patience: float | None = None) -> None:
+        """Until all calls so far are done, but not longer than `patience` seconds, or PATIENCE."""
+        patience = patience or PATIENCE
+        done, deadline = threading.Event(), time.monotonic() + patience
+        self.call(lambda _: done.set())
+        while self.problem is None and not done.wait(0.05):
+            if time.monotonic() > deadline:
+                self._give_up(f"no answer in {patience:g} s")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        scalars = {grouped(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+        if scalars:
+            self.call(lambda run: run.log(scalars, step=step))
+
+    def log_lines(self, lines: list[dict]) -> None:
+        """Lines of metrics.jsonl, in which null stands for NaN, as fast as SwanLab takes them."""
+        for number, line in enumerate(lines, 1):
+            values = {name: math.nan if value is None else value for name, value in line.items() if name != "step"}
+            self.log(values, line["step"])
+            if number % 1000 == 0:
+                self.wait()
+
+    def log_samples(self, samples: list[dict], step: int) -> None:
+        """Continuations as text, each under its prompt: the local dashboard shows no text without a caption."""
+        if samples:
+            prompts, texts = [s["prompt"] for s in samples], [s["greedy"] for s in samples]
+            self.call(lambda run: run.log_text(key="val/samples", data=texts, caption=prompts, step=step))
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        self.call(lambda run: run.log_image(key=name, data=str(path), step=step))
+
+    def finish(self, error: str | None = None, patience: float | None = None) -> None:
+        state = {"state": "crashed", "error": error} if error else {"state": "success"}
+        self.call(lambda run: run.finish(**state))
+        self.wait(patience)
+
+    def _work(self) -> None:
+        while self.problem is None:
+            function = self.calls.get()
+            try:
+                function(self.run)
+            except BaseException as problem:  # SwanLab raises KeyboardInterrupt if a person deletes the run it shows
+                self._give_up(f"{type(problem).__name__}: {problem}")
+
+    def _give_up(self, reason: str) -> None:
+        if self.problem is None:
+            self.problem = reason
+            told = (
+                f"SwanLab failed ({reason}); metrics.jsonl goes on alone, `python -m experiment sync` replays it later"
+            )
+            log.error(told)
+            print(told, file=sys.stderr)
+
+    def _open(self, name: str, flags: dict[str, dict]) -> None:
+        import swanlab
+
+        options = {"log_dir": SWANLAB_DIR, "mode": self.mode, "project": self.project, "name": name}
+        if not self.is_new:
+            options |= {"id": self.before["id"], "resume": "allow"}
+        elif self.before:
+            delete_local(self.before["folder"])
+        # Nested values show as "[object Object]" on the dashboard and None as {}.
+        config = {f"{section}/{key}": str(value) for section, part in flags.items() for key, value in part.items()}
+        flat = {key: value for part in flags.values() for key, value in part.items()}
+        tags = [f"{key} {flat[key]}" for key in ("model_type", "base_experiment", "seed") if flat.get(key) is not None]
+        self.run = swanlab.init(config=config, tags=tags, **options)
+
+
+def delete_local(folder: str) -> None:
+    """Take a run out of the local dashboard's files."""
+    os.environ["SWANLAB_LOG_DIR"] = str(Path(SWANLAB_DIR).resolve())
+    if not (Path(SWANLAB_DIR) / "runs.swanlab").exists():
+        return
+    from swanboard.db import connect
+    from swanboard.db.models import Chart, Experiment
+
+    connect(path=os.environ["SWANLAB_LOG_DIR"], autocreate=True)
+    if Experiment.select().where(Experiment.run_id == folder).exists():
+        Experiment.purely_delete(folder)
+        for chart in Chart.select():  # a chart over several runs outlives the last of them
+            if chart.sources.count() == 0:
+                chart.delete_instance()
+
+
+def grouped(name: str) -> str:
+    """The name of a metric on the dashboard, its group first: train, val, memory, speed or system."""
+    for prefix, group in GROUPS.items():
+        if name.startswith(prefix):
+            return group + name.removeprefix(prefix)
+    return name if "/" in name else f"{section(name)}/{name}"
+
+
+def section(name: str) -> str:
+    """The dashboard group of a metric that does not name one."""
+    if name.startswith("val_"):
+        return "val"
+    if name.endswith("_mib"):
+        return "system"
+    return "speed" if name.endswith(("_per_s", "_s")) else "train"
+
+
+class Tracker:
+    """Writes metrics of the main process; every method does nothing where `writes` is False.
+
+    Args:
+        before: what run.json keeps of SwanLab from the session that this one continues.
+    """
+
+    def __init__(
+        self, out_dir, writes=True, use_swanlab=False, project="", name="", flags=None, mode=None, before=None
+    ):
+        self.path, self.writes = Path(out_dir) / "metrics.jsonl", writes
+        self.swanlab, self.file = None, None
+        if writes and use_swanlab:
+            self.swanlab = SwanLab(name, project, flags or {}, swanlab_mode(mode), before)
+
+    @property
+    def facts(self) -> dict:
+        """What run.json keeps of the tracker."""
+        return self.swanlab.facts if self.swanlab else {}
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics after `step`, which a resumed run will log again, and open the file for appending."""
+        if not self.writes:
+            return
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step] if step else []
+        temporary = self.path.with_name(f".{self.path.name}")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(self.path)  # a kill leaves the old lines or the kept ones
+        self.file = open(self.path, "a")
+        if self.swanlab and self.swanlab.is_new:
+            self.swanlab.log_lines([json.loads(line) for line in kept])
+
+    def log(self, metrics: dict[str, float | list[int]], step: int) -> None:
+        """One line of metrics.jsonl. JSON has no NaN: a value that is not finite becomes null."""
+        if not self.writes:
+            return
+        finite = {name: v if isinstance(v, list) or math.isfinite(v) else None for name, v in metrics.items()}
+        self.file.write(json.dumps({"step": step} | finite) + "\n")
+        self.file.flush()
+        if self.swanlab:
+            self.swanlab.log(metrics, step)
+
+    def finish(self, error: str | None = None) -> None:
+        if self.file:
+            self.file.close()
+        if self.swanlab:
+            self.swanlab.finish(error)
+
+
+def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = False) -> str:
+    """Bring a run into SwanLab from its files: metrics, evaluation, samples as text, curves as image.
+
+    A run that SwanLab has already is continued (online) or replaced (local); `has_metrics` says that its metrics need
+    not be sent again in the former case.
+
+    Returns:
+        Where it can be seen.
+    Raises:
+        ValueError: SwanLab is missing or did not take it, or the run is still being trained.
+    """
+    from .plots import draw_run
+
+    run = Run(run_dir)
+    if run.state == "running":
+        raise ValueError(f"{run_dir} is still being trained: bring it into SwanLab when that has ended")
+    before = run.info.get("swanlab") or {}
+    swanlab = SwanLab(
+        run.name, run.flag("swanlab_project"), run.flags, swanlab_mode(mode or before.get("mode")), before
+    )
+    if swanlab.is_new or not has_metrics:
+        swanlab.log_lines(run.metrics)
+    step = run.metrics[-1]["step"] if run.metrics else 0
+    scores = {f"eval/{'_'.join(keys)}": run.score(*keys) for keys in SCORES.values()}
+    swanlab.log({name: value for name, value in scores.items() if value is not None}, step)
+    swanlab.log_samples(run.eval.get("generation", {}).get("samples", []), step)
+    swanlab.log_image("train/curves", draw_run(run), step)
+    facts = swanlab.facts
+    error = (run.info.get("error") or run.state) if run.state in ("failed", "killed") else None
+    swanlab.finish(error, patience=PATIENCE + 0.01 * len(run.metrics))  # local SwanLab takes about 2 ms a line
+    if swanlab.problem:
+        raise ValueError(f"{run_dir} did not reach SwanLab: {swanlab.problem}")
+    run.update(**facts)
+    return facts["swanlab_url"]

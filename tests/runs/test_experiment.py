@@ -1,0 +1,284 @@
+"""The commands about experiments: list, compare, fill, check, new, sweep."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs.check import check_record, check_script
+from runs.compare import MEASURES, compare, groups_of, list_runs, verdict
+from runs.folder import Run, open_run, open_runs
+from runs.new import new_experiment, script_flags, with_flag
+from runs.record import fill_record
+from runs.sweep import read_grid, run_sweep
+from tests.runs.test_record import write_run
+from trainer.config import parse_cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments, root: Path, code: int = 0) -> str:
+    """What `python -m experiment` prints; on failure what it says is wrong."""
+    result = subprocess.run(
+        [sys.executable, "-m", "experiment", *map(str, arguments), "--root", str(root)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout if code == 0 else result.stdout + result.stderr
+
+
+def run_with(path: Path, last: float, **changes) -> Run:
+    """A run whose last validation loss is `last`; changes go into its flags."""
+    write_run(path, seed=changes.get("seed"))
+    lines = (path / "metrics.jsonl").read_text().replace('"val_loss": 2.6', f'"val_loss": {last}')
+    (path / "metrics.jsonl").write_text(lines)
+    flags = json.loads((path / "flags.json").read_text())
+    flags["optim"] |= changes
+    (path / "flags.json").write_text(json.dumps(flags))
+    return Run(path)
+
+
+def test_runs_that_differ_by_their_seed_alone_stand_together(tmp_path):
+    runs = [run_with(tmp_path / f"a_seed_{seed}", 2.6, seed=seed) for seed in (1, 2)]
+    runs.append(run_with(tmp_path / "b", 2.6, seed=1, learning_rate=0.1))
+    groups = groups_of(runs)
+    assert {label: len(group) for label, group in groups.items()} == {"a x 2": 2, "b": 1}
+
+
+def test_compare_tells_flags_results_and_the_winner(tmp_path):
+    runs = [run_with(tmp_path / f"a_seed_{s}", loss, seed=s, dtype="x") for s, loss in ((1, 2.60), (2, 2.62))]
+    runs += [run_with(tmp_path / f"b_seed_{s}", loss, seed=s, dtype="y") for s, loss in ((1, 2.50), (2, 2.51))]
+    differing, results = compare(runs)
+    assert {"flag": "dtype", "a x 2": "x", "b x 2": "y"} in differing.rows
+    assert not any(row["flag"] == "dim" for row in differing.rows)
+    loss = next(row for row in results.rows if row["result"] == "val loss")
+    assert loss["a x 2"]["text"] == "2.6100 ± 0.0141" and loss["winner"].startswith("b x 2 by 0.1050 ± ")
+    tokens = next(row for row in results.rows if row["result"] == "tokens learnt")
+    assert tokens["winner"] == ""
+
+
+@pytest.mark.parametrize(
+    "values, verdict_starts",
+    [
+        ({"a": [2.0, 2.2], "b": [2.05, 2.25]}, "no clear winner (a by 0.0500"),
+        ({"a": [2.0, 2.01], "b": [3.0, 3.01]}, "a by 1.0000 ± 0.0071"),
+        ({"a": [2.0], "b": [1.5]}, "b by 0.5000 (one seed each)"),
+        ({"a": [2.0], "b": [2.0]}, "equal"),
+        ({"a": [2.0], "b": []}, ""),
+    ],
+)
+def test_a_winner_is_named_only_beyond_the_noise(values, verdict_starts):
+    told = verdict(values, MEASURES["val loss"])
+    assert told.startswith(verdict_starts) and bool(told) == bool(verdict_starts)
+
+
+def test_where_more_is_better_the_higher_wins():
+    assert verdict({"a": [1.0], "b": [2.0]}, MEASURES["tokens/s"]).startswith("b by 1")
+
+
+def test_the_list_tells_the_state_of_every_run(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two", state="running")
+    write_run(tmp_path / "sweep/three", state="failed", losses=[])
+    told = json.loads(command("list", "--format", "json", root=tmp_path))[f"runs in {tmp_path}"]
+    assert {Path(row["run"]).name: row["state"] for row in told} == {
+        "one": "finished", "two": "killed", "three": "failed",
+    }  # fmt: skip
+    assert list_runs([Run(tmp_path / "one")]).rows[0]["loss"] == 2.4
+    assert "| " + str(tmp_path / "one") in command("list", "--format", "markdown", root=tmp_path)
+    assert "9_9_9" in command("list", root=tmp_path)
+
+
+def test_compare_and_show_print_and_draw(tmp_path):
+    run_with(tmp_path / "a", 2.6, seed=1)
+    run_with(tmp_path / "b", 2.5, seed=1, dtype="x")
+    assert "b by 0.1000" in command("compare", "a", tmp_path / "b", root=tmp_path)
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert "2.5000" in command("show", "b", root=tmp_path)
+    assert "compare needs two different runs" in command("compare", "a", "a", root=tmp_path, code=1)
+    assert "nowhere has no run.json" in command("show", "nowhere", root=tmp_path, code=1)
+
+
+def test_a_run_is_named_by_folder_name_or_number(tmp_path):
+    write_run(tmp_path / "experiment_1_4_8")
+    for name in (tmp_path / "experiment_1_4_8", "experiment_1_4_8", "1.4.8"):
+        assert open_run(name, tmp_path).path == tmp_path / "experiment_1_4_8"
+    assert len(open_runs([str(tmp_path)])) == 1
+
+
+def test_fill_tells_how_many_blanks_are_left_for_people(tmp_path):
+    write_run(tmp_path / "run")
+    told = command("fill", "run", "--experiment_dir", tmp_path / "records", root=tmp_path)
+    text = (tmp_path / "records/EXPERIMENT_9_9_9.md").read_text()
+    blanks = text.count("[待填写]") + sum(text.count(f"[{name}_{i}]") for name in ("FINDING",) for i in (1, 2, 3))
+    assert 0 < blanks < int(told.split("blanks")[0].split("; ")[-1])
+
+
+def test_the_scripts_and_records_of_the_project_are_sound(tmp_path):
+    assert "problems of scripts and records: none" in command("check", root=tmp_path)
+
+
+def test_a_stale_number_and_a_damaged_marker_are_found(tmp_path):
+    run = write_run(tmp_path / "out/run")
+    path = fill_record(run, tmp_path)
+    assert check_record(path, [Run(run)]) is None
+    lines = (run / "metrics.jsonl").read_text().replace('"val_loss": 2.6', '"val_loss": 2.7')
+    (run / "metrics.jsonl").write_text(lines)
+    number = next(i for i, line in enumerate(path.read_text().splitlines(), 1) if "FINAL_LOSS" in line)
+    assert check_record(path, [Run(run)]) == f"line {number} is not what {run} says: python -m experiment fill {run}"
+    assert check_record(path, []) is None
+    path.write_text(path.read_text().replace("`<!--BEST_LOSS:", "<!--BEST_LOSS:"))
+    assert check_record(path, []).startswith("1 of ")
+
+
+def test_a_script_that_does_not_start_is_found(tmp_path):
+    script = tmp_path / "experiment_1_0.sh"
+    for text, problem in (
+        ("echo", "it does not start run_file/_launch.sh"),
+        ('exec bash _launch.sh --n_layer 4 "$@"', "unknown flag --n_layer: did you mean --n_layers?"),
+        ('exec bash _launch.sh --dtype int8 "$@"', "invalid choice"),
+        ('exec bash _launch.sh --out_dir out/other "$@"', "its --out_dir belongs to experiment other"),
+    ):
+        script.write_text(text)
+        assert problem in check_script(script)
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """The project, with scripts and records of its own."""
+    own = ("run_file", "experiment", "dataset", "out", "stable", "cache")
+    for path in (*ROOT.iterdir(), *(ROOT / "dataset").iterdir()):
+        if path.name not in own and not path.name.startswith("."):
+            link = tmp_path / path.relative_to(ROOT)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path)
+    for name in ("run_file", "experiment"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_new_experiment_has_the_flags_of_its_base_and_the_changes(project):
+    script, record = new_experiment(
+        "9.9", "1.4.8", ["--fusion_heads", "16", "--keep_ffn", "--memory_layers=2"], project
+    )
+    old = parse_cli(script_flags((project / "run_file/experiment_1_4_8.sh").read_text())).as_dict()
+    new = parse_cli(script_flags(script.read_text())).as_dict()
+    changed = {name for part in old for name in old[part] if old[part][name] != new[part][name]}
+    assert changed == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment", "swanlab_project"}
+    assert new["run"]["out_dir"] == "out/experiment_9_9" and new["run"]["base_experiment"] == "1.4.8"
+    assert "fusion_heads -> 16, keep_ffn -> on" in script.read_text() and "[QUESTION]" in script.read_text()
+    text = record.read_text()
+    assert "`experiment_9_9`<!--EXPERIMENT:" in text and "`16`<!--flag:fusion_heads:" in text
+    assert "[FINAL_LOSS]" in text and "**实验目的**: [待填写]" in text
+    assert check_script(script) is None and check_record(record, []) is None
+
+
+@pytest.mark.parametrize(
+    "number, base, changes, sentence",
+    [
+        ("1.4.7", "1.4.8", [], "run_file/experiment_1_4_7.sh exists already"),
+        ("9/9", "1.4.8", [], "is no number of an experiment"),
+        ("9.9", "7.7", [], "there is no script run_file/experiment_7_7.sh"),
+        ("9.9", "1.4.8", ["--n_layer", "4"], "did you mean --n_layers?"),
+        ("9.9", "1.4.8", ["4"], "'4' stands where a flag"),
+    ],
+)
+def test_a_new_experiment_that_cannot_be_leaves_nothing(project, number, base, changes, sentence):
+    before = sorted(project.rglob("*9_9*"))
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence.replace("?", r"\?")):
+        new_experiment(number, base, changes, project)
+    assert sorted(project.rglob("*9_9*")) == before
+
+
+def test_a_flag_is_replaced_wherever_it_stands():
+    text = 'exec bash x/_launch.sh \\\n    --a 1 2 --b \\\n    --c=3 \\\n    --out_dir out/x "$@"'
+    assert "--a 5 --b" in with_flag(text, "--a", "5")
+    assert "--b yes \\\n" in with_flag(text, "--b", "yes")
+    assert "--c 4 \\\n" in with_flag(text, "--c", "4")
+    assert '--out_dir out/y "$@"' in with_flag(text, "--out_dir", "out/y")
+    assert '    --d \\\n    --out_dir out/x "$@"' in with_flag(text, "--d")
+
+
+def test_the_script_of_a_new_experiment_runs_as_it_is(project):
+    """With data where the script looks for it, and a base small enough for a test."""
+    stable = project / "dataset/stable"
+    stable.mkdir()
+    texts = [{"text": f"The village of number {n} has {n * 7} houses and {n % 5} wells."} for n in range(300)]
+    (stable / "merged_pretrain.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    (project / "run_file/experiment_0_1.sh").write_text(
+        'exec bash "$(dirname "$0")/_launch.sh" --model_type model_original --dim 32 --n_layers 1 --n_heads 4 \\\n'
+        "    --max_seq_len 32 --max_steps 3 --batch_size 2 --accumulation_steps 1 --dtype float32 \\\n"
+        "    --val_fraction 0.1 \\\n"
+        '    --log_interval 1 --eval_batches 2 --out_dir out/experiment_0_1 "$@"\n'
+    )
+    script, record = new_experiment("0.2", "0.1", ["--max_steps", "2"], project)
+    environment = os.environ | {"PYTHON": sys.executable, "EVALUATE": "0", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(["bash", str(script)], cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert Run(project / "out/experiment_0_2").state == "finished"
+    text = record.read_text()
+    assert (
+        "[FINAL_LOSS]" not in text
+        and "`run_file/experiment_0_2.sh`<!--SCRIPT:" in text
+        and "**实验目的**: [待填写]" in text
+    )
+
+
+SWEPT = """import json, sys
+from pathlib import Path
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+out = Path(flags["--out_dir"])
+out.mkdir(exist_ok=True)
+with open(out.parent / "calls", "a") as calls:
+    calls.write(out.name + "\\n")
+if flags["--dim"] == flags.get("--breaks"):
+    sys.exit("error: no such dim")
+(out / "run.json").write_text(json.dumps({"state": "finished", "experiment": flags["--experiment"]}))
+line = {"step": 1, "val_loss": float(flags["--dim"]) + int(flags["--seed"]) / 10, "val_ppl": 1.0, "epoch": 1.0}
+(out / "metrics.jsonl").write_text(json.dumps(line) + "\\n")
+"""
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch) -> Path:
+    """A script that leaves a run folder at once."""
+    monkeypatch.setenv("EVALUATE", "0")
+    (tmp_path / "train.py").write_text(SWEPT)
+    script = tmp_path / "experiment_0.sh"
+    script.write_text(f'exec {sys.executable} {tmp_path}/train.py "$@"')
+    return script
+
+
+def test_a_sweep_runs_each_point_once_and_goes_on_with_what_failed(swept, tmp_path, capsys):
+    grid, folder = read_grid(["dim=8,4", "--seed=1,2"]), tmp_path / "out"
+    tables, unfinished = run_sweep(swept, grid, ["--breaks", "8"], folder, tmp_path)
+    assert unfinished == 2 and "error: no such dim" in capsys.readouterr().out
+    assert [(row["dim"], row["seed"], row["state"]) for row in tables[0].rows] == [
+        ("4", "1", "finished"), ("4", "2", "finished"), ("8", "1", "failed"), ("8", "2", "failed"),
+    ]  # fmt: skip
+    assert tables[1].rows[0]["dim"] == "4" and tables[1].rows[0]["mean loss"]["text"] == "4.1500 ± 0.0707"
+    assert tables[1].rows[1]["mean loss"] is None
+    run_sweep(swept, grid, ["--breaks", "8"], folder, tmp_path)
+    calls = (folder / "calls").read_text().split()
+    assert sorted(calls) == sorted(["dim_4__seed_1", "dim_4__seed_2", *["dim_8__seed_1", "dim_8__seed_2"] * 2])
+    with pytest.raises(ValueError, match="holds another sweep"):
+        run_sweep(swept, grid, [], folder, tmp_path)
+
+
+def test_a_sweep_ends_with_the_run_that_was_stopped(swept, tmp_path):
+    script = swept.parent / "train.py"
+    script.write_text(script.read_text().replace('"finished"', '"stopped"'))
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        run_sweep(swept, read_grid(["dim=8,4", "seed=1"]), [], tmp_path / "out", tmp_path)
+    assert (tmp_path / "out/calls").read_text().split() == ["dim_8__seed_1"]
+
+
+@pytest.mark.parametrize("axes", [["dim"], ["dim=1", "dim=2"], ["=1"]])
+def test_a_grid_that_says_nothing_is_refused(axes):
+    with pytest.raises(ValueError, match="must be FLAG=VALUE"):
+        read_grid(axes)

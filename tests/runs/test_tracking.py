@@ -1,0 +1,327 @@
+"""metrics.jsonl is always right; SwanLab may be missing, may fail, and never stops a run."""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import tracking
+from runs.folder import hold_lock
+from runs.runinfo import RunInfo, make_log
+from runs.tracking import Tracker, swanlab_mode
+from tests.editing.test_web import CHROMIUM, QUIET
+from tests.runs.test_record import write_run
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class FakeRun:
+    """A SwanLab run on which `behave` is called whenever something is logged."""
+
+    id, dir, url = "abc", Path("swanlog/run-abc"), "https://example.org/abc"
+
+    def __init__(self, behave):
+        self.behave, self.logged, self.state = behave, [], None
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+        self.behave()
+
+    def finish(self, **state):
+        self.state = state
+
+
+@pytest.fixture
+def fake_swanlab(monkeypatch):
+    """`fake_swanlab(behave)` has every SwanLab run opened from then on be a FakeRun; returns the options of opening."""
+    import swanlab
+
+    def install(behave, opens=lambda: None) -> dict:
+        opened = {}
+
+        def init(**options):
+            opens()
+            opened.update(options, run=FakeRun(behave))
+            return opened["run"]
+
+        monkeypatch.setattr(swanlab, "init", init)
+        return opened
+
+    return install
+
+
+@pytest.fixture
+def no_login(monkeypatch, tmp_path):
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    monkeypatch.delenv("SWANLAB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_each_line_is_on_disk_at_once_and_valid_json(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.rewind(0)
+    tracker.log({"loss": math.nan, "grad_norm": math.inf, "lr": 0.5}, step=3)
+    assert lines_of(tmp_path) == [{"step": 3, "loss": None, "grad_norm": None, "lr": 0.5}]
+
+
+@pytest.mark.parametrize("resumed_at, kept", [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
+def test_no_step_stands_twice_after_a_resume(tmp_path, resumed_at, kept):
+    first = Tracker(tmp_path)
+    first.rewind(0)
+    for step in (1, 2, 3):
+        first.log({"loss": 1.0}, step)
+    first.finish()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    second = Tracker(tmp_path)
+    second.rewind(resumed_at)
+    second.log({"loss": 2.0}, 10)
+    assert [line["step"] for line in lines_of(tmp_path)] == [*kept, 10]
+
+
+def test_only_the_main_process_writes(tmp_path):
+    tracker = Tracker(tmp_path, writes=False, use_swanlab=True)
+    tracker.rewind(0)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def raise_error():
+    raise RuntimeError("no connection")
+
+
+def delete_run():
+    raise KeyboardInterrupt("The experiment has been deleted by the user")
+
+
+@pytest.mark.parametrize(
+    "behave, opens, told",
+    [
+        (raise_error, lambda: None, "no connection"),
+        (delete_run, lambda: None, "deleted by the user"),
+        (lambda: time.sleep(60), lambda: None, "no answer in 0.3 s"),
+        (lambda: None, raise_error, "no connection"),
+        (lambda: None, lambda: time.sleep(60), "no answer in 0.3 s"),
+    ],
+    ids=["fails", "deleted", "hangs", "fails to open", "hangs to open"],
+)
+def test_the_run_goes_on_when_swanlab_fails_and_says_so_once(
+    tmp_path, fake_swanlab, monkeypatch, capsys, behave, opens, told
+):
+    monkeypatch.setattr(tracking, "PATIENCE", 0.3)
+    make_log(tmp_path, writes=True)
+    fake_swanlab(behave, opens)
+    start = time.monotonic()
+    tracker = Tracker(tmp_path, True, True, "Test", "tiny", {}, "online")
+    tracker.rewind(0)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.log({"loss": 0.5}, 2)
+    tracker.finish()
+    assert time.monotonic() - start < 5
+    assert [line["loss"] for line in lines_of(tmp_path)] == [1.0, 0.5]
+    assert (tmp_path / "train.log").read_text().count("SwanLab failed") == 1
+    assert capsys.readouterr().err.count(told) == 1
+
+
+def test_a_failure_is_not_waited_for(tmp_path, fake_swanlab):
+    fake_swanlab(lambda: None, opens=raise_error)
+    start = time.monotonic()
+    Tracker(tmp_path, True, True, "Test", "tiny", {}, "online").finish()
+    assert time.monotonic() - start < tracking.PATIENCE / 10
+
+
+def test_metrics_reach_swanlab_in_groups(tmp_path, fake_swanlab):
+    opened = fake_swanlab(lambda: None)
+    flags = {"model": {"model_type": "model_memory"}, "run": {"seed": 7, "baseline": None}}
+    tracker = Tracker(tmp_path, True, True, "Test", "tiny", flags, "online")
+    tracker.rewind(0)
+    names = ("loss", "val_loss", "gpu_mib", "tokens_per_s", "memory/used_share", "aux/balance", "time_share/data")
+    tracker.log(dict.fromkeys(names, 1.0) | {"memory/uses": [3, 1]}, 1)
+    tracker.finish(error="ValueError: x")
+    assert opened["tags"] == ["model_type model_memory", "seed 7"] and opened["config"]["run/baseline"] == "None"
+    assert opened["run"].state == {"state": "crashed", "error": "ValueError: x"}
+    [(step, values)] = opened["run"].logged
+    assert step == 1 and set(values) == {
+        "train/loss", "val/val_loss", "system/gpu_mib", "speed/tokens_per_s", "memory/used_share", "train/aux_balance",
+        "speed/share_data",
+    }  # fmt: skip
+    assert lines_of(tmp_path)[0]["memory/uses"] == [3, 1]
+
+
+def test_an_online_run_goes_on_in_the_same_run(tmp_path, fake_swanlab):
+    opened = fake_swanlab(lambda: None)
+    first = Tracker(tmp_path, True, True, "Test", "tiny", {}, "online")
+    first.rewind(0)
+    first.log({"loss": 1.0}, 1)
+    first.finish()
+    assert "id" not in opened and first.facts["swanlab_url"] == FakeRun.url
+    second = Tracker(tmp_path, True, True, "Test", "tiny", {}, "online", first.facts["swanlab"])
+    second.rewind(1)
+    second.log({"loss": 0.5}, 2)
+    second.finish()
+    assert (opened["id"], opened["resume"]) == ("abc", "allow")
+    assert [step for step, _ in opened["run"].logged] == [2]
+
+
+def test_the_mode_follows_flag_then_environment_then_key(no_login, monkeypatch):
+    assert swanlab_mode(None) == "local"
+    monkeypatch.setenv("SWANLAB_API_KEY", "x")
+    assert swanlab_mode(None) == "online"
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    assert swanlab_mode(None) == "offline"
+    assert swanlab_mode("disabled") == "disabled"
+
+
+@pytest.mark.parametrize("package", ["swanlab", "swanboard"])
+def test_a_missing_package_stops_before_training(no_login, monkeypatch, tmp_path, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    with pytest.raises(ValueError, match=r"pip install 'swanlab\[dashboard\]'"):
+        Tracker(tmp_path, use_swanlab=True)
+
+
+def dashboard(folder: Path, question: str) -> list[tuple]:
+    return sqlite3.connect(folder / "swanlog/runs.swanlab").execute(question).fetchall()
+
+
+def test_a_local_run_that_goes_on_is_one_run_with_all_its_steps(no_login, monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking, "SWANLAB_DIR", str(tmp_path / "swanlog"))
+    before = None
+    for resumed_at in (0, 2):
+        tracker = Tracker(tmp_path, True, True, "Test", "tiny", {"model": {"dim": 8}}, "local", before)
+        tracker.rewind(resumed_at)
+        for step in (1, 2, 3):
+            tracker.log({"loss": 2.0, "val_loss": 2.5}, resumed_at + step)
+        before = tracker.facts["swanlab"]
+        assert tracker.facts["swanlab_url"].startswith("swanlab watch")
+        tracker.finish()
+    assert dashboard(tmp_path, "select name, status from experiment") == [("tiny", 1)]
+    assert set(dashboard(tmp_path, "select name from tag")) >= {("train/loss",), ("val/val_loss",)}
+    [(folder,)] = dashboard(tmp_path, "select folder from tag where name = 'train/loss'")
+    points = (tmp_path / "swanlog" / before["folder"] / "logs" / folder / "1000.log").read_text().splitlines()
+    assert [json.loads(point)["index"] for point in points] == [1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def replayed(no_login, monkeypatch, tmp_path) -> Path:
+    """The folder of a finished and evaluated run that was brought into the local SwanLab twice."""
+    monkeypatch.setattr(tracking, "SWANLAB_DIR", str(tmp_path / "swanlog"))
+    path = write_run(tmp_path / "out/run", losses=[4 - 0.02 * i for i in range(30)])
+    sample = {"prompt": "巴黎是", "greedy": "法国的首都", "first_10_tokens": "法国", "sampled": "x"}
+    evaluation = {"object": {"accuracy": 0.5}, "generation": {"samples": [sample]}, "arms": {"x": {"accuracy": 1.0}}}
+    (path / "eval.json").write_text(json.dumps(evaluation))
+    flags = json.loads((path / "flags.json").read_text())
+    (path / "flags.json").write_text(json.dumps(flags | {"run": flags["run"] | {"swanlab_project": "Test"}}))
+    for _ in range(2):
+        tracking.replay(path)
+    return path
+
+
+def test_a_run_is_replayed_with_its_evaluation_samples_and_curves(replayed, tmp_path):
+    assert dashboard(tmp_path, "select name, status from experiment") == [("run", 1)]
+    tags = {name: kind for name, kind in dashboard(tmp_path, "select name, type from tag")}
+    assert tags["train/loss"] == tags["eval/object_accuracy"] == "line"
+    assert tags["val/samples"] == "text" and tags["train/curves"] == "image"
+    assert not any("accuracy" in name and "object" not in name for name in tags)
+    facts = json.loads((replayed / "run.json").read_text())
+    assert facts["swanlab"]["mode"] == "local" and facts["swanlab_url"].startswith("swanlab watch")
+
+
+def test_a_run_that_still_trains_is_not_replayed(tmp_path):
+    path = write_run(tmp_path / "run", state="running")
+    hold_lock(path)
+    with pytest.raises(ValueError, match="still being trained"):
+        tracking.replay(path)
+
+
+def test_a_long_run_is_replayed_no_faster_than_swanlab_takes_it(tmp_path, fake_swanlab, monkeypatch):
+    opened = fake_swanlab(lambda: time.sleep(1e-4))
+    monkeypatch.setattr(tracking, "BACKLOG", 1500)
+    swanlab = tracking.SwanLab("run", "Test", {}, "online")
+    swanlab.log_lines([{"step": step, "loss": None if step == 7 else 1.0} for step in range(4000)])
+    swanlab.finish()
+    assert swanlab.problem is None and [step for step, _ in opened["run"].logged] == list(range(4000))
+    assert math.isnan(opened["run"].logged[7][1]["train/loss"])
+
+
+@pytest.mark.slow
+def test_the_local_dashboard_shows_the_curves_in_a_browser(replayed, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    watch = [sys.executable, "-m", "swanlab", "watch", str(tmp_path / "swanlog"), "-p", str(port)]
+    server = subprocess.Popen(watch, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        with playwright.sync_playwright() as browsers:
+            browser = browsers.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+            tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+            [(number,)] = dashboard(tmp_path, "select id from experiment")
+            tab.goto(f"http://127.0.0.1:{port}/experiment/{number}/chart")
+            for text in ("train/loss", "val/val_loss", "system/gpu_mib", "val/samples"):
+                tab.get_by_text(text).first.wait_for(state="attached", timeout=30_000)
+            tab.get_by_text("val/samples").first.scroll_into_view_if_needed()  # what is not in view is not loaded
+            tab.get_by_text("法国的首都").first.wait_for(timeout=30_000)
+            tab.goto(f"http://127.0.0.1:{port}/charts")
+            tab.get_by_text("train/loss").first.wait_for(timeout=30_000)
+            tab.wait_for_timeout(2000)  # the curve is animated
+            ink = tab.evaluate(
+                "Array.from(document.querySelectorAll('canvas')).map(c => new Set(c.getContext('2d')"
+                ".getImageData(0, 0, c.width, c.height).data).size)"
+            )
+            assert ink and max(ink) > 10, ink
+            tab.screenshot(path=os.environ.get("SCREENSHOT", tmp_path / "dashboard.png"))
+            browser.close()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_run_json_tells_the_stage_that_failed(tmp_path):
+    info = RunInfo(tmp_path, name="tiny")
+    with info.stage("env"):
+        assert json.loads((tmp_path / "run.json").read_text())["stages"][0]["state"] == "running"
+    with pytest.raises(ValueError), info.stage("data") as stage:
+        stage["notes"] = "reading"
+        raise ValueError("line 7")
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert [stage["state"] for stage in facts["stages"]] == ["finished", "failed"]
+    assert facts["state"] == "failed" and "line 7" in facts["error"] and facts["end_time"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".alive"}
+
+
+def test_run_json_holds_no_secret_and_needs_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWANLAB_API_KEY", "do-not-tell")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    facts = RunInfo(tmp_path).facts
+    assert facts["git_commit"] is None
+    assert "do-not-tell" not in (tmp_path / "run.json").read_text()
+
+
+def test_a_new_log_does_not_write_into_the_old_one(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    make_log(tmp_path / "a", writes=True).info("first")
+    make_log(tmp_path / "b", writes=True).info("second")
+    assert "second" not in (tmp_path / "a/train.log").read_text()
+    assert "second" in (tmp_path / "b/train.log").read_text()
+    logging.getLogger("run").handlers.clear()
