@@ -22,9 +22,8 @@ from evaluation.controls import arms_of
 from evaluation.gold import Gold, find_gold
 from evaluation.likelihood import read_questions
 from model import load_run
-from runs.folder import Run
 from runs.record import fill_record
-from runs.runinfo import git, now, write_json
+from runs.run import Run, git, now, write_json
 from runs.tracking import replay
 from trainer.meters import memory_readings
 

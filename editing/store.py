@@ -15,7 +15,7 @@ from dataset.knowledge import Bank, Fact, load_run_bank, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply
-from runs.runinfo import now
+from runs.run import now
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset.tokenizer import load_tokenizer
 from model import load_run
-from runs.runinfo import write_json
+from runs.run import write_json
 
 
 def run_harness(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import mean, median, stdev
 
-from runs.folder import NOT_IDENTITY, SCORES, Run
 from runs.record_values import final
+from runs.run import NOT_IDENTITY, SCORES, Run
 
 from .tables import Table
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .folder import Run
+from .run import Run
 
 # Title of a panel -> its metrics and how each is drawn; a panel without data is left out.
 PANELS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from .analysis import at_fractions, divergence, last_tenth, plateaus, slope, spikes
-from .folder import Run, git
+from .run import Run, git
 
 ROOT = Path(__file__).parents[1]
 MISSING = "未记录"

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from .folder import SCORES, Run
+from .run import SCORES, Run
 
 SWANLAB_DIR = "swanlog"
 PATIENCE = 60  # seconds that SwanLab may take to open and to close a run
