@@ -4,8 +4,10 @@
 |--------------------------------|---------------|--------------------------------------------------------|
 | language                       | language.py   | how well is held-out text predicted?                   |
 | object, relation, verification | facts.py      | which answer to a question is the likeliest?           |
+| reworded                       | facts.py      | which object, asked in other words than the bank's?    |
 | exact_match                    | facts.py      | does free generation begin with the right object?      |
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
+| lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | usage                          | usage.py      | how evenly are the entries read?                       |
@@ -17,19 +19,22 @@ of lm-evaluation-harness.
 
 from .config import EvalConfig
 from .edits import edits
-from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction
+from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
+from .lookup import lookup
 from .retrieval import retrieval
 from .usage import bank_usage
 
 TASKS = {
     "language": language,
     "object": object_prediction,
+    "reworded": reworded,
     "exact_match": exact_match,
     "relation": relation_prediction,
     "verification": fact_verification,
     "frequency": frequency,
+    "lookup": lookup,
     "retrieval": retrieval,
     "edits": edits,
     "usage": bank_usage,

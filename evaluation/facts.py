@@ -1,4 +1,4 @@
-"""Questions about facts: object, relation and verification, free generation of the object, guesses by frequency.
+"""Questions about facts: object, relation, verification, free generation, guesses by frequency.
 
 Multiple choice takes the option with the highest log-probability. Chance is 20 % for five choices, 50 % for statements.
 """
@@ -11,6 +11,7 @@ import torch
 from dataset.questions import (
     FIELDS,
     NO,
+    PARAPHRASES,
     RELATION_PROMPT,
     VERIFICATION_PROMPT,
     YES,
@@ -24,7 +25,7 @@ from .config import EvalConfig, accuracy, accuracy_by_part
 from .likelihood import left_padded_batches, multiple_choice, score_options
 
 OBJECT_VERSION = RELATION_VERSION = 2
-VERIFICATION_VERSION = EXACT_MATCH_VERSION = FREQUENCY_VERSION = 1
+VERIFICATION_VERSION = REWORDED_VERSION = EXACT_MATCH_VERSION = FREQUENCY_VERSION = 1
 MAX_GENERATED, NEW_TOKENS = 500, 24
 
 
@@ -43,6 +44,19 @@ def object_prediction(model, tokenizer, config: EvalConfig) -> dict | None:
     rows, chosen, result = ask_objects(model, tokenizer, config)
     follows = [choice == counterfactual_index(row) for row, choice in zip(rows, chosen, strict=True)]
     return result | {"planted": accuracy(follows, result["chance"], config, OBJECT_VERSION)}
+
+
+def reworded(model, tokenizer, config: EvalConfig) -> dict | None:
+    """The object questions in other wordings than the bank's: accuracy over all of them, and of each as a part."""
+    if config.object_path is None:
+        return None
+    fields = ("subject", "predicate", *FIELDS["object"])
+    rows = read_questions(config.object_path, fields, config.limit, "object_path")
+    asked, questions = [], []
+    for wording in PARAPHRASES:
+        asked += [row | {"part": wording.format(subject="X", predicate="Y")} for row in rows]
+        questions += [(wording.format(**row), [f" {choice}" for choice in row["choices"]]) for row in rows]
+    return multiple_choice(model, tokenizer, asked, questions, config, REWORDED_VERSION)[1]
 
 
 def relation_prediction(model, tokenizer, config: EvalConfig) -> dict | None:
