@@ -47,11 +47,15 @@ def object_prediction(model, tokenizer, config: EvalConfig) -> dict | None:
 
 
 def reworded(model, tokenizer, config: EvalConfig) -> dict | None:
-    """The object questions in other wordings than the bank's: accuracy over all of them, and of each as a part."""
+    """The object questions in other wordings than the bank's: accuracy over all of them, and of each as a part.
+
+    None where a question does not name its subject and predicate.
+    """
     if config.object_path is None:
         return None
-    fields = ("subject", "predicate", *FIELDS["object"])
-    rows = read_questions(config.object_path, fields, config.limit, "object_path")
+    rows = read_questions(config.object_path, FIELDS["object"], config.limit, "object_path")
+    if not all({"subject", "predicate"} <= row.keys() for row in rows):
+        return None
     asked, questions = [], []
     for wording in PARAPHRASES:
         asked += [row | {"part": wording.format(subject="X", predicate="Y")} for row in rows]
