@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
 from model.memory.ngram_index import NgramIndex, find_matches
-from model.memory.product_keys import search_grid
+from model.ops import search_grid
 
 from .likelihood import letter
 from .object import ask_objects, split_question
