@@ -39,6 +39,13 @@ class ModelConfig:
     n_shared_experts: int = flag(1, "experts that every token uses")
     moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss")
 
+    ngram_table_rows: int = flag(0, "rows of each head of a table hashed by the last tokens; 0: no table")
+    ngram_table_heads: int = flag(4, "heads of the table for each order, each with rows and a hash of its own")
+    ngram_table_dim: int = flag(64, "width of a row of the table")
+    ngram_table_orders: list[int] = flag([2, 3], "how many last tokens each order of the table hashes")
+    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
+    ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table")
+
     memory_layers: list[int] | None = flag(
         None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)"
     )
@@ -123,8 +130,27 @@ class ModelConfig:
         for name in ("model_type", "flash_backend", "retrieval", "selection", "fusion", "fusion_scope"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             require(getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}")
+        require(self.ngram_table_rows >= 0, f"--ngram_table_rows must not be negative, got {self.ngram_table_rows}")
+        if self.ngram_table_rows:
+            self._check_ngram_table()
         if self.model_type == "model_memory":
             self._check_memory()
+
+    def _check_ngram_table(self):
+        for name in ("ngram_table_heads", "ngram_table_dim"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        orders = self.ngram_table_orders
+        require(
+            bool(orders) and min(orders) >= 1 and len(set(orders)) == len(orders),
+            f"--ngram_table_orders must be different numbers of at least 1, got {orders}",
+        )
+        require(bool(self.ngram_table_layers), "--ngram_table_rows needs --ngram_table_layers, the blocks that read it")
+        for layer in self.ngram_table_layers:
+            require(0 <= layer < self.n_layers, f"--ngram_table_layers {layer} must lie in [0, {self.n_layers - 1}]")
+        require(
+            0 <= self.ngram_table_dropout < 1,
+            f"--ngram_table_dropout must lie in [0, 1), got {self.ngram_table_dropout}",
+        )
 
     def _check_memory(self):
         for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef", "retrieval_loss_coef"):
@@ -255,7 +281,12 @@ class ModelConfig:
     @property
     def cache_layers(self) -> int:
         """Layers of a key-value cache: one for each attention, each reading block, and the text with what it found."""
-        return self.n_layers + len(self.reading_layers) + self.reads_words
+        return self.n_layers + len(self.reading_layers) + (self.reads_words or self.ngram_table_rows > 0)
+
+    @property
+    def ngram_table_width(self) -> int:
+        """Numbers that a position reads from the table: one row of each head of each order."""
+        return len(self.ngram_table_orders) * self.ngram_table_heads * self.ngram_table_dim
 
     def needs_cosine(self, with_losses: bool = True) -> bool:
         """Whether a candidate's cosine with the query is needed: to select by it, or for a loss."""
