@@ -66,6 +66,10 @@ class OptimConfig:
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak")
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly")
     memory_lr_scale: float = flag(1.0, "learning rate of queries and sub-keys, relative to the other parameters")
+    ngram_table_lr_scale: float = flag(
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters"
+    )
+    ngram_table_weight_decay: float = flag(0.0, "AdamW's decay of the rows of the n-gram table")
     muon_lr_scale: float = flag(3.0, "learning rate of Muon's matrices, relative to the other parameters")
     muon_momentum: float = flag(0.95, "decay rate of Muon's momentum")
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only")
@@ -82,6 +86,7 @@ class OptimConfig:
             ("learning_rate", 0, math.inf), ("memory_lr_scale", 0, math.inf), ("weight_decay", 0, math.inf),
             ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("warmup_ratio", 0, 1), ("beta1", 0, 1),
             ("beta2", 0, 1), ("muon_lr_scale", 0, math.inf), ("muon_momentum", 0, 1),
+            ("ngram_table_lr_scale", 0, math.inf), ("ngram_table_weight_decay", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
             require(low <= value <= high and value < math.inf, f"--{name} must lie in [{low}, {high}], got {value}")

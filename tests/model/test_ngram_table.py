@@ -12,6 +12,8 @@ from model.memory.ngram_table import last_tokens, multipliers, ngram_rows, split
 from model.static_cache import FixedCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import TABLE
+from trainer.config import OptimConfig
+from trainer.optim import parameter_groups
 
 T = 16
 PLAIN = {"model_type": "model_original"}
@@ -190,3 +192,15 @@ def test_dropout_leaves_out_whole_rows_and_only_in_training():
 def test_a_table_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**{**TABLE, **changes})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_rows_have_a_learning_rate_and_a_decay_of_their_own_and_the_gates_are_matrices(optimizer):
+    model = tiny_model(**PLAIN, **TABLE)
+    config = OptimConfig(optimizer=optimizer, ngram_table_lr_scale=3.0, ngram_table_weight_decay=0.2)
+    groups = {group["name"]: group for group in parameter_groups(model, config)}
+    tables = groups["tables"]
+    assert (tables["lr_scale"], tables["weight_decay"]) == (3.0, 0.2)
+    assert [parameter is model.ngram_table.rows.weight for parameter in tables["params"]] == [True]
+    matrices = groups["muon" if optimizer == "muon" else "matrices"]["params"]
+    assert any(parameter is model.blocks[0].ngram_gate.value_proj.weight for parameter in matrices)
