@@ -76,13 +76,20 @@ class OptimConfig:
         needs=["--retrieval_loss_coef: the weight of what they teach", "--data_mode packed: entries are short"],
     )
     accumulation_steps: int = flag(12, "micro-batches of an optimizer step", within=(1, None), basic=True)
+    optimizer: str = flag(
+        "adamw", "AdamW for all parameters, or Muon for the blocks' matrices beside it", choices=["adamw", "muon"]
+    )
     learning_rate: float = flag(2e-4, "peak of the cosine schedule", within=(0, None), basic=True)
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak", within=(0, 1))
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
         1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None)
     )
-    weight_decay: float = flag(0.1, "AdamW's decay, of matrices only", within=(0, None))
+    muon_lr_scale: float = flag(
+        3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
+    )
+    muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
+    weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)
     grad_clip: float = flag(1.0, "largest norm of the gradient; 0 turns clipping off", within=(0, None))
