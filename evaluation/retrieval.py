@@ -10,7 +10,7 @@ import torch
 from common.constants import NO_ENTRY
 from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex, find_matches
-from model.memory.product_keys import search_grid
+from model.ops import search_grid
 
 from .config import EvalConfig, accuracy
 from .facts import ask_objects
