@@ -62,7 +62,14 @@ class OptimConfig:
     optimizer: str = flag(
         "adamw", "AdamW for all parameters, or Muon for the blocks' matrices beside it", choices=["adamw", "muon"]
     )
-    learning_rate: float = flag(2e-4, "peak of the cosine schedule")
+    learning_rate: float = flag(2e-4, "peak of the schedule")
+    lr_schedule: str = flag(
+        "cosine",
+        "how the learning rate falls: from the warm-up on along a cosine or a line, or (wsd) only at the end, along a "
+        "line or as 1 - sqrt",
+        choices=["cosine", "linear", "wsd", "wsd_sqrt"],
+    )
+    decay_ratio: float = flag(0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls")
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak")
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly")
     memory_lr_scale: float = flag(1.0, "learning rate of queries and sub-keys, relative to the other parameters")
@@ -80,8 +87,8 @@ class OptimConfig:
         require(self.entry_rows >= 0, f"--entry_rows must not be negative, got {self.entry_rows}")
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("memory_lr_scale", 0, math.inf), ("weight_decay", 0, math.inf),
-            ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("warmup_ratio", 0, 1), ("beta1", 0, 1),
-            ("beta2", 0, 1), ("muon_lr_scale", 0, math.inf), ("muon_momentum", 0, 1),
+            ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("decay_ratio", 0, 1), ("warmup_ratio", 0, 1),
+            ("beta1", 0, 1), ("beta2", 0, 1), ("muon_lr_scale", 0, math.inf), ("muon_momentum", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             require(low <= value <= high and value < math.inf, f"--{name} must lie in [{low}, {high}], got {value}")
