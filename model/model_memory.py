@@ -6,6 +6,7 @@ Axes: B batch · T position · D width · N bank entries = R*R · R sub-keys per
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -255,6 +256,21 @@ class MemoryTransformer(Transformer):
         self.bank = MemoryBank(self.settings)
         self.kept = Kept()
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **options):
+        """As in transformers; the bank of a run folder gets the edits of the run's journal.
+
+        Raises:
+            ValueError: the journal is damaged, or belongs to another bank.
+        """
+        loaded = super().from_pretrained(path, *args, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.settings.reads_bank and Path(path).is_dir():
+            from runs.journal import Journal  # imported here: no module of this package depends on `runs`
+
+            Journal(path).replay(model.bank)
+        return loaded
 
     def make_blocks(self) -> None:
         super().make_blocks()
