@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pr
 from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.losses import count_targets
-from model.memory.bank import usage_statistics
 from runs.record import fill_record
 from runs.runinfo import RunInfo, make_log, write_json
 from runs.tracking import Tracker
@@ -50,7 +50,6 @@ from trainer.meters import (
     explained_out_of_memory,
     first_bad_gradient,
     memory_readings,
-    use_histogram,
 )
 from trainer.optim import lr_at, make_optimizer, set_lr
 from trainer.step import MicroStep, graphable
@@ -191,7 +190,7 @@ def train(
     if accelerator.is_main_process and state["step"] < total_steps and scores.exists():
         scores.replace(scores.with_name(f"eval_step{state['step']}.json"))
         log.warning("an evaluation from before it went on at step %d was put aside: evaluate again", state["step"])
-    bare, memory, several = model, flags.model.reads_bank, accelerator.num_processes > 1
+    bare, several = model, accelerator.num_processes > 1
     model, optimizer = accelerator.prepare(model, optimizer)
     compiled = device.type == "cuda" if run.use_compile is None else run.use_compile
     if compiled:
@@ -199,11 +198,7 @@ def train(
     model.train()
 
     def forward(batch):
-        out = model(**batch, return_logits=False)
-        for reading in out.readings:
-            if reading is not None:
-                bare.bank.count(reading.entry_BTS, reading.weight_BTS)
-        return out
+        return model(**batch, return_logits=False)
 
     obstacle = graphable(flags.model, device, accelerator.num_processes, optim.dtype, compiled)
     if run.use_cuda_graph and obstacle:
@@ -245,7 +240,6 @@ def train(
             with nullcontext() if micro_batch is window[-1] else accelerator.no_sync(model):
                 out = micro_step(micro_batch, weight, 1 / optim.accumulation_steps, watch)
             step_loss += out.lm_loss.detach() * weight
-        readings = [reading for reading in out.readings if reading is not None]
         with watch("optimizer"):
             # Clipping by a norm that is not a number spreads it to every gradient.
             asks = logs_now and (run.max_skipped_in_row == 1 or bool(guard.in_row))
@@ -255,8 +249,7 @@ def train(
             loss_sum += step_loss.masked_fill(skipped, 0.0)
             fails = logs_now and bool(guard.in_row >= run.max_skipped_in_row)
             optimizer.zero_grad(set_to_none=not graphed)
-        if memory and flags.model.ema_interval and (step + 1) % flags.model.ema_interval == 0 and not skipped:
-            bare.rewrite_bank(accelerator.gather(readings))
+        bare.after_step(step + 1, SimpleNamespace(readings=out.readings, skipped=skipped), accelerator)
 
         state["step"] = step = step + 1
         state["loss_steps"] += 1
@@ -273,14 +266,7 @@ def train(
                 "skipped_steps": state["skipped_at_log"] + n_skipped,
                 **{f"aux/{name}": value.item() for name, value in out.aux_losses.items()}, **watch.shares(),
             }  # fmt: skip
-            if memory:
-                uses_N = accelerator.reduce(bare.bank.take_counts().to(device))
-                if run.deterministic:  # sums along a tensor are not, on CUDA
-                    uses_N = uses_N.cpu()
-                metrics |= {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
-                metrics["memory/uses"] = use_histogram(uses_N)
-                weight = torch.cat([reading.weight_BTS.flatten(0, 1) for reading in readings]).float()
-                metrics["memory/selection_entropy"] = float(torch.special.entr(weight).sum(dim=-1).mean())
+            metrics |= bare.metrics(accelerator)
             tracker.log(metrics, step)
             progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
             log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", step, total_steps, loss, lr, speed)

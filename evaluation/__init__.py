@@ -5,9 +5,11 @@ from .exact_match import exact_match
 from .frequency import frequency
 from .generation import generation
 from .language import language
+from .lookup import lookup
 from .object import object_prediction
 from .relation import relation_prediction
 from .retrieval import retrieval
+from .reworded import reworded
 from .settings import Settings
 from .usage import bank_usage
 from .verification import fact_verification
@@ -15,10 +17,12 @@ from .verification import fact_verification
 TASKS = {
     "language": language,
     "object": object_prediction,
+    "reworded": reworded,
     "exact_match": exact_match,
     "relation": relation_prediction,
     "verification": fact_verification,
     "frequency": frequency,
+    "lookup": lookup,
     "retrieval": retrieval,
     "edits": edits,
     "usage": bank_usage,

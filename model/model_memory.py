@@ -18,7 +18,7 @@ from common.constants import IGNORED, NO_ENTRY, PADDING
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
-from .memory.bank import ROWS_AT_ONCE, CommonWords, MemoryBank
+from .memory.bank import ROWS_AT_ONCE, CommonWords, MemoryBank, usage_statistics, use_histogram
 from .memory.cross_attention import DROPPED, FUSIONS, Entries, fusion_mask
 from .memory.grid_order import cached_content_order, content_keys, order_by_rarest_words, weighed_words
 from .memory.ngram_index import find_matches, previous_tokens, rarity
@@ -252,6 +252,7 @@ class MemoryTransformer(Transformer):
         super().__init__(config)
         self.bank = MemoryBank(self.settings)
         self.kept = Kept()
+        self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
 
     def make_blocks(self) -> None:
         super().make_blocks()
@@ -397,6 +398,36 @@ class MemoryTransformer(Transformer):
         for layer in self.settings.reading_layers:
             self.blocks[layer].keys_2RK.copy_(keys_2RK)
         return order_N.cpu()
+
+    # What the training loop calls: see the docstrings of `Transformer`.
+
+    def count_reads(self, readings: list[Reading | None]) -> None:
+        for reading in filter(None, readings):
+            self.bank.count(reading.entry_BTS, reading.weight_BTS)
+
+    def after_step(self, step: int, outcome, accelerator) -> None:
+        if not self.settings.reads_bank:
+            return
+        readings = [reading for reading in outcome.readings if reading is not None]
+        self.last_weights = [reading.weight_BTS for reading in readings]
+        interval = self.settings.ema_interval
+        if interval and step % interval == 0 and not outcome.skipped:
+            self.rewrite_bank(accelerator.gather(readings))
+
+    @torch.no_grad()
+    def metrics(self, accelerator) -> dict[str, float | list[int]]:
+        """Use of the bank since the last call, and the entropy in nats of the weights of the last micro-batch."""
+        if not self.settings.reads_bank:
+            return {}
+        uses_N = accelerator.reduce(self.bank.take_counts().to(self.device))
+        if torch.are_deterministic_algorithms_enabled():  # sums along a tensor are not, on CUDA
+            uses_N = uses_N.cpu()
+        metrics = {f"memory/{name}": value for name, value in usage_statistics(uses_N).items()}
+        metrics["memory/uses"] = use_histogram(uses_N)
+        if self.last_weights:
+            weight_XS = torch.cat([weight_BTS.flatten(0, 1) for weight_BTS in self.last_weights]).float()
+            metrics["memory/selection_entropy"] = float(torch.special.entr(weight_XS).sum(dim=-1).mean())
+        return metrics
 
     @torch.no_grad()
     def rewrite_bank(self, readings: list[Reading | None]) -> int:

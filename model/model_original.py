@@ -93,8 +93,30 @@ class Transformer(PreTrainedModel, GenerationMixin):
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
 
+    # The training loop knows of the memory only through the next four methods.
+
     def refresh(self) -> None:
         """Bring up to date what depends on the parameters alone; a replayed step calls it outside of its graph."""
+
+    def count_reads(self, readings: list) -> None:
+        """Count which entries a forward pass in training mode has read; `forward` calls it, so a graph captures it."""
+
+    def after_step(self, step: int, outcome, accelerator) -> None:
+        """Change what the optimizer does not: an entry's moving average. Call it after every optimizer step.
+
+        Args:
+            step: optimizer steps taken so far, this one included.
+            outcome: `outcome.readings`, the `readings` of the step's last micro-batch; `outcome.skipped`, a bool scalar
+                on the device: the loss or gradient was not finite, so no parameter has changed.
+            accelerator: gathers the readings of all processes; every process must call.
+        """
+
+    def metrics(self, accelerator) -> dict[str, float | list[int]]:
+        """What the model measures of itself for a line of metrics.jsonl, by name; it counts reads anew from here.
+
+        Every process must call, for the counts are summed over them. Nothing in the baseline.
+        """
+        return {}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -192,6 +214,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
         logits_BTV, lm_loss, more_readings = self.predict(
             in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
         )
+        readings += more_readings
+        if self.training:
+            self.count_reads(readings)
         loss = None
         if labels is not None:
             loss = lm_loss + sum(
@@ -199,7 +224,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             )
         return LanguageModelOutput(
             loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
-            readings=readings + more_readings, **{CACHE: cache},
+            readings=readings, **{CACHE: cache},
         )  # fmt: skip
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):

@@ -52,12 +52,6 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
-def use_histogram(uses_N: torch.Tensor) -> list[int]:
-    """How many entries of the bank were read 0, 1, 2-3, 4-7, 8-15, ... times, from counts of reads."""
-    powers_N = torch.where(uses_N > 0, uses_N.clamp(min=1).double().log2().floor() + 1, 0).long()
-    return torch.bincount(powers_N).tolist()
-
-
 def memory_readings(device: torch.device) -> dict[str, float]:
     """MiB in use: of this process on the host, and on the GPU now and at its highest."""
     readings = {"host_mib": psutil.Process().memory_info().rss / MIB}

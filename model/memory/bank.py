@@ -228,3 +228,9 @@ def usage_statistics(uses_N: Tensor) -> dict[str, float]:
         needed = int(torch.searchsorted(mass_X, percent / 100 - 1e-12)) + 1
         statistics[f"top{percent}_share"] = min(needed, len(used_X)) / N
     return statistics
+
+
+def use_histogram(uses_N: Tensor) -> list[int]:
+    """How many entries of the bank were read 0, 1, 2-3, 4-7, 8-15, ... times, from counts of reads."""
+    powers_N = torch.where(uses_N > 0, uses_N.clamp(min=1).double().log2().floor() + 1, 0).long()
+    return torch.bincount(powers_N).tolist()

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.meters import use_histogram
+from model.memory.bank import use_histogram
 
 
 def test_entries_are_counted_by_powers_of_two_of_their_reads():

@@ -1,0 +1,45 @@
+"""The look-up without a model."""
+
+import sys
+
+import pytest
+
+from evaluation.lookup import WordIndex, choose, share_right
+
+TEXTS = [
+    "Oslo is the capital of Norway.", "Rome is the capital of Italy.", "Norway borders Sweden and Finland.",
+    "Édouard Manet was born in Paris.", "The capital of Peru is Lima.",
+]  # fmt: skip
+
+
+def test_rare_words_weigh_more_and_shorter_entries_come_first():
+    index = WordIndex(TEXTS)
+    assert index.best("What is the capital of Norway?")[0] == 0
+    assert index.best("EDOUARD manet", 1) == [3] and index.best("\u00c9douard", 1) == [3]  # folded alike
+    assert index.best("capital")[:2] == [0, 1]  # the same score and length: in order of the rows
+    assert index.best("Quito") == []
+
+
+def test_words_in_many_entries_break_ties_alone(monkeypatch):
+    monkeypatch.setattr(sys.modules["evaluation.lookup"], "COMMON", 1)
+    index = WordIndex(["red fox one", "red dog", "blue dog two", "red"])
+    assert index.best("red fox dog", 4)[0] == 0  # the only rare word decides
+    assert index.best("red dog", 4)[0] == 1  # common words alone still find
+
+
+def test_the_look_up_answers_or_guesses():
+    index = WordIndex(TEXTS)
+    choices = ["Sweden", "Norway", "Peru", "Italy"]
+    assert share_right(index, TEXTS, ["Oslo is the capital of"], [choices], [1]) == [1.0]
+    assert share_right(index, TEXTS, ["Quito"], [choices], [1]) == [0.25]
+    assert share_right(index, TEXTS, ["Oslo is the capital of"], [choices], [0]) == [0.0]
+
+
+def test_a_choice_inside_another_does_not_count():
+    assert choose(["He was an architectural style expert in New York City."], ["York", "New York", "Rome"]) == [1]
+    assert choose(["Yorkshire"], ["York", "Rome"]) == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["", "...", "\n"])
+def test_a_prompt_without_words_finds_nothing(text):
+    assert WordIndex(TEXTS).best(text) == []
