@@ -2,8 +2,12 @@
 
 import re
 
+from .page import Page
 from .rows import Rows
-from .tables import TABLES
+from .speed_tables import SPEED_TABLES
+from .tables import RESULT_TABLES
+
+TABLES = {make.__name__.replace("_", "-"): make for make in (*RESULT_TABLES, *SPEED_TABLES)}
 
 BLOCK = re.compile(r"(<!-- begin:([\w.-]+) -->\n)(.*?)(<!-- end:([\w.-]+) -->)", re.DOTALL)
 VALUE = re.compile(r"(<!--v:([^>]+?)-->)(.*?)(<!--/v-->)")
@@ -27,7 +31,7 @@ def fill(text: str, rows: Rows, language: str, name: str) -> str:
         if table not in TABLES or closing != table:
             known = ", ".join(sorted(TABLES))
             raise ValueError(f"{name}: there is no table {table} ... {closing}; the tables are {known}")
-        return begin + TABLES[table](rows, language) + "\n" + end
+        return begin + TABLES[table](Page(rows, language)) + "\n" + end
 
     return VALUE.sub(lambda match: match[1] + rows.value(match[2]) + match[4], BLOCK.sub(block, text))
 

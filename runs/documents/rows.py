@@ -1,43 +1,50 @@
 """The rows of results, and how one of them is named and written.
 
-A KEY is PROTOCOL/SPLIT/EXPERIMENT/ARM/MEASURE for `experiment/results.jsonl`, such as
-knowledge-10k/held-out/1.5.0/memory/object; BENCHMARK/FIELD=VALUE,.../FIELD for `benchmark/results/`, such as
+A KEY is EXPERIMENT/ARM/MEASURE/SPLIT/PROTOCOL for `experiment/results.jsonl`, such as
+1.5.0/memory/object/held-out/knowledge-10k; BENCHMARK/FIELD=VALUE,.../FIELD for `benchmark/results/`, such as
 step/model=1_5_2,batch_size=48/ratio_to_plain; and log/NAME for `experiment/log.jsonl`. Of rows with one key the newest
 counts, and of equally new ones the last in its file.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import parse_json, read_lines
+from runs.results import Row, read_rows
+
 MISSING = "–"
 # How a value is written, by its unit; fields of benchmark rows have theirs in FIELDS.
-UNITS = {"%": "{:.1f} %", "nats/token": "{:.3f}", "tokens/s": "{:,.0f}", "of plain": "{:.2f}", "GiB": "{:.1f} GiB"}
+UNITS = {
+    "%": "{:.1f} %",
+    "nats/token": "{:.3f}",
+    "tokens/s": "{:,.0f}",
+    "of plain": "{:.2f}",
+    "of four": "{:.2f}",
+    "GiB": "{:.1f} GiB",
+}
 FIELDS = {
-    "tokens_per_s": "{:,.0f}", "step_ms": "{:.1f} ms", "token_ms": "{:.2f} ms", "ms": "{:.2f} ms", "floor_ms": "{:.2f} ms",
+    "step_ms": "{:.1f} ms", "token_ms": "{:.2f} ms", "ms": "{:.2f} ms", "floor_ms": "{:.2f} ms",
     "ratio_to_plain": "{:.2f}", "ratio_to_ours": "{:.1f}", "peak_gib": "{:.1f} GiB", "growth": "{:.3f}",
     "first_step_s": "{:.0f} s", "mb_per_s": "{:.1f} MB/s", "waited_share": "{:.1%}", "mfu": "{:.1%}",
 }  # fmt: skip
 
 
-def read_rows(path: Path) -> list[dict]:
+def read_objects(path: Path) -> list[dict]:
     """The objects of a JSON Lines file; none if it does not exist.
 
     Raises:
-        ValueError: a line is not a JSON object.
+        ValueError: a line is not valid JSON; file and line are named.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as problem:
-            raise ValueError(f"{path}, line {number}: not a JSON object ({problem.msg})") from None
-    return rows
+    if not path.exists():
+        return []
+    return [parse_json(line, f"{path}, line {number}") for number, line in read_lines(path)]
 
 
 @dataclass(frozen=True)
 class Rows:
-    results: list[dict]
+    """All rows of a project: results, benchmarks, history of speed, curves of losses, and what a sentence read."""
+
+    results: list[Row]
     benchmarks: list[dict]
     log: list[dict]
     curves: list[dict]
@@ -48,15 +55,14 @@ class Rows:
         folder = root / "experiment"
         return cls(
             read_rows(folder / "results.jsonl"),
-            [row for path in sorted((root / "benchmark/results").glob("*.jsonl")) for row in read_rows(path)],
-            read_rows(folder / "log.jsonl"), read_rows(folder / "curves.jsonl"), read_rows(folder / "readings.jsonl"),
-        )  # fmt: skip
+            [row for path in sorted((root / "benchmark/results").glob("*.jsonl")) for row in read_objects(path)],
+            *(read_objects(folder / f"{name}.jsonl") for name in ("log", "curves", "readings")),
+        )
 
-    def result(self, protocol: str, split: str, experiment: str, arm: str, measure: str) -> dict | None:
-        wanted = {
-            "protocol": protocol, "split": split, "experiment": experiment, "arm": arm, "measure": measure,
-        }  # fmt: skip
-        return newest(self.results, wanted)
+    def result(self, *key: str) -> Row | None:
+        """The newest row of experiment, arm, measure, split and protocol."""
+        found = [row for row in self.results if row.key == "/".join(key)]
+        return max(reversed(found), key=lambda row: row.date) if found else None
 
     def benchmark(self, benchmark: str, **fields) -> dict | None:
         return newest(self.benchmarks, {"benchmark": benchmark} | fields)
@@ -67,30 +73,30 @@ class Rows:
         Raises:
             ValueError: no row has this key.
         """
-        parts, row = key.split("/"), None
-        if parts[0] == "log":
-            row = newest(self.log, {"key": "/".join(parts[1:])})
-        elif len(parts) == 5:
-            row = self.result(*parts)
-        elif len(parts) == 3:
+        parts = key.split("/")
+        if parts[0] == "log" and (row := newest(self.log, {"key": "/".join(parts[1:])})):
+            return text_of(row["value"], row["unit"])
+        if len(parts) == 5 and (row := self.result(*parts)):
+            return text_of(row.value, row.unit)
+        if len(parts) == 3 and "=" in parts[1]:
             fields = dict(word.split("=", 1) for word in parts[1].split(","))
             row = self.benchmark(parts[0], **{name: number_or_text(text) for name, text in fields.items()})
             if row and parts[2] in row:
-                return FIELDS[parts[2]].format(row[parts[2]])
-            row = None
-        if row is None:
-            raise ValueError(f"no row has the key {key}")
-        return text_of(row)
+                return field_text(parts[2], row[parts[2]])
+        raise ValueError(f"no row has the key {key}")
 
 
 def newest(rows: list[dict], wanted: dict) -> dict | None:
     """Of the rows with these values the one with the latest date, and of equal dates the last."""
-    best = None
-    for row in rows:
-        if all(row.get(name) == value for name, value in wanted.items()):
-            if best is None or row.get("date", "") >= best.get("date", ""):
-                best = row
-    return best
+    found = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return max(reversed(found), key=lambda row: row.get("date", "")) if found else None
+
+
+def field_text(name: str, value: float) -> str:
+    """A field of a benchmark's row, as documents show it; speeds to the thousand, where there are thousands."""
+    if name == "tokens_per_s":
+        return f"{round(value, -3 if value >= 1e5 else 0):,.0f}"
+    return FIELDS[name].format(value)
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -102,13 +108,8 @@ def number_or_text(text: str) -> int | float | str:
     return text
 
 
-def text_of(row: dict | None, with_unit: bool = True) -> str:
-    """A row's value as documents show it; a dash where there is no row."""
-    if row is None:
-        return MISSING
-    value, unit = row["value"], row["unit"]
+def text_of(value: float, unit: str) -> str:
+    """A value with its unit, as documents show it."""
     if unit in UNITS:
-        form = "{:.0f} %" if unit == "%" and isinstance(value, int) else UNITS[unit]
-        text = form.format(value)
-        return text if with_unit else text.removesuffix(f" {unit}")
-    return f"{value:,}" + (f" {unit}" if with_unit and unit else "")
+        return ("{:.0f} %" if unit == "%" and isinstance(value, int) else UNITS[unit]).format(value)
+    return f"{value:,} {unit}".strip()
