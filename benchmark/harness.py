@@ -32,7 +32,7 @@ def flags_of(name: str) -> list[str]:
     if not path.is_file():
         known = sorted(p.stem.removeprefix("experiment_") for p in SCRIPTS.glob("experiment_*.sh"))
         raise FileNotFoundError(f"there is no {path}: experiments are {', '.join(known)}")
-    return script_flags(path.read_text())
+    return script_flags(path)
 
 
 def script_config(name: str, **changes) -> ModelConfig:

@@ -6,12 +6,22 @@
 #       bash run_file/experiment_1_4_8.sh      # on each of 2 machines, with its own rank: 8 GPUs in all, a disk that both see
 #
 # Any flag on the command line overrides the script's: the last one wins. EVALUATE=0 leaves the evaluation out.
+# LIST=1 prints the flags, quoted, one a line, and starts nothing.
 set -euo pipefail
+if [ "${LIST:-}" = 1 ]; then
+    line=
+    for word in "$@"; do
+        [[ $word != --* ]] || { [ -z "$line" ] || echo "$line"; line=; }
+        line+=${line:+ }$(printf %q "$word")
+    done
+    echo "$line"
+    exit
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 processes=${NUM_PROCESSES:-1} on_gpu=1
 "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" || on_gpu=0
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 if [ "$processes" = 1 ] && [ -z "${ACCELERATE_FLAGS:-}" ]; then
     launch=()  # without a launcher between, signals and exit codes are the run's own
 elif [ $on_gpu = 0 ]; then

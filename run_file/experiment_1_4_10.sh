@@ -1,17 +1,11 @@
 #!/usr/bin/env bash
 # Experiment 1.4.10
-# Question:  Does the paper's selection, with entries rewritten in training, use the bank better?
+# Question:  Does the paper's selection, with entries rewritten during training, use the bank better?
 # Builds on: 1.4.7
-# Change:    selection: product-key scores, S 4 -> cosine re-scoring, straight-through Gumbel, S 1; similarity and diversity losses; EMA rewriting
-exec bash "$(dirname "$0")/_launch.sh" \
-    --model_type model_memory --fusion gated_mlp --fusion_scope token --selection gumbel \
-    --num_candidates 16 --num_selected 1 --fusion_dropout 0.15 --freeze_ratio 0.2 --ema_interval 100 --ema_decay 0.9 \
-    --similarity_loss_coef 0.1 --diversity_loss_coef 0.05 \
-    --knowledge_num 1048576 --knowledge_length 8 --balance_loss_coef 0.1 \
-    --database_init_path dataset/stable/sentence_trex_data.json \
-    --dim 512 --n_layers 8 --n_heads 32 --max_seq_len 512 --use_moe False --use_flash_attn \
-    --epochs 3 --batch_size 48 --accumulation_steps 12 --learning_rate 2e-4 --dtype bfloat16 --grad_clip 1.0 \
-    --data_path dataset/stable/merged_pretrain.jsonl \
-    --use_swanlab --swanlab_project MiniMind-Experiment-1.4.10 --memory_monitor_interval 100 \
-    --base_experiment 1.4.7 \
-    --out_dir out/experiment_1_4_10 "$@"
+# Change:    selection: product-key scores, 4 entries -> cosine re-scoring and straight-through Gumbel, 1 entry;
+#            similarity and diversity losses; entries follow a moving average
+source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+builds_on 1_4_7
+flags --selection gumbel --num_selected 1 --ema_interval 100 --ema_decay 0.9 \
+    --similarity_loss_coef 0.1 --diversity_loss_coef 0.05
+launch "$@"

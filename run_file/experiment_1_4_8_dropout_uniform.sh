@@ -3,15 +3,7 @@
 # Question:  Is layered dropout better than one rate everywhere?
 # Builds on: 1.4.8
 # Change:    attention dropout 0.1 and fusion dropout 0.15 -> 0.1 and 0.1
-exec bash "$(dirname "$0")/_launch.sh" \
-    --model_type model_memory --fusion cross_attention --fusion_scope sequence --selection product_key \
-    --num_candidates 16 --num_selected 4 --fusion_heads 8 --attention_dropout 0.1 --fusion_dropout 0.1 \
-    --freeze_ratio 0.2 \
-    --knowledge_num 1048576 --knowledge_length 8 --balance_loss_coef 0.1 \
-    --database_init_path dataset/stable/sentence_trex_data.json \
-    --dim 512 --n_layers 8 --n_heads 32 --max_seq_len 512 --use_moe False --use_flash_attn \
-    --epochs 3 --batch_size 48 --accumulation_steps 12 --learning_rate 2e-4 --dtype bfloat16 --grad_clip 1.0 \
-    --data_path dataset/stable/merged_pretrain.jsonl \
-    --use_swanlab --swanlab_project MiniMind-Experiment-1.4.8 --memory_monitor_interval 100 \
-    --base_experiment 1.4.8 \
-    --out_dir out/experiment_1_4_8_dropout_uniform "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+builds_on 1_4_8
+flags --fusion_dropout 0.1
+launch "$@"

@@ -1,16 +1,11 @@
 #!/usr/bin/env bash
 # Experiment 1.5.0
-# Question:  Is the memory read when entries are found by the n-grams of the text, and their words are read and copied?
+# Question:  Does the model use the memory when n-grams of the text find entries and it reads and copies their tokens?
 # Builds on: 1.4.8
-# Change:    retrieval: product keys -> n-grams; fusion: entry vectors -> words, and a pointer; feed-forward kept; entries of 32 tokens
-exec bash "$(dirname "$0")/_launch.sh" \
-    --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 2 5 \
-    --keep_ffn --num_candidates 16 --num_selected 4 --retrieval_noise 0.1 --freeze_ratio 1.0 \
-    --knowledge_num 1048576 --knowledge_length 32 \
-    --database_init_path dataset/stable/sentence_trex_data.json \
-    --dim 512 --n_layers 8 --n_heads 32 --max_seq_len 512 --use_moe False --use_flash_attn \
-    --epochs 3 --batch_size 48 --accumulation_steps 12 --learning_rate 2e-4 --dtype bfloat16 --grad_clip 1.0 \
-    --data_path dataset/stable/merged_pretrain.jsonl \
-    --use_swanlab --swanlab_project MiniMind-Experiment-1.5.0 --memory_monitor_interval 100 \
-    --base_experiment 1.4.8 \
-    --out_dir out/experiment_1_5_0 "$@"
+# Change:    retrieval: product keys -> n-grams; fusion: entry vectors -> entry tokens, with a pointer;
+#            blocks 2 and 5 read the memory and keep their feed-forward; frozen entries of 32 tokens
+source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+builds_on 1_4_8
+flags --retrieval ngram --retrieval_noise 0.1 --fusion words --pointer --memory_layers 2 5 --keep_ffn \
+    --knowledge_length 32 --freeze_ratio 1.0
+launch "$@"

@@ -2,15 +2,8 @@
 # Experiment 1.5.3
 # Question:  Is it the retrieval alone? The same entries, read as 1.4.8 reads them.
 # Builds on: 1.5.0
-# Change:    fusion: words and pointer -> 8-head cross-attention over entry vectors
-exec bash "$(dirname "$0")/_launch.sh" \
-    --model_type model_memory --retrieval ngram --fusion cross_attention --fusion_scope token --fusion_heads 8 --memory_layers 2 5 \
-    --keep_ffn --num_candidates 16 --num_selected 4 --retrieval_noise 0.1 --freeze_ratio 1.0 \
-    --knowledge_num 1048576 --knowledge_length 32 \
-    --database_init_path dataset/stable/sentence_trex_data.json \
-    --dim 512 --n_layers 8 --n_heads 32 --max_seq_len 512 --use_moe False --use_flash_attn \
-    --epochs 3 --batch_size 48 --accumulation_steps 12 --learning_rate 2e-4 --dtype bfloat16 --grad_clip 1.0 \
-    --data_path dataset/stable/merged_pretrain.jsonl \
-    --use_swanlab --swanlab_project MiniMind-Experiment-1.5.3 --memory_monitor_interval 100 \
-    --base_experiment 1.5.0 \
-    --out_dir out/experiment_1_5_3 "$@"
+# Change:    fusion: tokens and pointer -> 8-head cross-attention over entry vectors
+source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+builds_on 1_5_0
+flags --fusion cross_attention --fusion_scope token --pointer False
+launch "$@"

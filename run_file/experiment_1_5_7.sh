@@ -1,19 +1,11 @@
 #!/usr/bin/env bash
 # Experiment 1.5.7
-# Question:  Are product keys read beside the feed-forward, in two blocks, over whole facts in a grid ordered by content?
+# Question:  Are product keys used beside the feed-forward, in two blocks, over whole facts in a grid ordered by content?
 # Builds on: 1.4.8
-# Change:    feed-forward kept; memory in blocks 2 and 5 with keys of their own; entries of 32 tokens, all frozen,
+# Change:    feed-forward kept; memory in blocks 2 and 5 with keys of their own; frozen entries of 32 tokens
 #            in a grid ordered by content; fusion over a position's own entries
-exec bash "$(dirname "$0")/_launch.sh" \
-    --model_type model_memory --fusion cross_attention --fusion_scope token --selection product_key \
-    --num_candidates 16 --num_selected 4 --fusion_heads 8 --attention_dropout 0.1 --fusion_dropout 0.15 \
-    --freeze_ratio 1.0 \
-    --knowledge_num 1048576 --knowledge_length 32 --balance_loss_coef 0.1 \
-    --database_init_path dataset/stable/sentence_trex_data.json \
-    --dim 512 --n_layers 8 --n_heads 32 --max_seq_len 512 --use_moe False --use_flash_attn \
-    --epochs 3 --batch_size 48 --accumulation_steps 12 --learning_rate 2e-4 --dtype bfloat16 --grad_clip 1.0 \
-    --data_path dataset/stable/merged_pretrain.jsonl \
-    --use_swanlab --swanlab_project MiniMind-Experiment-1.5.7 --memory_monitor_interval 100 \
-    --base_experiment 1.4.8 \
-    --keep_ffn --memory_layers 2 5 --cluster_cache_path dataset/cache/content_order.npz \
-    --out_dir out/experiment_1_5_7 "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+builds_on 1_4_8
+flags --fusion_scope token --memory_layers 2 5 --keep_ffn --knowledge_length 32 --freeze_ratio 1.0 \
+    --cluster_cache_path dataset/cache/content_order.npz
+launch "$@"

@@ -17,11 +17,14 @@ MARKER = re.compile(r"<!--(?:flag:)?\w+(?::[0-9a-f]{8})?-->")
 def check_script(path: Path) -> str | None:
     """What is wrong with a script of an experiment, or None."""
     try:
-        flags = parse_cli(script_flags(path.read_text()))
+        flags = parse_cli(script_flags(path))
     except (ValueError, SystemExit) as problem:
         return str(problem).removeprefix("error: ")
     name = path.stem.removeprefix("experiment_")
-    return None if flags.run.experiment_id == name else f"its --out_dir belongs to experiment {flags.run.experiment_id}"
+    if flags.run.experiment_id != name:
+        return f"its --out_dir belongs to experiment {flags.run.experiment_id}"
+    stated, base = re.search(r"^# Builds on: (\S+)", path.read_text(), re.M), flags.run.base_experiment or "none"
+    return f"it builds on {base}, and its comment says {stated[1]}" if stated and stated[1] != base else None
 
 
 def check_record(path: Path, runs: list[Run]) -> str | None:

@@ -1,14 +1,24 @@
-"""A new experiment from an old one: its script, with the old one's flags, and its record, the human part blank."""
+"""A new experiment from an old one: its script, which says only what it changes, and its record, still blank."""
 
+import os
 import re
 import shlex
+import subprocess
 from datetime import date
 from pathlib import Path
 
 from runs.record import record_path, write_record
 from trainer.config import Flags, parse_cli
 
-LAST = '"$@"'  # what the user adds to the command line; every script ends with it
+SCRIPT = """#!/usr/bin/env bash
+# Experiment {dotted}
+# Question:  [QUESTION]
+# Builds on: {base}
+# Change:    {change}
+source "$(dirname "${{BASH_SOURCE[0]}}")/_base.sh"
+builds_on {base_name}
+{flags}launch "$@"
+"""
 
 
 def script_of(experiment: str, root: Path) -> Path:
@@ -26,25 +36,22 @@ def script_of(experiment: str, root: Path) -> Path:
     return path
 
 
-def script_flags(text: str) -> list[str]:
-    """The flags that a script hands to _launch.sh.
+def script_flags(path: Path) -> list[str]:
+    """The flags that a script hands to `_launch.sh`, as the script itself lists them; nothing is started.
 
     Raises:
-        ValueError: the text starts no run, or its quotes do not match.
+        ValueError: the script fails, or does not end in run_file/_launch.sh.
     """
-    _, launcher, body = text.partition("_launch.sh")
-    if not launcher:
+    # A script that knows no LIST=1 would start its run here.
+    if not re.search(r"_(launch|base)\.sh", path.read_text()):
         raise ValueError("it does not start run_file/_launch.sh")
-    return shlex.split(body.replace("\\\n", " ").replace(LAST, "").lstrip('" '))
-
-
-def with_flag(text: str, flag: str, *values: str) -> str:
-    """A script's text with a flag's values replaced, or the flag added before --out_dir."""
-    new = " ".join([flag, *map(shlex.quote, values)])
-    pattern = re.compile(rf'(?<=\s){flag}\b(?:[ =](?!--|\\|")\S+)*')
-    if pattern.search(text):
-        return pattern.sub(lambda _: new, text, count=1)
-    return re.sub(r"\n( *)--out_dir", lambda match: f"\n{match[1]}{new} \\{match[0]}", text, count=1)
+    listed = subprocess.run(["bash", str(path)], env=os.environ | {"LIST": "1"}, capture_output=True, text=True)
+    if listed.returncode != 0:
+        last = (listed.stderr.strip().splitlines() or [f"bash ended with {listed.returncode}"])[-1]
+        raise ValueError(last.removeprefix("error: "))
+    if not listed.stdout.strip():
+        raise ValueError('it lists no flags: end it with launch "$@"')
+    return shlex.split(listed.stdout)
 
 
 def split_flags(tokens: list[str]) -> list[list[str]]:
@@ -64,24 +71,14 @@ def split_flags(tokens: list[str]) -> list[list[str]]:
     return flags
 
 
-def new_script(text: str, number: str, base: str, changes: list[list[str]]) -> str:
-    """The base's script with the new number, the changed flags, and its question left to be asked."""
-    dotted = number.replace("_", ".")
-    told = ", ".join(f"{flag.removeprefix('--')} -> {' '.join(values) or 'on'}" for flag, *values in changes)
-    header = {
-        "Experiment": f" {dotted}", "Question": "  [QUESTION]", "Builds on": f" {base}",
-        "Change": f"    {told or '[CHANGE]'}",
-    }  # fmt: skip
-    for name, value in header.items():
-        colon = "" if name == "Experiment" else ":"
-        text = re.sub(
-            rf"^# {name}{colon} .*$", lambda _, n=name, c=colon, v=value: f"# {n}{c}{v}", text, count=1, flags=re.M
-        )
-    text = text.replace(f"MiniMind-Experiment-{base}", f"MiniMind-Experiment-{dotted}")
-    text = with_flag(text, "--base_experiment", base)
-    for flag, *values in changes:
-        text = with_flag(text, flag, *values)
-    return with_flag(text, "--out_dir", f"out/experiment_{dotted.replace('.', '_')}")
+def new_script(number: str, base: str, changes: list[list[str]]) -> str:
+    """A script that builds on another and changes some flags; its question is still to be asked."""
+    described = ", ".join(f"{flag.removeprefix('--')} -> {' '.join(values) or 'on'}" for flag, *values in changes)
+    return SCRIPT.format(
+        dotted=number.replace("_", "."), base=base.replace("_", "."), base_name=base.replace(".", "_"),
+        change=described or "[CHANGE]",
+        flags="flags " + " ".join(shlex.join(change) for change in changes) + "\n" if changes else "",
+    )  # fmt: skip
 
 
 def planned_values(flags: Flags, script: str):
@@ -108,8 +105,12 @@ def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tu
     for path in (script, record):
         if path.exists():
             raise ValueError(f"{path.relative_to(root)} exists already: choose another number")
-    text = new_script(script_of(base, root).read_text(), number, base.replace("_", "."), split_flags(changes))
-    flags = parse_cli(script_flags(text))
+    base_name = script_of(base, root).stem.removeprefix("experiment_")
+    text = new_script(number, base_name, split_flags(changes))
     script.write_text(text)
-    write_record(record, planned_values(flags, str(script.relative_to(root))))
+    try:
+        write_record(record, planned_values(parse_cli(script_flags(script)), str(script.relative_to(root))))
+    except BaseException:  # a flag that is refused leaves nothing behind
+        script.unlink()
+        raise
     return script, record

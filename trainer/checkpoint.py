@@ -22,6 +22,8 @@ from torch import nn
 
 from common.files import flush
 
+from .muon import require_same_optimizer
+
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")
 SHARDED = {  # what Accelerate's launcher and its config file ask for, by the variable that they set
@@ -269,7 +271,9 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
             "or --no_resume"
         )
     model.tie_weights()
-    load_optimizer_tensors(model, optimizer, load_tensors(path / "optimizer.safetensors"))
+    states = load_tensors(path / "optimizer.safetensors")
+    require_same_optimizer(path, states, optimizer)
+    load_optimizer_tensors(model, optimizer, states)
     set_random_state(load_tensors(path / f"random_{accelerator.process_index}.safetensors"), accelerator.device)
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -303,7 +307,7 @@ def read_state(path: Path) -> dict:
 
 
 def optimizer_tensors(model: nn.Module, optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state as named tensors: `<parameter>/<exp_avg | exp_avg_sq | step>`."""
+    """The optimizer's state as named tensors: `<parameter>/<exp_avg | exp_avg_sq | step>`, or Muon's momentum."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         f"{names[id(parameter)]}/{key}": value.contiguous()

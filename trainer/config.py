@@ -59,11 +59,16 @@ class OptimConfig:
         0, "rows of the bank's own entries beside those of a micro-batch: they teach the retrieval, and no words"
     )
     accumulation_steps: int = flag(12, "micro-batches of an optimizer step")
+    optimizer: str = flag(
+        "adamw", "AdamW for all parameters, or Muon for the blocks' matrices beside it", choices=["adamw", "muon"]
+    )
     learning_rate: float = flag(2e-4, "peak of the cosine schedule")
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak")
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly")
     memory_lr_scale: float = flag(1.0, "learning rate of queries and sub-keys, relative to the other parameters")
-    weight_decay: float = flag(0.1, "AdamW's decay, of matrices only")
+    muon_lr_scale: float = flag(3.0, "learning rate of Muon's matrices, relative to the other parameters")
+    muon_momentum: float = flag(0.95, "decay rate of Muon's momentum")
+    weight_decay: float = flag(0.1, "decoupled decay, of matrices only")
     beta1: float = flag(0.9, "AdamW's first decay rate")
     beta2: float = flag(0.95, "AdamW's second decay rate")
     grad_clip: float = flag(1.0, "largest norm of the gradient; 0 turns clipping off")
@@ -76,12 +81,13 @@ class OptimConfig:
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("memory_lr_scale", 0, math.inf), ("weight_decay", 0, math.inf),
             ("grad_clip", 0, math.inf), ("min_lr_ratio", 0, 1), ("warmup_ratio", 0, 1), ("beta1", 0, 1),
-            ("beta2", 0, 1),
+            ("beta2", 0, 1), ("muon_lr_scale", 0, math.inf), ("muon_momentum", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             require(low <= value <= high and value < math.inf, f"--{name} must lie in [{low}, {high}], got {value}")
         require(self.learning_rate > 0, f"--learning_rate must be positive, got {self.learning_rate}")
         require(max(self.beta1, self.beta2) < 1, f"--beta1 and --beta2 must be below 1, got {self.beta1}, {self.beta2}")
+        require(self.muon_momentum < 1, f"--muon_momentum must be below 1, got {self.muon_momentum}")
         require(self.max_steps is None or self.max_steps >= 1, f"--max_steps must be at least 1, got {self.max_steps}")
 
 

@@ -1,36 +1,66 @@
-"""Parameter groups and the learning rate."""
+"""Parameter groups, the optimizer and the learning rate."""
 
 import math
 
 import torch
 from torch import nn
 
+from model.config import ModelConfig
+
 from .config import OptimConfig
+from .muon import Muon
 
 MEMORY_PARAMETERS = ("query_proj", "keys_2RK")
+MUON_SKIPS = ("router",)  # a head over the experts
+NARROWEST = 8  # rows and columns of a matrix worth orthogonalising; narrower ones are a few vectors
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Matrices decay; norms, queries and sub-keys do not, and the last two may have a learning rate of their own.
 
+    With `optimizer` muon the blocks' matrices are a group of their own; "matrices" then holds embeddings, head, tables.
     Every group carries `name` and `lr_scale`; the learning rate itself is set at each step.
     """
     groups = {
+        "muon": {
+            "params": [], "weight_decay": config.weight_decay, "lr_scale": config.muon_lr_scale,
+            "momentum": config.muon_momentum, "rows": [],
+        },
         "matrices": {"params": [], "weight_decay": config.weight_decay, "lr_scale": 1.0},
         "norms": {"params": [], "weight_decay": 0.0, "lr_scale": 1.0},
         "memory": {"params": [], "weight_decay": 0.0, "lr_scale": config.memory_lr_scale},
-    }
+    }  # fmt: skip
     for name, parameter in model.named_parameters():
-        if any(part in MEMORY_PARAMETERS for part in name.split(".")):
-            groups["memory"]["params"].append(parameter)
+        parts = name.split(".")
+        if any(part in MEMORY_PARAMETERS for part in parts):
+            group = groups["memory"]
+        elif config.optimizer == "muon" and is_muon(parts, parameter):
+            group = groups["muon"]
+            group["rows"].append(matrix_heights(parts[-2], parameter, model.settings))
         else:
-            groups["matrices" if parameter.ndim >= 2 else "norms"]["params"].append(parameter)
+            group = groups["matrices" if parameter.ndim >= 2 else "norms"]
+        group["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW in its fused form, which alone can be told on the device to skip a step (`trainer.meters.StepGuard`)."""
-    return torch.optim.AdamW(
+def is_muon(parts: list[str], parameter: nn.Parameter) -> bool:
+    """Whether a parameter, by the parts of its name, is a matrix of a block that Muon steps."""
+    is_matrix = parameter.ndim == 2 and min(parameter.shape) >= NARROWEST
+    return parts[0] == "blocks" and is_matrix and not any(part in MUON_SKIPS for part in parts)
+
+
+def matrix_heights(layer: str, parameter: nn.Parameter, config: ModelConfig) -> list[int]:
+    """Rows of each projection that a layer of this name stores joined; all of them for any other layer."""
+    if layer == "qkv_proj":
+        key_rows = config.kv_heads * config.head_dim
+        return [len(parameter) - 2 * key_rows, key_rows, key_rows]
+    return [len(parameter) // 2] * 2 if layer == "gate_up_proj" else [len(parameter)]
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """A fused AdamW, or Muon with one: both obey `trainer.meters.StepGuard`, which skips steps on the device."""
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind(
         parameter_groups(model, config),
         lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=device.type in ("cpu", "cuda"),
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from runs.check import check_record, check_script
 from runs.compare import MEASURES, compare, groups_of, list_runs, verdict
 from runs.folder import Run, open_run, open_runs
-from runs.new import new_experiment, script_flags, with_flag
+from runs.new import new_experiment, script_flags
 from runs.record import fill_record
 from runs.sweep import read_grid, run_sweep
 from tests.runs.test_record import write_run
@@ -138,13 +140,26 @@ def test_a_stale_number_and_a_damaged_marker_are_found(tmp_path):
 
 def test_a_script_that_does_not_start_is_found(tmp_path):
     script = tmp_path / "experiment_1_0.sh"
+    for part in (ROOT / "run_file").glob("*.sh"):
+        (tmp_path / part.name).symlink_to(part)
     for text, problem in (
         ("echo", "it does not start run_file/_launch.sh"),
         ('exec bash _launch.sh --n_layer 4 "$@"', "unknown flag --n_layer: did you mean --n_layers?"),
         ('exec bash _launch.sh --dtype int8 "$@"', "invalid choice"),
         ('exec bash _launch.sh --out_dir out/other "$@"', "its --out_dir belongs to experiment other"),
+        ('. _base.sh; flags --n_layer 4; launch "$@"', "unknown flag --n_layer: did you mean --n_layers?"),
+        ('. _base.sh; builds_on 7_7; launch "$@"', "it builds on 7_7, but there is no"),
+        ('. _base.sh; builds_on 1_0; launch "$@"', "it builds on itself"),
+        ('. _base.sh; flags 4; launch "$@"', "'4' stands before the first flag"),
+        (". _base.sh; flags --n_layers 4", "it lists no flags"),
+        (
+            '# Builds on: 1.4.7\n. _base.sh; builds_on 1_4_8; launch "$@"',
+            "it builds on 1.4.8, and its comment says 1.4.7",
+        ),
     ):
-        script.write_text(text)
+        script.write_text(
+            text.replace(" _launch.sh", f" {tmp_path}/_launch.sh").replace(" _base.sh", f" {tmp_path}/_base.sh")
+        )
         assert problem in check_script(script)
 
 
@@ -166,8 +181,8 @@ def test_a_new_experiment_has_the_flags_of_its_base_and_the_changes(project):
     script, record = new_experiment(
         "9.9", "1.4.8", ["--fusion_heads", "16", "--keep_ffn", "--memory_layers=2"], project
     )
-    old = parse_cli(script_flags((project / "run_file/experiment_1_4_8.sh").read_text())).as_dict()
-    new = parse_cli(script_flags(script.read_text())).as_dict()
+    old = parse_cli(script_flags(project / "run_file/experiment_1_4_8.sh")).as_dict()
+    new = parse_cli(script_flags(script)).as_dict()
     changed = {name for part in old for name in old[part] if old[part][name] != new[part][name]}
     assert changed == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment", "swanlab_project"}
     assert new["run"]["out_dir"] == "out/experiment_9_9" and new["run"]["base_experiment"] == "1.4.8"
@@ -195,13 +210,48 @@ def test_a_new_experiment_that_cannot_be_leaves_nothing(project, number, base, c
     assert sorted(project.rglob("*9_9*")) == before
 
 
-def test_a_flag_is_replaced_wherever_it_stands():
-    text = 'exec bash x/_launch.sh \\\n    --a 1 2 --b \\\n    --c=3 \\\n    --out_dir out/x "$@"'
-    assert "--a 5 --b" in with_flag(text, "--a", "5")
-    assert "--b yes \\\n" in with_flag(text, "--b", "yes")
-    assert "--c 4 \\\n" in with_flag(text, "--c", "4")
-    assert '--out_dir out/y "$@"' in with_flag(text, "--out_dir", "out/y")
-    assert '    --d \\\n    --out_dir out/x "$@"' in with_flag(text, "--d")
+def test_a_flag_is_replaced_wherever_it_stands(tmp_path):
+    (tmp_path / "_launch.sh").symlink_to(ROOT / "run_file/_launch.sh")
+    base = (ROOT / "run_file/_base.sh").read_text().partition("\nflags --dim")[0]
+    (tmp_path / "_base.sh").write_text(base + "\nflags --a 1 2 --b --c=3\n")
+    script = tmp_path / "experiment_x.sh"
+
+    def listed(*lines: str) -> list[str]:
+        script.write_text("\n".join([f"source {tmp_path}/_base.sh", *lines, 'launch "$@"']))
+        return script_flags(script)
+
+    names = ["--swanlab_project", "MiniMind-Experiment-x", "--out_dir", "out/experiment_x"]
+    assert listed() == ["--a", "1", "2", "--b", "--c=3", *names]
+    assert listed("flags --a 5") == ["--b", "--c=3", "--a", "5", *names]
+    assert listed("flags --b yes", "flags --c -4 'two words'") == [
+        "--a", "1", "2", "--b", "yes", "--c", "-4", "two words", *names,
+    ]  # fmt: skip
+    assert listed("flags --d") == ["--a", "1", "2", "--b", "--c=3", "--d", *names]
+
+
+def test_the_scripts_resolve_to_the_flags_of_their_records():
+    """Those that the record of 1.4.8 states, and those of experiments that build on others in several steps."""
+    listed = script_flags(ROOT / "run_file/experiment_1_4_8.sh")
+    flags = {name: value for part in parse_cli(listed).as_dict().values() for name, value in part.items()}
+    stated = re.findall(r"`([^`\n]*)`<!--flag:(\w+):", (ROOT / "experiment/EXPERIMENT_1_4_8.md").read_text())
+    assert len(stated) > 20
+    # The run of the record was started with --use_swanlab False.
+    assert [name for value, name in stated if str(flags[name]) != value] == ["use_swanlab"]
+    deep = parse_cli(script_flags(ROOT / "run_file/experiment_1_5_15.sh"))
+    assert (deep.model.fusion, deep.model.selection, deep.model.num_candidates) == ("words", "product_key", 64)
+    assert (deep.model.balance_loss_coef, deep.optim.entry_rows, deep.model.knowledge_length) == (0.01, 24, 32)
+    assert deep.run.base_experiment == "1.5.14" and deep.run.swanlab_project == "MiniMind-Experiment-1.5.15"
+    variant = parse_cli(script_flags(ROOT / "run_file/experiment_1_4_8_dropout_none.sh"))
+    assert variant.run.swanlab_project == "MiniMind-Experiment-1.4.8"
+
+
+def test_a_flag_on_the_command_line_of_a_script_wins():
+    done = subprocess.run(
+        ["bash", "run_file/experiment_1_5_2.sh", "--pointer", "--dim", "64"],
+        cwd=ROOT, env=os.environ | {"LIST": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    flags = parse_cli(shlex.split(done.stdout))
+    assert flags.model.pointer is True and flags.model.dim == 64 and flags.run.out_dir == "out/experiment_1_5_2"
 
 
 def test_the_script_of_a_new_experiment_runs_as_it_is(project):
@@ -211,10 +261,11 @@ def test_the_script_of_a_new_experiment_runs_as_it_is(project):
     texts = [{"text": f"The village of number {n} has {n * 7} houses and {n % 5} wells."} for n in range(300)]
     (stable / "merged_pretrain.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     (project / "run_file/experiment_0_1.sh").write_text(
-        'exec bash "$(dirname "$0")/_launch.sh" --model_type model_original --dim 32 --n_layers 1 --n_heads 4 \\\n'
-        "    --max_seq_len 32 --max_steps 3 --batch_size 2 --accumulation_steps 1 --dtype float32 \\\n"
-        "    --val_fraction 0.1 \\\n"
-        '    --log_interval 1 --eval_batches 2 --out_dir out/experiment_0_1 "$@"\n'
+        'source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"\n'
+        "flags --model_type model_original --dim 32 --n_layers 1 --n_heads 4 --max_seq_len 32 --max_steps 3 \\\n"
+        "    --batch_size 2 --accumulation_steps 1 --dtype float32 --val_fraction 0.1 --log_interval 1 \\\n"
+        "    --eval_batches 2 --use_swanlab False\n"
+        'launch "$@"\n'
     )
     script, record = new_experiment("0.2", "0.1", ["--max_steps", "2"], project)
     environment = os.environ | {"PYTHON": sys.executable, "EVALUATE": "0", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,11 +1,11 @@
 """A command line that is wrong ends with one sentence; the scripts of all experiments parse."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
+from runs.new import script_flags
 from tests.conftest import tiny_model
 from trainer.config import OptimConfig, parse_cli
 from trainer.optim import lr_at, parameter_groups
@@ -63,8 +63,7 @@ def test_flags_negate_in_each_of_the_three_ways():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_experiment_parses_and_the_last_flag_wins(script):
-    body = script.read_text().split("_launch.sh", 1)[1].replace("\\\n", " ").replace('"$@"', "").lstrip('" ')
-    flags = parse_cli([*shlex.split(body), "--batch_size", "7"])
+    flags = parse_cli([*script_flags(script), "--batch_size", "7"])
     assert flags.optim.batch_size == 7
     assert flags.run.experiment_id == script.stem.removeprefix("experiment_")
     assert re.search(r"^# Question: ", script.read_text(), re.MULTILINE)
