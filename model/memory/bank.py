@@ -17,7 +17,7 @@ from .ngram_index import NgramIndex
 from .product_keys import entry_vectors
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
-COMMON_WORDS = 256  # two thirds of the words of real entries (benchmark/NOTES.md)
+COMMON_WORDS = 256  # two thirds of the words of real entries (docs/speed.md)
 
 
 class CommonWords(NamedTuple):

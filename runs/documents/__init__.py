@@ -52,7 +52,8 @@ def problems(root: Path) -> Iterator[tuple[Path, str]]:
         text = path.read_text(encoding="utf-8")
         for problem in [*stale_marks(text, rows, path), *problems_of_text(text, path, root)]:
             yield path.relative_to(root), problem
-    for name in FIGURES:
+    wanted = [name for name, (collect, _) in FIGURES.items() if collect(rows)] if documents_of(root) else []
+    for name in wanted:
         for dark in (False, True):
             path = root / FIGURE_FOLDER / f"{name}{'_dark' * dark}.svg"
             if not path.exists():

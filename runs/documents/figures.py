@@ -71,10 +71,17 @@ def draw_answers(bars: list[dict], colors: Colors) -> str:
             low, high = bar["interval"] or (bar["value"], bar["value"])
             axes.plot([at, at], [low, high], color=colors.text, linewidth=1)
             axes.text(at, high + 2, f"{bar['value']:.0f}", ha="center", color=colors.text, fontsize=8)
+        for missing in set(range(len(kinds))) - {kinds.index(bar["kind"]) for bar in own}:
+            at = missing + (place - (len(labels) - 1) / 2) * width
+            axes.text(at, 2, "–", ha="center", color=colors.text, fontsize=8)
     axes.set_xticks(range(len(kinds)), [QUESTIONS[kind] for kind in kinds])
     axes.set_ylim(0, 112)
     axes.set_ylabel("right answers, %")
-    axes.set_title("4,000 held-out questions of each kind; lines are 95 % intervals", fontsize=9, color=colors.text)
+    axes.set_title(
+        "4,000 held-out questions of each kind; lines are 95 % intervals; –: not measured",
+        fontsize=9,
+        color=colors.text,
+    )
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8, labelcolor=colors.text)
     return finish(figure, axes, colors)
 
@@ -84,19 +91,21 @@ def loss_data(rows: Rows) -> list[dict]:
 
 
 def draw_loss(points: list[dict], colors: Colors) -> str:
-    figure = new_figure(7.6, 2.9, colors)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, name, title in zip(panels, ("tokens", "seconds"), ("by tokens learned", "by seconds"), strict=True):
+    """A panel by tokens, and one by seconds where every run has them."""
+    names = {"tokens": "million tokens"} | (
+        {"seconds": "seconds"} if all(point.get("seconds") for point in points) else {}
+    )
+    figure = new_figure(7.6 if len(names) > 1 else 5.2, 2.9, colors)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, (name, label) in zip(panels, names.items(), strict=True):
         for run in dict.fromkeys(point["run"] for point in points):
             own = sorted((point for point in points if point["run"] == run), key=lambda point: point["step"])
-            scale = 1e6 if name == "tokens" and own[-1]["tokens"] >= 2e6 else 1
-            color = getattr(colors, own[0]["arm"])
-            x, y = [point[name] / scale for point in own], [point["val_loss"] for point in own]
-            axes.plot(x, y, color=color, label=own[0].get("label", run))
-        axes.set_title(f"validation loss {title}", fontsize=9, color=colors.text)
-        axes.set_xlabel(f"{name}, millions" if scale > 1 else name)
+            x = [point[name] / (1e6 if name == "tokens" else 1) for point in own]
+            y = [point["val_loss"] for point in own]
+            axes.plot(x, y, color=getattr(colors, own[0]["arm"]), label=own[0].get("label", run))
+        axes.set_xlabel(label)
         finish_axes(axes, colors)
-    panels[0].set_ylabel("nats a token")
+    panels[0].set_ylabel("validation loss, nats a token")
     panels[0].legend(frameon=False, fontsize=8, labelcolor=colors.text)
     return finish(figure, panels[0], colors)
 

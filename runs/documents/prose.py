@@ -12,8 +12,10 @@ FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 # A measurement, as prose writes one: a decimal, a percentage, or a whole number before one of these units.
-UNIT = r"(?:x|×|ms|GiB|MiB|MB/s|tokens/s|nats|times|倍|毫秒)"
-NUMBER = re.compile(rf"(?<![\w.:/-])(?:\d[\d,]*\.\d+(?![\w]|\.\d)|\d[\d,]*(?:\.\d+)? ?%|\d[\d,]* ?{UNIT}(?![\w-]))")
+# 1.4.8 and 1.4.x are names, and 48 x 512 is a shape.
+UNIT = r"(?:(?:x|×)(?! \d)|ms|GiB|MiB|MB/s|tokens/s|nats|times|倍|毫秒)"
+DECIMAL, SHARE, COUNT = r"\d[\d,]*\.\d+(?!\w|\.\w)", r"\d[\d,]*(?:\.\d+)? ?%", rf"\d[\d,]* ?{UNIT}(?![\w-])"
+NUMBER = re.compile(rf"(?<![\w.:/-])(?:{DECIMAL}|{SHARE}|{COUNT})")
 
 
 def problems_of_text(text: str, path: Path, root: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """The rows of results, and how one of them is named and written.
 
 A KEY is EXPERIMENT/ARM/MEASURE/SPLIT/PROTOCOL for `experiment/results.jsonl`, such as
-1.5.0/memory/object/held-out/knowledge-10k; BENCHMARK/FIELD=VALUE,.../FIELD for `benchmark/results/`, such as
-step/model=1_5_2,batch_size=48/ratio_to_plain; and log/NAME for `experiment/log.jsonl`. Of rows with one key the newest
-counts, and of equally new ones the last in its file.
+1.5.0/memory/object/held-out/knowledge-10k; and BENCHMARK/FIELD=VALUE,.../FIELD for `benchmark/results/`, such as
+step/model=1_5_2,batch_size=48/ratio_to_plain. Of rows with one key the newest counts, and of equally new ones the last
+in its file.
 """
 
 from dataclasses import dataclass
@@ -74,8 +74,6 @@ class Rows:
             ValueError: no row has this key.
         """
         parts = key.split("/")
-        if parts[0] == "log" and (row := newest(self.log, {"key": "/".join(parts[1:])})):
-            return text_of(row["value"], row["unit"])
         if len(parts) == 5 and (row := self.result(*parts)):
             return text_of(row.value, row.unit)
         if len(parts) == 3 and "=" in parts[1]:
