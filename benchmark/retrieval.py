@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from model.memory.ngram_index import NgramIndex, find_matches
-from model.memory.product_keys import search_grid
+from model.ops import search_grid
 
 from .harness import Cases, floor_ms, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms
 

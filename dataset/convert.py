@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from common.cli import run_command
 from common.files import atomic, read_lines, require_file, require_text
 
 from .knowledge import Fact, read_values, triple_uuid
@@ -19,7 +20,7 @@ TEMPLATE = "{subject} {predicate} {object}."
 
 
 def write_knowledge(path: Path, facts: Iterable[Fact]) -> int:
-    """Write the facts, one array element a line, as they come; the number written."""
+    """Write facts as a JSON array with one element per line; returns their number. Memory stays bounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 0
     with atomic(path) as temporary:
@@ -32,12 +33,14 @@ def write_knowledge(path: Path, facts: Iterable[Fact]) -> int:
 
 
 def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
-    """The rows of a TSV (or, by its name, CSV): subject, predicate, object and, where there are more columns, source
-    and sentence. A first row that starts with the word "subject" is a header. Rows without a sentence get the template.
+    """The facts of a TSV file, or of a CSV file if its name ends so: one row each.
+
+    Columns: subject, predicate, object and, optionally, source and sentence. A first row that begins with "subject" is
+    a header. The template makes the sentence of a row without one.
 
     Raises:
-        FileNotFoundError, ValueError: missing or empty file, a row of fewer than three columns or no CSV, naming its
-            line, or a template that does not take these three names.
+        FileNotFoundError, ValueError: the file is missing or empty, a row has fewer than three columns or is not CSV
+            (it is named), or the template does not take these three names.
     """
     path = require_file(path)
     try:
@@ -68,10 +71,10 @@ def read_trex(path: Path) -> Iterator[Fact]:
     """One fact for each triple of the public T-REx release, with the sentence that states it.
 
     A triple names its sentence by `sentence_id`, an index into `sentences_boundaries`. Most predicates have a URI
-    and no readable form: the last part of the URI (such as P17) stands in.
+    and no readable form: the last part of the URI (such as P17) takes its place.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, no JSON in the folder, or a document that is not of this format.
+        FileNotFoundError, ValueError: the file is missing, the folder has no JSON, or a document has another format.
     """
     files = sorted(filter(Path.is_file, path.rglob("*.json"))) if path.is_dir() else [require_file(path)]
     if not files:
@@ -94,17 +97,14 @@ def read_trex(path: Path) -> Iterator[Fact]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=["trex", "triples"])
-    parser.add_argument("input", type=Path, help="a file, or for trex a folder of files")
+    parser.add_argument("format", choices=["trex", "triples"], help="format of the input")
+    parser.add_argument("input", type=Path, help="a file; for trex also a folder of files")
     parser.add_argument("output", type=Path, help="the knowledge file to write")
-    parser.add_argument("--template", default=TEMPLATE, help="sentence of a triple that brings none of its own")
+    parser.add_argument("--template", default=TEMPLATE, help="sentence of a triple without one")
     args = parser.parse_args()
     facts = read_trex(args.input) if args.format == "trex" else read_triples(args.input, args.template)
-    try:
-        print(f"{write_knowledge(args.output, facts)} facts written to {args.output}")
-    except (ValueError, OSError) as problem:
-        parser.exit(2, f"error: {problem}\n")
+    print(f"{write_knowledge(args.output, facts)} facts written to {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

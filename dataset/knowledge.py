@@ -1,11 +1,11 @@
-"""Knowledge files: from sentences to the bank's table of token ids.
+"""Knowledge files: from sentences to the bank's table of token ids, and from an entry's ids back to its text.
 
-Axes: N entries · L tokens per entry
+Axes: N entries of the bank · L tokens per entry · X any number of entries
 """
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from math import isqrt
@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.constants import PADDING
 from common.files import LONGEST, atomic, explained, open_text, read_json, require_file, require_text, whole
 
 from .cache import content_key, tokenizer_key
+from .tokenizer import encode_texts
 
-BANK_ORDER = "bank_rows.npy"  # in a run folder: which entry of the knowledge file stands in each row
+BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge file that each row holds
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
@@ -25,7 +27,7 @@ SENTENCES_AT_ONCE = 16384
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence of a knowledge file, with the triple and the origin that it states, where the file has them."""
+    """A sentence of a knowledge file, with its triple and its origin where the file has them."""
 
     sentence: str
     subject: str = ""
@@ -40,6 +42,26 @@ def triple_uuid(subject: str, predicate: str, object: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "\x1f".join((subject, predicate, object))))
 
 
+def encode_entries(tokenizer, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as entries of a bank.
+
+    Args:
+        length: L, tokens per entry.
+    Returns:
+        (X, L) int64 token ids, cut or padded with PADDING; (X,) int64, the tokens of each text before it is cut.
+    """
+    ids = encode_texts(tokenizer, texts)
+    token_XL = np.full((len(ids), length), PADDING, dtype=np.int64)
+    for row, own in enumerate(ids):
+        token_XL[row, : len(own)] = own[:length]
+    return token_XL, np.array([len(own) for own in ids], dtype=np.int64)
+
+
+def entry_text(tokenizer, token_L: Iterable[int]) -> str:
+    """The text of an entry; empty for an entry of padding."""
+    return tokenizer.decode([int(token) for token in token_L if token != PADDING]).strip()
+
+
 def read_values(path: Path) -> Iterator[tuple[int, object]]:
     """Each element of a JSON array, or each line of JSON Lines, with its line number; memory stays bounded.
 
@@ -51,7 +73,7 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:
 
         def refill() -> bool:
             nonlocal buffer, position, ended
-            # As much again as a value that goes on has so far: it is tried anew only a few times.
+            # Doubles what is read of a long value, so that decoding it is tried only a few times.
             block = file.read(max(CHARACTERS_AT_ONCE, len(buffer) - position))
             buffer, position, ended = buffer[position:] + block, 0, not block
             return not ended
@@ -90,7 +112,7 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:
                     cut = problem.msg.startswith("Unterminated") or problem.pos >= len(buffer) - LONGEST_LITERAL
                     if ended or not cut:
                         raise refuse(problem.msg, problem.pos) from None
-                except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets as deep
+                except (ValueError, RecursionError) as problem:  # thousands of digits or of nested brackets
                     raise refuse(str(problem), position) from None
                 if len(buffer) - position > LONGEST:
                     raise refuse(f"a value longer than {LONGEST} characters; is a quote not closed?", position)
@@ -125,12 +147,12 @@ def read_knowledge(path: str | Path) -> Iterator[Fact]:
 
 @dataclass
 class Bank:
-    """A bank's table and, for people and tools, the facts behind its rows.
+    """A table of token ids, and the facts behind its rows.
 
     Attributes:
         tokens: (N, L) token ids in the order of the file, memory-mapped; int16 where the vocabulary allows, else int32.
-        report: what was cut, dropped and duplicated.
-        order_N: for a run that ordered its bank by content, which sentence of the file stands in each row.
+        report: how many sentences were cut, dropped and duplicated.
+        order_N: the sentence of the file in each row, for a run that ordered its bank by content.
     """
 
     tokens: np.ndarray
@@ -139,23 +161,23 @@ class Bank:
     order_N: np.ndarray | None = None
 
     def fact(self, row: int) -> Fact:
-        """The fact that entry `row` was made from."""
-        place = row if self.order_N is None else self.order_N[row]
-        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[place]
+        """The fact that row `row` was made from."""
+        index = row if self.order_N is None else self.order_N[row]
+        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[index]
         with open(self.folder / "facts.jsonl", "rb") as file:
             file.seek(offset)
             return Fact(**json.loads(file.readline()))
 
     def facts(self) -> Iterator[tuple[int, Fact]]:
-        """Every entry's row and fact, in the order of the file."""
-        row_of_place = None if self.order_N is None else np.argsort(self.order_N)
+        """Every row and its fact, in the order of the file."""
+        row_of_sentence = None if self.order_N is None else np.argsort(self.order_N)
         with open(self.folder / "facts.jsonl", encoding="utf-8") as file:
-            for place, line in enumerate(file):
-                yield place if row_of_place is None else int(row_of_place[place]), Fact(**json.loads(line))
+            for index, line in enumerate(file):
+                yield index if row_of_sentence is None else int(row_of_sentence[index]), Fact(**json.loads(line))
 
 
 def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
-    """The bank that a run was filled with, its rows as the run numbers them.
+    """The bank that a run was filled with, in the run's order of rows.
 
     Raises:
         FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
@@ -170,7 +192,7 @@ def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
 def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:
     """The first `knowledge_num` different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
 
-    Worked out once for each content, tokenizer and shape, then opened from the cache.
+    Built once for each content, tokenizer and shape, then opened from the cache.
 
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
@@ -193,39 +215,20 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
     token_NL = np.lib.format.open_memmap(
         folder / "tokens.npy", mode="w+", dtype=dtype, shape=(knowledge_num, knowledge_length)
     )
-    counts = dict.fromkeys(("read", "empty", "duplicated", "cut", "padded", "unused"), 0)
+    counts = dict.fromkeys(("read", "empty", "duplicated", "unused"), 0)
     lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
-    seen: set[int] = set()
-
-    def usable() -> Iterator[Fact]:
-        for fact in read_knowledge(path):
-            counts["read"] += 1
-            # 64 bits tell a few million sentences apart, in far less memory than the sentences.
-            fingerprint = hash(fact.sentence)
-            if not fact.sentence:
-                counts["empty"] += 1
-            elif fingerprint in seen:
-                counts["duplicated"] += 1
-            elif len(seen) == knowledge_num:
-                counts["unused"] += 1
-            else:
-                seen.add(fingerprint)
-                yield fact
-
-    facts, encoder = usable(), tokenizer.backend_tokenizer
+    facts = different_facts(path, knowledge_num, counts)
     with open(folder / "facts.jsonl", "wb") as out:
         while chunk := list(islice(facts, SENTENCES_AT_ONCE)):
-            encodings = encoder.encode_batch_fast([fact.sentence for fact in chunk], add_special_tokens=False)
-            for row, (fact, encoding) in enumerate(zip(chunk, encodings, strict=True), start=len(lengths)):
-                ids = encoding.ids[:knowledge_length]
-                token_NL[row, : len(ids)] = ids
-                lengths.append(len(encoding.ids))
+            token_XL, length_X = encode_entries(tokenizer, [fact.sentence for fact in chunk], knowledge_length)
+            token_NL[len(lengths) : len(lengths) + len(chunk)] = token_XL
+            lengths += length_X.tolist()
+            for fact, token_L, length in zip(chunk, token_XL, length_X, strict=True):
                 offsets.append(offsets[-1] + out.write(json.dumps(asdict(fact), ensure_ascii=False).encode() + b"\n"))
                 if fact.object:
                     known_objects += 1
-                    objects_kept += fact.object in fact.sentence if len(ids) == len(encoding.ids) else 0
-                    if len(ids) < len(encoding.ids):
-                        objects_kept += fact.object in tokenizer.decode(ids)
+                    text = fact.sentence if length <= knowledge_length else tokenizer.decode(token_L.tolist())
+                    objects_kept += fact.object in text
     if len(lengths) < knowledge_num:
         largest = isqrt(len(lengths)) ** 2
         raise ValueError(
@@ -242,3 +245,21 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
     token_NL.flush()
     np.save(folder / "offsets.npy", np.array(offsets[:-1]))
     (folder / "report.json").write_text(json.dumps(report))
+
+
+def different_facts(path: Path, most: int, counts: dict[str, int]) -> Iterator[Fact]:
+    """The first `most` facts with different sentences; `counts` gets read, empty, duplicated and unused sentences."""
+    seen: set[int] = set()
+    for fact in read_knowledge(path):
+        counts["read"] += 1
+        # 64-bit hashes tell a few million sentences apart, in far less memory than the sentences.
+        fingerprint = hash(fact.sentence)
+        if not fact.sentence:
+            counts["empty"] += 1
+        elif fingerprint in seen:
+            counts["duplicated"] += 1
+        elif len(seen) == most:
+            counts["unused"] += 1
+        else:
+            seen.add(fingerprint)
+            yield fact

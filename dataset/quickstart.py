@@ -1,9 +1,9 @@
-"""The quick start's data: from the facts of facts.tsv to pretraining text, a knowledge file and three question sets.
+"""The data of the quick start: pretraining text, a knowledge file and questions, made from the facts of facts.tsv.
 
     python -m dataset.quickstart --out dataset/quickstart
 
-Some facts are "seen": pretraining text states them and the bank holds them. The others are "bank_only": only the bank
-holds them, so a model that answers questions about them better than chance has read its memory.
+Facts that are "seen" are in the pretraining text and in the bank. Facts that are "bank_only" are in the bank alone: a
+model that answers questions about them better than chance has read its memory.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from common.cli import run_command
+
 from .convert import read_triples, write_knowledge
 from .knowledge import Fact
 
@@ -23,8 +25,8 @@ SEEN_SHARE = 0.6
 N_CHOICES = 5
 LETTERS = "ABCDE"
 
-# The first wording of a predicate is the one that the bank holds and that questions ask; pretraining text has them all.
-# The object always comes last, so that a question ends where the answer begins.
+# The bank and the questions use the first wording of a predicate, the pretraining text uses all.
+# The object is always last, so a question ends where its answer begins.
 TEMPLATES = {
     "author": ["{s} was written by {o}.", "The author of {s} is {o}.", "{s} is a work by {o}."],
     "birth year": ["{s} was born in {o}.", "The birth year of {s} is {o}.", "The artist {s} was born in the year {o}."],
@@ -51,13 +53,13 @@ def wordings(fact: Fact) -> list[str]:
 
 
 def part(fact: Fact) -> str:
-    """ "seen" or "bank_only": a fixed property of subject and predicate, whatever the seed."""
+    """ "seen" or "bank_only": it depends on subject and predicate alone, not on the seed."""
     digest = hashlib.blake2b(f"{fact.subject}\x1f{fact.predicate}".encode(), digest_size=8).digest()
     return "seen" if int.from_bytes(digest, "big") < SEEN_SHARE * 2**64 else "bank_only"
 
 
 def read_facts(path: Path = FACTS) -> list[Fact]:
-    """The facts of the table, each with the sentence that the bank will hold."""
+    """The facts of the table, each with its sentence in the bank."""
     return [replace(fact, sentence=wordings(fact)[0]) for fact in read_triples(path)]
 
 
@@ -73,7 +75,7 @@ def documents(facts: list[Fact], rng: random.Random) -> Iterator[dict]:
 
 
 def draw(pool: list[str], number: int, without: str, rng: random.Random) -> list[str]:
-    """`number` different values other than `without`, each drawn as often as it stands in the pool."""
+    """`number` different values other than `without`, drawn in proportion to their frequency in the pool."""
     drawn: list[str] = []
     while len(drawn) < number:
         value = rng.choice(pool)
@@ -137,8 +139,8 @@ def write_quickstart(
     Equal seeds write equal bytes.
 
     Args:
-        n_questions: facts asked of each part.  n_val: bank_only facts that the validation text states.
-        n_trained: other seen facts, about which questions with answers may be learnt.  n_edits: bank_only facts.
+        n_questions: facts of each part that are asked.  n_val: bank_only facts in the validation text.
+        n_trained: other seen facts, for training questions with answers.  n_edits: bank_only facts to edit.
     """
     out.mkdir(parents=True, exist_ok=True)
     rng, facts = random.Random(seed), read_facts()
@@ -155,7 +157,7 @@ def write_quickstart(
         rng.shuffle(rows)
         write_lines(out / f"{name}_train.jsonl", rows)
     write_lines(out / "edit.jsonl", edits(bank_only[:n_edits], facts, rng))
-    # What the questions ask stands first, so that a smaller bank still holds it, in an order that hides the part.
+    # The asked facts come first, so a smaller bank still holds them, and in an order that does not reveal the part.
     rng.shuffle(asked)
     known = {fact.uuid for fact in asked}
     write_knowledge(out / "knowledge.json", asked + [fact for fact in facts if fact.uuid not in known])
@@ -164,11 +166,11 @@ def write_quickstart(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("dataset/quickstart"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("dataset/quickstart"), help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order and of the wrong choices")
     args = parser.parse_args()
     write_quickstart(args.out, args.seed)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,4 +1,4 @@
-"""The tokenizer: a byte-level BPE that a script trains, opened from a folder.
+"""The tokenizer: training a byte-level BPE, and opening a tokenizer folder.
 
 python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/tokenizer
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from common.cli import run_command
 from common.files import parse_json, read_lines, require_file, require_text
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -40,8 +41,8 @@ def read_texts(path: Path, field: str = "text") -> Iterator[str]:
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE with MiniMind's special tokens: ids 0 (padding, unknown), 1 (begin), 2 (end)."""
     tokenizer = Tokenizer(models.BPE())
-    # A text begins with a space, as in SentencePiece: a name has the same tokens at the start of a text as inside one,
-    # so that an entry's first words are found in running text. ByteLevel's own option would put one before each digit.
+    # A text begins with a space, as in SentencePiece: a name has the same tokens at the start of a text as inside it,
+    # so n-grams of an entry's beginning match running text. ByteLevel's own option would put a space before each digit.
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend(" "), normalizers.Replace(Regex(r"\A  (?! )"), " ")]
     )
@@ -83,10 +84,19 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def border(alone: list[int], joined: list[int]) -> int:
-    """Where the second text begins among the tokens of two joined texts, given those of the first text alone.
+def encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens around it; on all cores."""
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
-    A token that spans the border belongs to the second.
+
+def border(alone: list[int], joined: list[int]) -> int:
+    """The index of the second text's first token among the tokens of two joined texts.
+
+    A token that spans the border belongs to the second text.
+
+    Args:
+        alone: tokens of the first text.  joined: tokens of both texts together.
     """
     shorter = min(len(alone), len(joined))
     return next((i for i in range(shorter) if alone[i] != joined[i]), shorter)
@@ -96,9 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="jsonl, tsv or text files")
     parser.add_argument("--field", default="text", help="field of a jsonl line that holds the text")
-    parser.add_argument("--every", nargs="*", type=int, help="of each file, use only every n-th text")
-    parser.add_argument("--vocab_size", type=int, default=6400)
-    parser.add_argument("--out", type=Path, default=Path("dataset/tokenizer"))
+    parser.add_argument("--every", nargs="*", type=int, help="for each file, use only every n-th text")
+    parser.add_argument("--vocab_size", type=int, default=6400, help="tokens of the vocabulary")
+    parser.add_argument("--out", type=Path, default=Path("dataset/tokenizer"), help="folder to write")
     args = parser.parse_args()
     strides = args.every or [1] * len(args.data)
     texts = (
@@ -113,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,1 +1,1 @@
-"""Read, edit and undo what a trained run knows: `python -m editing --help`."""
+"""Show, edit and undo entries in the memory of a trained run: `python -m editing --help`."""

@@ -1,16 +1,18 @@
-"""Read, edit and undo what a trained run knows.
+"""Show, edit and undo entries in the memory of a trained run.
 
     python -m editing --run out/quickstart_memory search "Lygia Pape"
     python -m editing --run out/quickstart_memory edit 4711 "Lygia Pape was born in 1930."
     python -m editing --run out/quickstart_memory undo
 
-Edits stand in a journal in the run folder, which every later load of the run replays; the weights are not touched.
+Edits are written to a journal in the run folder. Every later load of the run replays it. The weights do not change.
 """
 
 import argparse
 import sys
 
 from transformers.utils import logging as transformers_logging
+
+from common.cli import run_command
 
 from .store import MemoryStore, Row
 
@@ -21,10 +23,10 @@ def line(entry: Row) -> str:
 
 
 def search(store: MemoryStore, args) -> None:
-    print("by words (sum of the rarity of the words shared, in nats):")
+    print("by words (sum of the rarity of the shared tokens, in nats):")
     for score, entry in store.search_words(args.text, args.n):
         print(f"  {score:6.1f}  {line(entry)}")
-    print("by the model (weight with which it reads the entry after this text):")
+    print("by the model (weight of the entry after this text):")
     for name, weight, entry in store.search_model(args.text, args.n):
         print(f"  {weight:6.1%}  {name:8}  {line(entry)}")
 
@@ -55,20 +57,20 @@ def edit(store: MemoryStore, args) -> None:
     before = store.show(args.row).text
     store.edit(args.row, args.text)
     print(line(store.show(args.row)))
-    if before.split()[:2] != args.text.split()[:2]:  # of another subject, as far as a word or two tell
-        warn_of_the_grid(store, "the old words put this entry where it stands")
+    if before.split()[:2] != args.text.split()[:2]:  # probably another subject
+        warn_of_grid(store, "the old words put this entry at its position")
 
 
 def add(store: MemoryStore, args) -> None:
     print(line(store.show(store.add(args.text))))
-    warn_of_the_grid(store, "the empty place was not chosen for this text")
+    warn_of_grid(store, "the position of the empty entry does not fit this text")
 
 
-def warn_of_the_grid(store: MemoryStore, why: str) -> None:
+def warn_of_grid(store: MemoryStore, why: str) -> None:
     if store.model.settings.retrieval == "product_key":
         print(
-            f"note: this run finds entries by where they stand in the grid of its product keys, and {why}: it may "
-            "never be read; to change what is known of a subject, edit its entry",
+            f"note: product keys find an entry by its position in their grid, and {why}: it may never be read; "
+            "to change a fact about a subject, edit the entry of this subject",
             file=sys.stderr,
         )
 
@@ -86,7 +88,7 @@ def import_(store: MemoryStore, args) -> None:
 
 
 def on_row(change):
-    """A command that changes one entry and prints it."""
+    """A command that changes one entry, then prints it."""
 
     def command(store: MemoryStore, args) -> None:
         change(store, args)
@@ -109,23 +111,23 @@ def main() -> None:
     row, text, path = ("row", {"type": int}), ("text", {}), ("path", {})
     n = ("-n", {"type": int, "default": 5, "help": "how many"})
     command("search", search, "find entries by words, and by what the model reads after the text", text, n)
-    command("show", show, "an entry and its origin", row)
+    command("show", show, "show an entry and its origin", row)
     command("edit", edit, "give an entry another text", row, text)
     command("add", add, "put a text into an empty entry", text)
     command("delete", on_row(lambda s, a: s.delete(a.row)), "empty an entry", row)
-    command("freeze", on_row(lambda s, a: s.freeze(a.row)), "keep training from rewriting an entry", row)
-    command("unfreeze", on_row(lambda s, a: s.freeze(a.row, False)), "allow training to rewrite an entry", row)
+    command("freeze", on_row(lambda s, a: s.freeze(a.row)), "exclude an entry from rewriting by training", row)
+    command("unfreeze", on_row(lambda s, a: s.freeze(a.row, False)), "allow rewriting by training", row)
     command(
         "undo",
         undo,
-        "take back a line of the journal",
-        ("number", {"type": int, "nargs": "?", "help": "default: the last"}),
+        "undo a line of the journal",
+        ("number", {"type": int, "nargs": "?", "help": "number of the line; default: the last"}),
     )
-    command("log", log, "the journal")
-    command("diff", diff, "what differs from the bank that training left")
-    changed = ("--changed", {"action": "store_true", "help": "only entries that differ from what training left"})
+    command("log", log, "list the lines of the journal")
+    command("diff", diff, "show every edited entry, before and after")
+    changed = ("--changed", {"action": "store_true", "help": "edited entries alone"})
     command("export", export, "write entries as JSON Lines", path, changed)
-    command("import", import_, "make the edits of a JSON Lines file of row and text, all or none", path)
+    command("import", import_, "make all edits of a JSON Lines file with row and text", path)
 
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
@@ -133,7 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -1,4 +1,4 @@
-"""MemoryStore: the bank of a trained run as a person sees it, with a journal of every change."""
+"""MemoryStore: the bank of a trained run as texts, with a journal of every change."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ import torch
 
 from common.constants import PADDING
 from common.files import atomic, read_json, require_file, require_text
-from dataset.knowledge import Bank, Fact, load_run_bank, read_values
+from dataset.knowledge import Bank, Fact, encode_entries, entry_text, load_run_bank, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply
@@ -20,7 +20,7 @@ from runs.runinfo import now
 
 @dataclass(frozen=True)
 class Row:
-    """An entry: its number, its text as the model reads it, and what is known about it."""
+    """An entry: its row, its text as the model reads it, and its fact where the origin is known."""
 
     row: int
     text: str
@@ -30,7 +30,7 @@ class Row:
 
 
 class MemoryStore:
-    """The memory of one run. Changes are journalled first, then made; `load_run` replays the journal.
+    """The memory of one run. A change is written to the journal first; `load_run` replays the journal.
 
     Raises:
         ValueError: the run has no memory.
@@ -45,7 +45,7 @@ class MemoryStore:
         self.bank, self.journal = self.model.bank, Journal(run_dir)
         self._seen = self.journal.size()
 
-    # Looking.
+    # Reading.
 
     def show(self, row: int) -> Row:
         self._check(row)
@@ -59,11 +59,11 @@ class MemoryStore:
         return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, edited)
 
     def text(self, row: int) -> str:
-        token_L = self.bank.tokens[row].long()
-        return self.tokenizer.decode(token_L[token_L != PADDING].tolist()).strip()
+        """The text of an entry, empty for an empty one."""
+        return entry_text(self.tokenizer, self.bank.tokens[row].tolist())
 
     def search_words(self, text: str, n: int = 10) -> list[tuple[float, Row]]:
-        """The entries that share the rarest words with a text: (sum of the words' rarity, entry), best first."""
+        """Entries that share rare tokens with a text: (sum of the tokens' rarity in nats, entry), best first."""
         ids = sorted(set(self._encode(text)))
         index = self.bank.ngrams()
         score_N = torch.zeros(len(self.bank.tokens), device=self.bank.tokens.device)
@@ -74,7 +74,7 @@ class MemoryStore:
 
     @torch.no_grad()
     def search_model(self, text: str, n: int = 10) -> list[tuple[str, float, Row]]:
-        """What the model itself reads after a text: (block or pointer, weight, entry), heaviest first in each."""
+        """What the model reads after a text: (block or pointer, weight, entry), heaviest first in each block."""
         ids = torch.tensor([[self.tokenizer.bos_token_id, *self._encode(text)]], device=self.model.device)
         found = []
         for layer, reading in enumerate(self.model(ids, logits_to_keep=1).readings):
@@ -86,7 +86,7 @@ class MemoryStore:
         return found
 
     def changed(self) -> Iterator[tuple[int, str, str]]:
-        """(row, text as trained, text now) of every row that differs from what training left."""
+        """(row, text after training, text now) of every row that was edited."""
         first, last = {}, {}
         for entry in self.journal.entries():
             for change in entry.changes:
@@ -94,21 +94,25 @@ class MemoryStore:
                 last[change.row] = change
         for row in sorted(last):
             if (first[row].old_tokens, first[row].old_frozen) != (last[row].new_tokens, last[row].new_frozen):
-                yield row, self._decode(first[row].old_tokens), self._decode(last[row].new_tokens)
+                yield (
+                    row,
+                    entry_text(self.tokenizer, first[row].old_tokens),
+                    entry_text(self.tokenizer, last[row].new_tokens),
+                )
 
-    # Changing.
+    # Changes.
 
     def edit(self, row: int, text: str, source: str = "edit") -> int:
-        """Give an entry another text; returns the number of the journal's line.
+        """Give an entry another text; returns the number of the line in the journal.
 
         Raises:
-            ValueError: no such entry, no text, or one longer than an entry.
+            ValueError: there is no such entry, the text is empty, or it is longer than an entry.
         """
         return self.edit_many([(row, text)], source)
 
     def edit_many(self, texts: Iterable[tuple[int, str]], source: str = "edit") -> int:
-        """Many entries at once, all of them or, if one text is refused, none."""
-        return self._change("edit", lambda: [self._rewritten(row, text, source) for row, text in texts])
+        """Edit many entries in one line of the journal; if one text is refused, none is edited."""
+        return self._change("edit", lambda: [self._edited(row, text, source) for row, text in texts])
 
     def add(self, text: str, source: str = "add") -> int:
         """Put a text into the first empty row; returns the row.
@@ -125,16 +129,16 @@ class MemoryStore:
                     f"all {len(self.bank.tokens)} entries are taken: delete one, or train with a larger --knowledge_num"
                 )
             chosen.append(int(empty[0]))
-            return [self._rewritten(chosen[0], text, source)]
+            return [self._edited(chosen[0], text, source)]
 
         self._change("add", change)
         return chosen[0]
 
     def delete(self, row: int) -> int:
-        """Empty an entry: nothing finds it any more."""
+        """Empty an entry. Retrieval no longer finds it."""
         self._check(row)
         length = self.bank.tokens.shape[1]
-        return self._change("delete", lambda: [self._made(row, [PADDING] * length)])
+        return self._change("delete", lambda: [self._change_of(row, [PADDING] * length)])
 
     def freeze(self, row: int, frozen: bool = True) -> int:
         """Keep training from rewriting an entry, or allow it."""
@@ -143,15 +147,15 @@ class MemoryStore:
         def change() -> list[Change]:
             history = self._history(row)
             origin = {name: getattr(history[-1], name) for name in ("text", "uuid", "source")} if history else {}
-            return [self._made(row, frozen=frozen, **origin)]
+            return [self._change_of(row, frozen=frozen, **origin)]
 
         return self._change("freeze" if frozen else "unfreeze", change)
 
     def undo(self, number: int | None = None) -> int:
-        """Take back a line of the journal, the last one that still stands by default; returns the number undone.
+        """Undo a line of the journal, by default the last that is not undone yet; returns its number.
 
         Raises:
-            ValueError: nothing is left to undo, or a later change stands on the same row.
+            ValueError: there is nothing to undo, or a later line changed the same entry.
         """
         undone = []
 
@@ -178,7 +182,7 @@ class MemoryStore:
     # Files.
 
     def export(self, path: str | Path, only_changed: bool = False) -> int:
-        """Write entries as JSON Lines of `row`, `text` and origin; returns how many. `import_file` reads them back."""
+        """Write entries as JSON Lines with `row`, `text` and origin; returns their number. `import_file` reads them."""
         rows = [row for row, *_ in self.changed()] if only_changed else range(len(self.bank.tokens))
         with atomic(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for row in rows:
@@ -189,10 +193,10 @@ class MemoryStore:
         return len(rows)
 
     def import_file(self, path: str | Path) -> int:
-        """Make the edits of a file of `{"row", "text"}` lines, all or none; returns how many.
+        """Make the edits of a file with `{"row", "text"}` lines, all or none; returns their number.
 
         Raises:
-            FileNotFoundError, ValueError: no file, a malformed line, or a refused edit; file and line are named.
+            FileNotFoundError, ValueError: the file is missing, or a line is malformed or refused; it is named.
         """
         wanted = []
         for line, value in read_values(require_file(path)):
@@ -206,7 +210,7 @@ class MemoryStore:
                 self._check(value["row"])
                 if self.text(value["row"]) != value["text"]:
                     wanted.append(
-                        self._rewritten(value["row"], value["text"], str(value.get("source") or Path(path).name))
+                        self._edited(value["row"], value["text"], str(value.get("source") or Path(path).name))
                     )
             except ValueError as problem:
                 raise ValueError(f"{path}, line {line}: {problem}") from None
@@ -214,11 +218,11 @@ class MemoryStore:
             self._change("import", lambda: wanted)
         return len(wanted)
 
-    # Parts.
+    # Helpers.
 
     def _change(self, operation: str, changes_now, undone: list[int] | None = None) -> int:
         with self.journal.lock():
-            if self.journal.size() != self._seen:  # another process has written since
+            if self.journal.size() != self._seen:  # another process has written to it
                 self.journal.replay(self.bank)
             changes = changes_now()
             number = self.journal.append(operation, now(), changes, undone[0] if undone else None)
@@ -226,21 +230,22 @@ class MemoryStore:
             self._seen = self.journal.size()
         return number
 
-    def _made(self, row: int, tokens: list[int] | None = None, frozen: bool | None = None, **origin) -> Change:
+    def _change_of(self, row: int, tokens: list[int] | None = None, frozen: bool | None = None, **origin) -> Change:
         old, was_frozen = self.bank.tokens[row].tolist(), bool(self.bank.frozen[row])
         return Change(
             row, old, old if tokens is None else tokens, was_frozen, was_frozen if frozen is None else frozen, **origin
         )
 
-    def _rewritten(self, row: int, text: str, source: str) -> Change:
+    def _edited(self, row: int, text: str, source: str) -> Change:
         self._check(row)
-        ids, length = self._encode(text), self.bank.tokens.shape[1]
+        length = self.bank.tokens.shape[1]
+        token_1L, n_tokens = encode_entries(self.tokenizer, [require_text(text, "the text")], length)
         if not text.strip():
             raise ValueError(f"entry {row}: the text is empty; `delete` empties an entry")
-        if len(ids) > length:
-            raise ValueError(f"entry {row}: the text takes {len(ids)} tokens, an entry holds {length}: shorten it")
+        if n_tokens[0] > length:
+            raise ValueError(f"entry {row}: the text takes {n_tokens[0]} tokens, an entry holds {length}: shorten it")
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, text))
-        return self._made(row, ids + [PADDING] * (length - len(ids)), text=text, uuid=identity, source=source)
+        return self._change_of(row, token_1L[0].tolist(), text=text, uuid=identity, source=source)
 
     def _check(self, row: int) -> None:
         if not 0 <= row < len(self.bank.tokens):
@@ -250,15 +255,12 @@ class MemoryStore:
         require_text(text, "the text")
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode([i for i in ids if i != PADDING]).strip()
-
     def _history(self, row: int) -> list[Change]:
         return [c for entry in self.journal.entries() for c in entry.changes if c.row == row]
 
     @cached_property
     def _filled_from(self) -> Bank | None:
-        """The bank that the knowledge file filled; None where that file is not there any more."""
+        """The bank as the knowledge file gave it; None if the file is missing."""
         flags = read_json(self.run_dir / "flags.json")
         if not Path(flags["data"]["database_init_path"]).exists():
             return None

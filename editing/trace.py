@@ -1,26 +1,26 @@
-"""What the memory model looked up while it wrote: token by token, block by block.
+"""What a memory model read while it generated: for each token, the entries of each block and of the pointer.
 
 python -m editing.trace --run out/experiment_1_4_8 --prompts "The capital of France is"
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from common.constants import PADDING
+from common.cli import run_command
+from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
 from model import ModelConfig, load_run
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """One entry read by one block just before a token was written."""
+    """An entry that a block read to predict a token. `layer`: the index of the block, n_layers for the pointer."""
 
-    layer: int  # a place of `readings`
+    layer: int
     entry: int
     weight: float
     text: str
@@ -28,6 +28,8 @@ class Lookup:
 
 @dataclass(frozen=True)
 class TracedToken:
+    """A generated token and the entries read to predict it, by block, heaviest first."""
+
     token_id: int
     text: str
     lookups: list[Lookup]
@@ -35,7 +37,7 @@ class TracedToken:
 
 @torch.no_grad()
 def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedToken]:
-    """Greedy continuation of a prompt, with the entries that each new token's position read, heaviest first.
+    """Greedy continuation of a prompt, with the entries read to predict each new token.
 
     Raises:
         ValueError: the model has no memory.
@@ -49,7 +51,7 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
         out = model(piece, cache=cache, logits_to_keep=1)
         token = int(out.logits[0, -1].argmax())
         lookups = [
-            Lookup(layer, int(entry), float(weight), entry_text(model, tokenizer, int(entry)))
+            Lookup(layer, int(entry), float(weight), entry_text(tokenizer, model.bank.tokens[entry].tolist()))
             for layer, reading in enumerate(out.readings)
             if reading is not None
             for entry, weight in zip(reading.entry_BTS[0, -1], reading.weight_BTS[0, -1], strict=True)
@@ -62,13 +64,8 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
     return traced
 
 
-def entry_text(model, tokenizer, entry: int) -> str:
-    token_L = model.bank.tokens[entry].long()
-    return tokenizer.decode(token_L[token_L != PADDING].tolist()).strip()
-
-
 def format_trace(traced: list[TracedToken], settings: ModelConfig, per_layer: int = 2) -> str:
-    """A line for each token and block: the heaviest entries with their weights."""
+    """One line for each token and block, with the heaviest entries and their weights."""
     lines = []
     for token in traced:
         lines.append(repr(token.text))
@@ -84,9 +81,9 @@ def format_trace(traced: list[TracedToken], settings: ModelConfig, per_layer: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
-    parser.add_argument("--prompts", nargs="+", required=True)
-    parser.add_argument("--new_tokens", type=int, default=24)
-    parser.add_argument("--show", type=int, help="print the lookups of this many tokens of the first prompt only")
+    parser.add_argument("--prompts", nargs="+", required=True, help="beginnings of sentences")
+    parser.add_argument("--new_tokens", type=int, default=24, help="tokens to generate, at most")
+    parser.add_argument("--show", type=int, help="show the entries of the first prompt alone, for so many tokens")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
     model, tokenizer = load_run(args.run), load_tokenizer(args.run)
@@ -94,12 +91,9 @@ def main() -> None:
     for prompt, traced in zip(args.prompts, traces, strict=True):
         print(prompt + "".join(token.text for token in traced))
     for prompt, traced in list(zip(args.prompts, traces, strict=True))[: 1 if args.show else None]:
-        print(f"\nread after {prompt!r}, before each token: weight, number and text of the heaviest entries")
+        print(f"\nread after {prompt!r} to predict each token: weight, number and text of the heaviest entries")
         print(format_trace(traced[: args.show], model.settings))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

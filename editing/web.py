@@ -1,4 +1,4 @@
-"""A local page to talk with a run, click a word, see what was read for it, change that, and generate again.
+"""A local web page: generate text, click a word, see which entries were read for it, edit one, generate again.
 
 python -m editing.web --run out/quickstart_memory      # then open http://127.0.0.1:7860
 
@@ -6,18 +6,18 @@ It needs Gradio (`pip install gradio`) and listens on this machine only.
 """
 
 import argparse
-import sys
 from itertools import groupby
 
-from editing.trace import TracedToken, trace
+from common.cli import run_command
 
 from .store import MemoryStore
+from .trace import TracedToken, trace
 
 COLUMNS = ["where", "weight", "entry", "text"]
 
 
 def reads(store: MemoryStore, token: TracedToken, per_layer: int = 4) -> list[list]:
-    """Rows for the table: what each block, and the pointer, read before it wrote a token; heaviest first."""
+    """Rows of the table: the entries that each block and the pointer read to predict a token, heaviest first."""
     rows = []
     for layer, lookups in groupby(token.lookups, key=lambda lookup: lookup.layer):
         name = store.model.settings.reader_name(layer)
@@ -27,7 +27,7 @@ def reads(store: MemoryStore, token: TracedToken, per_layer: int = 4) -> list[li
 
 
 def share_read(token: TracedToken) -> float:
-    """How much of a token came from the memory: by the last reader, which is the pointer where there is one."""
+    """The total weight of the last reader, which is the pointer if there is one."""
     last = max((lookup.layer for lookup in token.lookups), default=0)
     return min(sum(lookup.weight for lookup in token.lookups if lookup.layer == last), 1.0)
 
@@ -47,8 +47,8 @@ def make_page(store: MemoryStore):
         return gr.update(value=spans), traced, [], "", ""
 
     def choose_token(traced: list[TracedToken], event: gr.SelectData):
-        place = event.index - 1  # the prompt comes first
-        return reads(store, traced[place]) if 0 <= place < len(traced) else []
+        index = event.index - 1  # the prompt comes first
+        return reads(store, traced[index]) if 0 <= index < len(traced) else []
 
     def choose_entry(table, event: gr.SelectData):
         row = table[event.index[0]]
@@ -75,27 +75,27 @@ def make_page(store: MemoryStore):
 
     with gr.Blocks(title=f"Memory of {store.run_dir.name}", analytics_enabled=False) as page:
         traced = gr.State([])
-        gr.Markdown(f"## What {store.run_dir.name} knows\nGenerate, click a word, see what was read for it; edit that.")
+        gr.Markdown(f"## Memory of {store.run_dir.name}\nGenerate, click a word, edit an entry that was read.")
         with gr.Row():
             prompt = gr.Textbox(label="Beginning of a sentence", scale=4, elem_id="prompt")
-            length = gr.Slider(1, 64, value=12, step=1, label="tokens to write", scale=1)
+            length = gr.Slider(1, 64, value=12, step=1, label="new tokens", scale=1)
             button = gr.Button("Generate", variant="primary", scale=1, elem_id="generate")
         output = gr.HighlightedText(
-            label="Click a word that the model wrote; the redder, the more of it was read in the memory",
+            label="Click a generated word. The redder it is, the more was read from the memory",
             show_legend=False, combine_adjacent=False, interactive=False, elem_id="output",
         )  # fmt: skip
         table = gr.Dataframe(
             headers=COLUMNS, type="array", interactive=False, wrap=True, elem_id="reads",
-            label="Read just before that word: click a line to edit its entry",
+            label="Entries read for that word. Click a line to edit its entry",
         )  # fmt: skip
         with gr.Row():
             entry = gr.Textbox(label="entry", interactive=False, scale=1, elem_id="entry")
-            text = gr.Textbox(label="its text", scale=5, elem_id="text")
+            text = gr.Textbox(label="text of the entry", scale=5, elem_id="text")
             save_button = gr.Button("Save and generate again", variant="primary", scale=1, elem_id="save")
             undo_button = gr.Button("Undo the last change", scale=1, elem_id="undo")
         changed = gr.Dataframe(
-            headers=["entry", "as trained", "now"], type="array", interactive=False, wrap=True, value=changes(),
-            label="Entries that differ from what training left", elem_id="changed",
+            headers=["entry", "after training", "now"], type="array", interactive=False, wrap=True, value=changes(),
+            label="Edited entries", elem_id="changed",
         )  # fmt: skip
 
         generated = [output, traced, table, entry, text]
@@ -111,7 +111,7 @@ def make_page(store: MemoryStore):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="port of the page on this machine")
     args = parser.parse_args()
     try:
         import gradio  # noqa: F401
@@ -121,7 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -1,18 +1,30 @@
-"""One task, one file, one function(model, tokenizer, settings) -> dict, or None where its data is not given."""
+"""Evaluation tasks: each is a function (model, tokenizer, config) -> dict, or None where its files are not given.
 
+| task                           | file          | question                                               |
+|--------------------------------|---------------|--------------------------------------------------------|
+| language                       | language.py   | how well is held-out text predicted?                   |
+| object, relation, verification | facts.py      | which answer to a question is the likeliest?           |
+| reworded                       | facts.py      | which object, asked in other words than the bank's?    |
+| exact_match                    | facts.py      | does free generation begin with the right object?      |
+| frequency                      | facts.py      | what would guessing by frequency reach?                |
+| lookup                         | lookup.py     | what would a word index reach, without a model?        |
+| retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
+| edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| usage                          | usage.py      | how evenly are the entries read?                       |
+| generation                     | generation.py | samples, with coherence, fluency and diversity         |
+
+`controls.py` repeats tasks with another bank or with an oracle, `report.py` prints tables, `harness.py` runs the tasks
+of lm-evaluation-harness.
+"""
+
+from .config import EvalConfig
 from .edits import edits
-from .exact_match import exact_match
-from .frequency import frequency
+from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
 from .lookup import lookup
-from .object import object_prediction
-from .relation import relation_prediction
 from .retrieval import retrieval
-from .reworded import reworded
-from .settings import Settings
 from .usage import bank_usage
-from .verification import fact_verification
 
 TASKS = {
     "language": language,
@@ -29,4 +41,4 @@ TASKS = {
     "generation": generation,
 }
 
-__all__ = ["TASKS", "Settings"]
+__all__ = ["TASKS", "EvalConfig"]

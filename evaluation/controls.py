@@ -1,7 +1,15 @@
-"""Arms of an experiment: what the model does when the text in its bank is not the right one, or when it is handed over.
+"""Controls: how the answers change when the bank has other texts, or when the model is given the right one (oracle).
 
-An arm is a context manager `arm(model, tokenizer, settings)` that yields the settings for the tasks within. Those of
-`BANK_ARMS` need a model with a memory; those of `GOLD_ARMS` need to know which entry holds the answer.
+A control is a context manager `control(model, tokenizer, config)`. It changes the bank, or yields a changed
+configuration, for the tasks within it. The bank is the same as before, bit for bit, after it.
+
+| name in eval.json   | what it does                                                  | needs            |
+|---------------------|---------------------------------------------------------------|------------------|
+| bank shuffled       | every row has the text of another entry                       | a memory         |
+| bank zeroed         | every entry is empty                                          | a memory         |
+| bank counterfactual | the entry of each asked fact states a wrong choice            | memory, gold     |
+| gold entry forced   | every position reads the gold entry first                     | memory, gold     |
+| gold in prompt      | the sentence of the fact is in the prompt                     | gold             |
 """
 
 from collections.abc import Iterator
@@ -10,18 +18,17 @@ from dataclasses import replace
 
 import torch
 
-from common.constants import PADDING
+from dataset.knowledge import encode_entries
+from dataset.questions import FIELDS, counterfactual_index, read_questions
 
-from .likelihood import read_questions
-from .object import FIELDS, planted_choice
-from .settings import Settings
+from .config import EvalConfig
 
 
 @contextmanager
 def replaced_bank(model, token_NL: torch.Tensor) -> Iterator[None]:
-    """The model with another table in its bank, found as the right one is; that is back, bit for bit, on leaving."""
+    """The model with another table in its bank. Retrieval by n-grams still finds rows by their right texts."""
     if model.settings.uses_ngrams:
-        model.bank.ngrams()  # of the right entries, should none have been read so far
+        model.bank.ngrams()  # builds the index of the right entries, in case nothing has been retrieved so far
     right_NL = model.bank.tokens.clone()
     model.bank.tokens.copy_(token_NL)
     try:
@@ -31,69 +38,72 @@ def replaced_bank(model, token_NL: torch.Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def shuffled(model, tokenizer, settings: Settings) -> Iterator[Settings]:
-    """Every entry stands in another entry's place: the same words, found by the wrong keys."""
-    order_N = torch.randperm(len(model.bank.tokens), generator=torch.Generator().manual_seed(settings.seed))
+def shuffled(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """Every row has the text of another entry: retrieval finds the right row, which states another fact."""
+    order_N = torch.randperm(len(model.bank.tokens), generator=torch.Generator().manual_seed(config.seed))
     with replaced_bank(model, model.bank.tokens[order_N.to(model.device)]):
-        yield settings
+        yield config
 
 
 @contextmanager
-def zeroed(model, tokenizer, settings: Settings) -> Iterator[Settings]:
-    """Every entry is padding, which is not read."""
+def emptied(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """Every entry is padding, which no block reads."""
     with replaced_bank(model, torch.zeros_like(model.bank.tokens)):
-        yield settings
+        yield config
 
 
 @contextmanager
-def counterfactual(model, tokenizer, settings: Settings) -> Iterator[Settings]:
-    """The entry of every asked fact states a wrong choice instead of the object: the accuracy that is left, and the
-    share of answers that follow the planted object, tell whether the answers come from the bank."""
-    rows, token_XL = [], []
-    for question in read_questions(settings.object_path, FIELDS, settings.limit, "object_path"):
-        fact, row = settings.gold.fact(question), settings.gold.row(question)
+def counterfactual(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """The entry of every asked fact states a wrong choice, the counterfactual object.
+
+    A model that answers from the bank then follows the counterfactual object (`planted`), and its accuracy falls.
+    """
+    rows, texts = [], []
+    for question in read_questions(config.object_path, FIELDS["object"], config.limit, "object_path"):
+        fact, row = config.gold.fact(question), config.gold.row(question)
         if fact and fact.object in fact.sentence:
             before, _, after = fact.sentence.rpartition(fact.object)
-            planted = question["choices"][planted_choice(question)]
             rows.append(row)
-            token_XL.append(entry_tokens(model, tokenizer, before + planted + after))
+            texts.append(before + question["choices"][counterfactual_index(question)] + after)
     row_X = torch.tensor(rows, device=model.device)
-    right_XL = model.bank.write(row_X, torch.stack(token_XL).to(model.device))
+    token_XL, _ = encode_entries(tokenizer, texts, model.settings.knowledge_length)
+    right_XL = model.bank.write(row_X, torch.from_numpy(token_XL).to(model.device))
     try:
-        yield settings
+        yield config
     finally:
         model.bank.write(row_X, right_XL)
 
 
 @contextmanager
-def gold_forced(model, tokenizer, settings: Settings) -> Iterator[Settings]:
-    """The right entry is the first that every position reads: how good the answers are if retrieval never fails."""
-    yield replace(settings, help="entry")
+def oracle_entry(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """Every position reads the gold entry first: the accuracy of reading if retrieval were perfect."""
+    yield replace(config, oracle="entry")
 
 
 @contextmanager
-def gold_in_prompt(model, tokenizer, settings: Settings) -> Iterator[Settings]:
-    """The right sentence stands before the question: what reading it in the text, without a memory, is worth."""
-    yield replace(settings, help="prompt")
+def oracle_prompt(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """The sentence of the fact is in the prompt: the accuracy of reading from the context, without a memory."""
+    yield replace(config, oracle="prompt")
 
 
-def entry_tokens(model, tokenizer, text: str) -> torch.Tensor:
-    """(L,) token ids of a text as an entry of this model's bank, cut or padded to its length."""
-    length = model.settings.knowledge_length
-    ids = tokenizer(text, add_special_tokens=False).input_ids[:length]
-    return torch.tensor(ids + [PADDING] * (length - len(ids)))
+BANK_CONTROLS = {"bank shuffled": shuffled, "bank zeroed": emptied}
+GOLD_CONTROLS = {"gold in prompt": oracle_prompt}
+GOLD_BANK_CONTROLS = {"bank counterfactual": counterfactual, "gold entry forced": oracle_entry}
 
 
-BANK_ARMS = {"bank shuffled": shuffled, "bank zeroed": zeroed}
-GOLD_ARMS = {"gold in prompt": gold_in_prompt}
-GOLD_BANK_ARMS = {"bank counterfactual": counterfactual, "gold entry forced": gold_forced}
-
-
-def arms_of(model, settings: Settings) -> dict:
-    """The arms that make sense for a model, by name."""
-    arms = dict(BANK_ARMS) if model.settings.reads_bank else {}
-    if settings.gold is not None:
-        arms |= GOLD_ARMS
+def controls_of(model, config: EvalConfig) -> dict:
+    """The controls that are possible for a model and its questions, by name."""
+    controls = dict(BANK_CONTROLS) if model.settings.reads_bank else {}
+    if config.gold is not None:
+        controls |= GOLD_CONTROLS
         if model.settings.reads_bank:
-            arms |= GOLD_BANK_ARMS if settings.object_path else {"gold entry forced": gold_forced}
-    return arms
+            controls |= GOLD_BANK_CONTROLS if config.object_path else {"gold entry forced": oracle_entry}
+    return controls
+
+
+def tasks_of(control: str) -> tuple[str, ...]:
+    """The tasks that are repeated under a control: an oracle says nothing about running text."""
+    if control == "bank counterfactual":
+        return ("object",)
+    questions = ("object", "relation", "verification")
+    return ("language", *questions) if control.startswith("bank") else questions

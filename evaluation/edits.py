@@ -1,11 +1,11 @@
-"""Editing facts in the bank: does the model follow, also when asked otherwise, and does it leave other facts alone.
+"""Edits: does the model follow an edited fact, also in other wordings, and does it leave other facts alone?
 
-An edit rewrites the one entry that states a fact. As in CounterFact (Meng et al. 2022, arXiv:2202.05262):
-ES, efficacy: share of edits after which the new object is likelier than the old one, asked in the entry's wording;
-PS, paraphrase: the same in other wordings, those of `PARAPHRASES`;
-NS, neighbourhood: share of other facts with the same predicate and the old object for which that object stays likelier.
-Each after 1 edit (one at a time), after 100 and after 10,000, whose surplus are random other facts, not
-the neighbours, given another object.
+An edit rewrites the one entry that states a fact. Scores as in CounterFact (Meng et al. 2022, arXiv:2202.05262):
+ES, efficacy: share of edits after which the new object is likelier than the old one, in the wording of the entry;
+PS, paraphrase: the same in the wordings of `PARAPHRASES`;
+NS, neighbourhood: share of other facts with the same predicate and the old object whose object stays likelier.
+Measured after 1 edit (each alone), after 100 and after 10,000. Missing edits up to 10,000 are made of random other
+facts, which get the object of another fact. Neighbours are never edited.
 """
 
 import random
@@ -17,28 +17,24 @@ from contextlib import contextmanager
 from statistics import harmonic_mean
 
 import torch
+from torch import Tensor
 
 from common.constants import NO_ENTRY
-from dataset.knowledge import Fact
+from dataset.knowledge import Fact, encode_entries
+from dataset.questions import FIELDS, PARAPHRASES, read_questions, split_question
 
-from .controls import entry_tokens
-from .likelihood import log_likelihoods, read_questions
-from .object import split_question
-from .settings import Settings
+from .config import EvalConfig
+from .likelihood import log_likelihoods
 
 TASK_VERSION = 1
-FIELDS = ("uuid", "subject", "predicate", "object", "new_object", "new_sentence", "question")
-PARAPHRASES = (
-    "Question: What is the {predicate} of {subject}?\nAnswer:",
-    "Tell me about {subject}. The {predicate} is",
-)
 ASKED, NUMBERS, NEIGHBOURS = 100, (1, 100, 10_000), 5
 
-Pairs = list[tuple[str, str]]
+Pairs = list[tuple[str, str]]  # (prompt, option), in twos: the first option of the two should be the likelier one
+Edits = list[tuple[int, str]]  # (row, new text)
 
 
 def asked_pairs(row: dict, neighbours: list[tuple[int, Fact]]) -> dict[str, Pairs]:
-    """For each score, (prompt, option) pairs: of every two, the first option is the one that should win."""
+    """The questions of an edit, for each score."""
     prompt, options = split_question(row["question"], [row["new_object"], row["object"]])
     others: Pairs = []
     for _, fact in neighbours:
@@ -52,12 +48,12 @@ def asked_pairs(row: dict, neighbours: list[tuple[int, Fact]]) -> dict[str, Pair
     }
 
 
-def neighbours_of(rows: list[dict], settings: Settings, rng: random.Random) -> dict[str, list[tuple[int, Fact]]]:
-    """For each edit's uuid, (row, fact) of other facts of the bank with its predicate and its old object."""
+def neighbours_of(rows: list[dict], config: EvalConfig, rng: random.Random) -> dict[str, list[tuple[int, Fact]]]:
+    """For each edit's uuid, (row, fact) of other facts in the bank with its predicate and its old object."""
     by_answer = defaultdict(list)
     wanted = {(row["predicate"], row["object"]) for row in rows}
     subjects = {row["subject"] for row in rows}
-    for row, fact in settings.gold.every():
+    for row, fact in config.gold.every():
         key = (fact.predicate, fact.object)
         if key in wanted and fact.subject not in subjects and fact.object in fact.sentence:
             by_answer[key].append((row, fact))
@@ -65,12 +61,12 @@ def neighbours_of(rows: list[dict], settings: Settings, rng: random.Random) -> d
     return {uuid: rng.sample(pool, min(NEIGHBOURS, len(pool))) for uuid, pool in pools.items()}
 
 
-def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) -> list[tuple[int, str]]:
-    """(row, new text) of up to n random facts, each with the object of another fact of its predicate."""
+def other_edits(n: int, excluded: set[int], config: EvalConfig, rng: random.Random) -> Edits:
+    """Edits of up to n random facts; each gets the object of another fact with its predicate."""
     pool = [
         (row, fact)
-        for row, fact in settings.gold.every()
-        if row not in kept and fact.object and fact.object in fact.sentence
+        for row, fact in config.gold.every()
+        if row not in excluded and fact.object and fact.object in fact.sentence
     ]
     edits, by_predicate = [], defaultdict(list)
     for row, fact in rng.sample(pool, min(n, len(pool))):
@@ -84,11 +80,11 @@ def other_edits(n: int, kept: set[int], settings: Settings, rng: random.Random) 
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Sums in a fixed order, so that on a GPU too the same bank gives the same bits; it is slower."""
+    """Sums in a fixed order: equal banks give equal bits on a GPU too, more slowly."""
     was_on = torch.are_deterministic_algorithms_enabled()
     was_warning = torch.is_deterministic_algorithms_warn_only_enabled()
     with warnings.catch_warnings():
-        # Products of cuBLAS, which it warns of, repeat as long as one stream makes them.
+        # It warns of cuBLAS, whose products repeat as long as one stream computes them.
         warnings.filterwarnings("ignore", message=".*CuBLAS.*")
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
@@ -97,63 +93,83 @@ def repeatable() -> Iterator[None]:
             torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
 
 
+def write_edits(model, tokenizer, edits: Edits) -> tuple[Tensor, Tensor]:
+    """Write texts into the bank; returns the rows (X,) and what they held before (X, L)."""
+    row_X = torch.tensor([row for row, _ in edits], device=model.device)
+    token_XL, _ = encode_entries(tokenizer, [text for _, text in edits], model.settings.knowledge_length)
+    return row_X, model.bank.write(row_X, torch.from_numpy(token_XL).to(model.device))
+
+
+def wins(model, tokenizer, questions: list[dict[str, Pairs]], config: EvalConfig) -> dict[str, list[bool]]:
+    """For each score, whether the option that should win is the likelier one."""
+    flat = [(name, pair) for question in questions for name, own in question.items() for pair in own]
+    scores = [s for s, _ in log_likelihoods(model, tokenizer, [pair for _, pair in flat], config.batch_size)]
+    won = {"ES": [], "PS": [], "NS": []}
+    for (name, _), first, second in zip(flat[::2], scores[::2], scores[1::2], strict=True):
+        won[name].append(first > second)
+    return won
+
+
+def summary(won: dict[str, list[bool]]) -> dict:
+    """ES, PS, NS, their harmonic mean, and the number of questions of each."""
+    share = {name: sum(values) / len(values) if values else None for name, values in won.items()}
+    known = [value for value in share.values() if value is not None]
+    return share | {"score": harmonic_mean(known), "n": {name: len(values) for name, values in won.items()}}
+
+
+def after_single_edits(
+    model, tokenizer, questions: list[dict[str, Pairs]], requests: Edits, config: EvalConfig
+) -> tuple[dict[str, list[bool]], float]:
+    """The wins after each edit alone, and the seconds per edit."""
+    won, seconds = {"ES": [], "PS": [], "NS": []}, 0.0
+    for own, request in zip(questions, requests, strict=False):
+        start = time.perf_counter()
+        row_X, old_XL = write_edits(model, tokenizer, [request])
+        seconds += time.perf_counter() - start
+        for name, values in wins(model, tokenizer, [own], config).items():
+            won[name] += values
+        model.bank.write(row_X, old_XL)
+    return won, seconds / len(questions)
+
+
+def after_many_edits(
+    model, tokenizer, questions: list[dict[str, Pairs]], requests: Edits, config: EvalConfig
+) -> tuple[dict[str, list[bool]], float]:
+    """The wins after all edits at once, and the seconds per edit."""
+    start = time.perf_counter()
+    row_X, old_XL = write_edits(model, tokenizer, requests)
+    per_edit = (time.perf_counter() - start) / len(row_X)
+    won = wins(model, tokenizer, questions, config)
+    model.bank.write(row_X, old_XL)
+    return won, per_edit
+
+
 @torch.no_grad()
-def edits(model, tokenizer, settings: Settings) -> dict | None:
-    """ES, PS, NS and their harmonic mean after each number of edits; milliseconds an edit; whether undo is exact."""
-    if not model.settings.reads_bank or settings.edit_path is None or settings.gold is None:
+def edits(model, tokenizer, config: EvalConfig) -> dict | None:
+    """ES, PS, NS and their harmonic mean after each number of edits; milliseconds per edit; whether undo is exact."""
+    if not model.settings.reads_bank or config.edit_path is None or config.gold is None:
         return None
-    rng = random.Random(settings.seed)
-    rows = [row for row in read_questions(settings.edit_path, FIELDS, settings.limit, "edit_path")]
-    rows = [row for row in rows if settings.gold.row(row) != NO_ENTRY]
+    rng = random.Random(config.seed)
+    rows = read_questions(config.edit_path, FIELDS["edit"], config.limit, "edit_path")
+    rows = [row for row in rows if config.gold.row(row) != NO_ENTRY]
     asked = rows[:ASKED]
     if not asked:
         return None
-    neighbours = neighbours_of(asked, settings, rng)
-    pairs = {row["uuid"]: asked_pairs(row, neighbours[row["uuid"]]) for row in asked}
-    requests = [(settings.gold.row(row), row["new_sentence"]) for row in rows]
-    kept = {row for row, _ in requests} | {row for own in neighbours.values() for row, _ in own}
-    requests += other_edits(max(NUMBERS) - len(rows), kept, settings, rng)
-
-    def write(wanted: list[tuple[int, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-        row_X = torch.tensor([row for row, _ in wanted], device=model.device)
-        token_XL = torch.stack([entry_tokens(model, tokenizer, text) for _, text in wanted]).to(model.device)
-        return row_X, model.bank.write(row_X, token_XL)
-
-    def wins(questions: list[dict[str, Pairs]]) -> dict[str, list[bool]]:
-        flat = [(name, pair) for question in questions for name, own in question.items() for pair in own]
-        scores = [s for s, _ in log_likelihoods(model, tokenizer, [pair for _, pair in flat], settings.batch_size)]
-        won = {"ES": [], "PS": [], "NS": []}
-        for (name, _), first, second in zip(flat[::2], scores[::2], scores[1::2], strict=True):
-            won[name].append(first > second)
-        return won
-
-    def summary(won: dict[str, list[bool]]) -> dict:
-        share = {name: sum(values) / len(values) if values else None for name, values in won.items()}
-        known = [value for value in share.values() if value is not None]
-        return share | {"score": harmonic_mean(known), "n": {name: len(values) for name, values in won.items()}}
+    neighbours = neighbours_of(asked, config, rng)
+    questions = [asked_pairs(row, neighbours[row["uuid"]]) for row in asked]
+    requests = [(config.gold.row(row), row["new_sentence"]) for row in rows]
+    excluded = {row for row, _ in requests} | {row for own in neighbours.values() for row, _ in own}
+    requests += other_edits(max(NUMBERS) - len(rows), excluded, config, rng)
 
     probe = torch.tensor([[tokenizer.bos_token_id, *tokenizer(asked[0]["question"]).input_ids]], device=model.device)
     with repeatable():
         before = model(probe).logits
-    result = {"0": summary(wins([pairs[row["uuid"]] for row in asked]))}
+    result = {"0": summary(wins(model, tokenizer, questions, config))}
     for number in NUMBERS:
-        if number == 1:
-            won, seconds = {"ES": [], "PS": [], "NS": []}, 0.0
-            for row, request in zip(asked, requests, strict=False):
-                start = time.perf_counter()
-                row_X, old_XL = write([request])
-                seconds += time.perf_counter() - start
-                for name, values in wins([pairs[row["uuid"]]]).items():
-                    won[name] += values
-                model.bank.write(row_X, old_XL)
-            per_edit = seconds / len(asked)
-        else:
-            start = time.perf_counter()
-            row_X, old_XL = write(requests[:number])
-            per_edit = (time.perf_counter() - start) / len(row_X)
-            won = wins([pairs[row["uuid"]] for row in asked[:number]])
-            model.bank.write(row_X, old_XL)
+        measure = after_single_edits if number == 1 else after_many_edits
+        own = questions if number == 1 else questions[:number]
+        won, per_edit = measure(model, tokenizer, own, requests[: max(number, len(own))], config)
         result[str(number)] = summary(won) | {"ms_per_edit": 1000 * per_edit, "edits": min(number, len(requests))}
     with repeatable():
         undo_exact = torch.equal(model(probe).logits, before)
-    return result | {"undo_exact": undo_exact, "seed": settings.seed, "task_version": TASK_VERSION}
+    return result | {"undo_exact": undo_exact, "seed": config.seed, "task_version": TASK_VERSION}

@@ -1,17 +1,17 @@
-"""Samples, and numbers that say something about them.
+"""Generation: samples from held-out beginnings, and their coherence, fluency and diversity.
 
-coherence: pointwise mutual information of continuation and prompt, in nats a token.
-fluency:   perplexity of the continuation under the model itself, and the share of its 4-grams that repeat another.
-diversity: share of different bigrams among all bigrams of the samples (distinct-2).
+coherence: pointwise mutual information of continuation and prompt, in nats per token.
+fluency:   perplexity of the continuation under the model itself, and the share of repeated 4-grams.
+diversity: distinct bigrams over all bigrams of the samples (distinct-2).
 """
 
 import math
 
 import torch
 
+from .config import EvalConfig
 from .language import validation_rows
 from .likelihood import log_likelihoods
-from .settings import Settings
 
 TASK_VERSION = 1
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 48
@@ -19,18 +19,20 @@ TEMPERATURE, TOP_P = 0.8, 0.9
 
 
 def repetition_rate(tokens: list[int], n: int = 4) -> float:
+    """Share of n-grams that repeat an earlier one."""
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(samples: list[list[int]], n: int = 2) -> float:
+    """Distinct n-grams over all n-grams."""
     grams = [tuple(tokens[i : i + n]) for tokens in samples for i in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def prompts_from_text(model, tokenizer, settings: Settings) -> list[str]:
-    """The first words of held-out documents, evenly spread over the file."""
-    rows = validation_rows(model, tokenizer, settings)
+def prompts_from_text(model, tokenizer, config: EvalConfig) -> list[str]:
+    """The first tokens of held-out documents, evenly spaced over the file."""
+    rows = validation_rows(model, tokenizer, config)
     step = max(1, (rows.last - rows.first) // PROMPTS)
     starts = rows.cache.offset_D[rows.first : rows.last][::step][:PROMPTS]
     return [tokenizer.decode(rows.cache.token_N[s + 1 : s + 1 + PROMPT_TOKENS].tolist()) for s in starts]
@@ -51,12 +53,12 @@ def continue_prompt(model, tokenizer, prompt: str, sample: bool, new_tokens: int
     return out[0, input_ids.shape[1] :].tolist()
 
 
-def generation(model, tokenizer, settings: Settings) -> dict | None:
-    """Greedy and sampled continuations of held-out beginnings, with coherence, fluency and diversity."""
-    if settings.val_path is None:
+def generation(model, tokenizer, config: EvalConfig) -> dict | None:
+    """Greedy and sampled continuations of eight held-out beginnings, with coherence, fluency and diversity."""
+    if config.val_path is None:
         return None
-    torch.manual_seed(settings.seed)
-    prompts = prompts_from_text(model, tokenizer, settings)
+    torch.manual_seed(config.seed)
+    prompts = prompts_from_text(model, tokenizer, config)
     samples, tokens, pairs = [], [], []
     for prompt in prompts:
         greedy = continue_prompt(model, tokenizer, prompt, False)
@@ -72,12 +74,12 @@ def generation(model, tokenizer, settings: Settings) -> dict | None:
         )
         tokens.append(ids)
         pairs.append((prompt, text))
-    given = log_likelihoods(model, tokenizer, pairs, settings.batch_size)
-    alone = log_likelihoods(model, tokenizer, [("", text) for _, text in pairs], settings.batch_size)
+    given = log_likelihoods(model, tokenizer, pairs, config.batch_size)
+    alone = log_likelihoods(model, tokenizer, [("", text) for _, text in pairs], config.batch_size)
     n_given, n_alone = sum(n for _, n in given) or 1, sum(n for _, n in alone) or 1
     mean_given, mean_alone = sum(s for s, _ in given) / n_given, sum(s for s, _ in alone) / n_alone
     return {
         "samples": samples, "coherence_pmi": mean_given - mean_alone, "fluency_ppl": math.exp(min(-mean_given, 50.0)),
         "repetition": sum(map(repetition_rate, tokens)) / len(tokens), "distinct2": distinct(tokens),
-        "n": len(samples), "seed": settings.seed, "task_version": TASK_VERSION,
+        "n": len(samples), "seed": config.seed, "task_version": TASK_VERSION,
     }  # fmt: skip

@@ -1,24 +1,24 @@
-"""Evaluate a run with lm-evaluation-harness: any of its tasks, local ones too.
+"""Evaluate a run with lm-evaluation-harness: any of its tasks, and local ones.
 
 python -m evaluation.harness --run out/quickstart_memory --tasks my_task --include_path tasks/
 
-It needs `pip install "lm-eval[hf]"`. A run in a format of transformers can also be named on the harness's own command
-line, once `import model` has registered the two architectures.
+It needs `pip install "lm-eval[hf]"`. After `import model`, the harness's own command line can load a run too: a run
+folder is in the format of transformers.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from common.cli import run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
-from runs.runinfo import write_json
+from runs.folder import write_json
 
 
 def run_harness(
     run_dir: str, tasks: list[str], include_path: str | None, limit: int | None, device: str, batch_size: int
-):
+) -> dict:
     """The harness's results for each task."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -35,11 +35,11 @@ def run_harness(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder")
-    parser.add_argument("--tasks", nargs="+", required=True)
+    parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks of the harness")
     parser.add_argument("--include_path", help="folder of local tasks (YAML)")
     parser.add_argument("--limit", type=int, help="examples of each task, at most")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--batch_size", type=int, default=16, help="sequences of a batch")
     args = parser.parse_args()
     try:
         import lm_eval  # noqa: F401
@@ -51,7 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

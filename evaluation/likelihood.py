@@ -1,117 +1,121 @@
-"""Log-likelihoods of answers to a prompt.
+"""Log-likelihoods of continuations, and the choice of the likeliest option.
 
-Axes: B sequences · T positions · V vocabulary
+Axes: B sequences · T positions · V vocabulary · X sequences of a batch
 """
 
+from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
-from common.files import parse_json, read_lines, require_file
+from dataset.questions import answer_index
 from dataset.tokenizer import border
 
-from .settings import Settings, accuracy, by_part
+from .config import EvalConfig, accuracy, accuracy_by_part
 
-
-def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The questions of a JSON Lines file.
-
-    Raises:
-        FileNotFoundError, ValueError: missing or malformed file, naming the line.
-    """
-    rows = []
-    for number, line in read_lines(require_file(path, flag)):
-        if len(rows) == limit:
-            break
-        if line.isspace():
-            continue
-        row = parse_json(line, f"{path}, line {number}")
-        missing = [name for name in fields if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f"{path}, line {number}: no field {missing[0]!r}")
-        rows.append(row)
-    return rows
+Batch = tuple[slice, Tensor, Tensor]
 
 
 def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
-    """Token ids of a beginning mark, the prompt and the option, and where the option starts.
+    """Token ids of bos, prompt and option, and the position where the option begins.
 
-    The two are tokenised together, as they would stand in a text.
+    Prompt and option are tokenised together, as in a running text.
     """
     joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
     alone = tokenizer(prompt, add_special_tokens=False).input_ids
     return [tokenizer.bos_token_id, *joined], 1 + border(alone, joined)
 
 
+def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int) -> Iterator[Batch]:
+    """Batches of prompts, each with bos, padded on the left so that all end at the last position.
+
+    Yields:
+        The slice of `prompts`, ids (X, T) int64, and their mask (X, T) int64, 0 at padding. Prompts longer than the
+        model's context lose their beginning.
+    """
+    ids = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False).input_ids] for p in prompts]
+    ids = [torch.tensor(row[-model.settings.max_seq_len :]) for row in ids]
+    left = {"batch_first": True, "padding_side": "left"}
+    for begin in range(0, len(ids), batch_size):
+        rows = ids[begin : begin + batch_size]
+        input_XT = pad_sequence(rows, padding_value=tokenizer.pad_token_id, **left)
+        mask_XT = pad_sequence([torch.ones_like(row) for row in rows], **left)
+        yield slice(begin, begin + len(rows)), input_XT.to(model.device), mask_XT.to(model.device)
+
+
 @torch.no_grad()
 def log_likelihoods(
     model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None
 ) -> list[tuple[float, int]]:
-    """For each (prompt, option): the log-probability in nats of the option's tokens, and how many they are.
+    """For each (prompt, option): the log-probability of the option in nats, and its number of tokens.
 
-    Sequences longer than the model's are cut at the front. `entries` names an entry of the bank for each pair, which
-    every position is made to read.
+    Sequences longer than the model's context lose their beginning.
+
+    Args:
+        entries: for each pair, an entry of the bank that every position reads first (oracle); NO_ENTRY: none.
     """
     encoded = [encode(tokenizer, prompt, option) for prompt, option in pairs]
     longest = model.settings.max_seq_len
     results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
     by_length = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
     for begin in range(0, len(pairs), batch_size):
-        places = by_length[begin : begin + batch_size]
-        cut = [max(len(encoded[i][0]) - longest, 0) for i in places]
-        ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(places, cut, strict=True)]
-        # Padding on the right is invisible to causal attention.
+        chosen = by_length[begin : begin + batch_size]
+        cut = [max(len(encoded[i][0]) - longest, 0) for i in chosen]
+        ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(chosen, cut, strict=True)]
+        # Causal attention does not see padding on the right.
         input_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
-        forced = {} if entries is None else {"entry_B": torch.tensor([entries[i] for i in places], device=model.device)}
-        log_p_BTV = model(input_BT, **forced).logits[:, :-1].float().log_softmax(dim=-1)
+        oracle = {} if entries is None else {"entry_B": torch.tensor([entries[i] for i in chosen], device=model.device)}
+        log_p_BTV = model(input_BT, **oracle).logits[:, :-1].float().log_softmax(dim=-1)
         log_p_BT = log_p_BTV.gather(-1, input_BT[:, 1:, None])[..., 0].cpu()
-        for row, (i, c) in enumerate(zip(places, cut, strict=True)):
+        for row, (i, c) in enumerate(zip(chosen, cut, strict=True)):
             start = max(encoded[i][1] - c, 1)
             option_T = log_p_BT[row, start - 1 : len(ids[row]) - 1]
             results[i] = (float(option_T.sum()), len(option_T))
     return results
 
 
-def score_options(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings: Settings):
-    """For each question, (log-probability, tokens) of each option; with whatever help the settings give.
+def score_options(
+    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig
+) -> list[list[tuple[float, int]]]:
+    """For each question, (log-probability, tokens) of each option, under the oracle of the configuration.
 
-    Questions whose fact is not in the bank get no help. Where one option begins another (architect, architectural
-    style), it is at least as likely whatever the model knows: the end of the text is then scored as part of each.
+    Questions whose fact is not in the bank get no oracle. If one option is a prefix of another, it can never be less
+    likely than the longer one. In such a question every option is scored with an end-of-text token.
+
+    Args:
+        rows: the questions as read.  questions: (prompt, options) of each.
     """
     pairs, entries = [], []
     for row, (prompt, options) in zip(rows, questions, strict=True):
-        fact = settings.gold.fact(row) if settings.gold else None
-        if settings.help == "prompt" and fact:
+        fact = config.gold.fact(row) if config.gold else None
+        if config.oracle == "prompt" and fact:
             options = options if prompt else [f" {option}" for option in options]
             prompt = f"{fact.sentence} {prompt}".rstrip()
         if any(longer != option and longer.startswith(option) for option in options for longer in options):
             options = [option + tokenizer.eos_token for option in options]
         pairs += [(prompt, option) for option in options]
-        entries += [settings.gold.row(row) if settings.gold else NO_ENTRY] * len(options)
-    forced = entries if settings.help == "entry" else None
-    scores = iter(log_likelihoods(model, tokenizer, pairs, settings.batch_size, forced))
+        entries += [config.gold.row(row) if config.gold else NO_ENTRY] * len(options)
+    oracle = entries if config.oracle == "entry" else None
+    scores = iter(log_likelihoods(model, tokenizer, pairs, config.batch_size, oracle))
     return [list(islice(scores, len(options))) for _, options in questions]
 
 
-def multiple_choice(model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], settings, version):
-    """The chosen option of each question, and the accuracy of the choice against each `answer` (A-E).
+def multiple_choice(
+    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig, version: int
+) -> tuple[list[int], dict]:
+    """The index of the likeliest option of each question, and the accuracy of this choice.
 
-    Chosen is the likeliest option; the accuracy of the likeliest per token stands beside it as `per_token`.
+    `per_token` has the accuracy of the option with the highest log-probability per token.
     """
     chosen, right_per_token = [], []
-    for row, own in zip(rows, score_options(model, tokenizer, rows, questions, settings), strict=True):
+    for row, own in zip(rows, score_options(model, tokenizer, rows, questions, config), strict=True):
         chosen.append(max(range(len(own)), key=lambda i: own[i][0]))
         per_token = max(range(len(own)), key=lambda i: own[i][0] / max(own[i][1], 1))
-        right_per_token.append(per_token == letter(row))
+        right_per_token.append(per_token == answer_index(row))
     chance = 1 / len(rows[0]["choices"])
-    right = [choice == letter(row) for row, choice in zip(rows, chosen, strict=True)]
-    per_token = accuracy(right_per_token, chance, settings, version)
-    return chosen, by_part(rows, right, chance, settings, version) | {"per_token": per_token}
-
-
-def letter(row: dict) -> int:
-    """The place of the right choice."""
-    return ord(row["answer"]) - ord("A")
+    right = [choice == answer_index(row) for row, choice in zip(rows, chosen, strict=True)]
+    per_token = accuracy(right_per_token, chance, config, version)
+    return chosen, accuracy_by_part(rows, right, chance, config, version) | {"per_token": per_token}

@@ -1,35 +1,25 @@
-"""Is the entry that holds the answer found, and is it read, where the answer begins?
+"""Retrieval: is the gold entry found, and is it read, at the last position of the question?
 
-Axes: B questions · C candidates · X sequences of a batch
+Axes: B questions · C candidates · S entries read · X sequences of a batch · T positions · N entries of the bank
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
+from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex, find_matches
-from model.memory.product_keys import search_grid
+from model.ops import search_grid
 
-from .likelihood import letter
-from .object import ask_objects, split_question
-from .settings import Settings, accuracy
+from .config import EvalConfig, accuracy
+from .facts import ask_objects
+from .likelihood import left_padded_batches
 
 TASK_VERSION = 1
 CANDIDATES = (1, 4, 16, 64)
-MOST_PLACES = 4096  # for the exhaustive search, an n-gram in more places than this says nothing
-
-
-def last_positions(model, tokenizer, prompts: list[str], batch_size: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Batches of prompts as (X, T) ids, padded on the left so that each ends where its answer begins."""
-    ids = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False).input_ids] for p in prompts]
-    ids = [torch.tensor(row[-model.settings.max_seq_len :]) for row in ids]
-    for begin in range(0, len(ids), batch_size):
-        rows = ids[begin : begin + batch_size]
-        input_XT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
-        yield slice(begin, begin + len(rows)), input_XT.to(model.device)
+MAX_POSTINGS = 4096  # the exhaustive search ignores n-grams in more places of the bank
+MAX_EXHAUSTIVE = 200  # questions of the exhaustive search
 
 
 def best_entries(model, reading, block, n: int) -> torch.Tensor:
@@ -40,12 +30,13 @@ def best_entries(model, reading, block, n: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Settings):
-    """For each reading layer, (B, 64) candidates in order, and (B, S) entries that are read, NO_ENTRY as filler."""
+def candidates_and_reads(
+    model, tokenizer, prompts: list[str], config: EvalConfig
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """For each block and the pointer, (B, 64) candidates, best first, and (B, S) entries read; NO_ENTRY: none."""
     found: dict[str, list[torch.Tensor]] = {}
     read: dict[str, list[torch.Tensor]] = {}
-    for _, input_XT in last_positions(model, tokenizer, prompts, settings.batch_size):
-        mask_XT = (input_XT != tokenizer.pad_token_id).long()
+    for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
         readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
         if model.settings.uses_ngrams:
             matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT, n_kept=max(CANDIDATES))
@@ -53,8 +44,8 @@ def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Setting
             if reading is None:
                 continue
             name = model.settings.reader_name(layer)
-            used_XS = reading.weight_BTS[:, -1] > 0
-            read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~used_XS, NO_ENTRY).cpu())
+            is_read_XS = reading.weight_BTS[:, -1] > 0
+            read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY).cpu())
             if model.settings.uses_ngrams:
                 entry_XC = matches.entry_BTC[:, -1]
             else:
@@ -64,53 +55,53 @@ def candidates_and_reads(model, tokenizer, prompts: list[str], settings: Setting
 
 
 @torch.no_grad()
-def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor, settings: Settings) -> float:
-    """Share of prompts whose gold entry is the best of all entries when no n-gram is left out and none is forgotten."""
-    config = replace(model.settings, ngram_max_places=MOST_PLACES, ngram_pairs=0)
-    index = NgramIndex(model.bank.tokens, config)
+def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) -> float:
+    """Share of prompts whose gold entry has the highest sum of n-gram matches over the whole text, of all N entries."""
+    settings = replace(model.settings, ngram_max_places=MAX_POSTINGS, ngram_pairs=0)
+    index = NgramIndex(model.bank.tokens, settings)
     hits = 0
-    for place, input_1T in last_positions(model, tokenizer, prompts, 1):
+    for batch, input_1T, _ in left_padded_batches(model, tokenizer, prompts, 1):
         start_1T = torch.zeros_like(input_1T, dtype=torch.bool)
         start_1T[:, 0] = True
         entry_TX, weight_TX = (x[0] for x in index.hints(input_1T, start_1T))
         age_T1 = torch.arange(len(entry_TX) - 1, -1, -1, device=weight_TX.device)[:, None]
         total_N = weight_TX.new_zeros(len(model.bank.tokens))
-        total_N.index_add_(0, entry_TX.clamp(min=0).flatten(), (weight_TX * config.ngram_decay**age_T1).flatten())
-        hits += int(total_N.argmax()) == int(gold_B[place.start]) and float(total_N.max()) > 0
+        total_N.index_add_(0, entry_TX.clamp(min=0).flatten(), (weight_TX * settings.ngram_decay**age_T1).flatten())
+        hits += int(total_N.argmax()) == int(gold_B[batch.start]) and float(total_N.max()) > 0
     return hits / len(prompts)
 
 
-def retrieval(model, tokenizer, settings: Settings) -> dict | None:
-    """Over the object questions whose fact is in the bank, for each reading layer and for the pointer:
+def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
+    """Shares of the object questions in the bank, for each reading block and for the pointer:
 
-    `candidate_C`, share with the gold entry among the first C candidates; `selected`, among the S that are read;
-    `selected_if_right`, `selected_if_wrong`: the same where the answer was right, or wrong. `floor_C`: of C entries
-    drawn at random. `exhaustive`: best of all entries, n-grams only, over the first 200 questions.
+    `candidate_C`: the gold entry is among the first C candidates (chance: C entries at random).
+    `selected`: it is among the entries read; `selected_if_right`, `selected_if_wrong`: by the model's answer.
+    `exhaustive`: it is the best of all entries by n-gram matches, over the first 200 questions.
     """
-    if not model.settings.reads_bank or settings.object_path is None or settings.gold is None:
+    if not model.settings.reads_bank or config.object_path is None or config.gold is None:
         return None
-    rows, chosen, _ = ask_objects(model, tokenizer, settings)
-    known = [i for i, row in enumerate(rows) if settings.gold.row(row) != NO_ENTRY]
+    rows, chosen, _ = ask_objects(model, tokenizer, config)
+    known = [i for i, row in enumerate(rows) if config.gold.row(row) != NO_ENTRY]
     if not known:
         return None
     prompts = [split_question(rows[i]["question"], rows[i]["choices"])[0] for i in known]
-    gold_B = torch.tensor([settings.gold.row(rows[i]) for i in known])
-    right_B = torch.tensor([chosen[i] == letter(rows[i]) for i in known])
-    found, read = candidates_and_reads(model, tokenizer, prompts, settings)
+    gold_B = torch.tensor([config.gold.row(rows[i]) for i in known])
+    right_B = torch.tensor([chosen[i] == answer_index(rows[i]) for i in known])
+    found, read = candidates_and_reads(model, tokenizer, prompts, config)
 
-    def share(hit_B: torch.Tensor, floor: float) -> dict:
-        return accuracy(hit_B.tolist(), floor, settings, TASK_VERSION)
+    def share(hit_B: torch.Tensor, chance: float) -> dict:
+        return accuracy(hit_B.tolist(), chance, config, TASK_VERSION)
 
-    N, layers = model.settings.knowledge_num, {}
+    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
     for name, entry_BC in found.items():
-        hit_BC = entry_BC == gold_B[:, None]
+        is_gold_BC = entry_BC == gold_B[:, None]
         read_B = (read[name] == gold_B[:, None]).any(dim=1)
-        layers[name] = {f"candidate_{C}": share(hit_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES} | {
-            "selected": share(read_B, model.settings.num_selected / N),
-            "selected_if_right": share(read_B[right_B], model.settings.num_selected / N),
-            "selected_if_wrong": share(read_B[~right_B], model.settings.num_selected / N),
+        layers[name] = {f"candidate_{C}": share(is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES} | {
+            "selected": share(read_B, S / N),
+            "selected_if_right": share(read_B[right_B], S / N),
+            "selected_if_wrong": share(read_B[~right_B], S / N),
         }
-    result = {"layers": layers, "n": len(known), "seed": settings.seed, "task_version": TASK_VERSION}
+    result = {"layers": layers, "n": len(known), "seed": config.seed, "task_version": TASK_VERSION}
     if model.settings.uses_ngrams:
-        result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:200], gold_B, settings)
+        result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:MAX_EXHAUSTIVE], gold_B)
     return result

@@ -1,45 +1,48 @@
-"""How the bank is used while the model reads held-out text."""
+"""Usage: how evenly the bank's entries are read over held-out text.
+
+Axes: M readers (blocks and pointer) · N entries of the bank
+"""
 
 import torch
 
 from model.memory.bank import usage_statistics
 
+from .config import EvalConfig
 from .language import batches, validation_rows
-from .settings import Settings
 
 TASK_VERSION = 1
 MAX_ROWS = 256
 
 
-def gini(uses_N: torch.Tensor) -> float:
-    """0 where every entry is read equally often, towards 1 where one entry takes all reads."""
-    sorted_N, total, N = uses_N.double().sort().values, float(uses_N.sum()), len(uses_N)
-    rank_N = torch.arange(1, N + 1, dtype=torch.float64, device=uses_N.device)
+def gini(count_N: torch.Tensor) -> float:
+    """The Gini coefficient of access counts: 0 if all entries are read equally often, near 1 if one takes all."""
+    sorted_N, total, N = count_N.double().sort().values, float(count_N.sum()), len(count_N)
+    rank_N = torch.arange(1, N + 1, dtype=torch.float64, device=count_N.device)
     return float((2 * rank_N - N - 1) @ sorted_N) / (N * total) if total else 0.0
 
 
 @torch.no_grad()
-def bank_usage(model, tokenizer, settings: Settings) -> dict | None:
-    """Statistics of the reads, over all memory blocks and for each."""
-    places = [*model.settings.reading_layers, *([model.settings.n_layers] if model.settings.pointer else [])]
-    layers = [model.settings.reader_name(place) for place in places]
-    if not model.settings.reads_bank or settings.val_path is None:
+def bank_usage(model, tokenizer, config: EvalConfig) -> dict | None:
+    """Statistics of the access counts over all readers, and for each as `layers`, on the first 256 rows."""
+    indices = [*model.settings.reading_layers, *([model.settings.n_layers] if model.settings.pointer else [])]
+    names = [model.settings.reader_name(index) for index in indices]
+    if not model.settings.reads_bank or config.val_path is None:
         return None
-    uses_MN = torch.zeros(len(layers), model.settings.knowledge_num, dtype=torch.int64, device=model.device)
+    count_MN = torch.zeros(len(names), model.settings.knowledge_num, dtype=torch.int64, device=model.device)
     entropy, rows = 0.0, 0
-    for batch in batches(validation_rows(model, tokenizer, settings), settings, model.device):
+    for batch in batches(validation_rows(model, tokenizer, config), config, model.device):
         if rows >= MAX_ROWS:
             break
         rows += len(batch["input_ids"])
         readings = [reading for reading in model(**batch, return_logits=False).readings if reading is not None]
-        for uses_N, reading in zip(uses_MN, readings, strict=True):
+        for count_N, reading in zip(count_MN, readings, strict=True):
             entry = reading.entry_BTS.flatten()
-            uses_N.index_add_(0, entry, (reading.weight_BTS.flatten() > 0).long())
-            share = torch.special.entr(reading.weight_BTS.float()).sum(dim=-1).mean()
-            entropy += float(share) * len(batch["input_ids"]) / len(layers)
-    uses_N = uses_MN.sum(dim=0)
-    per_layer = {layer: usage_statistics(own_N) for layer, own_N in zip(layers, uses_MN, strict=True)}
-    return usage_statistics(uses_N) | {
-        "gini": gini(uses_N), "selection_entropy": entropy / rows, "reads": int(uses_N.sum()), "layers": per_layer,
-        "n": rows, "seed": settings.seed, "task_version": TASK_VERSION,
+            count_N.index_add_(0, entry, (reading.weight_BTS.flatten() > 0).long())
+            mean_entropy = torch.special.entr(reading.weight_BTS.float()).sum(dim=-1).mean()
+            entropy += float(mean_entropy) * len(batch["input_ids"]) / len(names)
+    count_N = count_MN.sum(dim=0)
+    per_reader = {name: usage_statistics(own_N) for name, own_N in zip(names, count_MN, strict=True)}
+    return usage_statistics(count_N) | {
+        "gini": gini(count_N), "selection_entropy": entropy / rows, "reads": int(count_N.sum()), "layers": per_reader,
+        "n": rows, "seed": config.seed, "task_version": TASK_VERSION,
     }  # fmt: skip

@@ -3,12 +3,8 @@
 Importing this package registers both models with transformers' Auto classes.
 """
 
-from pathlib import Path
-
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from runs.journal import Journal
 
 from .config import ModelConfig
 from .model_memory import MemoryTransformer
@@ -40,26 +36,13 @@ def build_model(config: ModelConfig, bank_tokens: torch.Tensor | None = None, se
     return model
 
 
-def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transformer:
-    """The trained model of a run folder, in evaluation mode, its bank as the journal of edits left it.
+def __getattr__(name: str):
+    """`load_run` of runs/load.py, imported at its first use: no module of this package depends on `runs`."""
+    if name != "load_run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from runs.load import load_run
 
-    Raises:
-        FileNotFoundError: the folder holds no weights.
-        ValueError: the weights are those of another version of the model.
-    """
-    if not (Path(run_dir) / "model.safetensors").exists():
-        raise FileNotFoundError(f"{run_dir} holds no model.safetensors: the run has not finished, or the path is wrong")
-    model, loaded = AutoModelForCausalLM.from_pretrained(run_dir, output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys"):
-        for name in sorted(loaded[kind]):  # transformers would start it at random
-            raise ValueError(
-                f"{run_dir} was written by another version of the model ({kind[:-5]} {name}): use the commit in its "
-                "run.json, or train again"
-            )
-    model = model.to(device).eval()
-    if model.settings.reads_bank:
-        Journal(run_dir).replay(model.bank)
-    return model
+    return load_run
 
 
 __all__ = ["MODELS", "ModelConfig", "build_model", "load_run"]

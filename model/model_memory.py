@@ -6,6 +6,7 @@ Axes: B batch · T position · D width · N bank entries = R*R · R sub-keys per
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,15 @@ from common.constants import IGNORED, NO_ENTRY, PADDING
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
 from .losses import balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
-from .memory.bank import ROWS_AT_ONCE, CommonWords, MemoryBank, usage_statistics, use_histogram
+from .memory.bank import ROWS_AT_ONCE, MemoryBank, usage_statistics, use_histogram
 from .memory.cross_attention import DROPPED, FUSIONS, Entries, fusion_mask
 from .memory.grid_order import cached_content_order, content_keys, order_by_rarest_words, weighed_words
 from .memory.ngram_index import find_matches, previous_tokens, rarity
-from .memory.product_keys import cosine_to_entries, mixed_entries, search_grid, select
-from .memory.tokens import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words, use_kernels
+from .memory.product_keys import cosine_to_entries, mixed_entries, select
+from .memory.tokens import Pointer, WordAttention, WordFusion, Words, mixed_log_probabilities, read_words
 from .model_original import INIT_STD, Block, Transformer
+from .ops import search_grid, unit_entries
+from .ops.entries import CommonTokens
 
 TEACHER_CANDIDATES = 16  # what the n-grams keep where they only teach
 
@@ -71,7 +74,7 @@ class MemoryContext(Context):
     embedding_VD: Tensor
     table_VD: Tensor | None  # the embeddings at unit scale, for reading words
     fusion_mask: object
-    common: CommonWords | None
+    common: CommonTokens | None
     found: Found | None
     text: tuple[Tensor, Tensor] | None  # each token and the one before it, where words meet them
     lesson: Lesson | None
@@ -254,6 +257,21 @@ class MemoryTransformer(Transformer):
         self.kept = Kept()
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
 
+    @classmethod
+    def from_pretrained(cls, path, *args, **options):
+        """As in transformers; the bank of a run folder gets the edits of the run's journal.
+
+        Raises:
+            ValueError: the journal is damaged, or belongs to another bank.
+        """
+        loaded = super().from_pretrained(path, *args, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.settings.reads_bank and Path(path).is_dir():
+            from runs.journal import Journal  # imported here: no module of this package depends on `runs`
+
+            Journal(path).replay(model.bank)
+        return loaded
+
     def make_blocks(self) -> None:
         super().make_blocks()
         if self.settings.pointer:
@@ -287,7 +305,7 @@ class MemoryTransformer(Transformer):
         taught = self.training and self.settings.teaches_retrieval and labels_BT is not None
         lesson = self.make_lesson(input_BT, labels_BT, visible) if taught else None
         vectors = self.settings.fusion != "words" and bool(self.settings.reading_layers)
-        trained = torch.is_grad_enabled() and use_kernels(embedding_VD)
+        trained = torch.is_grad_enabled() and unit_entries.op.uses_kernel(embedding_VD.device)
         common = self.bank.common_words() if vectors and trained else None
         return MemoryContext(
             visible=visible, cache=cache, needs_losses=needs_losses, token_NL=self.bank.tokens, norm_N=norm_N,

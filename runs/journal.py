@@ -1,7 +1,7 @@
-"""The journal of a bank's edits: an append-only file beside the weights, replayed whenever the run is loaded.
+"""The journal of a bank's edits: an append-only file in the run folder, replayed whenever the run is loaded.
 
-The weights stay as training left them. Each line is one change of any number of rows, with what stood there before;
-a line is the unit that a kill can lose: what is cut off at the end of the file has not happened.
+The weights do not change. Each line is one change of any number of rows, with their content before and after. A kill
+can cut off the last line; a line without its end has not happened.
 """
 
 import errno
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from common.files import flush
 from model.memory.bank import MemoryBank
 
 FILE = "memory_journal.jsonl"
@@ -24,7 +25,7 @@ FILE = "memory_journal.jsonl"
 class Change:
     """One row: its tokens and whether it is frozen, before and after.
 
-    `text`, `uuid`, `source`: of what stands there after; empty where that is nothing, or what training left.
+    `text`, `uuid`, `source` describe the new content. They are empty for an empty entry, or for that of the training.
     """
 
     row: int
@@ -37,7 +38,7 @@ class Change:
     source: str = ""
 
     def require_types(self) -> None:
-        """Raises ValueError where a field is not what it is declared to be: a person can edit the file."""
+        """Raises ValueError where a field has another type than declared: a person can edit the file."""
         texts = (self.text, self.uuid, self.source)
         ids = [self.row, *self.old_tokens, *self.new_tokens]
         if not all(type(i) is int and i >= 0 for i in ids) or not all(isinstance(text, str) for text in texts):
@@ -46,14 +47,14 @@ class Change:
             raise ValueError("a frozen mark that is neither true nor false")
 
     def inverse(self, before: "Change | None") -> "Change":
-        """What takes this change back; `before`, the row's change before it, knows the old text's origin."""
+        """The change that undoes this one. `before` is the row's change before it, with the origin of the old text."""
         origin = {} if before is None else {"text": before.text, "uuid": before.uuid, "source": before.source}
         return Change(self.row, self.new_tokens, self.old_tokens, self.new_frozen, self.old_frozen, **origin)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the journal. `undoes`: the number of the line that this one takes back."""
+    """A line of the journal. `undoes`: the number of the line that this one undoes."""
 
     number: int
     operation: str
@@ -66,13 +67,14 @@ class Journal:
     """The edits of one run folder.
 
     Raises:
-        ValueError: a line, other than one cut off at the end, is not readable.
+        ValueError: a line is not readable (a last line without its end is ignored).
     """
 
     def __init__(self, run_dir: str | Path):
         self.path = Path(run_dir) / FILE
 
     def entries(self) -> list[Entry]:
+        """All lines, oldest first."""
         entries = []
         for number, line in enumerate(self._whole_lines(), start=1):
             try:
@@ -87,21 +89,21 @@ class Journal:
         return entries
 
     def size(self) -> int:
-        """Bytes of the file: it only grows."""
+        """Bytes of the file. It only grows."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def _whole_lines(self) -> list[bytes]:
         if not self.path.exists():
             return []
-        return self.path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a line cut off
+        return self.path.read_bytes().split(b"\n")[:-1]  # after the last newline is nothing, or a line without its end
 
     def append(self, operation: str, time: str, changes: list[Change], undoes: int | None = None) -> int:
-        """Write one line through to the disk; returns its number. Call within `lock`."""
+        """Write one line to the disk; returns its number. Call it within `lock`."""
         value = {"operation": operation, "time": time, "undoes": undoes, "changes": [asdict(c) for c in changes]}
         lines = self._whole_lines()
         size = sum(len(line) + 1 for line in lines)
         with open(self.path, "ab", buffering=0) as file:
-            file.truncate(size)  # what an earlier kill cut off
+            file.truncate(size)  # removes a line that a kill has cut off
             try:
                 line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
                 if file.write(line) < len(line):
@@ -111,21 +113,21 @@ class Journal:
                 file.truncate(size)
                 raise
         if not lines:
-            flush_folder(self.path.parent)
+            flush(self.path.parent)
         return len(lines) + 1
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One writer at a time, also among processes."""
+        """Allow one writer at a time, among all processes."""
         with open(self.path.with_suffix(".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def replay(self, bank: MemoryBank) -> None:
-        """Bring a bank, as the weights hold it, to the state of the last line.
+        """Bring a bank from the state of the weights, or of any earlier line, to that of the last line.
 
         Raises:
-            ValueError: the journal is damaged, or of another bank.
+            ValueError: the journal is damaged, or belongs to another bank.
         """
         last, (n_rows, length) = {}, bank.tokens.shape
         for entry in self.entries():
@@ -138,7 +140,7 @@ class Journal:
                     )
                 last[change.row] = change
         if last and bank.config.uses_ngrams:
-            bank.ngrams()  # of the entries as trained: what follows are edits to it, as they were in their session
+            bank.ngrams()  # builds the index of the trained entries; edits then change it as in their own session
         if last:
             apply(bank, list(last.values()))
 
@@ -149,12 +151,3 @@ def apply(bank: MemoryBank, changes: list[Change]) -> None:
     row_X = torch.tensor([change.row for change in changes], device=device)
     bank.write(row_X, torch.tensor([change.new_tokens for change in changes], device=device))
     bank.frozen[row_X] = torch.tensor([change.new_frozen for change in changes], device=device)
-
-
-def flush_folder(path: Path) -> None:
-    """Write the name of a new file through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,8 +4,6 @@ Axes: N bank entries · L tokens per entry · D width · V vocabulary · K commo
       X any number of reads
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,18 +11,12 @@ from torch import Tensor, nn
 from common.constants import PADDING
 
 from ..config import ModelConfig
+from ..ops import read_entries
+from ..ops.entries import CommonTokens
 from .ngram_index import NgramIndex
-from .product_keys import entry_vectors
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
 COMMON_WORDS = 256  # two thirds of the words of real entries (docs/speed.md)
-
-
-class CommonWords(NamedTuple):
-    """The words that stand most often in a bank, whose gradients would crowd at few rows of the embeddings."""
-
-    token_K: Tensor  # int64
-    place_V: Tensor  # int16, where among them a word stands; -1 for the others
 
 
 class MemoryBank(nn.Module):
@@ -48,7 +40,7 @@ class MemoryBank(nn.Module):
             self.register_buffer("average", torch.zeros(n_unfrozen, config.dim, dtype=torch.float16))
         self._norm_N, self._norm_of = None, None
         self._ngrams: NgramIndex | None = None
-        self._common: CommonWords | None = None
+        self._common: CommonTokens | None = None
         self._uses_N = None
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
@@ -77,7 +69,7 @@ class MemoryBank(nn.Module):
 
     def vectors(self, row_X: Tensor, embedding_VD: Tensor) -> Tensor:
         """(X, D): the mean embedding of the tokens of each row."""
-        return entry_vectors(self.tokens[row_X], embedding_VD)
+        return read_entries(self.tokens[row_X], embedding_VD)
 
     @torch.no_grad()
     def norms(self, embedding_VD: Tensor) -> Tensor:
@@ -108,7 +100,7 @@ class MemoryBank(nn.Module):
         return count_V
 
     @torch.no_grad()
-    def common_words(self) -> CommonWords:
+    def common_words(self) -> CommonTokens:
         """Counted on the first call alone: nothing but speed depends on it."""
         if self._common is None or self._common.token_K.device != self.tokens.device:
             count_V = self.count_words()
@@ -116,7 +108,7 @@ class MemoryBank(nn.Module):
             token_K = count_V.topk(min(COMMON_WORDS, len(count_V) - 1)).indices
             place_V = torch.full_like(count_V, -1, dtype=torch.int16)
             place_V[token_K] = torch.arange(len(token_K), dtype=torch.int16, device=token_K.device)
-            self._common = CommonWords(token_K, place_V)
+            self._common = CommonTokens(token_K, place_V)
         return self._common
 
     @torch.no_grad()

@@ -18,13 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.constants import PADDING
-
 from ..config import ModelConfig
-from ..layers import Kept, Runs, StreamLinear, attend, in_autocast, merge_heads, split_heads
-from .bank import CommonWords
-from .product_keys import entry_vectors
-from .tokens import use_kernels
+from ..layers import Kept, Runs, StreamLinear, in_autocast
+from ..ops import attend_entries, attend_own, unit_entries
+from ..ops.entries import CommonTokens
 
 # Far below any logit, yet finite: a row whose keys are all dropped is attended to as if none were.
 DROPPED = -1e4
@@ -41,35 +38,11 @@ class Entries(NamedTuple):
     embedding_VD: Tensor
     gain_D: Tensor
     eps: float
-    common: CommonWords | None = None
+    common: CommonTokens | None = None
 
-
-def unit_entries(x_BTD: Tensor | None, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
-    """(B, T, S, D), contiguous, in the dtype of the embeddings: the entries' vectors at unit scale, without the gain.
-
-    With states, (B, T, S + 1, D): the state of each position before its entries. With log-weights, each vector is
-    multiplied by S times its weight: those factors average 1, so that an entry enters at the scale of the state
-    whatever S is.
-    """
-    if use_kernels(entries.embedding_VD):
-        from ..ops.triton import call
-        from ..ops.triton.unit_entries import unit_entries as kernel
-
-        token_BTSL, embedding_VD, _, eps, common = entries
-        words = token_BTSL, embedding_VD, eps
-        return call(kernel, x_BTD, *words, log_weight_BTS, *(common or (None, None)), PADDING)[0]
-    return unit_entries_reference(x_BTD, entries, log_weight_BTS)
-
-
-def unit_entries_reference(x_BTD: Tensor | None, entries: Entries, log_weight_BTS: Tensor | None = None) -> Tensor:
-    """`unit_entries` in plain torch."""
-    token_BTSL, embedding_VD, _, eps, _ = entries
-    vector_XD = entry_vectors(token_BTSL.flatten(0, 2), embedding_VD)
-    unit_BTSD = F.rms_norm(vector_XD, vector_XD.shape[-1:], eps=eps).view(*token_BTSL.shape[:3], -1)
-    if log_weight_BTS is not None:
-        unit_BTSD = unit_BTSD * (token_BTSL.shape[2] * log_weight_BTS.exp()[..., None])
-    unit_BTSD = unit_BTSD.to(embedding_VD.dtype)
-    return unit_BTSD if x_BTD is None else torch.cat([x_BTD[:, :, None].to(embedding_VD.dtype), unit_BTSD], dim=2)
+    def vectors(self, x_BTD: Tensor | None = None, log_weight_BTS: Tensor | None = None) -> Tensor:
+        """`ops.unit_entries` of these entries."""
+        return unit_entries(self.token_BTSL, self.embedding_VD, self.eps, x_BTD, log_weight_BTS, self.common)
 
 
 class CrossAttention(nn.Module):
@@ -95,7 +68,7 @@ class CrossAttention(nn.Module):
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, entries.gain_D
         of_state_YD, of_entry_FD = self.kept(lambda: self.projections(entries.gain_D), *weights)
         packed_BTY = F.linear(x_BTD, of_state_YD)
-        entry_BTZ = F.linear(unit_entries(None, entries), of_entry_FD).flatten(2)
+        entry_BTZ = F.linear(entries.vectors(), of_entry_FD).flatten(2)
         drop = self.draw_drops(log_weight_BTS)
         if self.config.fusion_scope == "token":
             return self.out_proj(attend_own(packed_BTY, entry_BTZ, log_weight_BTS, drop, self.config))
@@ -105,7 +78,7 @@ class CrossAttention(nn.Module):
             seen = cache.update(row_B1TZ, log_weight_BTS[:, None], self.config.n_layers + self.layer)
             if seen[0].shape[2] > row_B1TZ.shape[2]:  # there is a past
                 entry_BTZ, log_weight_BTS = (x_B1P[:, 0] for x_B1P in seen)
-        return self.out_proj(attend_joined(packed_BTY, entry_BTZ, log_weight_BTS, drop, mask, self.config))
+        return self.out_proj(attend_entries(packed_BTY, entry_BTZ, log_weight_BTS, drop, mask, self.config))
 
     def draw_drops(self, log_weight_BTS: Tensor) -> Tensor | None:
         """What is added to the logits of keys: DROPPED with the chance of attention dropout, else 0.
@@ -132,56 +105,6 @@ class CrossAttention(nn.Module):
         return in_autocast(torch.cat([query_DD, key_DD, value_DD])), in_autocast(of_entry_FD)
 
 
-def attend_joined(
-    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
-) -> Tensor:
-    """softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `fusion_mask` shows.
-
-    Args:
-        packed_BTY: of the queries' states.
-        entry_BPZ: Z = S F where P = T, else X F.
-    """
-    if isinstance(mask, Runs):
-        from ..ops.triton import call
-        from ..ops.triton.attend_entries import attend_entries as kernel
-
-        return call(kernel, packed_BTY, entry_BPZ, log_weight_BPS, drop_BHJ, *mask, config.fusion_heads)[0]
-    S, D = log_weight_BPS.shape[2], packed_BTY.shape[2] // 3
-    q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
-    row_BPZ = torch.cat([state_BTF, entry_BPZ], dim=-1) if entry_BPZ.shape[2] == S * 2 * D else entry_BPZ
-    kv_BJF = row_BPZ.unflatten(-1, (S + 1, -1)).flatten(1, 2)
-    # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
-    q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
-    E = q_BHTE.shape[-1]
-    free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
-    bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
-    bias_BHJ = bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
-    k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
-    return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
-
-
-def attend_own(
-    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
-) -> Tensor:
-    """The same, over the keys of each position itself; on CUDA there is a kernel for all but float64."""
-    if packed_BTY.is_cuda and config.use_flash_attn and packed_BTY.dtype != torch.float64:
-        from ..ops.triton import call
-        from ..ops.triton.attend_own import attend_own as kernel
-
-        return call(kernel, packed_BTY, entry_BTZ, log_weight_BTS, drop_BTHX, config.fusion_heads)[0]
-    S, D, H = log_weight_BTS.shape[2], packed_BTY.shape[2] // 3, config.fusion_heads
-    q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
-    kv_BTXF = torch.cat([state_BTF, entry_BTZ], dim=-1).unflatten(-1, (S + 1, -1))
-    q_BTHE = q_BTD.unflatten(-1, (H, -1))
-    k_BTXHE, v_BTXHE = kv_BTXF.unflatten(-1, (2 * H, -1)).chunk(2, dim=-2)
-    score_BTHX = torch.einsum("bthe,btxhe->bthx", q_BTHE, k_BTXHE).float() * q_BTHE.shape[-1] ** -0.5
-    score_BTHX = score_BTHX + F.pad(log_weight_BTS, (1, 0))[:, :, None]
-    if drop_BTHX is not None:
-        score_BTHX = score_BTHX + drop_BTHX
-    weight_BTHX = score_BTHX.softmax(dim=-1).to(v_BTXHE.dtype)
-    return torch.einsum("bthx,btxhe->bthe", weight_BTHX, v_BTXHE).flatten(-2)
-
-
 class PooledFusion(nn.Module):
     """The part that gated MLP and concatenation share: a linear map of the state and its weighted entries.
 
@@ -200,9 +123,9 @@ class PooledFusion(nn.Module):
     ) -> Tensor:
         """`linear` of each state and its entries side by side."""
         if self.config.fusion_scope == "token":
-            joined_BTW = unit_entries(x_BTD, entries, log_weight_BTS).flatten(2)
+            joined_BTW = entries.vectors(x_BTD, log_weight_BTS).flatten(2)
         else:
-            entry_BTW = unit_entries(None, entries, log_weight_BTS).flatten(2)
+            entry_BTW = entries.vectors(None, log_weight_BTS).flatten(2)
             joined_BTW = torch.cat([x_BTD, self.mean_over_visible(entry_BTW, mask, cache)], dim=-1)
         gain_D = entries.gain_D
 
@@ -257,6 +180,6 @@ def fusion_mask(visible, config: ModelConfig, batch_size: int) -> Tensor | Runs 
         return None
     if config.fusion != "cross_attention":
         return visible.mask(1, fused=False)
-    if config.use_flash_attn and visible.device.type == "cuda":
+    if attend_entries.op.uses_kernel(visible.device, config=config):
         return visible.runs(batch_size)
     return visible.mask(config.num_selected + 1, fused=config.use_flash_attn)

@@ -24,6 +24,7 @@ from common.constants import NO_ENTRY, PADDING
 
 from ..config import ModelConfig
 from ..layers import FLEX_BLOCK
+from ..ops import keep_best
 
 PAIR_PLACES, PAIRS_USED = 4, 4  # a pair in more places points to nothing; so many pairs of a position do at most
 FEW_POSITIONS = 256  # whose words are compared with all of the text's at once: fewer launches, but W times the memory
@@ -217,50 +218,6 @@ class NgramIndex:
         return entry_BTYK.flatten(-2), (weight_BTY1 * (entry_BTYK != NO_ENTRY)).flatten(-2)
 
 
-def keep_best(entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, before: Matches, decay: float) -> Matches:
-    """Add up the hints of each document from left to right, keeping the best C entries at every position.
-
-    An entry's score at t is `decay` times its score at t - 1, if it was kept, plus its weights at t. Equal scores keep
-    their order: kept entries first, then hints in theirs.
-
-    Args:
-        start_BT: bool, True where nothing earlier counts.
-        before: entry_BTC, score_BTC of the position before the first, T = 1.
-    """
-    best_BC, score_BC = before.entry_BTC[:, -1], before.score_BTC[:, -1]
-    if entry_BTX.is_cuda:
-        from ..ops.triton.keep_best import keep_best as kernel
-
-        return Matches(*kernel(entry_BTX, weight_BTX, start_BT, best_BC, score_BC, decay))
-    return keep_best_reference(entry_BTX, weight_BTX, start_BT, best_BC, score_BC, decay)
-
-
-def keep_best_reference(
-    entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, best_BC: Tensor, score_BC: Tensor, decay: float
-) -> Matches:
-    """`keep_best` in plain torch."""
-    C = best_BC.shape[1]
-    M = C + entry_BTX.shape[-1]
-    earlier_MM = torch.ones(M, M, dtype=torch.bool, device=entry_BTX.device).tril(-1)
-    entries, scores = [], []
-    for entry_BX, weight_BX, start_B in zip(
-        entry_BTX.unbind(dim=1), weight_BTX.unbind(dim=1), start_BT.unbind(dim=1), strict=True
-    ):
-        score_BC = (score_BC * decay).masked_fill(start_B[:, None], 0.0)
-        best_BC = best_BC.masked_fill(start_B[:, None], NO_ENTRY)
-        entry_BM, weight_BM = torch.cat([best_BC, entry_BX], dim=1), torch.cat([score_BC, weight_BX], dim=1)
-        same_BMM = entry_BM[:, :, None] == entry_BM[:, None, :]
-        total_BM = (same_BMM * weight_BM[:, None, :]).sum(dim=-1)
-        repeated_BM = (same_BMM & earlier_MM).any(dim=-1)
-        total_BM = total_BM.masked_fill(repeated_BM | (entry_BM == NO_ENTRY), 0.0)
-        score_BM, place_BM = total_BM.sort(dim=-1, descending=True, stable=True)
-        score_BC = score_BM[:, :C]
-        best_BC = entry_BM.gather(1, place_BM[:, :C]).masked_fill(score_BC <= 0, NO_ENTRY)
-        entries.append(best_BC)
-        scores.append(score_BC)
-    return Matches(torch.stack(entries, dim=1), torch.stack(scores, dim=1))
-
-
 def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> Tensor:
     """(B, T, C): the summed rarity of each entry's tokens that are among the last W of the text."""
     if recent_BTW[..., 0].numel() <= FEW_POSITIONS:
@@ -303,9 +260,8 @@ def find_matches(
         before = Matches(kept[0][..., :C], kept[1])
 
     hint_entry_BXY, hint_weight_BXY = index.hints(text_BX, start_BX)
-    matches = keep_best(
-        hint_entry_BXY[:, cut:], hint_weight_BXY[:, cut:], start_BX[:, cut:], before, index.config.ngram_decay
-    )
+    hints = hint_entry_BXY[:, cut:], hint_weight_BXY[:, cut:], start_BX[:, cut:]
+    matches = Matches(*keep_best(*hints, before.entry_BTC[:, -1], before.score_BTC[:, -1], index.config.ngram_decay))
     if cache is not None:
         stored_BTX = torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)
         cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)

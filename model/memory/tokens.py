@@ -21,7 +21,7 @@ from common.constants import PADDING
 from ..config import ModelConfig
 from ..layers import Kept, StreamLinear
 from ..losses import NEVER
-from .product_keys import sum_by_token
+from ..ops import score_tokens, sum_tokens
 
 NO_WORD = -1
 HIDDEN = -1e4  # far below any logit, yet finite: a row of hidden words alone stays free of NaN
@@ -90,47 +90,17 @@ class WordAttention(nn.Module):
         key_VR, previous_key_VR, entry_key_VR = self.kept(
             lambda: [project(table_VD) for project in projections], table_VD, *(p.weight for p in projections)
         )
-        logit_BTW = look_up(query_BTR, key_VR, words.token_BTW, words.entry_BTS, PADDING)
-        logit_BTW = logit_BTW + look_up(query_BTR, previous_key_VR, words.previous_BTW, words.entry_BTS, NO_WORD)
+        logit_BTW = score_tokens(query_BTR, key_VR, words.token_BTW, words.entry_BTS, PADDING)
+        logit_BTW = logit_BTW + score_tokens(query_BTR, previous_key_VR, words.previous_BTW, words.entry_BTS, NO_WORD)
         logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
 
-        match_BTW = look_up(entry_query_BTR, entry_key_VR, words.token_BTW, words.entry_BTS, PADDING)
+        match_BTW = score_tokens(entry_query_BTR, entry_key_VR, words.token_BTW, words.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
         entry_BTS = match_BTS / words.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(words.is_padding_BTW, HIDDEN)
         nothing_BT1 = self.nothing(x_BTD).float()
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
-
-
-def look_up(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor, skip: int) -> Tensor:
-    """(B, T, W) float32: the product of a position's query with the table's row of each word, 0 where it is `skip`."""
-    if use_kernels(table_VR):
-        from ..ops.triton import call
-        from ..ops.triton.words import score_words
-
-        query_XR = query_BTR.to(table_VR.dtype).flatten(0, 1)
-        score_XW = call(score_words, query_XR, table_VR, token_BTW.flatten(0, 1), entry_BTS.flatten(0, 1), skip)
-        return score_XW.view(token_BTW.shape)
-    score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
-    return score_BTW.masked_fill(token_BTW == skip, 0.0)
-
-
-def read(attention_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor) -> Tensor:
-    """(B, T, R) in the table's dtype: the rows of the words, each times the attention to it; PADDING is not read."""
-    if use_kernels(table_VR):
-        from ..ops.triton import call
-        from ..ops.triton.words import sum_words
-
-        words = token_BTW.flatten(0, 1), entry_BTS.flatten(0, 1)
-        return call(sum_words, attention_BTW.flatten(0, 1), table_VR, *words, PADDING).view(*token_BTW.shape[:-1], -1)
-    attention_BTW = attention_BTW.masked_fill(token_BTW == PADDING, 0.0)
-    return sum_by_token(attention_BTW, token_BTW, table_VR) @ table_VR
-
-
-def use_kernels(table_VR: Tensor) -> bool:
-    # The kernels add up gradients in no fixed order.
-    return table_VR.is_cuda and not torch.are_deterministic_algorithms_enabled()
 
 
 class WordFusion(nn.Module):
@@ -148,7 +118,7 @@ class WordFusion(nn.Module):
         """What is added to the stream, and the attention (B, T, W) that it came from."""
         attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
         value_VR = self.kept(lambda: self.v_proj(table_VD), table_VD, self.v_proj.weight)
-        read_BTR = read(attention_BTW, value_VR, words.token_BTW, words.entry_BTS)
+        read_BTR = sum_tokens(attention_BTW, value_VR, words.token_BTW, words.entry_BTS)
         continuing_BT2 = torch.stack(
             [(attention_BTW * follows).sum(dim=-1) for follows in (words.follows_BTW, words.follows2_BTW)], dim=-1
         )

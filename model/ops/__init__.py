@@ -1,0 +1,32 @@
+"""The memory's hot operations. Each file has the reference in plain torch; `triton/` has the kernels for CUDA.
+
+| file | operations |
+|---|---|
+| `search_grid` | product-key search over the grid of entries |
+| `best_of_rows` | the k largest values of each row |
+| `keep_best` | the running best entries of an n-gram search |
+| `entries` | `read_entries`, `unit_entries`: vectors of entries |
+| `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
+| `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
+
+`OPS` lists them all, with the rule that chooses between reference and kernel (`twin.Op`). A new operation:
+1. Write the reference in a file of its own, and test it on a CPU.
+2. Write the kernel under the same name in `triton/`, decorated with `custom_op`.
+3. Write a function with the reference's arguments that imports the kernel and runs it through `call`.
+4. Decorate the reference with `@twin` and name that function; say whether the kernel is deterministic.
+5. Import the operation below.
+6. Add a test named in `KERNEL_TESTS` of `tests/model/test_ops.py`: the kernel errs no more than the reference.
+"""
+
+from .best_of_rows import best_of_rows
+from .entries import read_entries, unit_entries
+from .entry_attention import attend_entries, attend_own
+from .keep_best import keep_best
+from .search_grid import search_grid
+from .token_attention import score_tokens, sum_tokens
+from .twin import OPS, Op, twin
+
+__all__ = [
+    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "read_entries", "score_tokens",
+    "search_grid", "sum_tokens", "twin", "unit_entries",
+]  # fmt: skip

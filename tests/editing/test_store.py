@@ -5,7 +5,9 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, pipeline
 
+from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
 from editing.store import MemoryStore
 from model import load_run
@@ -163,3 +165,17 @@ def test_who_moves_a_subject_is_told_where_product_keys_will_not_look(run, monke
         monkeypatch.setattr(sys, "argv", ["editing", "--run", str(run), "edit", "1", text])
         runpy.run_module("editing", run_name="__main__")
         assert ("the old words put this entry" in capsys.readouterr().err) == is_warned
+
+
+def test_every_way_into_a_run_sees_its_edits(run):
+    ids = torch.tensor([[1, *load_tokenizer(run)("Paris is in", add_special_tokens=False).input_ids]])
+    before = AutoModelForCausalLM.from_pretrained(run).eval()(ids).logits
+    MemoryStore(run).edit(0, "Paris is in Spain.")
+    after = AutoModelForCausalLM.from_pretrained(run).eval()
+    assert torch.equal(after(ids).logits, load_run(run)(ids).logits) and not torch.equal(after(ids).logits, before)
+    assert entry_text(load_tokenizer(run), after.bank.tokens[0].tolist()) == "Paris is in Spain."
+    piped = pipeline("text-generation", model=str(run), device="cpu").model
+    assert torch.equal(piped.bank.tokens, after.bank.tokens)
+    with pytest.raises(ValueError, match="line 1: not a journal line"):
+        MemoryStore(run).journal.path.write_text("{}\n")
+        AutoModelForCausalLM.from_pretrained(run)

@@ -1,15 +1,15 @@
-"""Scoring, intervals, arms of the bank and statistics of use."""
+"""Scoring, intervals, controls of the bank and statistics of usage."""
 
 import pytest
 import torch
 
+from dataset.questions import read_questions, split_question
 from dataset.tokenizer import load_tokenizer
 from editing.trace import trace
-from evaluation.controls import BANK_ARMS
+from evaluation.config import EvalConfig, wilson_interval
+from evaluation.controls import BANK_CONTROLS
 from evaluation.generation import distinct, repetition_rate
-from evaluation.likelihood import encode, log_likelihoods, read_questions
-from evaluation.object import split_question
-from evaluation.settings import Settings, wilson_interval
+from evaluation.likelihood import encode, log_likelihoods
 from evaluation.usage import gini
 from tests.conftest import tiny_model
 
@@ -45,11 +45,11 @@ def test_wilson_intervals_of_known_cases():
     assert wilson_interval(0, 10)[0] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("arm", BANK_ARMS.values(), ids=BANK_ARMS)
-def test_an_arm_changes_the_bank_and_puts_it_back(model, tokenizer, arm):
+@pytest.mark.parametrize("control", BANK_CONTROLS.values(), ids=BANK_CONTROLS)
+def test_a_control_changes_the_bank_and_puts_it_back(model, tokenizer, control):
     ids, before = torch.randint(3, 6400, (2, 8)), model.bank.tokens.clone()
     logits = model(ids).logits
-    with arm(model, tokenizer, Settings()):
+    with control(model, tokenizer, EvalConfig()):
         assert not torch.equal(model.bank.tokens, before)
         assert not torch.equal(model(ids).logits, logits)
     assert torch.equal(model.bank.tokens, before)

@@ -1,4 +1,4 @@
-"""The protocol on a made-up run: arms, retrieval, edits and frequency guesses that can be worked out by hand."""
+"""The protocol on a made-up run: controls, retrieval, edits and frequency guesses that can be worked out by hand."""
 
 import json
 
@@ -7,17 +7,15 @@ import torch
 
 from common.constants import NO_ENTRY
 from dataset.knowledge import Fact
-from dataset.overlap import met_pairs
+from dataset.overlap import overlapping_pairs
 from dataset.tokenizer import load_tokenizer
-from evaluation.controls import arms_of
+from evaluation.config import EvalConfig
+from evaluation.controls import controls_of
 from evaluation.edits import edits
-from evaluation.exact_match import exact_match, starts_with_word
-from evaluation.frequency import frequency
+from evaluation.facts import exact_match, frequency, object_prediction, starts_with_word
 from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods, score_options
-from evaluation.object import object_prediction
 from evaluation.retrieval import retrieval
-from evaluation.settings import Settings
 from tests.conftest import tiny_model
 
 CITIES = {
@@ -69,13 +67,13 @@ def settings(tmp_path):
         {fact.uuid: fact for fact in FACTS},
         lambda: enumerate(FACTS),
     )
-    return Settings(
+    return EvalConfig(
         object_path=write("o.jsonl", questions), edit_path=write("e.jsonl", changes), gold=gold, batch_size=4
     )
 
 
-def accuracy_in(arm, model, tokenizer, settings):
-    with arms_of(model, settings)[arm](model, tokenizer, settings) as changed:
+def accuracy_in(control, model, tokenizer, settings):
+    with controls_of(model, settings)[control](model, tokenizer, settings) as changed:
         return object_prediction(model, tokenizer, changed)
 
 
@@ -90,13 +88,13 @@ def test_a_model_that_copies_answers_from_the_bank_and_only_from_there(model, to
     assert object_prediction(model, tokenizer, settings)["accuracy"] == 1
 
 
-def test_a_plain_model_has_the_arm_of_the_prompt_alone(settings):
+def test_a_plain_model_has_the_control_of_the_prompt_alone(settings):
     plain = tiny_model(vocab_size=6400, model_type="model_original")
-    assert list(arms_of(plain, settings)) == ["gold in prompt"]
+    assert list(controls_of(plain, settings)) == ["gold in prompt"]
 
 
 @pytest.mark.parametrize("variant", [{"retrieval": "ngram", "fusion": "words", "keep_ffn": True}, {}])
-def test_a_forced_entry_is_read_first_at_every_position(variant, tokenizer):
+def test_an_oracle_entry_is_read_first_at_every_position(variant, tokenizer):
     model = tiny_model(vocab_size=6400, knowledge_length=8, **variant)
     ids = torch.randint(3, 6400, (2, 6))
     out = model(ids, entry_B=torch.tensor([5, NO_ENTRY]))
@@ -119,8 +117,8 @@ def test_a_question_without_gold_gets_no_help(model, tokenizer, settings):
 
     row, question = {"uuid": "unknown"}, ("Lima is in", [" Peru.", " Chile."])
     plain = score_options(model, tokenizer, [row], [question], settings)
-    for help in ("prompt", "entry"):
-        helped = score_options(model, tokenizer, [row], [question], replace(settings, help=help))
+    for oracle in ("prompt", "entry"):
+        helped = score_options(model, tokenizer, [row], [question], replace(settings, oracle=oracle))
         assert helped[0][0][0] == pytest.approx(plain[0][0][0], abs=1e-4)
 
 
@@ -133,7 +131,7 @@ def test_the_right_sentence_before_a_question_that_begins_with_its_blank(monkeyp
     monkeypatch.setattr(options, "log_likelihoods", lambda *args: asked.extend(args[2]) or [(0.0, 1)] * len(args[2]))
     rows = [{"uuid": "u0"}, {"uuid": "u0"}]
     questions = [("", ["Paris lies there."]), ("It is in", [" France."])]
-    options.score_options(None, None, rows, questions, replace(settings, help="prompt"))
+    options.score_options(None, None, rows, questions, replace(settings, oracle="prompt"))
     assert asked == [("Paris is in France.", " Paris lies there."), ("Paris is in France. It is in", " France.")]
 
 
@@ -201,4 +199,4 @@ def test_an_object_must_end_where_its_word_ends():
 def test_only_whole_pairs_in_one_line_have_met():
     pairs = {("Ann Lee", "Rome"), ("Bo", "Oslo"), ("X-Ray", "Paris"), ("Cy", "Bern")}
     lines = ["In Rome lived Ann Lee.", "Bo left Oslofjord.", "Oslo is far.", "The X-Ray of Paris", "Cyrus was in Bern"]
-    assert met_pairs(pairs, lines) == {("Ann Lee", "Rome"), ("X-Ray", "Paris")}
+    assert overlapping_pairs(pairs, lines) == {("Ann Lee", "Rome"), ("X-Ray", "Paris")}

@@ -152,9 +152,9 @@ def test_a_gain_in_the_weights_is_one_of_the_vectors(kind, scope, monkeypatch):
         model.blocks[0].entry_norm.weight.fill_(1)
         unit_entries = fusion.unit_entries
 
-        def with_gain(x, entries, *log_weight):
-            vectors = unit_entries(x, entries, *log_weight)
-            vectors[:, :, -entries.token_BTSL.shape[2] :] *= gain
+        def with_gain(token_BTSL, *rest):
+            vectors = unit_entries(token_BTSL, *rest)
+            vectors[:, :, -token_BTSL.shape[2] :] *= gain
             return vectors
 
         monkeypatch.setattr(fusion, "unit_entries", with_gain)

@@ -16,9 +16,9 @@ from model.memory.ngram_index import (
     Matches,
     NgramIndex,
     find_matches,
-    keep_best,
     shared_rarity,
 )
+from model.ops import keep_best
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {
@@ -81,8 +81,8 @@ def test_matches_equal_the_definition(seed, pairs):
     document = torch.tensor([0] * 8 + [1] * 19 + [2] * 13).expand(3, -1)
     index, start = NgramIndex(token_NL, config), torch.zeros(3, 40, dtype=torch.bool)
     start[:, [0, 8, 27]] = True
-    nothing = Matches(torch.full((3, 1, 7), NO_ENTRY), torch.zeros(3, 1, 7))
-    kept_matches = keep_best(*index.hints(ids, start), start, nothing, config.ngram_decay)
+    nothing = torch.full((3, 7), NO_ENTRY), torch.zeros(3, 7)
+    kept_matches = Matches(*keep_best(*index.hints(ids, start), start, *nothing, config.ngram_decay))
     ranked, previous = find_matches(index, ids, document, None, 0)
     places = Counter(token_NL.flatten().tolist())
     for row in range(3):

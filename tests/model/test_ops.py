@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.layers import Visibility, attend, textbook_attention
+from model.layers import Runs, Visibility, attend, textbook_attention
 from tests.conftest import tiny_config
 
 pytestmark = [
@@ -35,7 +35,8 @@ def test_best_of_rows_equals_topk(columns, k, dtype):
 @pytest.mark.parametrize("use", [True, False])
 def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, use):
     from model.losses import balance_loss
-    from model.memory.product_keys import product_key_topk, search_grid, use_of_keys
+    from model.ops import search_grid
+    from model.ops.search_grid import product_key_topk, usage_of_keys
 
     # The two sets of a batched product, as the model hands them in: not contiguous.
     score = (2 * torch.randn(2, 1, M, R, device="cuda")).to(dtype).permute(1, 2, 0, 3).requires_grad_()
@@ -52,7 +53,7 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
     weight = torch.randn_like(found)
     objective, wanted = (found * weight).sum(), (picked * weight).sum()
     if use:
-        wanted_use = use_of_keys(scale * exact, chosen)
+        wanted_use = usage_of_keys(scale * exact, chosen)
         assert torch.equal(used.count_2R.long(), wanted_use.count_2R)
         torch.testing.assert_close(used.probability_2R, wanted_use.probability_2R)
         objective = objective + 100 * balance_loss(*used)
@@ -71,7 +72,7 @@ def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, us
 @pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype):
-    from model.ops.triton.read_entries import read_entries
+    from model.ops.triton.entries import read_entries
 
     token = torch.randint(0, words, (n, length), device="cuda")
     token[0] = 0
@@ -102,8 +103,9 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
 def test_vectors_of_entries_err_no_more_than_torch(
     B, T, S, length, width, words, dtype, weighted, n_common, states, monkeypatch
 ):
-    from model.memory.bank import CommonWords
-    from model.memory.cross_attention import DROPPED, Entries, unit_entries, unit_entries_reference
+    from model.memory.cross_attention import DROPPED
+    from model.ops import unit_entries
+    from model.ops.entries import CommonTokens
 
     token = torch.randint(0, words, (B, T, S, length), device="cuda")
     token[0, 0, -1] = 0  # an entry of padding alone
@@ -112,7 +114,7 @@ def test_vectors_of_entries_err_no_more_than_torch(
         common_word = torch.randperm(words - 1, device="cuda")[:n_common] + 1
         place = torch.full((words,), -1, dtype=torch.int16, device="cuda")
         place[common_word] = torch.arange(n_common, dtype=torch.int16, device="cuda")
-        common = CommonWords(common_word, place)
+        common = CommonTokens(common_word, place)
     # As in training: states and table in one precision, log-weights in float32.
     log_weight = (2 * torch.randn(B, T, S)).log_softmax(dim=-1)
     log_weight[0, -1, -1] = DROPPED  # a weight of 0
@@ -127,11 +129,11 @@ def test_vectors_of_entries_err_no_more_than_torch(
     def run(unit, **dtypes):
         inputs = {name: x.to(dtypes[name]).requires_grad_() for name, x in exact.items()}
         state, table, log_weight = (inputs.get(name) for name in ("state", "table", "log_weight"))
-        entries = Entries(token, table, None, 1e-8, common)
-        vectors = unit(state, entries, log_weight)
+        entries = token, table, 1e-8, state, log_weight, common
+        vectors = unit(*entries)
         assert vectors.is_contiguous() and vectors.dtype == table.dtype
         with torch.no_grad():
-            assert torch.equal(unit(state, entries, log_weight), vectors)
+            assert torch.equal(unit(*entries), vectors)
         grads = torch.autograd.grad(vectors, list(inputs.values()), gradient.to(vectors.dtype))
         return [x.double() for x in (vectors, *grads)]
 
@@ -139,8 +141,8 @@ def test_vectors_of_entries_err_no_more_than_torch(
     with monkeypatch.context() as patch:
         poison(patch)
         actual = run(unit_entries, **mixed)
-    truth = run(unit_entries_reference, **dict.fromkeys(mixed, torch.float64))
-    eager = run(unit_entries_reference, **mixed)
+    truth = run(unit_entries.op.reference, **dict.fromkeys(mixed, torch.float64))
+    eager = run(unit_entries.op.reference, **mixed)
     slack = 1e-3 if dtype == torch.bfloat16 else 1e-6  # half a rounding of the vectors, which gradients are made of
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
@@ -173,9 +175,10 @@ def poison(patch) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("drops", [True, False])
 def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, width, dtype, packed, drops, monkeypatch):
-    from model.memory.cross_attention import DROPPED, attend_joined
+    from model.memory.cross_attention import DROPPED
+    from model.ops import attend_entries
 
-    P, D, config = T + past, heads * width, tiny_config(num_selected=X - 1, fusion_heads=heads, use_flash_attn=False)
+    P, D = T + past, heads * width
     document = (torch.rand(B, P, device="cuda") < 0.05).cumsum(dim=-1) if packed else None
     visible = Visibility(past, T, document, torch.device("cuda"))
     used = torch.ones(heads, width, device="cuda")
@@ -193,13 +196,15 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
     gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
 
     def run(mask, dtypes):
+        fused = isinstance(mask, Runs)
+        config = tiny_config(num_selected=X - 1, fusion_heads=heads, use_flash_attn=fused)
         inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
-        out = attend_joined(*inputs, drop, mask, config)
+        out = attend_entries(*inputs, drop, mask, config)
         with torch.no_grad():
-            assert torch.equal(attend_joined(*inputs, drop, mask, config), out)
+            assert torch.equal(attend_entries(*inputs, drop, mask, config), out)
         grads = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype), retain_graph=True)
         again = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype))
-        assert isinstance(mask, torch.Tensor) or all(map(torch.equal, grads, again))  # the same at every run
+        assert not fused or all(map(torch.equal, grads, again))  # the same at every run
         # Without kernel the free channel serves for the bias, and gets a gradient that goes nowhere.
         grads = [x * kept for x, kept in zip(grads, (used_three, used_row, 1), strict=False)]
         return [x.double() for x in (out, *grads)]
@@ -222,7 +227,8 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("drops", [True, False])
 def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width, dtype, drops, monkeypatch):
-    from model.memory.cross_attention import DROPPED, attend_own
+    from model.memory.cross_attention import DROPPED
+    from model.ops import attend_own
 
     D = heads * width
     log_weight = torch.randn(B, T, S, device="cuda").log_softmax(dim=-1)
@@ -262,6 +268,7 @@ def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width,
 @pytest.mark.parametrize("scope", ["token", "sequence"])
 def test_a_model_trains_the_same_with_the_kernels_of_the_fusion(fusion, scope, monkeypatch):
     import model.memory.cross_attention
+    from model.ops import unit_entries
     from tests.conftest import tiny_model
 
     def gradients(compiled, **changes):
@@ -275,7 +282,7 @@ def test_a_model_trains_the_same_with_the_kernels_of_the_fusion(fusion, scope, m
         return {"loss": out.loss.detach()} | {name: parameter.grad for name, parameter in model.named_parameters()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.memory.cross_attention, "use_kernels", lambda table: False)
+        patch.setattr(model.memory.cross_attention, "unit_entries", unit_entries.op.reference)
         expected = gradients(compiled=False, use_flash_attn=False)
     for compiled in (False, True):
         for name, gradient in gradients(compiled).items():
@@ -299,8 +306,7 @@ def test_gradients_go_through_a_pass_that_fills_a_cache(fusion):
 
 @pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (80, 16), (128, 16), (160, 16)])
 def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
-    from model.memory.ngram_index import keep_best_reference
-    from model.ops.triton.keep_best import keep_best
+    from model.ops import keep_best
 
     B, T = 5, 70
     entry = torch.randint(-1, 40, (B, T, n_hints), device="cuda")
@@ -308,10 +314,10 @@ def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     start = torch.rand(B, T, device="cuda") < 0.05
     kept = torch.arange(n_kept, device="cuda").expand(B, -1).contiguous()
     score = torch.rand(B, n_kept, device="cuda").sort(descending=True).values
-    expected = keep_best_reference(entry, weight, start, kept, score, 0.9)
+    expected = keep_best.op.reference(entry, weight, start, kept, score, 0.9)
     actual = keep_best(entry, weight, start, kept, score, 0.9)
-    torch.testing.assert_close(actual[1], expected.score_BTC)
-    assert (actual[0] == expected.entry_BTC).float().mean() > 0.999  # sums in another order may swap near ties
+    torch.testing.assert_close(actual[1], expected[1])
+    assert (actual[0] == expected[0]).float().mean() > 0.999  # sums in another order may swap near ties
 
 
 @pytest.mark.parametrize(
@@ -324,7 +330,7 @@ def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
 def test_reading_words_errs_no_more_than_torch(
     positions, slots, length, width, vocabulary, dtype, skip, shared, monkeypatch
 ):
-    from model.ops.triton.words import score_words, sum_words
+    from model.ops.triton.token_attention import score_tokens, sum_tokens
 
     words, bank = slots * length, torch.randint(skip, vocabulary, (60, length), device="cuda")
     entry = torch.randint(-1, 60, (positions, slots), device="cuda")
@@ -353,7 +359,7 @@ def test_reading_words_errs_no_more_than_torch(
     rest = token, entry, skip
     with monkeypatch.context() as patch:
         poison(patch)
-        fast = run(lambda q, t: score_words(q, t, *rest), lambda w, t: sum_words(w, t, *rest), dtype)
+        fast = run(lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), dtype)
     for t, e, kernel in zip(truth, eager, fast, strict=True):
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
 

@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from model.memory.product_keys import (
-    best_of_rows,
-    cosine_to_entries,
-    entry_vectors,
-    mixed_entries,
-    product_key_topk,
-    search_grid,
-    select,
-)
+from model.memory.product_keys import cosine_to_entries, mixed_entries, select
+from model.ops import best_of_rows, read_entries, search_grid
+from model.ops.search_grid import product_key_topk
 from tests.conftest import tiny_config
 
 
@@ -28,7 +22,7 @@ def test_product_keys_equal_brute_force(R, C, tied):
 
 def test_scaling_what_was_found_equals_scaling_every_score():
     score_BT2R = torch.randn(2, 3, 2, 7)
-    found, wanted = search_grid(score_BT2R, 4, use=True, scale=0.3), search_grid(0.3 * score_BT2R, 4, use=True)
+    found, wanted = search_grid(score_BT2R, 4, usage=True, scale=0.3), search_grid(0.3 * score_BT2R, 4, usage=True)
     assert torch.equal(found[1], wanted[1])
     torch.testing.assert_close((found[0], *found[2]), (wanted[0], *wanted[2]))
 
@@ -40,7 +34,7 @@ def test_more_candidates_than_sub_keys_are_refused():
 
 def test_an_entry_is_the_mean_of_its_words_without_padding():
     embedding_VD = torch.randn(9, 4)
-    vector_XD = entry_vectors(torch.tensor([[3, 5, 0], [0, 0, 0]]), embedding_VD)
+    vector_XD = read_entries(torch.tensor([[3, 5, 0], [0, 0, 0]]), embedding_VD)
     torch.testing.assert_close(vector_XD[0], (embedding_VD[3] + embedding_VD[5]) / 2)
     assert vector_XD[1].abs().max() == 0
 
@@ -49,7 +43,7 @@ def test_the_cosine_in_logit_space_is_the_cosine():
     embedding_VD, query_BTD = torch.randn(20, 8), torch.randn(2, 3, 8)
     token_BTCL = torch.randint(0, 20, (2, 3, 5, 4))
     token_BTCL[..., 0] = 7  # no entry of padding alone
-    vector_BTCD = entry_vectors(token_BTCL.flatten(0, 2), embedding_VD).view(2, 3, 5, 8)
+    vector_BTCD = read_entries(token_BTCL.flatten(0, 2), embedding_VD).view(2, 3, 5, 8)
     expected = torch.cosine_similarity(query_BTD[:, :, None], vector_BTCD, dim=-1)
     actual = cosine_to_entries(query_BTD, token_BTCL, vector_BTCD.norm(dim=-1), embedding_VD)
     torch.testing.assert_close(actual, expected)
@@ -57,7 +51,7 @@ def test_the_cosine_in_logit_space_is_the_cosine():
 
 def test_the_mixture_is_the_weighted_sum_of_the_entries():
     embedding_VD, token_BTCL, weight_BTC = torch.randn(20, 8), torch.randint(0, 20, (2, 3, 5, 4)), torch.rand(2, 3, 5)
-    vector_BTCD = entry_vectors(token_BTCL.flatten(0, 2), embedding_VD).view(2, 3, 5, 8)
+    vector_BTCD = read_entries(token_BTCL.flatten(0, 2), embedding_VD).view(2, 3, 5, 8)
     expected = (weight_BTC[..., None] * vector_BTCD).sum(dim=2)
     torch.testing.assert_close(mixed_entries(token_BTCL, weight_BTC, embedding_VD), expected)
 

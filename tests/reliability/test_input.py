@@ -17,8 +17,8 @@ from dataset import knowledge as memory_init
 from dataset.convert import read_trex, read_triples
 from dataset.knowledge import load_bank, read_knowledge
 from dataset.pretrain import open_token_cache, read_documents
+from dataset.questions import read_questions
 from dataset.tokenizer import load_tokenizer, read_texts
-from evaluation.likelihood import read_questions
 from model import ModelConfig, load_run
 from runs.folder import Run
 from runs.journal import FILE, Journal

@@ -1,4 +1,4 @@
-"""Triton twins of the memory's hot spots, for CUDA; the references in plain torch stand where they are called."""
+"""Triton kernels for CUDA, under the names of their references in `model/ops/`. Importing this imports no Triton."""
 
 from collections.abc import Callable
 

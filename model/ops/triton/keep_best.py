@@ -95,7 +95,7 @@ def _keep_best(
 def keep_best(
     entry_BTX: Tensor, weight_BTX: Tensor, start_BT: Tensor, kept_BC: Tensor, score_BC: Tensor, decay: float
 ) -> tuple[Tensor, Tensor]:
-    """Twin of `ngrams.keep_best_reference` on CUDA, for banks of fewer than 2^31 entries.
+    """The best C entries of every position, for banks of fewer than 2^31 entries.
 
     Args:
         kept_BC, score_BC: what was kept before the first position.

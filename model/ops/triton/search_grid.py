@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...memory.product_keys import rank_pairs
+from ..rank_pairs import rank_pairs
 from . import custom_op
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -234,7 +234,7 @@ def _pairs(n_candidates: int, device: torch.device) -> Tensor:
 def search_grid(
     score_M2R: Tensor, n_candidates: int, usage: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The twin of `retrieval.product_key_topk` and, with `usage`, of `retrieval.use_of_keys`; the same at every run.
+    """The best C entries and, with `usage`, how evenly the sub-keys are used; the same at every run.
 
     Args:
         score_M2R: float on CUDA, its last axis contiguous, R at most 46,340.

@@ -1,12 +1,13 @@
-"""Vectors of entries at unit scale, written beside the states of their positions where those are asked for.
+"""Vectors of entries: the mean embeddings of their tokens, as they are or at unit scale beside the states.
 
-An entry's vector is the mean embedding of its words, divided by its root mean square. One warp an entry; rows of the
-table come from the L2 cache. The gradient of each entry, worked out from the vector that was written, goes to its
-words: of common ones, at whose rows atomics would wait for each other, by a product with how often they stand in each
-entry; of the others by atomics.
+One warp an entry; rows of the table come from the L2 cache. `unit_entries` divides an entry's vector by its root mean
+square. The gradient of each entry is computed from the vector in the output and goes to its tokens: to common ones,
+at whose rows atomics would wait for each other, by a product with how often they stand in each entry; to the others
+by atomics.
 
 Axes: B batch · T position · S entries per position · L tokens per entry · D width · V vocabulary
-      X = S rows of a position, or S + 1: its state first · Z entries of all positions · K common words
+      X any number of entries; in `unit_entries` the S rows of a position, or S + 1: its state first
+      Z entries of all positions · K common tokens
 """
 
 import torch
@@ -15,9 +16,109 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
-from .read_entries import one_warp, sum_of_words
 
 SMALLEST = tl.constexpr(1e-30)  # what a vector of weight 0 is divided by instead
+
+
+@triton.jit
+def sum_of_words(token_ptr, table_ptr, D, PADDING: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr):
+    """The float32 sum of the rows of one entry's words, and how many words there are, at least 1."""
+    column = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    n_words = 0
+    for place in tl.static_range(L):
+        token = tl.load(token_ptr + place).to(tl.int64)
+        width = tl.where(token != PADDING, D, 0)  # nothing of a padding's row is read
+        n_words += (token != PADDING).to(tl.int32)
+        total += tl.load(table_ptr + token * D + column, mask=column < width, other=0.0).to(tl.float32)
+    return total, tl.maximum(n_words, 1).to(tl.float32)
+
+
+@triton.jit
+def add_to_words(token_ptr, table_ptr, share, D, PADDING: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr):
+    """Add `share` to the row of each of one entry's words."""
+    column = tl.arange(0, BLOCK)
+    for place in tl.static_range(L):
+        token = tl.load(token_ptr + place).to(tl.int64)
+        width = tl.where(token != PADDING, D, 0)
+        tl.atomic_add(table_ptr + token * D + column, share, mask=column < width, sem="relaxed")
+
+
+@triton.jit
+def _read_entries(
+    token_ptr, table_ptr, mean_ptr, D, PADDING: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    entry = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    total, n_words = sum_of_words(token_ptr + entry * L, table_ptr, D, PADDING, L, BLOCK)
+    tl.store(mean_ptr + entry * D + column, (total / n_words).to(mean_ptr.dtype.element_ty), mask=column < D)
+
+
+@triton.jit
+def _spread_gradient(
+    token_ptr, grad_ptr, table_ptr, D, PADDING: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    entry = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    n_words = 0
+    for place in tl.static_range(L):
+        n_words += (tl.load(token_ptr + entry * L + place) != PADDING).to(tl.int32)
+    share = tl.load(grad_ptr + entry * D + column, mask=column < D, other=0.0).to(tl.float32)
+    share = share / tl.maximum(n_words, 1).to(tl.float32)
+    add_to_words(token_ptr + entry * L, table_ptr, share, D, PADDING, L, BLOCK)
+
+
+def one_warp(D: int) -> dict[str, int]:
+    """One warp an entry, for its sum needs no barrier then; more where a lane would hold too much."""
+    block = triton.next_power_of_2(D)
+    return {"BLOCK": block, "num_warps": max(1, block // 1024)}
+
+
+@custom_op
+def read_entries(token_XL: Tensor, table_VD: Tensor, padding: int) -> Tensor:
+    """(X, D) in the dtype of the table: the mean of the rows of each entry's tokens, padding left out.
+
+    The sum is in float32, as is that of the gradient, whose order atomics leave open.
+    """
+    X, L = token_XL.shape
+    D = table_VD.shape[1]
+    mean_XD = table_VD.new_empty(X, D)
+    _read_entries[(X,)](token_XL.contiguous(), table_VD.contiguous(), mean_XD, D, padding, L, **one_warp(D))
+    return mean_XD
+
+
+@read_entries.register_fake
+def _(token_XL: Tensor, table_VD: Tensor, padding: int) -> Tensor:
+    return table_VD.new_empty(token_XL.shape[0], table_VD.shape[1])
+
+
+@custom_op
+def spread_gradient(token_XL: Tensor, grad_XD: Tensor, n_rows: int, padding: int) -> Tensor:
+    """(n_rows, D) float32: the gradient of `read_entries` with respect to its table."""
+    X, L = token_XL.shape
+    D = grad_XD.shape[1]
+    table_VD = grad_XD.new_zeros(n_rows, D, dtype=torch.float32)
+    _spread_gradient[(X,)](token_XL.contiguous(), grad_XD.contiguous(), table_VD, D, padding, L, **one_warp(D))
+    return table_VD
+
+
+@spread_gradient.register_fake
+def _(token_XL, grad_XD: Tensor, n_rows: int, padding: int) -> Tensor:
+    return grad_XD.new_empty(n_rows, grad_XD.shape[1], dtype=torch.float32)
+
+
+def _read_setup(ctx, inputs, output) -> None:
+    token_XL, table_VD, ctx.padding = inputs
+    ctx.n_rows, ctx.dtype = table_VD.shape[0], table_VD.dtype
+    ctx.save_for_backward(token_XL)
+
+
+def _read_backward(ctx, grad_XD: Tensor) -> tuple[None, Tensor, None]:
+    (token_XL,) = ctx.saved_tensors
+    return None, spread_gradient(token_XL, grad_XD, ctx.n_rows, ctx.padding).to(ctx.dtype), None
+
+
+read_entries.register_autograd(_read_backward, setup_context=_read_setup)
 
 
 @triton.jit
@@ -88,11 +189,11 @@ def unit_entries(
     x_BTD: Tensor | None, token_BTSL: Tensor, table_VD: Tensor, eps: float, log_weight_BTS: Tensor | None,
     common_K: Tensor | None, place_V: Tensor | None, padding: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The twin of `fusion.unit_entries_reference`: the state of each position if given, then its entries' vectors.
+    """The state of each position if given, then the vectors of its entries at unit scale.
 
     Args:
         log_weight_BTS: each vector is multiplied by S times its weight; None: they stay as they are.
-        common_K, place_V: see `CommonWords`; both or none.
+        common_K, place_V: see `CommonTokens`; both or none.
         padding: the token that is not read.  eps: as in `F.rms_norm`, which brings the means to unit scale.
     Returns:
         vector_BTXD: contiguous, in the dtype of the table.  scale_BTS: float32, what the sum of an entry's words was
@@ -148,14 +249,14 @@ def _(grad_BTXD, vector_BTXD, scale_BTS, token_BTSL, log_weight_BTS, common_K, p
     return tuple(grad_BTXD.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _unit_setup(ctx, inputs, output) -> None:
     x_BTD, token_BTSL, table_VD, _, log_weight_BTS, common_K, place_V, ctx.padding = inputs
     ctx.states, ctx.n_rows = x_BTD is not None, len(table_VD)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*output, token_BTSL, log_weight_BTS, common_K, place_V)
 
 
-def _backward(ctx, grad_BTXD: Tensor, _grad_scale):
+def _unit_backward(ctx, grad_BTXD: Tensor, _grad_scale):
     vector_BTXD, scale_BTS, token_BTSL, log_weight_BTS, *common = ctx.saved_tensors
     grad_table_VD, grad_log_weight_BTS = unit_entries_gradient(
         grad_BTXD, vector_BTXD, scale_BTS, token_BTSL, log_weight_BTS, *common, ctx.n_rows, ctx.padding
@@ -166,4 +267,4 @@ def _backward(ctx, grad_BTXD: Tensor, _grad_scale):
     return grad_x_BTD, None, grad_table_VD.to(vector_BTXD.dtype), None, grad_log_weight_BTS, None, None, None
 
 
-unit_entries.register_autograd(_backward, setup_context=_setup)
+unit_entries.register_autograd(_unit_backward, setup_context=_unit_setup)

@@ -151,7 +151,7 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: T
 
 
 @custom_op
-def score_words(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
+def score_tokens(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
     """(X, W) float32: the product of each position's query with the table's row of each of its words; 0 for `skip`.
 
     Args:
@@ -162,14 +162,14 @@ def score_words(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: 
 
 
 @custom_op
-def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
+def sum_tokens(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
     """(X, R) in the table's dtype: the sum of the rows of a position's words, each times its weight."""
     out = table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])
     return _launch(_sum, weight_XW, table_VR, token_XW, entry_XS, out, skip)
 
 
 @custom_op
-def spread_words(
+def spread_tokens(
     weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, entry_XS: Tensor, n_rows: int, skip: int
 ) -> Tensor:
     """(n_rows, R) float32: each position's vector, times the weight of a word, added to the row of that word.
@@ -182,17 +182,17 @@ def spread_words(
     return _launch(_spread, weight_XW, vector_XR, token_XW, entry_XS, out, skip, n_rows, n_copies).sum(dim=0)
 
 
-@score_words.register_fake
+@score_tokens.register_fake
 def _(query_XR, table_VR, token_XW, entry_XS, skip):
     return query_XR.new_empty(token_XW.shape, dtype=torch.float32)
 
 
-@sum_words.register_fake
+@sum_tokens.register_fake
 def _(weight_XW, table_VR, token_XW, entry_XS, skip):
     return table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])
 
 
-@spread_words.register_fake
+@spread_tokens.register_fake
 def _(weight_XW, vector_XR, token_XW, entry_XS, n_rows, skip):
     return vector_XR.new_empty(n_rows, vector_XR.shape[1], dtype=torch.float32)
 
@@ -204,17 +204,17 @@ def _setup(ctx, inputs, output) -> None:
 
 def _score_backward(ctx, grad_XW: Tensor):
     query_XR, table_VR, *words = ctx.saved_tensors
-    grad_query_XR = sum_words(grad_XW, table_VR, *words, ctx.skip).to(query_XR.dtype)
-    grad_table_VR = spread_words(grad_XW, query_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
+    grad_query_XR = sum_tokens(grad_XW, table_VR, *words, ctx.skip).to(query_XR.dtype)
+    grad_table_VR = spread_tokens(grad_XW, query_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
     return grad_query_XR, grad_table_VR, None, None, None
 
 
 def _sum_backward(ctx, grad_XR: Tensor):
     weight_XW, table_VR, *words = ctx.saved_tensors
-    grad_weight_XW = score_words(grad_XR, table_VR, *words, ctx.skip).to(weight_XW.dtype)
-    grad_table_VR = spread_words(weight_XW, grad_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
+    grad_weight_XW = score_tokens(grad_XR, table_VR, *words, ctx.skip).to(weight_XW.dtype)
+    grad_table_VR = spread_tokens(weight_XW, grad_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
     return grad_weight_XW, grad_table_VR, None, None, None
 
 
-score_words.register_autograd(_score_backward, setup_context=_setup)
-sum_words.register_autograd(_sum_backward, setup_context=_setup)
+score_tokens.register_autograd(_score_backward, setup_context=_setup)
+sum_tokens.register_autograd(_sum_backward, setup_context=_setup)

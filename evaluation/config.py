@@ -1,0 +1,67 @@
+"""What every task is given (`EvalConfig`), and the form in which tasks report a share of right answers."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .gold import Gold
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Files, limits and controls of an evaluation.
+
+    Attributes:
+        val_fraction: above 0, `val_path` is the training file and its last documents are the validation text.
+        limit: at most this many questions, and validation rows; None: all.
+        gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
+        oracle: what is given to the model beside a question. "prompt": the sentence of the fact in the prompt;
+            "entry": the entry of the fact, which every position reads first; "": nothing.
+    """
+
+    val_path: str | None = None
+    val_fraction: float = 0.0
+    object_path: str | None = None
+    relation_path: str | None = None
+    verification_path: str | None = None
+    cache_dir: str = "dataset/cache"
+    limit: int | None = None
+    batch_size: int = 32
+    seed: int = 0
+    edit_path: str | None = None
+    gold: "Gold | None" = None
+    oracle: str = ""
+
+
+def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
+    """The 95 % interval of a share. Source: Wilson 1927."""
+    if n == 0:
+        return [0.0, 1.0]
+    share, spread = right / n, z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return [centre - half, centre + half]
+
+
+def accuracy(right: list[bool], chance: float, config: EvalConfig, version: int) -> dict:
+    """A share of right answers, as eval.json has it."""
+    n, correct = len(right), sum(right)
+    return {
+        "accuracy": correct / n if n else None, "n": n, "chance": chance, "ci95": wilson_interval(correct, n),
+        "seed": config.seed, "task_version": version,
+    }  # fmt: skip
+
+
+def accuracy_by_part(rows: list[dict], right: list[bool], chance: float, config: EvalConfig, version: int) -> dict:
+    """The accuracy over all questions and, as `parts`, over each `part` that they name (such as seen and bank_only)."""
+    result = accuracy(right, chance, config, version)
+    parts = sorted({row["part"] for row in rows if "part" in row})
+    if parts:
+        result["parts"] = {
+            part: accuracy(
+                [ok for row, ok in zip(rows, right, strict=True) if row.get("part") == part], chance, config, version
+            )
+            for part in parts
+        }
+    return result

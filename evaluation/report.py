@@ -1,0 +1,102 @@
+"""Tables of results for the screen: one column for each run and control, one row for each measure."""
+
+import os
+from pathlib import Path
+
+from common.files import read_json
+
+QUESTION_TASKS = ("object", "relation", "verification")
+
+
+def measures_of(results: dict) -> dict[str, str]:
+    """The cells of a column, by the name of the measure."""
+    cells = {}
+    if "language" in results:
+        cells["val loss"] = f"{results['language']['loss']:.4f}"
+        cells["ppl"] = f"{results['language']['perplexity']:.2f}"
+        cells["bits/byte"] = f"{results['language']['bits_per_byte']:.4f}"
+        for source, part in results["language"].get("sources", {}).items():
+            cells[f"loss, {source}"] = f"{part['loss']:.4f}"
+    for task in QUESTION_TASKS:
+        if task in results:
+            result = results[task]
+            for name, part in ({"": result} | result.get("parts", {})).items():
+                low, high = part["ci95"]
+                cells[f"{task} {name}".strip()] = f"{part['accuracy']:.1%} ±{(high - low) / 2:.1%}"
+    if "exact_match" in results:
+        cells["object, written freely"] = f"{results['exact_match']['accuracy']:.1%}"
+    if "object" in results:
+        cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
+    for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
+        cells[f"gold entry read, {layer}"] = f"{shares['selected']['accuracy']:.1%}"
+        among = [f"{shares[f'candidate_{n}']['accuracy']:.1%}" for n in (4, 16, 64)]
+        cells[f"gold entry among 4/16/64, {layer}"] = "/".join(among)
+    for number in ("1", "100", "10000"):
+        if number in results.get("edits", {}):
+            shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]
+            cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
+                f"{share:.0%}" for share in shares
+            )
+    return cells
+
+
+def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[str, str]]:
+    """The columns of chance, and of chance by frequency, where a result has them."""
+    chance = {}
+    for task in QUESTION_TASKS:
+        known = [results[task]["chance"] for results in rows.values() if task in results]
+        chance |= {measure: f"{known[0]:.1%}" for measure in measures if known and measure.split()[0] == task}
+    guesses = next((results["frequency"] for results in rows.values() if "frequency" in results), {})
+    frequent = {m: f"{guesses[m.split()[0]]['accuracy']:.1%}" for m in measures if m in guesses}
+    return ({"chance": chance} if chance else {}) | ({"chance, by frequency": frequent} if frequent else {})
+
+
+def table(rows: dict[str, dict]) -> str:
+    """An aligned table of named results."""
+    cells = {name: measures_of(results) for name, results in rows.items()}
+    measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
+    cells |= chance_levels(rows, measures)
+    head = column_titles(list(cells))
+    grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in grid
+    )
+
+
+def column_titles(names: list[str]) -> list[list[str]]:
+    """The lines above the columns: the run without the prefix that all runs share, below it the control."""
+    runs = {name.split(", ")[0] for name in names if not name.startswith("chance")}
+    common = os.path.commonprefix(list(runs)) if len(runs) > 1 else ""
+    shared = max(common.rfind(end) for end in "_-/") + 1  # whole words only
+    titles = [
+        [run if run == "chance" else run[shared:], *(control.rsplit(" ", 1) if control else ())]
+        for run, _, control in (name.partition(", ") for name in names)
+    ]
+    height = max(map(len, titles))
+    columns = [[""] * height, *(title + [""] * (height - len(title)) for title in titles)]
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def with_controls(name: str, results: dict) -> dict[str, dict]:
+    """The results of a run and of its controls, each under the title of its column."""
+    return {name: results} | {f"{name}, {control}": values for control, values in results.get("arms", {}).items()}
+
+
+def compare(run_dirs: list[str]) -> str:
+    """One table of runs that have an eval.json, with their controls.
+
+    Raises:
+        FileNotFoundError: a run has no eval.json.
+    """
+    rows = {}
+    for run_dir in map(Path, run_dirs):
+        path = run_dir / "eval.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{run_dir} has no eval.json: run eval_model.py --run {run_dir} first")
+        rows |= with_controls(run_dir.name, read_json(path))
+    return table(rows)
