@@ -146,7 +146,7 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
 
 
 def flex_options(q_BHTE: Tensor) -> dict[str, int]:
-    """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (benchmark/NOTES.md)."""
+    """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (docs/speed.md)."""
     width = q_BHTE.shape[-1]
     if q_BHTE.dtype == torch.float32 or width > 64:
         return {}

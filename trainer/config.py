@@ -79,7 +79,16 @@ class OptimConfig:
     optimizer: str = flag(
         "adamw", "AdamW for all parameters, or Muon for the blocks' matrices beside it", choices=["adamw", "muon"]
     )
-    learning_rate: float = flag(2e-4, "peak of the cosine schedule", within=(0, None), basic=True)
+    learning_rate: float = flag(2e-4, "peak of the schedule", within=(0, None), basic=True)
+    lr_schedule: str = flag(
+        "cosine",
+        "how the learning rate falls: from the warm-up on along a cosine or a line, or (wsd) only at the end, along a "
+        "line or as 1 - sqrt",
+        choices=["cosine", "linear", "wsd", "wsd_sqrt"],
+    )
+    decay_ratio: float = flag(
+        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1)
+    )
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak", within=(0, 1))
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
