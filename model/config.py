@@ -1,161 +1,74 @@
-"""ModelConfig: every architecture flag, declared once with its help and its checks."""
+"""ModelConfig: every architecture flag, declared once beside what it configures, with its help and its checks."""
 
 from dataclasses import asdict, dataclass, fields
 from math import isqrt
 
 from transformers import PreTrainedConfig
 
-from common.flags import flag, require
+from common.flags import check, flag, require
+
+from .base_config import CoreConfig, MemoryConfig
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The architecture. Frozen: derived values are properties; `dataclasses.replace` makes a variant.
+class NgramConfig(MemoryConfig):
+    heading = "n-gram index: of --retrieval ngram, and of --retrieval_loss_coef"
 
-    Raises:
-        ValueError: a value is out of range, or two values contradict each other.
-    """
-
-    model_type: str = flag("model_memory", "dense baseline or memory model", choices=["model_original", "model_memory"])
-    dim: int = flag(512, "width D of the residual stream; a multiple of n_heads and of fusion_heads")
-    n_layers: int = flag(8, "number of blocks")
-    n_heads: int = flag(32, "query heads H; must divide dim")
-    n_kv_heads: int | None = flag(None, "key/value heads G of grouped-query attention; None: as many as n_heads")
-    ffn_dim: int | None = flag(None, "inner width F of the feed-forward; None: 8/3 dim, rounded up to 64")
-    vocab_size: int = flag(6400, "vocabulary V; a training run takes the tokenizer's")
-    max_seq_len: int = flag(512, "longest sequence T, in tokens")
-    rope_theta: float = flag(10000.0, "base of the rotary position embedding")
-    norm_eps: float = flag(1e-5, "epsilon of every RMSNorm")
-    residual_in_fp32: bool = flag(True, "keep the residual stream in float32 under autocast; False: in its precision")
-    dropout: float = flag(0.0, "dropout on the outputs of attention and feed-forward")
-    use_flash_attn: bool = flag(True, "fused attention; False: the plain softmax of the textbook (slow reference)")
-    flash_backend: str = flag(
-        "pytorch", "which fused attention: PyTorch's own, or the flash-attn package", choices=["pytorch", "flash_attn"]
+    ngram_lengths: list[int] = flag([3, 4], "lengths n of the n-grams that point to entries, in tokens")
+    ngram_max_places: int = flag(
+        32, "an n-gram found in more places of the bank than this points to nothing", within=(1, None)
     )
-
-    use_moe: bool = flag(False, "mixture of experts in place of each dense feed-forward")
-    n_experts: int = flag(4, "routed experts")
-    n_experts_per_tok: int = flag(2, "experts that each token uses")
-    n_shared_experts: int = flag(1, "experts that every token uses")
-    moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss")
-
-    memory_layers: list[int] | None = flag(
-        None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)"
-    )
-    keep_ffn: bool = flag(False, "keep the feed-forward beside the memory, instead of the memory in its place")
-    knowledge_num: int = flag(1048576, "bank entries N; for product keys a square number R*R")
-    knowledge_length: int = flag(8, "tokens L of an entry")
-    retrieval: str = flag(
-        "product_key",
-        "how entries are found: by learned product keys in each block, or once a position by the n-grams that they "
-        "share with the text so far",
-        choices=["product_key", "ngram"],
-    )
-    ngram_lengths: list[int] = flag(
-        [3, 4], "tokens of the n-grams that point to entries (retrieval ngram, or taught by it)"
-    )
-    ngram_max_places: int = flag(32, "an n-gram that stands in more places of the bank than this points to nothing")
-    ngram_pairs: int = flag(0, "so many rarest tokens of an entry point to it in pairs as well (retrieval ngram)")
-    ngram_decay: float = flag(0.98, "what a found entry's score keeps from one token to the next")
+    ngram_pairs: int = flag(0, "also index all pairs of each entry's K rarest tokens; 0: none")
+    ngram_decay: float = flag(0.98, "factor of a found entry's score from one token to the next", within=(0, 1))
     ngram_window: int = flag(
-        32, "last tokens of the text: their words rank the found entries, and pairs are made of them"
+        32, "last tokens of the text that rank the found entries, and that pairs are made of", within=(1, None)
     )
-    retrieval_noise: float = flag(0.0, "share of the found entries that training replaces by random ones")
-    pointer: bool = flag(False, "a pointer at the end may copy the next token from an entry (retrieval ngram)")
-    query_norm: bool = flag(False, "bring each half of a query to unit scale before it meets the sub-keys")
+
+    def check(self) -> None:
+        longest = 62 // max((self.vocab_size - 1).bit_length(), 1)  # an n-gram is packed into 63 bits
+        require(
+            bool(self.ngram_lengths) and all(1 <= n <= longest for n in self.ngram_lengths),
+            f"--ngram_lengths {self.ngram_lengths} must lie in [1, {longest}] with --vocab_size {self.vocab_size}",
+        )
+        require(
+            self.ngram_pairs == 0 or 2 <= self.ngram_pairs <= self.knowledge_length,
+            f"--ngram_pairs {self.ngram_pairs} must be 0 or lie in [2, {self.knowledge_length}], --knowledge_length",
+        )
+
+
+@dataclass(frozen=True)
+class ProductKeysConfig(NgramConfig):
+    heading = "--retrieval product_key"
+
+    query_norm: bool = flag(
+        False, "bring each half of a query to unit scale before it meets the sub-keys",
+        needs="--retrieval product_key: n-grams have no queries",
+    )  # fmt: skip
     selection: str = flag(
         "product_key",
         "how S of C candidates are selected: by product-key score, re-scored by cosine, or by straight-through Gumbel",
         choices=["product_key", "cosine", "gumbel"],
     )
-    num_candidates: int = flag(16, "candidates C that the product keys propose")
-    num_selected: int = flag(4, "entries S that a position reads")
     cosine_temperature: float = flag(0.1, "the cosine is divided by this before it joins the product-key score")
     gumbel_temperature: float = flag(1.0, "temperature of the Gumbel softmax (selection gumbel)")
-    fusion: str = flag(
-        "cross_attention",
-        "how the read entries join the stream: as vectors, or (words) word by word",
-        choices=["gated_mlp", "cross_attention", "concat", "words"],
+    balance_loss_coef: float = flag(0.1, "weight of the sub-keys' balance loss", within=(0, None))
+    similarity_loss_coef: float = flag(
+        0.0, "weight of the loss that draws queries to the entries they select", within=(0, None)
     )
-    word_key_dim: int = flag(64, "width of the queries and keys that compare a position with the words of its entries")
-    word_value_dim: int = flag(128, "width in which the words of the entries are read (fusion words)")
-    fusion_scope: str = flag(
-        "sequence",
-        "what a position may read: entries selected at positions up to its own, or its own only",
-        choices=["sequence", "token"],
+    diversity_loss_coef: float = flag(
+        0.0, "weight of the loss that pushes a position's candidates apart", within=(0, None)
     )
-    fusion_heads: int = flag(8, "heads of the cross-attention fusion; must divide dim")
-    attention_dropout: float = flag(0.1, "dropout of keys in the cross-attention fusion")
-    fusion_dropout: float = flag(0.15, "dropout on the output of the fusion")
-    freeze_ratio: float = flag(0.2, "share of entries that are never rewritten")
-    ema_interval: int = flag(0, "optimizer steps between two rewritings of the unfrozen entries; 0: never")
-    ema_decay: float = flag(0.9, "decay of an entry's moving average at each rewriting")
-    balance_loss_coef: float = flag(0.1, "weight of the sub-keys' balance loss")
-    similarity_loss_coef: float = flag(0.0, "weight of the loss that draws queries to the entries they select")
-    diversity_loss_coef: float = flag(0.0, "weight of the loss that keeps a position's candidates apart")
     retrieval_loss_coef: float = flag(
-        0.0, "weight of the loss that teaches product keys the entries which n-grams find (the flags --ngram_* hold)"
-    )
+        0.0, "weight of the retrieval supervision: cross-entropy on the sub-keys of the entry that n-grams find",
+        within=(0, None), needs=["--retrieval product_key", "--ema_interval 0: n-grams do not follow the update"],
+    )  # fmt: skip
     teacher_forcing: float = flag(
         0.0,
-        "share of the positions with an entry that n-grams find at which training reads it, whatever the keys propose",
-    )
+        "share of the positions with an n-gram match at which training reads that entry, whatever the keys propose",
+        within=(0, 1), needs="--retrieval_loss_coef",
+    )  # fmt: skip
 
-    def __post_init__(self):
-        for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "knowledge_num", "knowledge_length"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
-        require(self.dim % self.n_heads == 0, f"--dim {self.dim} is not a multiple of --n_heads {self.n_heads}")
-        require(
-            self.head_dim % 2 == 0,
-            f"--dim {self.dim} / --n_heads {self.n_heads} = {self.head_dim} is odd; rotary positions need it even",
-        )
-        require(
-            self.n_heads % self.kv_heads == 0,
-            f"--n_kv_heads {self.n_kv_heads} does not divide --n_heads {self.n_heads}",
-        )
-        for name in ("dropout", "attention_dropout", "fusion_dropout"):
-            require(0 <= getattr(self, name) < 1, f"--{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.use_moe:
-            require(
-                1 <= self.n_experts_per_tok <= self.n_experts,
-                f"--n_experts_per_tok {self.n_experts_per_tok} must lie in [1, --n_experts {self.n_experts}]",
-            )
-        for name in ("model_type", "flash_backend", "retrieval", "selection", "fusion", "fusion_scope"):
-            choices = self.__dataclass_fields__[name].metadata["choices"]
-            require(getattr(self, name) in choices, f"--{name} must be one of {choices}, got {getattr(self, name)!r}")
-        if self.model_type == "model_memory":
-            self._check_memory()
-
-    def _check_memory(self):
-        for name in ("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef", "retrieval_loss_coef"):
-            require(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
-        if self.retrieval == "product_key":
-            self._check_product_keys()
-        else:
-            self._check_ngrams()
-        require(
-            self.dim % self.fusion_heads == 0,
-            f"--dim {self.dim} is not a multiple of --fusion_heads {self.fusion_heads}",
-        )
-        require(
-            1 <= self.num_selected <= self.num_candidates,
-            f"--num_selected {self.num_selected} must lie in [1, --num_candidates {self.num_candidates}]",
-        )
-        require(0 <= self.retrieval_noise < 1, f"--retrieval_noise must lie in [0, 1), got {self.retrieval_noise}")
-        require(0 <= self.teacher_forcing <= 1, f"--teacher_forcing must lie in [0, 1], got {self.teacher_forcing}")
-        require(
-            self.teacher_forcing == 0 or self.retrieval_loss_coef > 0, "--teacher_forcing needs --retrieval_loss_coef"
-        )
-        require(0 <= self.freeze_ratio <= 1, f"--freeze_ratio must lie in [0, 1], got {self.freeze_ratio}")
-        require(0 <= self.ema_decay <= 1, f"--ema_decay must lie in [0, 1], got {self.ema_decay}")
-        for name in ("word_key_dim", "word_value_dim"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
-        for layer in self.memory_layers or []:
-            require(
-                -1 <= layer < self.n_layers, f"--memory_layers {layer} must lie in [0, {self.n_layers - 1}], or be -1"
-            )
-
-    def _check_product_keys(self):
+    def check(self) -> None:
         R = isqrt(self.knowledge_num)
         require(
             R * R == self.knowledge_num,
@@ -164,7 +77,7 @@ class ModelConfig:
         )
         require(self.dim % 2 == 0, f"--dim {self.dim} must be even: a query has two halves")
         require(
-            1 <= self.num_candidates <= R,
+            self.num_candidates <= R,
             f"--num_candidates {self.num_candidates} must lie in [1, {R}], the side of the grid of entries",
         )
         # A softmax over a single entry is the constant 1: the language-model loss could not train the retrieval.
@@ -172,50 +85,128 @@ class ModelConfig:
             self.num_selected > 1 or self.selection == "gumbel",
             f"--num_selected 1 cannot be trained with --selection {self.selection}; take 2 or more, or gumbel",
         )
-        require(not self.pointer, "--pointer needs --retrieval ngram: the pointer reads what the n-grams found")
         if self.retrieval_loss_coef:
-            self._check_ngram_search()
-            require(
-                self.ema_interval == 0, "--retrieval_loss_coef needs --ema_interval 0: n-grams do not follow rewriting"
-            )
+            NgramConfig.check(self)
 
-    def _check_ngram_search(self):
-        longest = 62 // (self.vocab_size - 1).bit_length()  # an n-gram is packed into 63 bits
-        require(
-            bool(self.ngram_lengths) and all(1 <= n <= longest for n in self.ngram_lengths),
-            f"--ngram_lengths {self.ngram_lengths} must lie in [1, {longest}] with --vocab_size {self.vocab_size}",
-        )
-        require(self.ngram_max_places >= 1, f"--ngram_max_places must be at least 1, got {self.ngram_max_places}")
-        require(
-            self.ngram_pairs == 0 or 2 <= self.ngram_pairs <= self.knowledge_length,
-            f"--ngram_pairs {self.ngram_pairs} must be 0 or lie in [2, {self.knowledge_length}], --knowledge_length",
-        )
-        require(self.ngram_window >= 1, f"--ngram_window must be at least 1, got {self.ngram_window}")
-        require(0 <= self.ngram_decay <= 1, f"--ngram_decay must lie in [0, 1], got {self.ngram_decay}")
 
-    def _check_ngrams(self):
-        self._check_ngram_search()
-        require(not self.query_norm, "--query_norm needs --retrieval product_key: n-grams have no queries")
-        require(self.retrieval_loss_coef == 0, "--retrieval_loss_coef needs --retrieval product_key")
-        require(self.num_candidates >= 1, f"--num_candidates must be at least 1, got {self.num_candidates}")
+@dataclass(frozen=True)
+class NgramsConfig(NgramConfig):
+    heading = "--retrieval ngram"
+
+    retrieval_noise: float = flag(
+        0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
+    )
+
+    def check(self) -> None:
+        NgramConfig.check(self)
         require(
             self.num_selected > 1 or self.fusion == "words" or not self.reading_layers,
             f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
         )
-        require(self.ema_interval == 0, "--ema_interval needs --retrieval product_key: rewriting follows its queries")
+
+
+@dataclass(frozen=True)
+class CrossAttentionConfig(MemoryConfig):
+    heading = "--fusion cross_attention"
+
+    fusion_heads: int = flag(8, "heads of the cross-attention fusion; must divide dim", within=(1, None), divides="dim")
+    attention_dropout: float = flag(
+        0.1, "dropout of whole keys in the cross-attention fusion", within=(0, 1), open_end=True
+    )
+
+
+@dataclass(frozen=True)
+class TokensConfig(MemoryConfig):
+    heading = "--fusion words, and the pointer"
+
+    word_key_dim: int = flag(
+        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
+    )
+    word_value_dim: int = flag(
+        128, "width of the values that are read from the tokens of entries (fusion words)", within=(1, None)
+    )
+    pointer: bool = flag(
+        False, "a pointer at the end may copy the next token from an entry",
+        needs="--retrieval ngram: the pointer reads what the n-grams found",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NgramTableConfig(CoreConfig):
+    heading = "hashed n-gram table, of both models"
+
+    ngram_table_rows: int = flag(
+        0, "rows M of each head of a table of learned vectors for the last tokens of the text; 0: no table",
+        within=(0, None),
+    )  # fmt: skip
+    ngram_table_heads: int = flag(
+        4, "heads of the table for each order, each with a hash and rows of its own", within=(1, None)
+    )
+    ngram_table_dim: int = flag(64, "width W of a row of the table", within=(1, None))
+    ngram_table_orders: list[int] = flag([2, 3], "orders of the table: how many last tokens a row stands for")
+    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
+    ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True)
+
+    def check(self) -> None:
+        orders = self.ngram_table_orders
+        require(
+            bool(orders) and min(orders) >= 1 and len(set(orders)) == len(orders),
+            f"--ngram_table_orders must be different numbers of at least 1, got {orders}",
+        )
+        require(bool(self.ngram_table_layers), "--ngram_table_layers must name a block that reads the table")
+        for layer in self.ngram_table_layers:
+            require(0 <= layer < self.n_layers, f"--ngram_table_layers {layer} must lie in [0, {self.n_layers - 1}]")
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.n_heads
+    def ngram_table_width(self) -> int:
+        """U: numbers that a position reads from the table, one row of each head of each order."""
+        return len(self.ngram_table_orders) * self.ngram_table_heads * self.ngram_table_dim
+
+
+RETRIEVALS = {"product_key": ProductKeysConfig, "ngram": NgramsConfig}
+FUSIONS = {
+    "gated_mlp": MemoryConfig, "cross_attention": CrossAttentionConfig, "concat": MemoryConfig, "words": TokensConfig,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelConfig(ProductKeysConfig, NgramsConfig, CrossAttentionConfig, TokensConfig, NgramTableConfig):
+    """The architecture. Frozen: derived values are properties; `dataclasses.replace` makes a variant.
+
+    Raises:
+        ValueError: a value is out of range, or two values contradict each other.
+    """
+
+    heading = "the model's parts"
+
+    model_type: str = flag(
+        "model_memory", "dense baseline or memory model", choices=["model_original", "model_memory"], basic=True
+    )
+    retrieval: str = flag(
+        "product_key",
+        "how entries are found: by learned product keys in each block, or once a position by the n-grams that they "
+        "share with the text so far",
+        choices=list(RETRIEVALS), basic=True,
+    )  # fmt: skip
+    fusion: str = flag(
+        "cross_attention",
+        "how the found entries join the stream: as vectors, or (words) token by token",
+        choices=list(FUSIONS), basic=True,
+    )  # fmt: skip
+
+    def __post_init__(self):
+        parts = self.parts
+        check(self, parts, needs=MemoryConfig in parts)
+        for part in parts:
+            part.check(self)
 
     @property
-    def kv_heads(self) -> int:
-        return self.n_kv_heads or self.n_heads
-
-    @property
-    def hidden_dim(self) -> int:
-        """F: the inner width of the feed-forward."""
-        return self.ffn_dim or -(-8 * self.dim // (3 * 64)) * 64
+    def parts(self) -> list[type]:
+        """The configs of what is in use."""
+        core = [CoreConfig, NgramTableConfig] if self.ngram_table_rows else [CoreConfig]
+        if self.model_type != "model_memory" or self.retrieval not in RETRIEVALS or self.fusion not in FUSIONS:
+            return core
+        return [*core, MemoryConfig, RETRIEVALS[self.retrieval], FUSIONS[self.fusion]]
 
     @property
     def grid_side(self) -> int:
@@ -255,7 +246,7 @@ class ModelConfig:
     @property
     def cache_layers(self) -> int:
         """Layers of a key-value cache: one for each attention, each reading block, and the text with what it found."""
-        return self.n_layers + len(self.reading_layers) + self.reads_words
+        return self.n_layers + len(self.reading_layers) + (self.reads_words or self.ngram_table_rows > 0)
 
     def needs_cosine(self, with_losses: bool = True) -> bool:
         """Whether a candidate's cosine with the query is needed: to select by it, or for a loss."""

@@ -1,6 +1,14 @@
-"""What a run's curves say, in numbers: slope, spikes, plateaus, divergence. Pure functions over (step, value) lists."""
+"""What a run's curves and texts say, in numbers: slope, spikes, plateaus, divergence, time, diversity.
 
+A curve is a list of (step, value).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
 from statistics import mean, median, pstdev
+
+from .run import Run
 
 SPIKE_FACTOR = 3.0  # a spike rises above the median of its neighbourhood by this many spreads
 NEIGHBOURHOOD = 10
@@ -62,3 +70,57 @@ def divergence(points: list[tuple[float, float]]) -> float:
         return 0.0
     rise = median(value for _, value in last_tenth(points)) - min(smoothed([value for _, value in points]))
     return rise if rise > MIN_RISE else 0.0
+
+
+def outliers(points: list[tuple[float, float]], is_far: Callable[[float, float], bool]) -> list[float]:
+    """The steps whose value is far from the curve's median."""
+    middle = median(value for _, value in points) if points else 0.0
+    return [step for step, value in points if is_far(value, middle)]
+
+
+def not_finite_at_the_end(run: Run) -> int | None:
+    """The step of the last loss, of training or validation, if it is not a number."""
+    losses = [(line["step"], line[name]) for line in run.metrics for name in ("loss", "val_loss") if name in line]
+    step, value = max(losses, key=lambda loss: loss[0], default=(None, 0.0))
+    return step if value is None else None
+
+
+def last_unless_broken(run: Run, name: str) -> float | None:
+    """The last value of a metric, unless the run ended in a loss that is not a number."""
+    return run.last(name) if not_finite_at_the_end(run) is None else None
+
+
+def time_shares(run: Run) -> dict[str, float]:
+    """Shares of the time in training, largest first: of evaluation, and of the parts of a step (their mean)."""
+    names = {name for line in run.metrics for name in line if name.startswith("time_share/")}
+    evaluation = sum(value for _, value in run.curve("eval_s")) / run.seconds if run.seconds else 0.0
+    shares = {name.removeprefix("time_share/"): mean(value for _, value in run.curve(name)) for name in names}
+    shares = {name: share * (1 - evaluation) for name, share in shares.items()} | {"evaluation": evaluation}
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def self_bleu(texts: list[list[str]], n: int = 4) -> float:
+    """Mean BLEU-n of each text against all others, from 0 (nothing shared) to 1 (all alike).
+
+    Counts of 2-grams and longer are smoothed by one. Source: Zhu et al. 2018, arXiv:1802.01886 (Texygen).
+    """
+
+    def grams(words: list[str], size: int) -> Counter:
+        return Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+
+    def bleu(own: list[str], others: list[list[str]]) -> float:
+        logs = []
+        for size in range(1, n + 1):
+            known = Counter()
+            for other in others:
+                known |= grams(other, size)
+            counts, smooth = grams(own, size), size > 1
+            shared = sum((counts & known).values())
+            logs.append(math.log(max(shared + smooth, 1e-9) / (counts.total() + smooth)))
+        nearest = min((len(other) for other in others), key=lambda length: (abs(length - len(own)), length))
+        return math.exp(mean(logs) + min(0.0, 1 - nearest / len(own)))
+
+    texts = [text for text in texts if text]
+    if len(texts) < 2:
+        return 0.0
+    return mean(bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))

@@ -3,95 +3,31 @@
 import math
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
-from runs.record_values import final
-from runs.run import NOT_IDENTITY, SCORES, Run
-
+from .metrics import METRICS, Metric, digits, metric, span
+from .run import NOT_IDENTITY, Run
 from .tables import Table
 
 CLEAR = 2.0  # a difference counts when it exceeds this many standard errors
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A number of a run, how it is written, and whether the lower or the higher one wins; None: neither."""
-
-    get: Callable[[Run], float | None]
-    text: Callable[[float], str]
-    better: Callable | None = None
-
-
-def of_eval(name: str) -> Callable[[Run], float | None]:
-    return lambda run: run.score(*SCORES[name])
-
-
-def of_best(name: str) -> Callable[[Run], float | None]:
-    return lambda run: run.best and run.best[name]
-
-
-def speed(run: Run) -> float | None:
-    points = run.curve("tokens_per_s")
-    return median(value for _, value in points) if points else None
-
-
-def digits(n: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{n}f}"
-
-
-def whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-MEASURES = {
-    "val loss": Measure(lambda run: final(run, "val_loss"), digits(4), min),
-    "best val loss": Measure(of_best("val_loss"), digits(4), min),
-    "perplexity": Measure(lambda run: final(run, "val_ppl"), digits(2), min),
-    "bits/byte": Measure(of_eval("bits/byte"), digits(4), min),
-    **{name: Measure(of_eval(name), percent, max) for name, keys in SCORES.items() if keys[-1] == "accuracy"},
-    "coherence (PMI)": Measure(of_eval("coherence (PMI)"), digits(3), max),
-    "fluency (perplexity)": Measure(of_eval("fluency (perplexity)"), digits(2), min),
-    "diversity (distinct-2)": Measure(of_eval("diversity (distinct-2)"), digits(3), max),
-    "tokens/s": Measure(speed, whole, max),
-    "peak memory, MiB": Measure(lambda run: run.peak_memory, whole, min),
-    "time in training": Measure(lambda run: run.seconds, span, min),
-    "tokens learnt": Measure(lambda run: run.last("tokens"), whole),
-    "parameters": Measure(lambda run: run.info.get("parameters"), whole),
-}
-
-
 def list_runs(runs: list[Run], title: str = "runs") -> Table:
     """A row for each run: state, best validation, speed, memory, age."""
-    columns = {"loss": "best val loss", "tokens/s": "tokens/s", "peak MiB": "peak memory, MiB"}
+    columns = {"loss": metric("best_val_loss"), "tokens/s": metric("tokens_per_s"), "peak MiB": metric("peak_mib")}
     rows = []
     for run in runs:
         row = {
             "run": str(run.path), "experiment": run.info.get("experiment"), "seed": run.info.get("seed"),
             "state": run.state, "step": run.metrics[-1]["step"] if run.metrics else None,
-            **{name: MEASURES[measure].get(run) for name, measure in columns.items()},
+            **{name: column.value(run) for name, column in columns.items()},
         }  # fmt: skip
         row["ppl"] = run.best and run.best["val_ppl"]
         row["time"] = run.seconds
         row["age"] = time.time() - datetime.fromisoformat(run.start_time).timestamp() if run.start_time else None
         rows.append(row)
-    formats = {name: MEASURES[measure].text for name, measure in columns.items()}
+    formats = {name: column.text for name, column in columns.items()}
     return Table(title, rows, formats | {"ppl": digits(2), "time": span, "age": span})
 
 
@@ -124,7 +60,7 @@ def differing_flags(groups: dict[str, list[Run]]) -> Table:
     return Table("what differs", rows + about)
 
 
-def verdict(values: dict[str, list[float]], measure: Measure) -> str:
+def verdict(values: dict[str, list[float]], measure: Metric) -> str:
     """Who wins, by how much, and whether the spread over seeds allows to say so."""
     known = {label: found for label, found in values.items() if found}
     if measure.better is None or len(known) < 2:
@@ -146,7 +82,7 @@ def verdict(values: dict[str, list[float]], measure: Measure) -> str:
     )
 
 
-def spread(found: list[float], measure: Measure) -> dict:
+def spread(found: list[float], measure: Metric) -> dict:
     """A cell of several values: `text` is for people, the rest for programs."""
     middle, width = mean(found), stdev(found) if len(found) > 1 else None
     text = measure.text(middle) + (f" ± {measure.text(width)}" if width is not None else "")
@@ -156,11 +92,13 @@ def spread(found: list[float], measure: Measure) -> dict:
 def compare(runs: list[Run]) -> list[Table]:
     """What differs between runs, and their results: mean and standard deviation over seeds, and the winner of each."""
     groups, rows = groups_of(runs), []
-    for name, measure in MEASURES.items():
-        values = {label: [v for run in group if (v := measure.get(run)) is not None] for label, group in groups.items()}
+    for measure in (m for m in METRICS if m.is_compared):
+        values = {
+            label: [v for run in group if (v := measure.value(run)) is not None] for label, group in groups.items()
+        }
         if not any(values.values()):
             continue
-        row = {"result": name}
+        row = {"result": measure.label}
         for label, found in values.items():
             row[label] = spread(found, measure) if found else None
         rows.append(row | {"winner": verdict(values, measure)})

@@ -2,20 +2,9 @@
 
 from pathlib import Path
 
+from .metrics import panels
 from .run import Run
 
-# Title of a panel -> its metrics and how each is drawn; a panel without data is left out.
-PANELS = {
-    "loss, nats a token (dots: validation)": {"loss": "-", "val_loss": "o"},
-    "learning rate": {"lr": "-"},
-    "tokens/s": {"tokens_per_s": "-"},
-    "gradient norm": {"grad_norm": "-"},
-    "memory: share of the bank read between two log lines": {"memory/used_share": "-"},
-    "memory: entries by how often they were read (last log line)": {"memory/uses": "bars"},
-    "MiB in use (solid: GPU now, dashed: GPU peak, dotted: host)": {
-        "gpu_mib": "-", "peak_gpu_mib": "--", "host_mib": ":",
-    },
-}  # fmt: skip
 COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 
 
@@ -23,15 +12,15 @@ def figure_of(runs: dict[str, Run]):
     """All panels for which there are data, a colour for each run; runs are given by their legend."""
     from matplotlib.figure import Figure
 
-    panels = {
+    drawn = {
         title: lines
-        for title, lines in PANELS.items()
+        for title, lines in panels().items()
         if any(run.curve(name) for run in runs.values() for name in lines)
     }
-    rows = max(1, -(-len(panels) // COLUMNS))
+    rows = max(1, -(-len(drawn) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1]), layout="constrained")
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+    for axes, (title, lines) in zip(grid, drawn.items(), strict=False):
         for color, (label, run) in enumerate(runs.items()):
             for name, style in lines.items():
                 points = run.curve(name)
@@ -48,7 +37,7 @@ def figure_of(runs: dict[str, Run]):
         axes.tick_params(labelsize=8)
         if len(runs) > 1 and axes is grid[0]:
             axes.legend(fontsize=8)
-    for axes in grid[len(panels) :]:
+    for axes in grid[len(drawn) :]:
         axes.axis("off")
     return figure
 

@@ -1,12 +1,24 @@
 """What a record says of a run: one function of the run for each value, all of them in VALUES."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
-from .analysis import at_fractions, divergence, last_tenth, plateaus, slope, spikes
+from .analysis import (
+    at_fractions,
+    divergence,
+    last_tenth,
+    last_unless_broken,
+    not_finite_at_the_end,
+    outliers,
+    plateaus,
+    self_bleu,
+    slope,
+    spikes,
+    time_shares,
+)
+from .metrics import METRICS
 from .run import Run, git
 
 ROOT = Path(__file__).parents[1]
@@ -51,18 +63,6 @@ def places(steps: list) -> str:
         return "0 次"
     more = ", ..." if len(steps) > LISTED else ""
     return f"{len(steps)} 次 (步 {', '.join(map(str, steps[:LISTED]))}{more})"
-
-
-def not_finite_at_the_end(run: Run) -> int | None:
-    """The step of the last loss, of training or validation, if it is not a number."""
-    losses = [(line["step"], line[name]) for line in run.metrics for name in ("loss", "val_loss") if name in line]
-    step, value = max(losses, key=lambda loss: loss[0], default=(None, 0.0))
-    return step if value is None else None
-
-
-def final(run: Run, name: str) -> float | None:
-    """The last validation, unless the run ended in a loss that is not a number."""
-    return run.last(name) if not_finite_at_the_end(run) is None else None
 
 
 def final_text(run: Run, name: str, digits: int) -> str:
@@ -156,33 +156,6 @@ def generation_score(name: str, text: str) -> Callable[[Run], str]:
     return fill
 
 
-def self_bleu(texts: list[list[str]], n: int = 4) -> float:
-    """Mean BLEU-n of each text against all others, from 0 (nothing shared) to 1 (all alike).
-
-    Counts of 2-grams and longer are smoothed by one. Source: Zhu et al. 2018, arXiv:1802.01886 (Texygen).
-    """
-
-    def grams(words: list[str], size: int) -> Counter:
-        return Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
-
-    def bleu(own: list[str], others: list[list[str]]) -> float:
-        logs = []
-        for size in range(1, n + 1):
-            known = Counter()
-            for other in others:
-                known |= grams(other, size)
-            counts, smooth = grams(own, size), size > 1
-            shared = sum((counts & known).values())
-            logs.append(math.log(max(shared + smooth, 1e-9) / (counts.total() + smooth)))
-        nearest = min((len(other) for other in others), key=lambda length: (abs(length - len(own)), length))
-        return math.exp(mean(logs) + min(0.0, 1 - nearest / len(own)))
-
-    texts = [text for text in texts if text]
-    if len(texts) < 2:
-        return 0.0
-    return mean(bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))
-
-
 def diversity(run: Run) -> str:
     made = run.eval.get("generation")
     if not made:
@@ -200,31 +173,16 @@ def pmi(run: Run) -> float | None:
     return run.eval.get("generation", {}).get("coherence_pmi")
 
 
-def time_shares(run: Run) -> dict[str, float]:
-    """Shares of the time in training, largest first: of evaluation, and of the parts of a step (their mean)."""
-    names = {name for line in run.metrics for name in line if name.startswith("time_share/")}
-    evaluation = sum(value for _, value in run.curve("eval_s")) / run.seconds if run.seconds else 0.0
-    shares = {name.removeprefix("time_share/"): mean(value for _, value in run.curve(name)) for name in names}
-    shares = {name: share * (1 - evaluation) for name, share in shares.items()} | {"evaluation": evaluation}
-    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
-
-
 def bottlenecks(run: Run) -> list[str]:
     return [f"{name}: 占训练时间的 {share:.0%}" for name, share in time_shares(run).items() if share >= 0.005]
-
-
-def beyond(points: list[tuple[float, float]], is_far: Callable[[float, float], bool]) -> list[float]:
-    """The places whose value is far from the curve's median."""
-    middle = median(value for _, value in points) if points else 0.0
-    return [step for step, value in points if is_far(value, middle)]
 
 
 def anomalies(run: Run) -> list[str]:
     """What was not as it should be, the gravest first."""
     points, host = run.curve("loss"), run.curve("host_mib")
     speed, norms = run.curve("tokens_per_s")[1:], run.curve("grad_norm")  # the first speed includes the warm-up
-    slow = beyond(speed, lambda value, middle: value < middle / 2)
-    steep = beyond(norms, lambda value, middle: value > STEEP * middle)
+    slow = outliers(speed, lambda value, middle: value < middle / 2)
+    steep = outliers(norms, lambda value, middle: value > STEEP * middle)
     states = {
         "failed": "运行失败, 见错误日志",
         "killed": f"进程未留下结束记录便消失(如 SIGKILL 或断电), 最后活动 {run.end_time}",
@@ -287,6 +245,12 @@ def change_list(changes: list[tuple[str, int, int]]) -> str:
     lines = [f"{path}: +{added}, -{deleted}" for path, added, deleted in changes]
     more = [f"... 另有 {len(lines) - 30} 个文件"] if len(lines) > 30 else []
     return "\n".join([*lines[:30], *more]) or "代码未改变"
+
+
+def all_metrics(run: Run) -> str:
+    """Every metric with a Chinese label, one a line."""
+    found = [(m.chinese, m.value(run), m.text) for m in METRICS if m.chinese]
+    return "\n".join(f"{label}: {text(value)}" for label, value, text in found if value is not None) or "无"
 
 
 def environment(run: Run) -> str:
@@ -377,6 +341,7 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "FINAL_GPU_MEM": lambda run: mib(run.last(run.memory[0]), run),
     "PEAK_GPU_MEM": lambda run: mib(run.peak_memory, run),
     "GPU_WITHIN_LIMIT": within_limit,
+    "ALL_METRICS": all_metrics,
     "LOSS_CONVERGENCE_ANALYSIS": convergence,
     "MEMORY_USAGE_ANALYSIS": memory_usage,
     "TRAINING_STABILITY_ANALYSIS": stability,
@@ -394,8 +359,8 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "BASELINE_QUALITY": of_baseline(quality),
     "BASELINE_TIME": of_baseline(duration),
     "BASELINE_MEM": of_baseline(lambda run: VALUES["PEAK_GPU_MEM"](run)),
-    "LOSS_IMPROVEMENT": against(lambda run: final(run, "val_loss")),
-    "PPL_IMPROVEMENT": against(lambda run: final(run, "val_ppl")),
+    "LOSS_IMPROVEMENT": against(lambda run: last_unless_broken(run, "val_loss")),
+    "PPL_IMPROVEMENT": against(lambda run: last_unless_broken(run, "val_ppl")),
     "QUALITY_IMPROVEMENT": against(pmi),
     "TIME_CHANGE": against(lambda run: run.seconds),
     "MEM_CHANGE": against(lambda run: run.peak_memory),

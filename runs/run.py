@@ -17,20 +17,6 @@ NOT_IDENTITY = {
     "cache_dir", "use_swanlab", "swanlab_project", "swanlab_mode",
 }  # fmt: skip
 
-# The numbers of eval.json that runs are compared by, and the keys that lead to each.
-SCORES = {
-    "bits/byte": ("language", "bits_per_byte"),
-    **{
-        f"{task} {part}".strip(): (task, *(("parts", part) if part else ()), "accuracy")
-        for task in ("object", "relation", "verification")
-        for part in ("", "seen", "bank_only")
-    },
-    "object, written freely": ("exact_match", "accuracy"),
-    "coherence (PMI)": ("generation", "coherence_pmi"),
-    "fluency (perplexity)": ("generation", "fluency_ppl"),
-    "diversity (distinct-2)": ("generation", "distinct2"),
-}
-
 
 def git(*arguments: str) -> str | None:
     """The output of a git command, or None where there is no git or no repository."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runs.run import Run, is_locked
 
-from .compare import MEASURES, list_runs, span, spread
+from .compare import list_runs, spread
+from .metrics import metric, span
 from .new import split_flags
 from .tables import Table
 
@@ -122,7 +123,7 @@ def sweep_tables(points: dict[Path, dict[str, str]], runs: list[Run]) -> list[Ta
         means = []
         for setting, found in losses.items():
             found = [loss for loss in found if loss is not None]
-            loss = spread(found, MEASURES["best val loss"]) if found else None
+            loss = spread(found, metric("best_val_loss")) if found else None
             means.append(dict(zip(axes, setting, strict=True)) | {"mean loss": loss, "seeds": len(found)})
         tables.append(Table("mean ± standard deviation over seeds", means))
     return tables

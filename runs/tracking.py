@@ -11,12 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-from .run import SCORES, Run
+from .metrics import dashboard_name, scores_of
+from .run import Run
 
 SWANLAB_DIR = "swanlog"
 PATIENCE = 60  # seconds that SwanLab may take to open and to close a run
 BACKLOG = 10_000  # calls that may wait for SwanLab
-GROUPS = {"aux/": "train/aux_", "time_share/": "speed/share_"}
 log = logging.getLogger("run")
 
 
@@ -88,7 +88,7 @@ class SwanLab:
                 self._give_up(f"no answer in {patience:g} s")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        scalars = {grouped(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+        scalars = {dashboard_name(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
         if scalars:
             self.call(lambda run: run.log(scalars, step=step))
 
@@ -160,23 +160,6 @@ def delete_local(folder: str) -> None:
         for chart in Chart.select():  # a chart over several runs outlives the last of them
             if chart.sources.count() == 0:
                 chart.delete_instance()
-
-
-def grouped(name: str) -> str:
-    """The name of a metric on the dashboard, its group first: train, val, memory, speed or system."""
-    for prefix, group in GROUPS.items():
-        if name.startswith(prefix):
-            return group + name.removeprefix(prefix)
-    return name if "/" in name else f"{section(name)}/{name}"
-
-
-def section(name: str) -> str:
-    """The dashboard group of a metric that does not name one."""
-    if name.startswith("val_"):
-        return "val"
-    if name.endswith("_mib"):
-        return "system"
-    return "speed" if name.endswith(("_per_s", "_s")) else "train"
 
 
 class Tracker:
@@ -252,8 +235,7 @@ def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = Fal
     if swanlab.is_new or not has_metrics:
         swanlab.log_lines(run.metrics)
     step = run.metrics[-1]["step"] if run.metrics else 0
-    scores = {f"eval/{'_'.join(keys)}": run.score(*keys) for keys in SCORES.values()}
-    swanlab.log({name: value for name, value in scores.items() if value is not None}, step)
+    swanlab.log({f"eval/{name}": value for name, value in scores_of(run).items()}, step)
     swanlab.log_samples(run.eval.get("generation", {}).get("samples", []), step)
     swanlab.log_image("train/curves", draw_run(run), step)
     facts = swanlab.facts

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from runs.check import check_record, check_script
-from runs.compare import MEASURES, compare, groups_of, list_runs, verdict
+from runs.compare import compare, groups_of, list_runs, verdict
+from runs.metrics import metric
 from runs.new import new_experiment, script_flags
 from runs.record import fill_record
 from runs.run import Run, open_run, open_runs
@@ -75,12 +76,12 @@ def test_compare_tells_flags_results_and_the_winner(tmp_path):
     ],
 )
 def test_a_winner_is_named_only_beyond_the_noise(values, verdict_starts):
-    told = verdict(values, MEASURES["val loss"])
+    told = verdict(values, metric("val_loss"))
     assert told.startswith(verdict_starts) and bool(told) == bool(verdict_starts)
 
 
 def test_where_more_is_better_the_higher_wins():
-    assert verdict({"a": [1.0], "b": [2.0]}, MEASURES["tokens/s"]).startswith("b by 1")
+    assert verdict({"a": [1.0], "b": [2.0]}, metric("tokens_per_s")).startswith("b by 1")
 
 
 def test_the_list_tells_the_state_of_every_run(tmp_path):
@@ -122,7 +123,7 @@ def test_fill_tells_how_many_blanks_are_left_for_people(tmp_path):
 
 
 def test_the_scripts_and_records_of_the_project_are_sound(tmp_path):
-    assert "problems of scripts and records: none" in command("check", root=tmp_path)
+    assert "problems of scripts, records and documents: none" in command("check", root=tmp_path)
 
 
 def test_a_stale_number_and_a_damaged_marker_are_found(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runs import record_values as measures
-from runs.analysis import at_fractions, divergence, last_tenth, plateaus, slope, spikes
+from runs.analysis import at_fractions, divergence, last_tenth, plateaus, self_bleu, slope, spikes
 from runs.folder import hold_lock, session_of
 from runs.record import fill_record, fill_text
 from runs.record_values import VALUES, value_of
@@ -204,12 +204,12 @@ def test_the_change_of_code_is_that_since_the_base_experiments_run(tmp_path, mon
 
 def test_texts_that_are_alike_have_a_high_self_bleu():
     one, two = "a b c d e f g h".split(), "i j k l m n o p".split()
-    assert measures.self_bleu([one, one]) == pytest.approx(1.0)
-    assert measures.self_bleu([one, two]) < 0.01 < measures.self_bleu([one, one[:4] + two[:4]]) < 1
-    assert measures.self_bleu([one]) == measures.self_bleu([[], one]) == 0
+    assert self_bleu([one, one]) == pytest.approx(1.0)
+    assert self_bleu([one, two]) < 0.01 < self_bleu([one, one[:4] + two[:4]]) < 1
+    assert self_bleu([one]) == self_bleu([[], one]) == 0
     # Unigrams 3/4, then (shared + 1) / (all + 1) = 3/4, 2/3, 1/2, no brevity penalty.
     expected = (3 / 4 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
-    assert measures.self_bleu(["a b c d".split(), "a b c e".split()]) == pytest.approx(expected)
+    assert self_bleu(["a b c d".split(), "a b c e".split()]) == pytest.approx(expected)
 
 
 def test_what_the_log_warns_of_is_told(tmp_path):

@@ -163,7 +163,7 @@ def test_a_scaled_gradient_is_refused():
 
 
 def test_a_momentum_of_one_is_refused():
-    with pytest.raises(ValueError, match="--muon_momentum must be below 1, got 1.0"):
+    with pytest.raises(ValueError, match="--muon_momentum must lie in .0, 1., got 1.0"):
         parse_cli(["--muon_momentum", "1"])
 
 

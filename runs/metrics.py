@@ -1,0 +1,235 @@
+"""The one table of numbers: what a run measures, and how log, record, plots, dashboard and tables show it.
+
+A new metric is one line of METRICS. Where it then appears:
+
+    logged       the producer's name is a key of metrics.jsonl: dashboard, and the panel of the curves if it names one
+    path         the keys that lead to a score in eval.json: dashboard, comparison, rows of results
+    chinese      the record lists it under this label
+    is_compared  `python -m experiment compare` shows it
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from .analysis import last_unless_broken
+from .run import Run
+
+Number = Callable[[Run], float | None]
+
+
+def digits(n: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{n}f}"
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run.
+
+    Attributes:
+        name: the producer's name, and the measure of a row of results. One that ends in * stands for all that begin so.
+        label: what tables call it. A * in a score's path puts the key that it stands for in the place of {}.
+        unit: of rows of results. Shares lie in [0, 1] everywhere else; their unit is %.
+        better: min or max; None: neither wins.
+        text: how people see it.
+        group: its folder on the dashboard, for logged metrics.
+        panel, style: title of its panel of the curves, and how it is drawn there.
+        path: keys of eval.json, for scores.
+        get: the number of a whole run, for those that are neither a score nor the last value that was logged.
+    """
+
+    name: str
+    label: str = ""
+    unit: str = ""
+    better: Callable | None = None
+    text: Callable[[float], str] = digits(4)
+    group: str = ""
+    panel: str = ""
+    style: str = "-"
+    path: tuple[str, ...] = ()
+    get: Number | None = None
+    chinese: str = ""
+    is_compared: bool = False
+    in_log: str = ""
+
+    def value(self, run: Run) -> float | None:
+        """The number of a run; None where it has none."""
+        if self.get:
+            return self.get(run)
+        return run.score(*self.path) if self.path else run.last(self.name)
+
+    def scores(self, results: dict) -> Iterator[tuple[str, dict, float]]:
+        """(what * stands for, the results around the score, the score) of all that the path leads to."""
+        found = [("", {}, results)]
+        for key in self.path:
+            found = [
+                (name if key == "*" else star, value, value[name])
+                for star, _, value in found
+                if isinstance(value, dict)
+                for name in (list(value) if key == "*" else [key])
+                if name in value
+            ]
+        yield from ((star, around, value) for star, around, value in found if type(value) in (int, float))
+
+
+# The panels of the curves, in their order; others follow.
+LOSS = "loss, nats a token (dots: validation)"
+RATE, SPEED, NORM = "learning rate", "tokens/s", "gradient norm"
+READ = "memory: share of the bank read between two log lines"
+USES = "memory: entries by how often they were read (last log line)"
+MEMORY = "MiB in use (solid: GPU now, dashed: GPU peak, dotted: host)"
+PANELS = (LOSS, RATE, SPEED, NORM, READ, USES, MEMORY)
+QUESTIONS = {"object": "对象", "relation": "关系", "verification": "真伪"}
+PARTS = {"": "", "seen": " (训练文本与库中)", "bank_only": " (仅库中)"}
+NATS = "nats/token"
+
+
+def share(name: str, label: str, *path: str, **more) -> Metric:
+    """A share of questions of the evaluation."""
+    return Metric(name, label, "%", max, percent, path=path, **more)
+
+
+def answers(task: str, part: str) -> Metric:
+    """The accuracy of a question set, or of one part of it."""
+    path = (task, *(("parts", part) if part else ()), "accuracy")
+    chinese = f"{QUESTIONS[task]}准确率{PARTS[part]}"
+    return share(f"{task}_{part}".strip("_"), f"{task} {part}".strip(), *path, chinese=chinese, is_compared=True)
+
+
+def edits(number: int) -> list[Metric]:
+    """The scores after a number of edits, without which they stand after one."""
+    after, told = ("" if number == 1 else f"_{number}"), f"edits: {number}"
+    names = {"ES": "edit_success", "PS": "edit_paraphrase", "NS": "edit_neighbourhood"}
+    time = Metric(
+        f"edit_ms{after}", f"ms an edit, {told}", "ms", min, digits(3), path=("edits", str(number), "ms_per_edit")
+    )
+    return [*(share(name + after, f"{key}, {told}", "edits", str(number), key) for key, name in names.items()), time]
+
+
+def best(run: Run) -> float | None:
+    return run.best and run.best["val_loss"]
+
+
+def speed(run: Run) -> float | None:
+    points = run.curve("tokens_per_s")
+    return median(value for _, value in points) if points else None
+
+
+def last_validation(name: str) -> Number:
+    return lambda run: last_unless_broken(run, name)
+
+
+METRICS: list[Metric] = [
+    # Training and validation.
+    Metric("epoch", "epochs", group="train"),
+    Metric("loss", "training loss", NATS, min, group="train", panel=LOSS, in_log="loss {:.4f}"),
+    Metric("ppl", "training perplexity", "", min, digits(2), "train"),
+    Metric("val_loss", "val loss", NATS, min, group="val", panel=LOSS, style="o", path=("language", "loss"),
+           get=last_validation("val_loss"), chinese="验证 Loss", is_compared=True),
+    Metric("best_val_loss", "best val loss", NATS, min, get=best, chinese="最佳验证 Loss", is_compared=True),
+    Metric("val_ppl", "perplexity", "", min, digits(2), "val", path=("language", "perplexity"),
+           get=last_validation("val_ppl"), chinese="验证困惑度", is_compared=True),
+    Metric("lr", "learning rate", group="train", panel=RATE, in_log="lr {:.3g}"),
+    Metric("grad_norm", "gradient norm", group="train", panel=NORM),
+    Metric("skipped_steps", "skipped steps", "steps", min, whole, "train"),
+    Metric("aux/*", "auxiliary loss: {}", group="train/aux_"),
+    # The evaluation.
+    Metric("val_loss_*", "loss, {}", NATS, min, path=("language", "sources", "*", "loss")),
+    Metric("bits_per_byte", "bits/byte", "bits/byte", min, path=("language", "bits_per_byte"), chinese="每字节比特数",
+           is_compared=True),
+    *(answers(task, part) for task in QUESTIONS for part in PARTS),
+    share("planted", "object planted", "object", "planted", "accuracy"),
+    share("object_reworded", "object, reworded", "reworded", "accuracy", chinese="对象准确率 (换措辞)",
+          is_compared=True),
+    share("exact_match", "object, written freely", "exact_match", "accuracy", chinese="自由生成精确匹配",
+          is_compared=True),
+    share("gold_read_*", "gold entry read, {}", "retrieval", "layers", "*", "selected", "accuracy"),
+    *(
+        share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
+        for n in (1, 4, 16, 64)
+    ),
+    *(score for number in (1, 100, 10_000) for score in edits(number)),
+    share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
+    Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
+    Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
+           chinese="连贯性 (PMI)", is_compared=True),
+    Metric("fluency_ppl", "fluency (perplexity)", "", min, digits(2), path=("generation", "fluency_ppl"),
+           chinese="流畅度 (困惑度)", is_compared=True),
+    Metric("distinct2", "diversity (distinct-2)", "", max, digits(3), path=("generation", "distinct2"),
+           chinese="多样性 (distinct-2)", is_compared=True),
+    # Time, memory of the machine, use of the bank in training.
+    Metric("tokens_per_s", "tokens/s", "tokens/s", max, whole, "speed", SPEED, get=speed, chinese="训练吞吐 (token/s)",
+           is_compared=True, in_log="{:.0f} tokens/s"),
+    Metric("time_share/*", "share of a step: {}", group="speed/share_"),
+    Metric("eval_s", "time of a validation", "s", min, span, "speed"),
+    Metric("memory/used_share", "bank read between two log lines", "%", None, percent, "memory", READ),
+    Metric("memory/uses", "entries by reads", panel=USES, style="bars"),
+    Metric("gpu_mib", "GPU memory, MiB", "MiB", min, whole, "system", MEMORY),
+    Metric("peak_gpu_mib", "peak GPU memory, MiB", "MiB", min, whole, "system", MEMORY, "--"),
+    Metric("host_mib", "host memory, MiB", "MiB", min, whole, "system", MEMORY, ":"),
+    Metric("peak_mib", "peak memory, MiB", "MiB", min, whole, get=lambda run: run.peak_memory, chinese="内存峰值 (MiB)",
+           is_compared=True),
+    Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
+    Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True),
+    Metric("parameters", "parameters", "", None, whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
+           is_compared=True),
+]  # fmt: skip
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name.
+
+    Raises:
+        ValueError: the table has none.
+    """
+    found = next((m for m in METRICS if m.name == name), None)
+    if found is None:
+        raise ValueError(f"runs/metrics.py has no metric {name!r}: add a line to METRICS")
+    return found
+
+
+def scores_of(run: Run) -> dict[str, float]:
+    """The scores of a run's evaluation that runs are compared by, each under its keys of eval.json, joined by _."""
+    found = {"_".join(m.path): run.score(*m.path) for m in METRICS if m.path and m.is_compared}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def dashboard_name(name: str) -> str:
+    """A logged metric's name on the dashboard, its group first; one that the table lacks stands under `train`."""
+    for m in METRICS:
+        if m.group and m.name.endswith("*") and name.startswith(m.name[:-1]):
+            return m.group + name.removeprefix(m.name[:-1])
+    group = next((m.group for m in METRICS if m.name == name and m.group), "train")
+    return name if "/" in name else f"{group}/{name}"
+
+
+def panels() -> dict[str, dict[str, str]]:
+    """Titles of the panels of the curves, in their order -> the metrics in each and how they are drawn."""
+    found: dict[str, dict[str, str]] = {title: {} for title in PANELS}
+    for m in METRICS:
+        if m.panel:
+            found.setdefault(m.panel, {})[m.name] = m.style
+    return found
+
+
+def log_text(values: dict[str, float]) -> str:
+    """The part of a log line that states the metrics of a step."""
+    return " ".join(m.in_log.format(values[m.name]) for m in METRICS if m.in_log and m.name in values)
