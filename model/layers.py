@@ -31,6 +31,7 @@ class Context:
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
     needs_losses: bool  # else no auxiliary term of the memory is worked out
+    ngram_BTU: Tensor | None  # each position's rows of the n-gram table
 
 
 class Runs(NamedTuple):
