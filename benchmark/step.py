@@ -82,7 +82,7 @@ def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n:
 def flops_per_token(config: ModelConfig) -> float:
     """See the module's docstring."""
     D, kv_width = config.dim, config.kv_heads * config.head_dim
-    block = 2 * D * D + 2 * D * kv_width + 3 * D * config.hidden_dim
+    block = 2 * D * D + 2 * D * kv_width + (3 if config.ffn_activation == "swiglu" else 2) * D * config.hidden_dim
     matrices = config.n_layers * block + config.vocab_size * D
     return 6 * matrices + 12 * config.n_layers * config.max_seq_len * D
 
