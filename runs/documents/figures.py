@@ -26,7 +26,7 @@ QUESTIONS = {"object": "object, of five", "relation": "relation, of five", "veri
 SPEEDS = {
     "1_4_0": "1.4.0, plain", "1_5_2": "1.5.2, tokens", "1_5_0": "1.5.0, tokens and pointer",
     "1_4_7": "1.4.7, gated MLP", "1_4_8": "1.4.8, cross-attention",
-    "1_4_8 naive, compiled": "1.4.8, reference, compiled",
+    "1_4_8 reference, compiled": "1.4.8, reference, compiled",
 }  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def draw_speed(bars: list[dict], colors: Colors) -> str:
     figure = new_figure(7.6, 2.4, colors)
     axes = figure.add_subplot()
     for place, bar in enumerate(reversed(bars)):
-        color = colors.plain if bar["model"] == "1_4_0" or "naive" in bar["model"] else colors.memory
+        color = colors.plain if bar["model"] == "1_4_0" or "reference" in bar["model"] else colors.memory
         axes.barh(place, bar["ratio_to_plain"], 0.7, color=color)
         text = f" {bar['ratio_to_plain']:.2f}, {bar['tokens_per_s'] / 1000:,.0f} thousand tokens/s"
         axes.text(bar["ratio_to_plain"] + 0.005, place, text, va="center", color=colors.text, fontsize=8)

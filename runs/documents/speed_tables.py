@@ -16,8 +16,8 @@ def step(page: Page) -> str:
         "1_4_7": "product keys, gated MLP",
         "1_4_8": "product keys, cross-attention",
         "1_4_10": "product keys, Gumbel selection",
-        "1_4_8 naive, compiled": "reference of 1.4.8, compiled",
-        "1_4_8 naive, eager": "reference of 1.4.8, eager",
+        "1_4_8 reference, compiled": "reference of 1.4.8, compiled",
+        "1_4_8 reference, eager": "reference of 1.4.8, eager",
     }
     columns = ("tokens_per_s", "step_ms", "ratio_to_plain", "peak_gib")
 
@@ -25,7 +25,7 @@ def step(page: Page) -> str:
         fields = {"model": model, "batch_size": 48, "n_heads": 32}
         if model == "1_4_8":  # scope `token` has rows of its own
             fields["fusion_scope"] = "sequence"
-        label = what if "naive" in model else f"{model.replace('_', '.')}: {what}"
+        label = what if "reference" in model else f"{model.replace('_', '.')}: {what}"
         return [label, *(page.field(name, "step", **fields) for name in columns)]
 
     return page.table(
