@@ -123,7 +123,7 @@ def test_fill_tells_how_many_blanks_are_left_for_people(tmp_path):
 
 
 def test_the_scripts_and_records_of_the_project_are_sound(tmp_path):
-    assert "problems of scripts and records: none" in command("check", root=tmp_path)
+    assert "problems of scripts, records and documents: none" in command("check", root=tmp_path)
 
 
 def test_a_stale_number_and_a_damaged_marker_are_found(tmp_path):
