@@ -131,6 +131,38 @@ class TokensConfig(MemoryConfig):
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class NgramTableConfig(CoreConfig):
+    heading = "hashed n-gram table, of both models"
+
+    ngram_table_rows: int = flag(
+        0, "rows M of each head of a table of learned vectors for the last tokens of the text; 0: no table",
+        within=(0, None),
+    )  # fmt: skip
+    ngram_table_heads: int = flag(
+        4, "heads of the table for each order, each with a hash and rows of its own", within=(1, None)
+    )
+    ngram_table_dim: int = flag(64, "width W of a row of the table", within=(1, None))
+    ngram_table_orders: list[int] = flag([2, 3], "orders of the table: how many last tokens a row stands for")
+    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
+    ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True)
+
+    def check(self) -> None:
+        orders = self.ngram_table_orders
+        require(
+            bool(orders) and min(orders) >= 1 and len(set(orders)) == len(orders),
+            f"--ngram_table_orders must be different numbers of at least 1, got {orders}",
+        )
+        require(bool(self.ngram_table_layers), "--ngram_table_layers must name a block that reads the table")
+        for layer in self.ngram_table_layers:
+            require(0 <= layer < self.n_layers, f"--ngram_table_layers {layer} must lie in [0, {self.n_layers - 1}]")
+
+    @property
+    def ngram_table_width(self) -> int:
+        """U: numbers that a position reads from the table, one row of each head of each order."""
+        return len(self.ngram_table_orders) * self.ngram_table_heads * self.ngram_table_dim
+
+
 RETRIEVALS = {"product_key": ProductKeysConfig, "ngram": NgramsConfig}
 FUSIONS = {
     "gated_mlp": MemoryConfig, "cross_attention": CrossAttentionConfig, "concat": MemoryConfig, "words": TokensConfig,
@@ -138,7 +170,7 @@ FUSIONS = {
 
 
 @dataclass(frozen=True)
-class ModelConfig(ProductKeysConfig, NgramsConfig, CrossAttentionConfig, TokensConfig):
+class ModelConfig(ProductKeysConfig, NgramsConfig, CrossAttentionConfig, TokensConfig, NgramTableConfig):
     """The architecture. Frozen: derived values are properties; `dataclasses.replace` makes a variant.
 
     Raises:
@@ -164,16 +196,17 @@ class ModelConfig(ProductKeysConfig, NgramsConfig, CrossAttentionConfig, TokensC
 
     def __post_init__(self):
         parts = self.parts
-        check(self, parts, needs=parts != [CoreConfig])
+        check(self, parts, needs=MemoryConfig in parts)
         for part in parts:
             part.check(self)
 
     @property
     def parts(self) -> list[type]:
         """The configs of what is in use."""
+        core = [CoreConfig, NgramTableConfig] if self.ngram_table_rows else [CoreConfig]
         if self.model_type != "model_memory" or self.retrieval not in RETRIEVALS or self.fusion not in FUSIONS:
-            return [CoreConfig]
-        return [CoreConfig, MemoryConfig, RETRIEVALS[self.retrieval], FUSIONS[self.fusion]]
+            return core
+        return [*core, MemoryConfig, RETRIEVALS[self.retrieval], FUSIONS[self.fusion]]
 
     @property
     def grid_side(self) -> int:
@@ -213,7 +246,7 @@ class ModelConfig(ProductKeysConfig, NgramsConfig, CrossAttentionConfig, TokensC
     @property
     def cache_layers(self) -> int:
         """Layers of a key-value cache: one for each attention, each reading block, and the text with what it found."""
-        return self.n_layers + len(self.reading_layers) + self.reads_words
+        return self.n_layers + len(self.reading_layers) + (self.reads_words or self.ngram_table_rows > 0)
 
     def needs_cosine(self, with_losses: bool = True) -> bool:
         """Whether a candidate's cosine with the query is needed: to select by it, or for a loss."""

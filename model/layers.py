@@ -31,6 +31,7 @@ class Context:
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
     needs_losses: bool  # else no auxiliary term of the memory is worked out
+    ngram_BTU: Tensor | None  # each position's rows of the n-gram table
 
 
 class Runs(NamedTuple):
@@ -145,7 +146,7 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelCo
 
 
 def flex_options(q_BHTE: Tensor) -> dict[str, int]:
-    """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (benchmark/NOTES.md)."""
+    """Sizes of FlexAttention's tiles where others than its own were faster on an H100 (docs/speed.md)."""
     width = q_BHTE.shape[-1]
     if q_BHTE.dtype == torch.float32 or width > 64:
         return {}

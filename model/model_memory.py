@@ -105,6 +105,7 @@ class MemoryBlock(Block):
         self.keys_2RK = nn.Parameter(torch.empty(2, self.config.grid_side, self.config.dim // 2))
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
+        x_BTD = self.add_ngrams(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         memory_BTD, aux, reading = self.read_memory(in_autocast(self.memory_norm(h_BTD)), context)
         out_BTD = h_BTD + self.fusion_dropout(memory_BTD)

@@ -24,6 +24,7 @@ from .layers import (
     rotary_table,
 )
 from .losses import language_model_loss
+from .memory.ngram_table import NgramGate, NgramTable
 from .static_cache import CACHE, FixedCache
 
 INIT_STD = 0.02
@@ -48,6 +49,7 @@ class LanguageModelOutput(CausalLMOutputWithPast):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
+        self.ngram_gate = NgramGate(config) if config.ngram_table_rows and layer in config.ngram_table_layers else None
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
         if has_ffn:
@@ -56,9 +58,13 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
         """The stream after this block, its named loss terms, and what it read."""
+        x_BTD = self.add_ngrams(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
         return h_BTD + y_BTD, aux, None
+
+    def add_ngrams(self, x_BTD: Tensor, context: Context) -> Tensor:
+        return x_BTD if self.ngram_gate is None else self.ngram_gate(x_BTD, context.ngram_BTU)
 
 
 class Transformer(PreTrainedModel, GenerationMixin):
@@ -75,6 +81,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.settings = settings = config.unwrap()
         self.embedding = nn.Embedding(settings.vocab_size, settings.dim)
+        self.ngram_table = NgramTable(settings) if settings.ngram_table_rows else None
         self.make_blocks()
         self.norm = make_norm(settings)
         self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
@@ -127,6 +134,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
             init.normal_(module.weight, std=INIT_STD)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+        elif isinstance(module, NgramGate):  # nearly nothing at the start
+            init.normal_(module.value_proj.weight, std=0.1 * INIT_STD / (2 * self.settings.n_layers) ** 0.5)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
@@ -144,6 +153,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon."""
         for block in self.blocks:
             block.compile()
+        if self.ngram_table:
+            self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
     def fixed_cache(self, length: int) -> dict:
@@ -199,6 +210,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
             needs_losses=self.training or labels is not None,
+            ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from common.cli import run_command
 
-from .folder import Run, find_runs, open_run, open_runs
 from .record import fill_record
 from .record_text import STATES
 from .record_values import value_of
+from .run import Run, find_runs, open_run, open_runs
 from .tables import FORMATS, Table, show
 
 # What `show` prints of a run, and the value of a record that it prints.

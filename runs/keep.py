@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from statistics import mean, stdev
 
 from .compare import groups_of
-from .folder import Run
 from .metrics import METRICS, Metric
 from .results import Row
+from .run import Run
 
 CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from . import record_text as text
 from .analysis import last_unless_broken
-from .folder import Run
+from .run import Run
 
 STAGES = {"INIT": "env", "DATA": "data", "MODEL": "model", "TRAIN": "train"}
 

@@ -16,7 +16,7 @@ from ..ops.entries import CommonTokens
 from .ngram_index import NgramIndex
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
-COMMON_WORDS = 256  # two thirds of the words of real entries (benchmark/NOTES.md)
+COMMON_WORDS = 256  # two thirds of the words of real entries (docs/speed.md)
 
 
 class MemoryBank(nn.Module):

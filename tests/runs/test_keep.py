@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runs.folder import Run
 from runs.keep import mean_interval, rows_of, wilson_interval
 from runs.results import find, read_rows
+from runs.run import Run
 from tests.runs.test_experiment import command
 from tests.runs.test_record import write_run
 
