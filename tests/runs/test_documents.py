@@ -137,6 +137,7 @@ def test_long_lines_and_long_documents_are_found():
     assert long_lines("x" * 121 + "\n| " + "x" * 200, Path("a.md")) == ["line 1 has 121 characters; at most 120"]
     assert long_lines("\n" * 151, Path("README.md")) == ["151 lines; at most 150"]
     assert long_lines("\n" * 151, Path("log.md")) == []
+    assert "begins with a mark" in long_lines("a\n<!--v:k-->1<!--/v-->", Path("a.md"))[0]
 
 
 def test_figures_have_the_same_bytes_each_time_and_other_colors_in_the_dark():
