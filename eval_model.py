@@ -22,9 +22,8 @@ from evaluation.controls import controls_of, tasks_of
 from evaluation.gold import find_gold
 from evaluation.report import compare, table, with_controls
 from model import load_run
-from runs.folder import Run, git, write_json
 from runs.record import fill_record
-from runs.runinfo import now
+from runs.run import Run, git, now, write_json
 from runs.tracking import replay
 from trainer.meters import memory_readings
 

@@ -15,7 +15,7 @@ import torch
 
 from model.config import ModelConfig
 from runs.new import script_flags
-from runs.runinfo import git
+from runs.run import git
 from trainer.config import parse_cli
 
 SCRIPTS = Path(__file__).parent.parent / "run_file"

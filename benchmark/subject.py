@@ -59,7 +59,7 @@ def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
     out = subject.micro_step(batch, torch.ones((), device=device), 1.0, lambda part: nullcontext())
     torch.nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
     subject.optimizer.step()
-    torch.autograd.graph.increment_version(subject.model.parameters())  # as StepGuard does
+    torch.autograd.graph.increment_version(subject.model.parameters())  # as step_if_finite does
     subject.optimizer.zero_grad(set_to_none=False)
     return out.lm_loss.detach().clone()
 

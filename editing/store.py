@@ -16,7 +16,7 @@ from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply
 from runs.load import load_run_bank
-from runs.runinfo import now
+from runs.run import now
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from common.cli import run_command
 from runs import record_values as measures
-from runs.folder import Run, find_runs, open_run, open_runs
 from runs.record import fill_record
+from runs.run import Run, find_runs, open_run, open_runs
 
 from .tables import FORMATS, Table, show
 

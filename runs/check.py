@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs.folder import Run, find_runs
 from runs.record import BLOCK, INLINE, fill_text
 from runs.record_values import value_of
+from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
 from . import documents

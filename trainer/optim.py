@@ -64,7 +64,7 @@ def matrix_heights(layer: str, parameter: nn.Parameter, config: ModelConfig) -> 
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """A fused AdamW, or Muon with one: both obey `trainer.meters.StepGuard`, which skips steps on the device."""
+    """A fused AdamW, or Muon with one: both obey `trainer.step.step_if_finite`, which skips steps on the device."""
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
     return kind(
         parameter_groups(model, config),

@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.constants import PADDING
-
 from ..config import ModelConfig
 from ..layers import Visibility, in_autocast, make_norm
-from .ngram_index import last, text_so_far
+from .ngram_index import previous, text_so_far
 
 MASK = (1 << 64) - 1
 MIXER = 0xBF58476D1CE4E5B9 - (1 << 64)  # as int64; of splitmix64
@@ -66,9 +64,10 @@ def last_tokens(text_BX: Tensor, start_BX: Tensor, n: int) -> Tensor:
     Args:
         start_BX: bool, True at the first token of each document.
     """
-    document_BX = start_BX.int().cumsum(dim=1)
-    own_BXn = last(document_BX, n, -1) == document_BX[..., None]
-    return last(text_BX, n, PADDING).masked_fill(~own_BXn, PADDING)
+    tokens = [text_BX]
+    for _ in range(n - 1):
+        tokens.append(previous(tokens[-1], start_BX))
+    return torch.stack(tokens[::-1], dim=-1)
 
 
 class NgramTable(nn.Module):
@@ -93,7 +92,7 @@ class NgramTable(nn.Module):
             cache: a transformers cache or None; its last layer keeps the tokens, here where nothing else does.
         """
         row_BTK = self.look_up(input_BT, visible.document_BX, cache)
-        vector_BTKW = in_autocast(self.rows(row_BTK))
+        vector_BTKW = self.rows(row_BTK)
         if self.training and self.config.ngram_table_dropout:  # of whole rows
             kept_BTK1 = torch.ones_like(vector_BTKW[..., :1])
             vector_BTKW = vector_BTKW * F.dropout(kept_BTK1, self.config.ngram_table_dropout)
@@ -121,7 +120,7 @@ class NgramGate(nn.Module):
         self.value_proj = nn.Linear(config.ngram_table_width, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, vector_BTU: Tensor) -> Tensor:
-        key_BTD, value_BTD = self.key_norm(self.key_proj(vector_BTU)), self.value_proj(vector_BTU)
-        score_BT1 = (self.stream_norm(x_BTD).float() * key_BTD.float()).sum(dim=-1, keepdim=True)
+        value_BTD, key_BTD = self.value_proj(vector_BTU), self.key_norm(self.key_proj(vector_BTU).float())
+        score_BT1 = (self.stream_norm(x_BTD.float()) * key_BTD).sum(dim=-1, keepdim=True)
         gate_BT1 = (score_BT1 * x_BTD.shape[-1] ** -0.5).sigmoid()
         return x_BTD + gate_BT1.to(value_BTD.dtype) * value_BTD

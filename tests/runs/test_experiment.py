@@ -13,10 +13,10 @@ import pytest
 
 from runs.check import check_record, check_script
 from runs.compare import compare, groups_of, list_runs, verdict
-from runs.folder import Run, open_run, open_runs
 from runs.metrics import metric
 from runs.new import new_experiment, script_flags
 from runs.record import fill_record
+from runs.run import Run, open_run, open_runs
 from runs.sweep import read_grid, run_sweep
 from tests.runs.test_record import write_run
 from trainer.config import parse_cli
