@@ -77,7 +77,8 @@ class Page:
     def table(self, head: Iterable[str], lines: Iterable[Iterable[str]], source: bool = True) -> str:
         head = [self.say(word) for word in head]
         body = [[self.say(line[0]), *line[1:]] for line in map(list, lines)]
-        rule = ["---:" if all(map(NUMBERS.fullmatch, column)) else "---" for column in zip(*body, strict=True)]
+        is_number = [all(map(NUMBERS.fullmatch, column)) for column in zip(*body, strict=True)]
+        rule = ["---", *("---:" if number else "---" for number in is_number[1:])]
         text = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *body))
         return text + ("\n\n" + self.sources() if source else "")
 
