@@ -43,10 +43,11 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
     )  # fmt: skip
 
 
-def run_tasks(model, tokenizer, config: EvalConfig, tasks) -> dict:
+def run_tasks(model, tokenizer, config: EvalConfig, tasks, control: str = "") -> dict:
     """The results of tasks by name, with the seconds of each; tasks without files are left out."""
     results = {}
     for name in tasks:
+        print(f"evaluating: {name}{control and f', {control}'}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         result = TASKS[name](model, tokenizer, config)
         if result is not None:
@@ -73,7 +74,7 @@ def evaluate(args: argparse.Namespace) -> dict:
                 raise ValueError(f"--arms {name!r} is not possible for {run_dir}: choose from {list(controls)}")
             with controls[name](model, tokenizer, config) as changed:
                 tasks = [task for task in args.tasks if task in tasks_of(name)]
-                results["arms"][name] = run_tasks(model, tokenizer, changed, tasks)
+                results["arms"][name] = run_tasks(model, tokenizer, changed, tasks, name)
     results["resources"] = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
     results["about"] = {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
