@@ -68,7 +68,7 @@ def load_data(flags: Flags, accelerator, run) -> Data:
             run.report("knowledge", bank.report)
         val_path = data.val_path or data.data_path
         held_out = 0.0 if data.val_path else data.val_fraction
-        options = {"mode": data.data_mode, "cache_dir": data.cache_dir}
+        options = {"mode": data.data_mode, "cache_dir": data.cache_dir, "labelled_only": True}
         train = open_pretrain_data(
             data.data_path, tokenizer, model.max_seq_len, part="train", val_fraction=held_out, **options
         )
