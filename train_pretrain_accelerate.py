@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from common.constants import IGNORED
 from common.files import require_file
+from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER, load_bank
 from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
 from dataset.tokenizer import load_tokenizer
@@ -111,7 +113,8 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> torch.nn.Module:
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
-            order_N = model.order_by_content(flags.data.cluster_cache_path, flags.data.cluster_words).numpy()
+            cached = partial(cached_order, flags.data.cluster_cache_path)
+            order_N = model.order_by_content(flags.data.cluster_words, cached).numpy()
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew

@@ -6,7 +6,7 @@ python -m benchmark.decode --batch_sizes 2 --prompt_tokens 20 --new_tokens 8 --d
 A plain loop of `model(token, cache=...)` and argmax, not `generate`: it measures the model, without the bookkeeping of
 masks, criteria and processors that `generate` adds to every token of every model alike. Random weights, fixed random
 prompts, bf16 autocast on the GPU (its casts of the weights are made once for all tokens), nothing compiled, as in the
-evaluation. `fixed` is a FixedCache, whose steps are replayed; `dynamic` transformers' own cache, kernel by kernel.
+evaluation. `fixed` is a StaticCache, whose steps are replayed; `dynamic` transformers' own cache, kernel by kernel.
 The models take turns, a prompt each. ratio: median time of a token, plain over this model, equal batch and cache.
 The first steps of a prompt, which compile and capture, are told apart.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model import build_model
-from model.static_cache import EAGER_CALLS, FixedCache
+from model.static_cache import EAGER_CALLS, StaticCache
 
 from .harness import Cases, make_parser, quartiles, script_config, set_up, sizes_of, timed_ms
 
@@ -32,7 +32,7 @@ FIRST = EAGER_CALLS + 1  # steps until the first that is only replayed
 def decode(model, prompt_BT: Tensor, n_new: int, fixed: bool) -> tuple[float, list[float], Tensor]:
     """Milliseconds of the prompt, those of every later step, and the (B, n_new + 1) tokens that were chosen."""
     device = prompt_BT.device
-    cache = FixedCache(prompt_BT.shape[1] + n_new) if fixed else DynamicCache(config=model.config)
+    cache = StaticCache(prompt_BT.shape[1] + n_new) if fixed else DynamicCache(config=model.config)
     chosen = [prompt_BT]
 
     def step():

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model import build_model
 from model.config import ModelConfig
-from model.layers import Visibility
+from model.visibility import Visibility
 
 from .harness import Cases, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms
 

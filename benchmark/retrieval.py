@@ -24,7 +24,8 @@ from math import isqrt, log2
 import torch
 from torch import Tensor
 
-from model.memory.ngram_index import NgramIndex, find_matches
+from model.memory.ngram_index import NgramIndex
+from model.memory.ngram_search import find_matches
 from model.ops import search_grid
 
 from .harness import Cases, floor_ms, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from common.files import flush
+from model.compat import convert_state_dict
 
 from .muon import require_same_optimizer
 
@@ -172,7 +173,7 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
     path = Path(run_dir) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
-    trained, own = load_tensors(path), dict(model.named_parameters())
+    trained, own = convert_state_dict(load_tensors(path)), dict(model.named_parameters())
     trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
     for name in sorted(own.keys() ^ trained.keys()):
         raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")

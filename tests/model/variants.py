@@ -1,8 +1,11 @@
-"""Every variant of the two models, by name: invariants are tested over all of them."""
+"""Every variant of the two models, by name: invariants are tested over all of them.
+
+A retrieval or fusion that is new in the tables of `model/memory` has variants here without an edit.
+"""
 
 from itertools import product
 
-from model.memory.cross_attention import FUSIONS
+from model.memory import FUSIONS, RETRIEVALS
 
 BASELINES = {
     "original": {"model_type": "model_original"},
@@ -10,9 +13,24 @@ BASELINES = {
     "original-moe": {"model_type": "model_original", "use_moe": True},
     "original-textbook": {"model_type": "model_original", "use_flash_attn": False},
 }
+NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
+BASES = {"product_key": {}, "ngram": NGRAM}  # flags of a retrieval that suit tiny models
+
+
+def scopes(fusion: str) -> list[str]:
+    """A fusion without a mask reads its own position in both scopes."""
+    return ["sequence", "token"] if "mask" in FUSIONS[fusion].prepares else ["token"]
+
+
 MEMORY = {
     f"{fusion}-{scope}-{selection}": {"fusion": fusion, "fusion_scope": scope, "selection": selection}
-    for fusion, scope, selection in product(FUSIONS, ["sequence", "token"], ["product_key", "cosine", "gumbel"])
+    for fusion in FUSIONS
+    for scope, selection in product(scopes(fusion), ["product_key", "cosine", "gumbel"])
+}
+OTHERS = {
+    f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion} | BASES.get(retrieval, {})
+    for retrieval, fusion in product(RETRIEVALS, FUSIONS)
+    if retrieval != "product_key"
 }
 EXTRAS = {
     "gumbel-top1": {"selection": "gumbel", "num_selected": 1, "similarity_loss_coef": 0.1, "diversity_loss_coef": 0.1},
@@ -34,7 +52,6 @@ EXTRAS = {
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
 }
-NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 NGRAMS = {
     "ngram-words-pointer": NGRAM | {"fusion": "words", "pointer": True},
     "ngram-pairs": NGRAM
@@ -46,5 +63,5 @@ NGRAMS = {
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
 }
-MEMORY_VARIANTS = MEMORY | EXTRAS | NGRAMS
+MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS
 VARIANTS = BASELINES | MEMORY_VARIANTS
