@@ -74,7 +74,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
                 if state.due(every.memory_monitor_interval):
                     run.log(state.step, memory_readings(device))
                 if state.due(every.eval_interval):
-                    val_loss = validate(step.model, data.val, flags, accelerator)
+                    val_loss = validate(model, data.val, flags, accelerator)
                     state.note(val_loss)
                     run.log(state.step, meter.read_validation(val_loss))
                 if state.due(every.save_interval) or (state.is_best and every.keep_best):
