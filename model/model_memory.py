@@ -18,7 +18,7 @@ from common.constants import IGNORED, NO_ENTRY, PADDING
 
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, Kept, Visibility, in_autocast, make_norm
-from .losses import balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss
+from .losses import balance_loss, copying_loss, diversity_loss, retrieval_loss, similarity_loss, softcapped
 from .memory.bank import ROWS_AT_ONCE, MemoryBank, usage_statistics, use_histogram
 from .memory.cross_attention import DROPPED, FUSIONS, Entries, fusion_mask
 from .memory.grid_order import cached_content_order, content_keys, order_by_rarest_words, weighed_words
@@ -105,7 +105,7 @@ class MemoryBlock(Block):
         self.keys_2RK = nn.Parameter(torch.empty(2, self.config.grid_side, self.config.dim // 2))
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
-        x_BTD = self.add_ngrams(x_BTD, context)
+        x_BTD = self.enter(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         memory_BTD, aux, reading = self.read_memory(in_autocast(self.memory_norm(h_BTD)), context)
         out_BTD = h_BTD + self.fusion_dropout(memory_BTD)
@@ -364,11 +364,12 @@ class MemoryTransformer(Transformer):
         copy_BTW = self.pointer(x_BTD, context.found.words, log_weight_BTS, context.table_VD)
         reading = words_reading(copy_BTW, context.found)
         token_BTW, logits_BTV = context.found.words.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
-        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels)
+        cap = self.settings.logit_softcap
+        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels, cap)
         if not return_logits:
             return None, lm_loss, [reading]
         copy_BTW, token_BTW = copy_BTW[:, -logits_to_keep:], token_BTW[:, -logits_to_keep:]
-        return mixed_log_probabilities(logits_BTV, copy_BTW, token_BTW), lm_loss, [reading]
+        return mixed_log_probabilities(softcapped(logits_BTV, cap), copy_BTW, token_BTW), lm_loss, [reading]
 
     def compile_parts(self) -> None:
         super().compile_parts()

@@ -35,7 +35,10 @@ def groups_of(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs that differ by their seed alone stand together, under the name of the first."""
     by_identity: dict[tuple, list[Run]] = {}
     for run in runs:
-        by_identity.setdefault(run.identity, []).append(run)
+        # The weights to start from may be those of the same seed: out/text_seed1, out/text_seed2.
+        own = re.compile(rf"seed_?{run.flag('seed')}(?!\d)")
+        identity = tuple((name, own.sub("seed", value)) for name, value in run.identity)
+        by_identity.setdefault(identity, []).append(run)
     groups = {}
     for group in by_identity.values():
         label = group[0].name
