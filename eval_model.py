@@ -77,6 +77,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
+        print(f"evaluating: {name}{control and f', {control}'}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         result = TASKS[name](model, tokenizer, config)
         if result is not None:  # None: its files are not given
