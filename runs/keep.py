@@ -60,17 +60,26 @@ def require_whole(run: Run, allow_limit: bool) -> None:
     """
     if run.state != "finished":
         raise ValueError(f"{run.path} is {run.state}, not finished: let it end first")
-    about = run.eval.get("about")
-    again = f"python eval_model.py --run {run.path}"
-    if not about:
+    about, again = run.eval.get("about"), f"python eval_model.py --run {run.path}"
+    if not about or "resources" not in run.eval:
         raise ValueError(f"{run.path} has no whole eval.json: {again}")
     if about["date"] < (run.end_time or ""):
         raise ValueError(f"{run.path} was evaluated before its training ended: {again}")
-    if about.get("limit") and not allow_limit:
+    if about.get("edits"):
+        raise ValueError(f"{run.path} was evaluated with edits in its bank: undo them, then {again}")
+    if (limits := limits_of(run)) and not allow_limit:
         raise ValueError(
-            f"{run.path} was evaluated on the first {about['limit']} questions: {again} without --limit, "
+            f"{run.path} was evaluated on the first {min(limits)} questions: {again} without --limit, "
             "or give --partial if the protocol asks for so many"
         )
+
+
+def limits_of(run: Run) -> set[int]:
+    """The largest numbers of questions that results of a run were allowed; none if all were allowed all questions."""
+    parts = (run.eval, *run.eval.get("arms", {}).values())
+    results = [value for part in parts for value in part.values() if isinstance(value, dict) and "seconds" in value]
+    every = run.eval["about"].get("limit")
+    return {every, *(result.get("limit", every) for result in results)} - {None}
 
 
 def results_of(run: Run) -> Iterator[tuple[str, dict]]:
@@ -115,9 +124,8 @@ def evidence_of(runs: list[Run]) -> tuple[dict, list[str]]:
     notes = [f"commits {', '.join(commits)}"] if len(commits) > 1 else []
     if any(run.info.get("git_dirty") for run in runs):
         notes.append("uncommitted changes")
-    limits = {run.eval["about"]["limit"] for run in runs} - {None}
-    if limits:
-        notes.append(f"the first {max(limits)} questions")
+    if limits := set().union(*map(limits_of, runs)):
+        notes.append(f"the first {' or '.join(map(str, sorted(limits)))} questions")
     evidence = {
         "seeds": [run.flag("seed") for run in runs], "commit": commits[-1], "source": "run",
         "machine": f"{processes} x {machine}" if processes > 1 else machine,

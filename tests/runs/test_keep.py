@@ -29,6 +29,7 @@ def evaluated(path: Path, seed: int = 1, right: int = 90, **about) -> Run:
         "edits": {"1": {"ES": 0.9, "PS": 0.8, "NS": None, "n": {"ES": 50, "PS": 100}, "ms_per_edit": 0.4, "edits": 1}},
         "frequency": {"object": answers(23)},
         "lookup": {"object": answers(88), "reworded_0": answers(50)},
+        "resources": {"host_mib": 900.0},
         "arms": {"bank shuffled": {"object": answers(26)}, "bank counterfactual": {"object": answers(4)}},
         "about": {"date": "2026-11-26T10:00:00", "limit": None, "git_commit": "0123abcdef"} | about,
     }
@@ -87,6 +88,17 @@ def test_what_is_not_whole_is_refused(tmp_path):
     with pytest.raises(ValueError, match="on the first 50 questions"):
         rows_of([limited])
     assert "the first 50 questions" in rows_of([limited], allow_limit=True)[0].note
+    one = json.loads((limited.path / "eval.json").read_text())
+    one["about"]["limit"], one["object"] = None, one["object"] | {"seconds": 1.0, "limit": 20}
+    (limited.path / "eval.json").write_text(json.dumps(one))
+    with pytest.raises(ValueError, match="on the first 20 questions"):
+        rows_of([Run(limited.path)])
+    del one["resources"]
+    (limited.path / "eval.json").write_text(json.dumps(one))
+    with pytest.raises(ValueError, match="no whole eval.json"):
+        rows_of([Run(limited.path)])
+    with pytest.raises(ValueError, match="with edits in its bank"):
+        rows_of([evaluated(tmp_path / "experiment_1_1_5", edits=2)])
     with pytest.raises(ValueError, match="does not say its experiment"):
         rows_of([evaluated(tmp_path / "mine")])
     assert rows_of([evaluated(tmp_path / "yours")], "9.9", "mine")[0].experiment == "9.9"
