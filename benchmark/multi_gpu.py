@@ -11,6 +11,7 @@ of_linear: tokens/s over those of the first number of processes, over the ratio 
 exchange_ms: one exchange of gradients alone, which is part of a step.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -105,22 +106,32 @@ def measure_processes(experiment: str, n: int, words: list[str]) -> dict:
     """Start `n` processes of this module that measure one experiment; the numbers of all together.
 
     Raises:
-        RuntimeError: one of them failed; the last line that they printed is in the message.
+        RuntimeError: one of them failed; the first error that they printed is in the message.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "row.json"
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)] if n > 1 else []
+        launch = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--local_addr",
+            "127.0.0.1",
+            "--nproc_per_node",
+            str(n),
+        ]
+        launch = launch if n > 1 else []  # one process without a launcher, as the training scripts start it
         command = [sys.executable, *launch, "-m", "benchmark.multi_gpu", "--worker", experiment, str(rows), *words]
         on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         ended = subprocess.run(command, env=os.environ | threads | on_cpu, stderr=subprocess.PIPE, text=True)
         if not rows.exists():
+            print(ended.stderr[-5000:], file=sys.stderr)
             errors = [line for line in ended.stderr.splitlines() if "rror" in line]
             raise RuntimeError(f"exit code {ended.returncode}: {(errors or ['nothing was said'])[0].strip()}")
         return json.loads(rows.read_text())
 
 
-def main() -> None:
+def make_flags() -> argparse.ArgumentParser:
     gpus = torch.cuda.device_count()
     parser = make_parser(__doc__, seconds=540)
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
@@ -130,7 +141,11 @@ def main() -> None:
     parser.add_argument("--accumulation_steps", type=int, default=3)
     parser.add_argument("--knowledge_num", type=int, help="instead of the experiments' own")
     parser.add_argument("--worker", nargs=2, metavar=("EXPERIMENT", "FILE"), help="for this module's own use")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args, gpus = make_flags().parse_args(), torch.cuda.device_count()
     if args.worker:
         experiment, path = args.worker
         if measured := measure_here(args, experiment):
