@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .config import ModelConfig, OriginalHFConfig
+from .flash import DocumentStarts, document_starts, takes_documents
 from .layers import (
     Attention,
     Context,
@@ -107,6 +109,13 @@ class Transformer(PreTrainedModel, GenerationMixin):
         if entry_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
+
+    def attention_mask(self, visible: Visibility) -> Tensor | BlockMask | DocumentStarts | None:
+        """What `attend` takes, for the attention that the flags ask for."""
+        settings = self.settings
+        if settings.use_flash_attn and settings.flash_backend == "flash_attn" and takes_documents(visible):
+            return document_starts(visible.document_BX)
+        return visible.mask(fused=settings.use_flash_attn)
 
     # The training loop knows of the memory only through the next four methods.
 
@@ -226,7 +235,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             x_BTD = in_autocast(x_BTD)
         context = self.make_context(
             input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
-            attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+            attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
             embedded_BTD=at_unit_scale(x_BTD) if self.settings.residual_scalars else None,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
