@@ -8,9 +8,13 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=dataset/quickstart name=${1:?give a name for the run, then flags}
-[ -f $data/train.jsonl ] || { echo "error: there is no $data/train.jsonl: run bash run_file/quickstart.sh first" >&2; exit 1; }
+if [ ! -f $data/train.jsonl ]; then
+    echo "error: there is no $data/train.jsonl: run bash run_file/quickstart.sh first" >&2
+    exit 1
+fi
 
-EVALUATE=0 bash run_file/_launch.sh --no_resume --out_dir "out/$name" --base_experiment quickstart_plain \
+EVALUATE=0 bash run_file/_launch.sh --no_resume --out_dir "out/$name" --experiment_dir out/records \
+    --base_experiment quickstart_plain \
     --data_path $data/train.jsonl --val_path $data/val.jsonl --tokenizer_path $data/tokenizer \
     --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
     --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
@@ -19,5 +23,6 @@ EVALUATE=0 bash run_file/_launch.sh --no_resume --out_dir "out/$name" --base_exp
     --epochs 20 --max_steps 250 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
     --log_interval 20 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50 \
     --model_type model_memory --memory_layers 1 --keep_ffn --knowledge_num 25281 --knowledge_length 24 "${@:2}"
-"$PYTHON" eval_model.py --run "out/$name" --limit 400 --tasks language object retrieval --arms "bank shuffled" "gold entry forced"
+"$PYTHON" eval_model.py --run "out/$name" --limit 400 --tasks language object retrieval \
+    --arms "bank shuffled" "gold entry forced"
 "$PYTHON" -m experiment compare out/quickstart_plain out/quickstart_memory "out/$name"

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,10 +19,14 @@ log = logging.getLogger("run")
 
 
 class Meter:
-    """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses."""
+    """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses.
 
-    def __init__(self, state: TrainState, accelerator):
-        self.state, self.accelerator = state, accelerator
+    Args:
+        describe: writes the numbers of a step as text, for the log.
+    """
+
+    def __init__(self, state: TrainState, accelerator, describe: Callable[[dict[str, float]], str]):
+        self.state, self.describe = state, describe
         self.outcome: Outcome | None = None
         self.tokens, self.paused_at, self.clock = 0, 0.0, time.perf_counter()
         self.progress = tqdm(
@@ -49,11 +53,11 @@ class Meter:
         self.clock += time.perf_counter() - self.paused_at
 
     def read(self) -> dict[str, float]:
-        """The metrics since the last call, by name; waits for the device. Call it within `paused`, in every process."""
+        """The metrics since the last call, by name; waits for the device. Call it within `paused`."""
         state, outcome = self.state, self.outcome
         n_skipped = int(state.skipped) - state.skipped_at_log
         n_taken = state.loss_steps - n_skipped
-        loss = float(self.accelerator.reduce(state.loss_sum, "mean")) / n_taken if n_taken else math.nan
+        loss = float(state.loss_sum) / n_taken if n_taken else math.nan
         grad_norm = float(outcome.grad_norm)
         self.paused_at = time.perf_counter()
         speed = self.tokens / (self.paused_at - self.clock)
@@ -65,8 +69,7 @@ class Meter:
             **{f"aux/{name}": value.item() for name, value in outcome.aux_losses.items()}, **outcome.time_shares,
         }  # fmt: skip
         self.progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
-        place = state.step, state.total_steps
-        log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", *place, loss, outcome.lr, speed)
+        log.info("step %d/%d %s", state.step, state.total_steps, self.describe(metrics))
         if n_skipped:
             log.warning("%d of these %d steps were skipped: loss not finite", n_skipped, state.loss_steps)
         state.start_interval()

@@ -5,6 +5,7 @@ import importlib
 import os
 import resource
 import signal
+import time
 from functools import partial, wraps
 from itertools import count
 from pathlib import Path
@@ -81,6 +82,27 @@ def on_rank(rank: int, other: partial) -> None:
         other()
 
 
+def on_ranks(faults: dict[int, partial]) -> None:
+    """A fault of its own in some of several processes."""
+    for rank, other in faults.items():
+        on_rank(rank, other)
+
+
+def die_noting(path: Path, original, *args, **kwargs):
+    """Die, and leave a file with the time."""
+    path.write_text(str(time.time()))
+    die()
+
+
+def wait_before(seconds: float, original, *args, **kwargs):
+    time.sleep(seconds)
+    return original(*args, **kwargs)
+
+
+def refuse(original, *args, **kwargs):
+    raise ValueError("no more")
+
+
 def set_variable(name: str, value: str) -> None:
     os.environ[name] = value
 
@@ -89,9 +111,9 @@ def note_bank_hashes(folder: Path) -> None:
     """Let every process write down a hash of its bank after each rewriting."""
     from model.model_memory import MemoryTransformer
 
-    original = MemoryTransformer.rewrite_bank
+    original = MemoryTransformer.ema_update
 
-    def rewrite_bank(self, readings):
+    def ema_update(self, readings):
         changed = original(self, readings)
         tensors = (self.bank.tokens, self.bank.frozen, self.bank.average)
         digest = hashlib.blake2b(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
@@ -99,7 +121,7 @@ def note_bank_hashes(folder: Path) -> None:
             file.write(f"{changed} {digest}\n")
         return changed
 
-    MemoryTransformer.rewrite_bank = rewrite_bank
+    MemoryTransformer.ema_update = ema_update
 
 
 def poison_losses(first: int, last: int) -> None:

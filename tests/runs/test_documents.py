@@ -160,3 +160,28 @@ def test_every_test_that_a_promise_names_exists():
             tests = re.findall(r"^def (test_\w+)", path.read_text(), flags=re.MULTILINE)
             for name in re.findall(r"`(\w+)`", names):
                 assert any(name in test for test in tests), f"{file} has no test about {name}"
+
+
+def test_every_command_in_a_document_exists_with_its_flags():
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("*/*/*.py"), *ROOT.glob("run_file/*.sh")]
+    code = "\n".join(path.read_text() for path in sources)
+    documents = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    lines = [line for path in documents for line in commands_in(path.read_text())]
+    assert len(lines) > 40
+    for line in lines:
+        for module in re.findall(r"python -m ([\w.]+)", line):
+            path = ROOT / module.replace(".", "/")
+            assert module == "pytest" or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
+        for path in re.findall(r"(?:bash|python) ([\w/]+\.(?:sh|py))", line):
+            assert (ROOT / path).exists() or "1_6_0" in path, line
+        for flag in set(re.findall(r"--(\w+)", line)) - {"help"}:
+            assert re.search(rf'"--{flag}"|^    {flag}: |--{flag}\)', code, flags=re.MULTILINE), (
+                f"{line}: no flag --{flag}"
+            )
+
+
+def commands_in(text: str) -> list[str]:
+    """The commands of the bash blocks, continued lines joined, comments and words after -- left out."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = (line.split("#")[0].strip() for line in blocks.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line]
