@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from common.cli import run_command
 from model import build_model
-from model.static_cache import EAGER_CALLS, FixedCache
+from model.static_cache import EAGER_CALLS, StaticCache
 
 from .harness import Cases, make_parser, quartiles, script_config, set_up, sizes_of, timed_ms
 
@@ -31,7 +31,7 @@ FIRST = EAGER_CALLS + 1  # steps until the first that is only replayed
 def decode(model, prompt_BT: Tensor, n_new: int, fixed: bool) -> tuple[float, list[float], Tensor]:
     """Milliseconds of the prompt, those of every later step, and the (B, n_new + 1) tokens that were chosen."""
     device = prompt_BT.device
-    cache = FixedCache(prompt_BT.shape[1] + n_new) if fixed else DynamicCache(config=model.config)
+    cache = StaticCache(prompt_BT.shape[1] + n_new) if fixed else DynamicCache(config=model.config)
     chosen = [prompt_BT]
 
     def step():

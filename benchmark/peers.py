@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from common.cli import run_command
 from model import build_model
 from model.config import ModelConfig
-from model.layers import Visibility
+from model.visibility import Visibility
 
 from .harness import Cases, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms
 
@@ -46,12 +46,14 @@ class OurMemory(nn.Module):
         visible = Visibility(0, T, document_BT, device)
         self.context = self.model.make_context(
             nobody, None, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
-            needs_losses=True,
+            needs_losses=True, token_BT=nobody, embedded_BTD=None, ngram_BTU=None,
         )  # fmt: skip
         self.read = torch.compile(self.norm_and_read) if compiled else self.norm_and_read
 
     def norm_and_read(self, x_BTD: Tensor, context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.block.read_memory(self.block.memory_norm(x_BTD), context)[:2]
+        m_BTD = self.block.memory_norm(x_BTD)
+        found, aux = self.block.retrieval(m_BTD, context)
+        return self.block.fusion(m_BTD, found, context)[0], aux
 
     def forward(self, x_BTD: Tensor) -> list[Tensor]:
         embedding_VD = self.model.embedding.weight

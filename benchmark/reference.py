@@ -13,13 +13,19 @@ from model.config import MemoryHFConfig, ModelConfig
 from model.layers import merge_heads, split_heads
 from model.memory.bank import MemoryBank
 from model.memory.cross_attention import CrossAttention
-from model.model_memory import MemoryBlock, MemoryTransformer, Reading
+from model.memory.entry_vectors import Entries
+from model.memory.interfaces import Found
+from model.memory.product_keys import ProductKeys
+from model.model_memory import MemoryBlock, MemoryTransformer
 
 
 class ReferenceFusion(CrossAttention):
     """Every score is written out; keys and values are projected one by one; the log-weight is a bias tensor."""
 
-    def forward(self, x_BTD: Tensor, memory_BTSD: Tensor, log_weight_BTS: Tensor, mask, cache) -> Tensor:
+    def fuse(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, context) -> Tensor:
+        is_token_BTSL1 = (entries.token_BTSL != PADDING)[..., None]
+        vector_BTSLD = F.embedding(entries.token_BTSL, context.embedding_VD) * is_token_BTSL1
+        memory_BTSD = self.entry_norm(vector_BTSLD.sum(dim=3) / is_token_BTSL1.sum(dim=3).clamp(min=1))
         B, T, S, D = memory_BTSD.shape
         source_BXD = torch.cat([x_BTD[:, :, None], memory_BTSD.to(x_BTD.dtype)], dim=2).reshape(B, T * (S + 1), D)
         bias_BX = F.pad(log_weight_BTS, (1, 0)).reshape(B, T * (S + 1))
@@ -28,16 +34,14 @@ class ReferenceFusion(CrossAttention):
             for projected in (self.q_proj(x_BTD), self.k_proj(source_BXD), self.v_proj(source_BXD))
         )
         score_BHTX = (q_BHTE @ k_BHXE.transpose(-1, -2)).float() * self.head_dim**-0.5 + bias_BX[:, None, None]
-        weight_BHTX = score_BHTX.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+        weight_BHTX = score_BHTX.masked_fill(~context.mask, float("-inf")).softmax(dim=-1)
         return self.out_proj(merge_heads(weight_BHTX.to(v_BHXE.dtype) @ v_BHXE))
 
 
-class ReferenceBlock(MemoryBlock):
-    def __init__(self, config: ModelConfig, layer: int, memory_index: int):
-        super().__init__(config, layer, memory_index)
-        self.fusion = ReferenceFusion(config, memory_index)
+class ReferenceKeys(ProductKeys):
+    """Scores all pairs of the two candidate lists."""
 
-    def read_memory(self, x_BTD: Tensor, context) -> tuple[Tensor, dict, Reading]:
+    def forward(self, x_BTD: Tensor, context) -> tuple[Found, dict]:
         config, (B, T, D) = self.config, x_BTD.shape
         query_BTD = self.query_proj(x_BTD)
         query_BT2K = query_BTD.view(B, T, 2, D // 2)
@@ -51,18 +55,19 @@ class ReferenceBlock(MemoryBlock):
         entry_BTS = entry_BTX.gather(-1, best_BTC).gather(-1, slot_BTS)
         log_weight_BTS = chosen_BTS.log_softmax(dim=-1)
 
-        token_BTSL = context.token_NL[entry_BTS].long()
-        word_BTSL1 = (token_BTSL != PADDING)[..., None]
-        vector_BTSLD = F.embedding(token_BTSL, context.embedding_VD) * word_BTSL1
-        memory_BTSD = self.entry_norm(vector_BTSLD.sum(dim=3) / word_BTSL1.sum(dim=3).clamp(min=1))
-        fused_BTD = self.fusion(x_BTD, memory_BTSD, log_weight_BTS, context.fusion_mask, None)
-
         aux = {}
         if config.balance_loss_coef:
             probability_2R = score_BT2R.float().softmax(dim=-1).mean(dim=(0, 1))
             share_2R = F.one_hot(index_BT2C, config.grid_side).float().mean(dim=(0, 1, 3))
             aux["balance"] = config.grid_side * (share_2R * probability_2R).sum(dim=-1).mean()
-        return fused_BTD, aux, Reading(entry_BTS, log_weight_BTS.detach().exp(), query_BTD.detach())
+        token_BTSL = context.bank_token_NL[entry_BTS].long()
+        return Found(entry_BTS, token_BTSL, log_weight_BTS, query_BTD=query_BTD.detach()), aux
+
+
+class ReferenceBlock(MemoryBlock):
+    def __init__(self, config: ModelConfig, layer: int, memory_index: int):
+        super().__init__(config, layer, memory_index)
+        self.retrieval, self.fusion = ReferenceKeys(config), ReferenceFusion(config, memory_index)
 
 
 class ReferenceTransformer(MemoryTransformer):

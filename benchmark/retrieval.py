@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from common.cli import run_command
-from model.memory.ngram_index import NgramIndex, find_matches
+from model.memory.ngram_index import NgramIndex
+from model.memory.ngram_search import find_matches
 from model.ops import search_grid
 
 from .harness import Cases, floor_ms, make_parser, poison, quartiles, script_config, set_up, sizes_of, timings_ms
@@ -32,7 +33,7 @@ CHECKED_ROWS = 16
 
 
 def search(query_BTD: Tensor, keys_2RK: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
-    """Scores and numbers of the best C entries: the first lines of `MemoryBlock.read_memory`."""
+    """Scores and numbers of the best C entries: the first lines of `ProductKeys.forward`."""
     score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), keys_2RK)
     return search_grid(score_BT2R, num_candidates, scale=keys_2RK.shape[-1] ** -0.5)[:2]
 

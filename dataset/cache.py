@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from common.files import BLOCK, atomic
 
@@ -34,3 +39,29 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
 def tokenizer_key(tokenizer) -> str:
     """A hash of everything that decides how text becomes ids."""
     return hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode(), digest_size=12).hexdigest()
+
+
+def cached_order(path: str | Path, depends_on: tuple[Tensor, ...], make: Callable[[], Tensor]) -> Tensor:
+    """An order of a bank's entries, from the .npz file `path` or, if there is none, made and saved there.
+
+    Args:
+        depends_on: what the order was made from: the bank's tokens, and the order by rarest tokens, if any.
+    Raises:
+        ValueError: the file orders another bank, or in another way.
+    """
+    path, digest = Path(path), hashlib.blake2b()
+    for tensor in depends_on:
+        digest.update(tensor.cpu().numpy().tobytes())
+    if path.exists():
+        with np.load(path) as saved:
+            if str(saved["bank"]) != digest.hexdigest():
+                raise ValueError(
+                    f"{path} orders another bank, or by other words: give the --cluster_words it was made with, or "
+                    "another --cluster_cache_path, or delete it"
+                )
+            return torch.from_numpy(saved["order"])
+    order_N = make().cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, order=order_N.numpy(), bank=digest.hexdigest())
+    return order_N

@@ -9,7 +9,8 @@ import torch
 
 from common.constants import NO_ENTRY
 from dataset.questions import answer_index, split_question
-from model.memory.ngram_index import NgramIndex, find_matches
+from model.memory.ngram_index import NgramIndex
+from model.memory.ngram_search import find_matches
 from model.ops import search_grid
 
 from .config import EvalConfig, accuracy
@@ -25,7 +26,7 @@ MAX_EXHAUSTIVE = 200  # questions of the exhaustive search
 def best_entries(model, reading, block, n: int) -> torch.Tensor:
     """(X, n): the best entries by product key for the last query of each row."""
     query_X12K = reading.query_BTD[:, -1:].unflatten(-1, (2, -1))
-    score_X12R = torch.einsum("btpk,prk->btpr", query_X12K, block.keys_2RK.to(query_X12K.dtype))
+    score_X12R = torch.einsum("btpk,prk->btpr", query_X12K, block.retrieval.keys_2RK.to(query_X12K.dtype))
     return search_grid(score_X12R, min(n, model.settings.grid_side))[1][:, 0]
 
 
@@ -63,7 +64,7 @@ def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) 
     for batch, input_1T, _ in left_padded_batches(model, tokenizer, prompts, 1):
         start_1T = torch.zeros_like(input_1T, dtype=torch.bool)
         start_1T[:, 0] = True
-        entry_TX, weight_TX = (x[0] for x in index.hints(input_1T, start_1T))
+        entry_TX, weight_TX = (x[0] for x in index.matches(input_1T, start_1T))
         age_T1 = torch.arange(len(entry_TX) - 1, -1, -1, device=weight_TX.device)[:, None]
         total_N = weight_TX.new_zeros(len(model.bank.tokens))
         total_N.index_add_(0, entry_TX.clamp(min=0).flatten(), (weight_TX * settings.ngram_decay**age_T1).flatten())

@@ -1,4 +1,4 @@
-"""Norm, rotary positions, attention with a key-value cache, feed-forward: shared by both models.
+"""Rotary positions, attention with a key-value cache, feed-forward, norm: shared by both models.
 
 Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward
       V vocabulary · X attended keys: the past and the present
@@ -6,20 +6,20 @@ Axes: B batch · T position · D width · H query heads · G key/value heads · 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers import initialization as init
 
-from .config import ModelConfig
+from .base_config import CoreConfig
 from .flash import DocumentStarts, flash_attention
+from .visibility import Visibility
 
-FLEX_BLOCK = 128  # FlexAttention's block of queries
-# Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block these wrappers are inlined.
+INIT_STD = 0.02
+# Uncompiled, FlexAttention writes out the whole score matrix; inside a compiled block this wrapper is inlined.
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
-compiled_create_block_mask = torch.compile(create_block_mask, dynamic=False)
 
 
 @dataclass
@@ -28,87 +28,13 @@ class Context:
 
     cos_T1E: Tensor
     sin_T1E: Tensor
-    visible: "Visibility"
+    visible: Visibility
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
-    needs_losses: bool  # else no auxiliary term of the memory is worked out
-    token_BT: Tensor  # what is read
-    embedded_BTD: Tensor | None  # its embeddings at unit scale, for `residual_scalars`
+    needs_losses: bool  # else no auxiliary term of the memory is computed
+    token_BT: Tensor  # the tokens of the forward pass
+    embedded_BTD: Tensor | None  # their embeddings at unit scale, for `residual_scalars`
     ngram_BTU: Tensor | None  # each position's rows of the n-gram table
-
-
-class Runs(NamedTuple):
-    """Where each query stands, and where its document begins and ends: int32 positions of the row."""
-
-    position_T: Tensor
-    first_BT: Tensor
-    last_BT: Tensor
-
-
-@dataclass
-class Visibility:
-    """Who may see whom: a key is visible from its own position on, inside its own document.
-
-    `past` positions lie in the cache before the T queries. `document_BX` numbers the document of every position, cached
-    ones included, and a document is a run of positions; None means one document without padding.
-
-    A step that is captured once and replayed cannot know the past: its queries stand at `place_T`, int64 on the device,
-    in a cache of `past + length` places, of which those behind them are empty.
-    """
-
-    past: int
-    length: int
-    document_BX: Tensor | None
-    device: torch.device
-    place_T: Tensor | None = None
-
-    def __post_init__(self):
-        end = self.past + self.length
-        self.position_T = torch.arange(self.past, end, device=self.device) if self.place_T is None else self.place_T
-
-    def mask(self, keys_per_position: int = 1, fused: bool = True) -> Tensor | BlockMask | None:
-        """The mask for keys laid out position by position, `keys_per_position` of them each.
-
-        Returns:
-            None where plain causal attention needs no mask, and where a single query sees every key; a BlockMask for
-            FlexAttention on CUDA, for rows of whole blocks with one key a position; else a bool tensor
-            (B or 1, 1, T, X), True where visible.
-        """
-        is_plain = self.place_T is None and (self.length == 1 or (self.past == 0 and keys_per_position == 1))
-        if fused and is_plain and self.document_BX is None:
-            return None
-        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
-        whole_blocks = self.past == 0 and self.length % FLEX_BLOCK == 0 and self.device.type == "cuda"
-        if fused and keys_per_position == 1 and whole_blocks:
-            return self._block_mask()
-        position_X = torch.arange(self.past + self.length, device=self.device)
-        visible_BTX = (position_X[None, :] <= self.position_T[:, None])[None]
-        if self.document_BX is not None:
-            document_BT = self.document_BX[:, self.position_T]
-            visible_BTX = visible_BTX & (document_BT[:, :, None] == self.document_BX[:, None, :])
-        return visible_BTX.repeat_interleave(keys_per_position, dim=-1)[:, None]
-
-    def _block_mask(self) -> BlockMask:
-        document = self.document_BX
-
-        def causal_in_document(b, h, q, k):
-            return (k <= q) & (document[b, k] == document[b, q])
-
-        T = self.length
-        return compiled_create_block_mask(causal_in_document, len(document), None, T, T, device=self.device)
-
-    def runs(self, batch_size: int) -> Runs:
-        P, own_T = self.past + self.length, self.position_T.int()
-        if self.document_BX is None:
-            like = {"dtype": torch.int32, "device": self.device}
-            shape = batch_size, self.length
-            return Runs(own_T, torch.zeros(shape, **like), torch.full(shape, P - 1, **like))
-        position_P = torch.arange(P, device=self.device, dtype=torch.int32)
-        changes_BP = self.document_BX[:, 1:] != self.document_BX[:, :-1]
-        begins_BP, ends_BP = (F.pad(changes_BP, side, value=True) for side in ((1, 0), (0, 1)))
-        first_BP = position_P.where(begins_BP, 0).cummax(dim=-1).values
-        last_BP = position_P.where(ends_BP, P).flip(-1).cummin(dim=-1).values.flip(-1)
-        return Runs(own_T, *(x_BP[:, self.position_T] for x_BP in (first_BP, last_BP)))
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -128,7 +54,7 @@ def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
     return (x_BTHE * cos_T1E + x_BTHE.roll(x_BTHE.shape[-1] // 2, dims=-1) * sin_T1E).to(x_BTHE.dtype)
 
 
-def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: ModelConfig) -> Tensor:
+def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: CoreConfig) -> Tensor:
     """softmax(q k / sqrt(E)) v under a mask of `Visibility`; grouped-query when G < H. Returns (B, H, T, E)."""
     grouped = q_BHTE.shape[1] != k_BGXE.shape[1]
     # Autocast leaves the rotated or gathered operands in different dtypes.
@@ -182,33 +108,33 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
     return x_BHTE.transpose(1, 2).flatten(-2)
 
 
-class Kept:
-    """What was made of parameters, kept until one of them changes; only where no gradient is recorded.
+class DerivedWeights:
+    """Tensors computed from parameters, stored until a parameter changes; only where no gradient is recorded.
 
-    A change is told by a parameter's version, which an edit through `.data` does not raise, nor a step of a fused
-    optimizer: call `torch.autograd.graph.increment_version` after it, as training does.
+    Changes are detected by the parameters' version counter. Edits through `.data` and fused optimizer steps do not
+    raise it: call `torch.autograd.graph.increment_version` after them, as training does.
     """
 
     def __init__(self):
-        self.made = None, None, None
+        self.stored = None, None, None  # key, parameters, tensors
 
     def __call__(self, make: Callable, *parameters: Tensor):
-        """What `make()` returns, or returned when the parameters, and the precision of autocast, were the same."""
+        """`make()`, or its earlier result if the parameters and the precision of autocast are the same."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(p.is_inference() for p in parameters):
             return make()
         kind = parameters[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = dtype, *((parameter._version, parameter.data_ptr()) for parameter in parameters)
-        made_for, _, made = self.made
-        if key != made_for:
-            made = make()
-            # The memory of the old values must not be taken for that of new ones: it stays in use until then.
-            self.made = key, [parameter.detach() for parameter in parameters], made
-        return made
+        stored_key, _, derived = self.stored
+        if key != stored_key:
+            derived = make()
+            # Holds the parameters: freed memory could be given to new parameters of the same version.
+            self.stored = key, [parameter.detach() for parameter in parameters], derived
+        return derived
 
     def __reduce__(self):
-        """A copy of a module begins with nothing kept."""
-        return Kept, ()
+        """A copy of a module starts without stored tensors."""
+        return DerivedWeights, ()
 
 
 class StreamLinear(nn.Linear):
@@ -218,7 +144,7 @@ class StreamLinear(nn.Linear):
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and grouped keys and values."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: CoreConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
         self.qkv_proj = nn.Linear(config.dim, config.dim + 2 * config.kv_heads * config.head_dim, bias=False)
@@ -229,6 +155,11 @@ class Attention(nn.Module):
         self.value_embedding = None
         if layer in (config.value_embeddings or []):
             self.value_embedding = nn.Embedding(config.vocab_size, config.kv_heads * config.head_dim)
+
+    def init_parameters(self) -> None:
+        if self.config.qk_norm:
+            init.ones_(self.q_gain_E)
+            init.ones_(self.k_gain_E)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
@@ -251,7 +182,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU. Source: Shazeer 2020, arXiv:2002.05202."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: CoreConfig):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.dim, 2 * config.hidden_dim, bias=False)
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
@@ -265,7 +196,7 @@ class FeedForward(nn.Module):
 class SquaredReLU(nn.Module):
     """A feed-forward without a gate. Source: So et al. 2021, arXiv:2109.08668."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: CoreConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
@@ -285,7 +216,7 @@ class MixtureOfExperts(nn.Module):
     Differs: no capacity limit, so no token is ever dropped and the future cannot crowd out the past.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: CoreConfig):
         super().__init__()
         self.n_chosen = config.n_experts_per_tok
         self.router = nn.Linear(config.dim, config.n_experts, bias=False)
@@ -308,9 +239,9 @@ class MixtureOfExperts(nn.Module):
         return out_ND.view_as(x_BTD), {"moe": balance}
 
 
-def make_feed_forward(config: ModelConfig) -> nn.Module:
+def make_feed_forward(config: CoreConfig) -> nn.Module:
     return MixtureOfExperts(config) if config.use_moe else FEED_FORWARDS[config.ffn_activation](config)
 
 
-def make_norm(config: ModelConfig) -> nn.RMSNorm:
+def make_norm(config: CoreConfig) -> nn.RMSNorm:
     return nn.RMSNorm(config.dim, eps=config.norm_eps)

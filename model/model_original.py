@@ -4,8 +4,10 @@ Axes: B batch · T position · D width · V vocabulary
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
@@ -13,13 +15,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .compat import convert_state_dict, is_current
 from .config import ModelConfig, OriginalHFConfig
 from .flash import DocumentStarts, document_starts, takes_documents
 from .layers import (
+    INIT_STD,
     Attention,
     Context,
     StreamLinear,
-    Visibility,
     at_unit_scale,
     in_autocast,
     make_feed_forward,
@@ -28,9 +31,8 @@ from .layers import (
 )
 from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
-from .static_cache import CACHE, FixedCache
-
-INIT_STD = 0.02
+from .static_cache import CACHE, StaticCache
+from .visibility import Visibility
 
 
 @dataclass
@@ -40,8 +42,8 @@ class LanguageModelOutput(CausalLMOutputWithPast):
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
         aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term; the memory's terms are
-            worked out in training mode or with labels.
-        readings: for each block what it read (a Reading), None for a block without memory; last the pointer's, if any.
+            there in training mode or with labels.
+        readings: for each block what it read (a Reading), None for a block without memory; then the pointer's, if any.
     """
 
     lm_loss: Tensor | None = None
@@ -50,6 +52,8 @@ class LanguageModelOutput(CausalLMOutputWithPast):
 
 
 class Block(nn.Module):
+    """Attention, then the feed-forward, each after a norm and beside the residual stream."""
+
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
         # What the block enters with is this times the stream, and times the token embeddings.
@@ -60,6 +64,10 @@ class Block(nn.Module):
         if has_ffn:
             self.ffn_norm = make_norm(config)
             self.feed_forward = make_feed_forward(config)
+
+    def init_parameters(self) -> None:
+        if self.enter_scale is not None:
+            init.copy_(self.enter_scale, torch.tensor([1.0, 0.0]))
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
         """The stream after this block, its named loss terms, and what it read."""
@@ -99,14 +107,28 @@ class Transformer(PreTrainedModel, GenerationMixin):
         self.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, path, *args, **options):
+        """As in transformers; weights of an earlier layout are converted (`model/compat.py`)."""
+        weights = Path(path) / "model.safetensors"
+        if not weights.is_file():
+            return super().from_pretrained(path, *args, **options)
+        with safe_open(weights, "pt") as file:
+            if is_current(file.keys()):
+                return super().from_pretrained(path, *args, **options)
+            state = convert_state_dict({name: file.get_tensor(name) for name in file.keys()})
+        config = options.pop("config", None) or cls.config_class.from_pretrained(path)
+        return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
+
     def make_blocks(self) -> None:
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(self.settings.n_layers))
 
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, input_BT: Tensor, labels_BT: Tensor | None, entry_B: Tensor | None, **shared) -> Context:
-        if entry_B is not None:
+    def make_context(self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, **shared) -> Context:
+        """What the blocks of one forward pass share."""
+        if oracle_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
 
@@ -153,13 +175,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
             init.normal_(module.weight, std=INIT_STD)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, Attention) and self.settings.qk_norm:
-            init.ones_(module.q_gain_E)
-            init.ones_(module.k_gain_E)
-        elif isinstance(module, Block) and module.enter_scale is not None:
-            init.copy_(module.enter_scale, torch.tensor([1.0, 0.0]))
-        elif isinstance(module, NgramGate):  # nearly nothing at the start
-            init.normal_(module.value_proj.weight, std=0.1 * INIT_STD / (2 * self.settings.n_layers) ** 0.5)
+        elif hasattr(module, "init_parameters"):  # after the modules inside it
+            module.init_parameters()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
@@ -183,7 +200,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
 
     def fixed_cache(self, length: int) -> dict:
         """`generate`'s argument for captured steps, of texts up to `length`; none where that would gain nothing."""
-        return {CACHE: FixedCache(length)} if self.device.type == "cuda" else {}
+        return {CACHE: StaticCache(length)} if self.device.type == "cuda" else {}
 
     @can_return_tuple
     def forward(
@@ -205,7 +222,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             labels: (B, T), beside the input and not shifted; -100 where nothing is to be predicted.
             document_ids: (B, T) int; attention never crosses a change of it (packed rows).
             attention_mask: (B, past + T), 0 at padding on the left, as `generate` passes it; none within the text.
-            cache: a transformers cache, or a FixedCache, filled in place; `past_key_values` is its name before
+            cache: a transformers cache, or a StaticCache, filled in place; `past_key_values` is its name before
                 transformers 5.24.
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
@@ -218,17 +235,17 @@ class Transformer(PreTrainedModel, GenerationMixin):
         cache = cache if cache is not None else past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        place_T = getattr(cache, "place_T", None)
-        if isinstance(cache, FixedCache) and place_T is None and T == 1 and cache.get_seq_length():
+        step_position_T = getattr(cache, "step_position_T", None)
+        if isinstance(cache, StaticCache) and step_position_T is None and T == 1 and cache.get_seq_length():
             if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
-                raise ValueError("a step in a FixedCache takes no labels, document_ids or entry_B, and no dropout")
+                raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
             return cache.make_step(self, input_ids, attention_mask)
         past = cache.get_seq_length() if cache is not None else 0
-        if place_T is not None:
+        if step_position_T is not None:
             past = cache.capacity - T
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
-        visible = Visibility(past, T, document_ids, input_ids.device, place_T)
+        visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
         x_BTD, terms, readings = self.embedding(input_ids), {}, []
         if not self.settings.residual_in_fp32:

@@ -2,7 +2,7 @@
 
 A step is hundreds of short kernels, and launching them one by one from Python takes ten times as long as running them.
 
-Axes: B batch · P places of the cache · T new positions · G heads · E width
+Axes: B batch · P positions of the cache · T new positions · G heads · E width
 """
 
 import gc
@@ -19,23 +19,27 @@ from .layers import in_autocast
 # transformers 5.24 renamed past_key_values to cache, in the forward pass as in its output.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ALIGNMENT = 16  # positions; fused attention wants the rows of its mask aligned
-EAGER_CALLS = 1  # compile the kernels, and fill what is kept of the weights, before the capture
+EAGER_CALLS = 1  # compile the kernels, and fill `DerivedWeights`, before the capture
 
 
 def check_room(length: int, capacity: int) -> None:
     if length > capacity:
-        raise ValueError(f"a cache of {capacity} places is full; FixedCache takes the length of the whole text")
+        raise ValueError(f"a cache of {capacity} positions is full; StaticCache takes the length of the whole text")
 
 
-class FixedLayer(DynamicLayer):
-    """Keys and values at `capacity` places, of which the first `seen` hold something."""
+class StaticLayer(DynamicLayer):
+    """Keys and values of `capacity` positions, of which the first `seen` are filled."""
 
     def __init__(self, capacity: int):
         super().__init__()
         self.capacity, self.seen = capacity, 0
 
-    def update(self, key_BGTE: Tensor, value_BGTE: Tensor, place_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What there is after the new positions are written: at `place_T`, then all places, or behind those seen."""
+    def update(self, key_BGTE: Tensor, value_BGTE: Tensor, position_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Write the new positions and return keys and values.
+
+        Args:
+            position_T: where to write; all P positions are returned. None: behind those seen, which are returned.
+        """
         if not self.is_initialized:
             self.keys, self.values = (
                 x.new_zeros(*x.shape[:2], self.capacity, x.shape[3]) for x in (key_BGTE, value_BGTE)
@@ -43,12 +47,12 @@ class FixedLayer(DynamicLayer):
             self.is_initialized = True
         end = self.seen + key_BGTE.shape[2]
         check_room(end, self.capacity)
-        for kept_BGPE, new_BGTE in ((self.keys, key_BGTE), (self.values, value_BGTE)):
-            if place_T is None:
-                kept_BGPE[:, :, self.seen : end] = new_BGTE.detach()
+        for stored_BGPE, new_BGTE in ((self.keys, key_BGTE), (self.values, value_BGTE)):
+            if position_T is None:
+                stored_BGPE[:, :, self.seen : end] = new_BGTE.detach()
             else:
-                kept_BGPE.index_copy_(2, place_T, new_BGTE)
-        if place_T is not None:
+                stored_BGPE.index_copy_(2, position_T, new_BGTE)
+        if position_T is not None:
             return self.keys, self.values
         self.seen = end
         return self.keys[:, :, :end], self.values[:, :, :end]
@@ -65,11 +69,11 @@ class FixedLayer(DynamicLayer):
         self.keys, self.values, self.is_initialized, self.seen = None, None, False, 0
 
 
-class FixedCache(Cache):
+class StaticCache(Cache):
     """A cache for `generate`, or for a loop of one's own, over a prompt and the tokens that follow it.
 
-    The prompt runs as with any cache. Each later token is a step over all P places; on a CUDA device it is captured and
-    replayed from the second on, and then writes over the tensors that it returned before. From the first step on,
+    The prompt runs as with any cache. Each later token is a step over all P positions. On a CUDA device it is captured
+    and replayed from the second on, and then writes over the tensors that it returned before. From the first step on,
     weights, bank and autocast must stay as they are. No gradient goes through a cache. Beam search reorders it before
     each token, and experts (`--use_moe`) are chosen on the host: neither's steps are replayed.
 
@@ -82,13 +86,13 @@ class FixedCache(Cache):
     def __init__(self, capacity: int):
         super().__init__(layers=[])
         self.capacity = -(-capacity // ALIGNMENT) * ALIGNMENT
-        self.place_T = None  # where a step's token stands, int64 on the device; None outside of steps
+        self.step_position_T = None  # of a step's token, int64 on the device; None outside of steps
         self.step = None
 
     def update(self, key_BGTE: Tensor, value_BGTE: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         while len(self.layers) <= layer_idx:
-            self.layers.append(FixedLayer(self.capacity))
-        return self.layers[layer_idx].update(key_BGTE, value_BGTE, self.place_T)
+            self.layers.append(StaticLayer(self.capacity))
+        return self.layers[layer_idx].update(key_BGTE, value_BGTE, self.step_position_T)
 
     def crop(self, *length: int) -> None:
         super().crop(*length)
@@ -119,34 +123,37 @@ class FixedCache(Cache):
 
 
 class Step:
-    """One token through a model over the places of a cache, captured at the second call.
+    """One token through a model over the positions of a cache, captured at the second call.
 
-    It holds no cache, which would hold it: a graph in such a circle is freed at any moment, also during a capture.
+    Holds no reference to the cache: a reference cycle could free this CUDA graph during another capture.
     The casts of autocast are made here, once: its own cache of them may be emptied while a graph still reads it.
     """
 
-    def __init__(self, model: nn.Module, cache: FixedCache, input_B1: Tensor, mask_BX: Tensor | None):
+    def __init__(self, model: nn.Module, cache: StaticCache, input_B1: Tensor, mask_BX: Tensor | None):
         self.keys = [layer.keys for layer in cache.layers]
-        self.input_B1, self.place_T = input_B1.clone(), torch.zeros(1, dtype=torch.int64, device=input_B1.device)
+        self.input_B1, self.step_position_T = (
+            input_B1.clone(),
+            torch.zeros(1, dtype=torch.int64, device=input_B1.device),
+        )
         self.document_BP = None
         if mask_BX is not None and not mask_BX.all():  # padding on the left is a document of its own
             self.document_BP = F.pad(mask_BX, (0, cache.capacity - mask_BX.shape[1]), value=1)
-        keepers = [module.kept for module in model.modules() if hasattr(module, "kept")]
-        kept = {parameter.data_ptr() for keeper in keepers for parameter in keeper.made[1] or ()}  # cast there, once
+        stores = [module.derived for module in model.modules() if hasattr(module, "derived")]
+        derived = {parameter.data_ptr() for store in stores for parameter in store.stored[1] or ()}  # cast there, once
         tables = {module.weight.data_ptr() for module in model.modules() if isinstance(module, nn.Embedding)}
         self.weights = {
             name: in_autocast(parameter)
             for name, parameter in model.named_parameters(remove_duplicate=False)
-            if (parameter.ndim > 1 and parameter.data_ptr() not in kept | tables) or name == "lm_head.weight"
+            if (parameter.ndim > 1 and parameter.data_ptr() not in derived | tables) or name == "lm_head.weight"
         }
         # Experts are chosen on the host, which a graph cannot wait for.
         self.captures = input_B1.device.type == "cuda" and not model.settings.use_moe
-        self.calls, self.graph, self.made, self.kept = 0, None, None, None
+        self.calls, self.graph, self.made, self.held = 0, None, None, None
 
-    def __call__(self, model: nn.Module, cache: FixedCache, input_B1: Tensor):
+    def __call__(self, model: nn.Module, cache: StaticCache, input_B1: Tensor):
         self.calls += 1
         self.input_B1.copy_(input_B1)
-        self.place_T.fill_(cache.get_seq_length())
+        self.step_position_T.fill_(cache.get_seq_length())
         if not self.captures or self.calls <= EAGER_CALLS:
             return self.run(model, cache)
         if self.graph is None:
@@ -155,18 +162,18 @@ class Step:
         kind, values = self.made
         return kind(**values, **{CACHE: cache})
 
-    def run(self, model: nn.Module, cache: FixedCache):
+    def run(self, model: nn.Module, cache: StaticCache):
         device = self.input_B1.device.type
         settings = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
         inputs = {"cache": cache, "document_ids": self.document_BP}
-        cache.place_T = self.place_T
+        cache.step_position_T = self.step_position_T
         try:
             with torch.autocast(device, cache_enabled=False, **settings):
                 return functional_call(model, self.weights, (self.input_B1,), inputs, tie_weights=False)
         finally:
-            cache.place_T = None
+            cache.step_position_T = None
 
-    def capture(self, model: nn.Module, cache: FixedCache) -> None:
+    def capture(self, model: nn.Module, cache: StaticCache) -> None:
         torch.cuda.synchronize()
         graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
         gc.disable()  # others' graphs that wait to be freed would end the capture
@@ -178,5 +185,5 @@ class Step:
                 gc.enable()
         self.graph = graph
         self.made = type(out), {name: value for name, value in out.items() if name != CACHE}
-        # The tables that the graph reads stay in memory also when others take their place in the model.
-        self.kept = [module.kept.made for module in model.modules() if hasattr(module, "kept")]
+        # The tensors that the graph reads stay in memory, also when the model has replaced them.
+        self.held = [module.derived.stored for module in model.modules() if hasattr(module, "derived")]

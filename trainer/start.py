@@ -1,6 +1,7 @@
 """What comes before the first step: precision, determinism, and the model with its first weights."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env, set_seed
 from torch import nn
 
+from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
 from model import build_model
+from model.compat import convert_state_dict
 
 from .checkpoint import load_tensors
 from .config import Flags
@@ -66,7 +69,8 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():
-            order_N = model.order_by_content(flags.data.cluster_cache_path, flags.data.cluster_words).numpy()
+            cached = partial(cached_order, flags.data.cluster_cache_path)
+            order_N = model.order_by_content(flags.data.cluster_words, cached).numpy()
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
@@ -96,7 +100,7 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
     path = Path(run_dir) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
-    trained, own = load_tensors(path), dict(model.named_parameters())
+    trained, own = convert_state_dict(load_tensors(path)), dict(model.named_parameters())
     trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
     for name in sorted(own.keys() ^ trained.keys()):
         raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
@@ -106,5 +110,5 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
                 f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
                 f"there and {tuple(parameter.shape)} here"
             )
-        with torch.no_grad():  # not through `.data`: what is kept of a parameter goes by its version
+        with torch.no_grad():  # not through `.data`, which raises no version counter
             parameter.copy_(trained[name])

@@ -116,7 +116,7 @@ def step_if_finite(optimizer, loss: Tensor, grad_norm: Tensor) -> Tensor:
     bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
     optimizer.optimizer.found_inf = bad.float()  # with float16 the gradient scaler puts its own finding here
     optimizer.step()
-    # A fused step leaves the version of what it changes as it was; `Kept` and `MemoryBank.norms` go by it.
+    # A fused step does not raise the version counters that `DerivedWeights` and `MemoryBank.norms` go by.
     torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
     return bad
 

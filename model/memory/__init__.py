@@ -1,0 +1,20 @@
+"""The two axes of a memory: how entries are found, and how they join the residual stream.
+
+A new retrieval or fusion is one file and one line here. Its flags then are in the command line and in `--help`, and
+every invariant of the tests covers it (docs/adding_a_variant.md).
+"""
+
+from .cross_attention import CrossAttention
+from .ngrams import Ngrams
+from .pooled import Concat, GatedMLP
+from .product_keys import ProductKeys
+from .tokens import Pointer, TokenFusion
+
+RETRIEVALS = {"product_key": ProductKeys, "ngram": Ngrams}
+FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": Concat, "words": TokenFusion}
+
+
+def config_classes() -> list[type]:
+    """The `Config` of everything in the tables and of the pointer, without those that others inherit."""
+    configs = dict.fromkeys(part.Config for part in (*RETRIEVALS.values(), *FUSIONS.values(), Pointer))
+    return [c for c in configs if not any(other is not c and issubclass(other, c) for other in configs)]

@@ -1,22 +1,21 @@
-"""MemoryBank: the table of token ids that is the memory, its frozen rows, its rewriting and its use counts.
+"""MemoryBank: the table of token ids that is the memory, its frozen rows and its access counts.
 
-Axes: N bank entries · L tokens per entry · D width · V vocabulary · K common words · U entries rewritten at once
-      X any number of reads
+Axes: N bank entries · L tokens per entry · D width · V vocabulary · K common tokens
+      X any number of rows or reads
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.constants import PADDING
 
-from ..config import ModelConfig
+from ..base_config import MemoryConfig
 from ..ops import read_entries
 from ..ops.entries import CommonTokens
 from .ngram_index import NgramIndex
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
-COMMON_WORDS = 256  # two thirds of the words of real entries (docs/speed.md)
+COMMON_TOKENS = 256  # two thirds of the tokens of real entries (docs/speed.md)
 
 
 class MemoryBank(nn.Module):
@@ -24,11 +23,11 @@ class MemoryBank(nn.Module):
 
     Attributes:
         tokens: (N, L) int16 where the vocabulary allows it, else int32; row n is entry n, padded with PADDING.
-        frozen: (N,) bool; these rows are never rewritten by training.
+        frozen: (N,) bool; training never changes these rows.
         average: (N_unfrozen, D) float16 moving averages, only with `ema_interval`; in the order of `unfrozen_rows()`.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: MemoryConfig):
         super().__init__()
         self.config = config
         N, L = config.knowledge_num, config.knowledge_length
@@ -41,7 +40,7 @@ class MemoryBank(nn.Module):
         self._norm_N, self._norm_of = None, None
         self._ngrams: NgramIndex | None = None
         self._common: CommonTokens | None = None
-        self._uses_N = None
+        self._count_N = None
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
         """Put the entries in and freeze a random `freeze_ratio` of them.
@@ -73,7 +72,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def norms(self, embedding_VD: Tensor) -> Tensor:
-        """(N,) float32: the length of every entry's vector, worked out again only after a change of words or rows."""
+        """(N,) float32: the length of every entry's vector, computed again after a change of embeddings or rows."""
         version = (embedding_VD._version, self.tokens._version, embedding_VD.data_ptr())
         if self._norm_of != version:
             if self._norm_N is None or self._norm_N.device != self.tokens.device:
@@ -87,12 +86,12 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def ngrams(self) -> NgramIndex:
-        """Where the n-grams of the entries stand; built on the first call, kept up to date by `write` alone."""
+        """The index of the entries; built on the first call, then updated by `write` alone."""
         if self._ngrams is None or self._ngrams.stale_N.device != self.tokens.device:
             self._ngrams = NgramIndex(self.tokens, self.config)
         return self._ngrams
 
-    def count_words(self) -> Tensor:
+    def count_tokens(self) -> Tensor:
         """(V,) int64: how often each token stands in the bank."""
         count_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=self.tokens.device)
         for token_XL in self.tokens.split(ROWS_AT_ONCE):
@@ -100,12 +99,12 @@ class MemoryBank(nn.Module):
         return count_V
 
     @torch.no_grad()
-    def common_words(self) -> CommonTokens:
+    def common_tokens(self) -> CommonTokens:
         """Counted on the first call alone: nothing but speed depends on it."""
         if self._common is None or self._common.token_K.device != self.tokens.device:
-            count_V = self.count_words()
+            count_V = self.count_tokens()
             count_V[PADDING] = -1
-            token_K = count_V.topk(min(COMMON_WORDS, len(count_V) - 1)).indices
+            token_K = count_V.topk(min(COMMON_TOKENS, len(count_V) - 1)).indices
             place_V = torch.full_like(count_V, -1, dtype=torch.int16)
             place_V[token_K] = torch.arange(len(token_K), dtype=torch.int16, device=token_K.device)
             self._common = CommonTokens(token_K, place_V)
@@ -113,103 +112,65 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def write(self, row_X: Tensor, token_XL: Tensor) -> Tensor:
-        """Edit entries, frozen or not, for it is a person who asks.
+        """Edit entries, frozen or not: a person asks for it.
+
+        The first write builds the n-gram index of a model that retrieves by it: edits are indexed as changes to the
+        entries as trained.
 
         Returns:
-            (X, L): what stood there. To undo, write it back.
+            (X, L): the tokens before. To undo, write them back.
         """
+        if self.config.uses_ngrams:
+            self.ngrams()
         old_XL = self.tokens[row_X].clone()
         self.tokens[row_X] = token_XL.to(self.tokens.dtype)
         if self._ngrams is not None:
             self._ngrams.edit(row_X, old_XL)
         return old_XL
 
-    # Use counts.
+    @torch.no_grad()
+    def swap(self, token_NL: Tensor) -> Tensor:
+        """Give every row another text for a while (a control); n-grams go on finding rows by their texts before.
+
+        Returns:
+            (N, L): the tokens before. To undo, copy them into `tokens`.
+        """
+        if self.config.uses_ngrams:
+            self.ngrams()
+        old_NL = self.tokens.clone()
+        self.tokens.copy_(token_NL)
+        return old_NL
+
+    # Access counts.
 
     @torch.no_grad()
     def count(self, entry_BTS: Tensor, weight_BTS: Tensor) -> None:
-        """Add the reads of one forward pass, those of any weight, to the counts that `take_counts` hands out."""
-        if self._uses_N is None:
-            self._uses_N = torch.zeros(len(self.tokens), dtype=torch.int32, device=entry_BTS.device)
-        self._uses_N.index_add_(0, entry_BTS.flatten(), (weight_BTS.flatten() > 0).int())
+        """Add the reads of one forward pass to the counts; a read has a weight above 0."""
+        if self._count_N is None:
+            self._count_N = torch.zeros(len(self.tokens), dtype=torch.int32, device=entry_BTS.device)
+        self._count_N.index_add_(0, entry_BTS.flatten(), (weight_BTS.flatten() > 0).int())
 
     def take_counts(self) -> Tensor:
         """(N,) int32 reads since the last call; the counts start again from zero."""
-        if self._uses_N is None:
+        if self._count_N is None:
             return torch.zeros(len(self.tokens), dtype=torch.int32)
-        uses_N = self._uses_N.clone()
-        self._uses_N.zero_()
-        return uses_N
-
-    # Rewriting by moving average.
-
-    @torch.no_grad()
-    def rewrite(self, entry_X: Tensor, query_XD: Tensor, embedding_VD: Tensor) -> int:
-        """Move the unfrozen entries among `entry_X` toward the queries that read them, and spell them anew.
-
-        The average of an entry starts as its own direction. At each call it decays toward the mean direction of its
-        queries, and the L tokens whose mean embedding comes nearest to it, taken greedily, become the entry. The result
-        depends only on the arguments and the buffers: ranks that pass the same reads keep the same bank.
-
-        Returns:
-            How many rows changed.
-        """
-        unfrozen_N = ~self.frozen
-        keep_X = unfrozen_N[entry_X]
-        row_U, group_X = entry_X[keep_X].unique(return_inverse=True)
-        if not len(row_U):
-            return 0
-        direction_XD = F.normalize(query_XD[keep_X].float(), dim=-1)
-        total_UD = torch.zeros(len(row_U), direction_XD.shape[1], device=row_U.device)
-        target_UD = F.normalize(total_UD.index_add_(0, group_X, direction_XD), dim=-1)
-
-        place_U = (unfrozen_N.cumsum(0) - 1)[row_U]
-        average_UD = self.average[place_U].float()
-        fresh_U1 = ~average_UD.any(dim=-1, keepdim=True)
-        own_UD = F.normalize(self.vectors(row_U, embedding_VD).float(), dim=-1)
-        decay = self.config.ema_decay
-        average_UD = decay * torch.where(fresh_U1, own_UD, average_UD) + (1 - decay) * target_UD
-        self.average[place_U] = average_UD.half()
-
-        changed = 0
-        for row_Y, goal_YD in zip(row_U.split(ROWS_AT_ONCE), average_UD.split(ROWS_AT_ONCE), strict=True):
-            token_YL = spell(goal_YD, embedding_VD.float(), self.tokens.shape[1]).to(self.tokens.dtype)
-            changed += int((token_YL != self.tokens[row_Y]).any(dim=-1).sum())
-            self.tokens[row_Y] = token_YL
-        return changed
+        count_N = self._count_N.clone()
+        self._count_N.zero_()
+        return count_N
 
 
-def spell(goal_UD: Tensor, embedding_VD: Tensor, length: int) -> Tensor:
-    """(U, length) int64: tokens, chosen one by one, whose summed embedding points most nearly along each goal.
-
-    Source: matching pursuit, Mallat & Zhang 1993, with a fixed number of steps and unit steps.
-    """
-    goal_UD = F.normalize(goal_UD, dim=-1)
-    along_UV = goal_UD @ embedding_VD.T
-    squared_V = embedding_VD.square().sum(dim=-1)
-    sum_UD, tokens = torch.zeros_like(goal_UD), []
-    for _ in range(length):
-        numerator_UV = (sum_UD * goal_UD).sum(dim=-1, keepdim=True) + along_UV
-        squared_UV = sum_UD.square().sum(dim=-1, keepdim=True) + 2 * sum_UD @ embedding_VD.T + squared_V
-        cosine_UV = numerator_UV / squared_UV.clamp(min=1e-12).sqrt()
-        cosine_UV[:, PADDING] = -2.0
-        tokens.append(cosine_UV.argmax(dim=-1))
-        sum_UD = sum_UD + embedding_VD[tokens[-1]]
-    return torch.stack(tokens, dim=-1)
-
-
-def usage_statistics(uses_N: Tensor) -> dict[str, float]:
-    """How evenly the bank is used, from counts of reads.
+def usage_statistics(count_N: Tensor) -> dict[str, float]:
+    """How evenly the bank is read, from access counts.
 
     Returns:
-        used_share: share of entries read at least once.  kl_uniform: KL(use || uniform) in nats, 0 to ln N.
+        used_share: share of entries read at least once.  kl_uniform: KL(reads || uniform) in nats, 0 to ln N.
         top50_share, top90_share, top99_share: the smallest share of the bank that holds 50, 90, 99 % of the reads.
         All are 0 where nothing was read.
     """
-    N, total = len(uses_N), int(uses_N.sum())
+    N, total = len(count_N), int(count_N.sum())
     if total == 0:
         return dict.fromkeys(("used_share", "kl_uniform", "top50_share", "top90_share", "top99_share"), 0.0)
-    share_N = uses_N.double().sort(descending=True).values / total
+    share_N = count_N.double().sort(descending=True).values / total
     used_X = share_N[share_N > 0]
     mass_X = used_X.cumsum(0)
     statistics = {
@@ -222,7 +183,7 @@ def usage_statistics(uses_N: Tensor) -> dict[str, float]:
     return statistics
 
 
-def use_histogram(uses_N: Tensor) -> list[int]:
-    """How many entries of the bank were read 0, 1, 2-3, 4-7, 8-15, ... times, from counts of reads."""
-    powers_N = torch.where(uses_N > 0, uses_N.clamp(min=1).double().log2().floor() + 1, 0).long()
+def access_histogram(count_N: Tensor) -> list[int]:
+    """How many entries of the bank were read 0, 1, 2-3, 4-7, 8-15, ... times, from access counts."""
+    powers_N = torch.where(count_N > 0, count_N.clamp(min=1).double().log2().floor() + 1, 0).long()
     return torch.bincount(powers_N).tolist()

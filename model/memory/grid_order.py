@@ -1,57 +1,56 @@
 """Ordering the bank by content, so that a row or a column of sub-keys means something.
 
 Axes: N bank entries = R*R · R rows and columns of the grid · K sub-key width · G groups · X entries of one
-      W words at the beginning of an entry · D width · V vocabulary
+      W first tokens of an entry · D width · V vocabulary
 """
 
-import hashlib
-import os
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ngram_index import rarest, rarity_ranks
+from .bank import ROWS_AT_ONCE, MemoryBank
+from .ngram_index import rarest, rarity, rarity_ranks
 
 POWER_STEPS = 8
-WORDS_COMPARED = 3  # entries that share all of them keep the order of the bank
+Cached = Callable[[tuple[Tensor, ...], Callable[[], Tensor]], Tensor]  # (what the order depends on, how to make it)
+TOKENS_COMPARED = 3  # entries that share all of them keep the order of the bank
 
 
-def content_order(vector_ND: Tensor, grid_side: int, by_word_N: Tensor | None = None) -> Tensor:
-    """(N,) int64: which entry goes to each place of the R x R grid.
+def content_order(vector_ND: Tensor, grid_side: int, by_token_N: Tensor | None = None) -> Tensor:
+    """(N,) int64: which entry goes to each cell of the R x R grid.
 
     Rows are clusters of the first halves of the entries' vectors, because the first set of sub-keys scores the first
     half of a query; within each row, entries are dealt to columns that are clusters of the second halves.
 
     Args:
-        by_word_N: the entries in an order to be cut into rows as it stands. Columns are then clusters of what the
+        by_token_N: the entries in an order to be cut into rows as it stands. Columns are then clusters of what the
             entries of a row do not share: of their second halves without the row's mean.
     """
     first_NK, second_NK = F.normalize(vector_ND.float(), dim=-1).chunk(2, dim=-1)
-    if by_word_N is None:
+    if by_token_N is None:
         every_1N = torch.arange(len(vector_ND), device=vector_ND.device)[None]
         row_RR = balanced_clusters(first_NK, every_1N, grid_side).view(grid_side, grid_side)
     else:
-        row_RR = by_word_N.view(grid_side, grid_side)
+        row_RR = by_token_N.view(grid_side, grid_side)
         second_RRK = second_NK[row_RR]
         second_NK = torch.empty_like(second_NK).index_copy_(
-            0, by_word_N, (second_RRK - second_RRK.mean(dim=1, keepdim=True)).flatten(0, 1)
+            0, by_token_N, (second_RRK - second_RRK.mean(dim=1, keepdim=True)).flatten(0, 1)
         )
     return balanced_clusters(second_NK, row_RR, grid_side).flatten()
 
 
-def order_by_rarest_words(token_NW: Tensor, count_V: Tensor) -> Tensor:
-    """(N,) int64: the entries, those side by side that share their rarest word; among them, the next rarest."""
+def order_by_rarest_tokens(token_NW: Tensor, count_V: Tensor) -> Tensor:
+    """(N,) int64: the entries, those side by side that share their rarest token; among them, the next rarest."""
     order_N = torch.arange(len(token_NW), device=token_NW.device)
-    for rank_N in rarest(rarity_ranks(count_V)[token_NW.long()], WORDS_COMPARED).unbind(dim=-1)[::-1]:
+    for rank_N in rarest(rarity_ranks(count_V)[token_NW.long()], TOKENS_COMPARED).unbind(dim=-1)[::-1]:
         order_N = order_N[rank_N[order_N].argsort(stable=True)]
     return order_N
 
 
-def weighed_words(token_XW: Tensor, rarity_V: Tensor, embedding_VD: Tensor) -> Tensor:
-    """(X, D): the sum of an entry's first words, each as much as it is rare."""
+def weighted_tokens(token_XW: Tensor, rarity_V: Tensor, embedding_VD: Tensor) -> Tensor:
+    """(X, D): the sum of the embeddings of an entry's first tokens, each times its rarity."""
     token_XW = token_XW.long()
     return F.embedding_bag(token_XW, embedding_VD, per_sample_weights=rarity_V[token_XW].to(embedding_VD), mode="sum")
 
@@ -99,29 +98,32 @@ def content_keys(vector_ND: Tensor, grid_side: int) -> Tensor:
     return F.normalize(keys_2RK, dim=-1) * keys_2RK.shape[-1] ** 0.5
 
 
-def cached_content_order(
-    path: str | Path, token_NL: Tensor, vector_ND: Tensor, grid_side: int, by_word_N: Tensor | None = None
-) -> Tensor:
-    """`content_order`, kept in the .npz file `path` for the runs that start from the same bank.
+@torch.no_grad()
+def order_bank(
+    bank: MemoryBank, embedding_VD: Tensor, n_tokens: int | None = None, cached: Cached | None = None
+) -> tuple[Tensor, Tensor]:
+    """Order the bank so that rows and columns of the grid are clusters.
 
-    Raises:
-        ValueError: the file orders another bank, or in another way.
+    Args:
+        n_tokens: only so many first tokens of an entry count, each times its rarity; None: all, alike.
+        cached: gives the order from a store, if it has it; `dataset.cache.cached_order` with a path.
+    Returns:
+        (N,) int64: which of the given entries each row now has.  (2, R, K) sub-keys to start from.
     """
-    path, digest = Path(path), hashlib.blake2b(token_NL.cpu().numpy().tobytes())
-    if by_word_N is not None:
-        digest.update(by_word_N.cpu().numpy().tobytes())
-    digest = digest.hexdigest()
-    if path.exists():
-        with np.load(path) as saved:
-            if str(saved["bank"]) != digest:
-                raise ValueError(
-                    f"{path} orders another bank, or by other words: give the --cluster_words it was made with, or "
-                    "another --cluster_cache_path, or delete it"
-                )
-            return torch.from_numpy(saved["order"])
-    order_N = content_order(vector_ND, grid_side, by_word_N).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(temporary, order=order_N.numpy(), bank=digest)
-    temporary.replace(path)
-    return order_N
+    R = bank.config.grid_side
+    rows = torch.arange(len(bank.tokens), device=bank.tokens.device).split(ROWS_AT_ONCE)
+    if n_tokens is None:
+        vectors, by_token_N = [bank.vectors(row_X, embedding_VD) for row_X in rows], None
+    else:
+        first_NW, count_V = bank.tokens[:, :n_tokens], bank.count_tokens()
+        rarity_V, by_token_N = rarity(count_V, len(first_NW)), order_by_rarest_tokens(first_NW, count_V)
+        vectors = [weighted_tokens(first_NW[row_X], rarity_V, embedding_VD) for row_X in rows]
+    vector_ND = torch.cat(vectors)
+
+    def make() -> Tensor:
+        return content_order(vector_ND, R, by_token_N)
+
+    depends_on = (bank.tokens,) if by_token_N is None else (bank.tokens, by_token_N)
+    order_N = (cached(depends_on, make) if cached else make()).to(bank.tokens.device)
+    bank.tokens.copy_(bank.tokens[order_N])
+    return order_N, content_keys(vector_ND[order_N], R)

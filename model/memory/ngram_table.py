@@ -10,13 +10,19 @@ Source: Cheng et al. 2026, arXiv:2601.07372 (Engram); hashing as Svenstrup et al
 blocks share one table; token ids are not normalised to fewer; no convolution follows the gate.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
-from ..config import ModelConfig
-from ..layers import Visibility, in_autocast, make_norm
-from .ngram_index import previous, text_so_far
+from common.flags import flag, require
+
+from ..base_config import CoreConfig
+from ..layers import INIT_STD, in_autocast, make_norm
+from ..visibility import Visibility
+from .text import previous, text_so_far
 
 MASK = (1 << 64) - 1
 MIXER = 0xBF58476D1CE4E5B9 - (1 << 64)  # as int64; of splitmix64
@@ -70,13 +76,45 @@ def last_tokens(text_BX: Tensor, start_BX: Tensor, n: int) -> Tensor:
     return torch.stack(tokens[::-1], dim=-1)
 
 
+@dataclass(frozen=True)
+class NgramTableConfig(CoreConfig):
+    heading = "hashed n-gram table, of both models"
+
+    ngram_table_rows: int = flag(
+        0, "rows M of each head of a table of learned vectors for the last tokens of the text; 0: no table",
+        within=(0, None),
+    )  # fmt: skip
+    ngram_table_heads: int = flag(
+        4, "heads of the table for each order, each with a hash and rows of its own", within=(1, None)
+    )
+    ngram_table_dim: int = flag(64, "width W of a row of the table", within=(1, None))
+    ngram_table_orders: list[int] = flag([2, 3], "orders of the table: how many last tokens a row stands for")
+    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
+    ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True)
+
+    def check(self) -> None:
+        orders = self.ngram_table_orders
+        require(
+            bool(orders) and min(orders) >= 1 and len(set(orders)) == len(orders),
+            f"--ngram_table_orders must be different numbers of at least 1, got {orders}",
+        )
+        require(bool(self.ngram_table_layers), "--ngram_table_layers must name a block that reads the table")
+        for layer in self.ngram_table_layers:
+            require(0 <= layer < self.n_layers, f"--ngram_table_layers {layer} must lie in [0, {self.n_layers - 1}]")
+
+    @property
+    def ngram_table_width(self) -> int:
+        """U: numbers that a position reads from the table, one row of each head of each order."""
+        return len(self.ngram_table_orders) * self.ngram_table_heads * self.ngram_table_dim
+
+
 class NgramTable(nn.Module):
     """The rows of all heads, and the rows that each position reads, side by side and normed.
 
     A row is `ngram_table_dim` float32 numbers. Memory with AdamW: 16 bytes a number.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: NgramTableConfig):
         super().__init__()
         self.config = config
         n_heads = len(config.ngram_table_orders) * config.ngram_table_heads
@@ -103,7 +141,7 @@ class NgramTable(nn.Module):
         """(B, T, K) int64: the rows that each new position reads."""
         layer, T = self.config.cache_layers - 1, input_BT.shape[1]
         text_BX, start_BX, _ = text_so_far(input_BT, document_BX, cache, layer, max(self.multiplier_KO.shape[1] - 1, 1))
-        if cache is not None and not self.config.reads_words:
+        if cache is not None and not self.config.reads_text:
             key_B1T1 = input_BT[:, None, :, None]
             cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
         token_BTO = last_tokens(text_BX, start_BX, self.multiplier_KO.shape[1])[:, -T:]
@@ -113,11 +151,16 @@ class NgramTable(nn.Module):
 class NgramGate(nn.Module):
     """Adds to a block's stream what a position's rows say, as far as they agree with the stream."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: NgramTableConfig):
         super().__init__()
+        self.n_layers = config.n_layers
         self.stream_norm, self.key_norm = make_norm(config), make_norm(config)
         self.key_proj = nn.Linear(config.ngram_table_width, config.dim, bias=False)
         self.value_proj = nn.Linear(config.ngram_table_width, config.dim, bias=False)
+
+    def init_parameters(self) -> None:
+        """Nearly nothing is added at the start."""
+        init.normal_(self.value_proj.weight, std=0.1 * INIT_STD / (2 * self.n_layers) ** 0.5)
 
     def forward(self, x_BTD: Tensor, vector_BTU: Tensor) -> Tensor:
         value_BTD, key_BTD = self.value_proj(vector_BTU), self.key_norm(self.key_proj(vector_BTU).float())

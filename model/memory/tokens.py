@@ -1,76 +1,48 @@
-"""Reading the words of entries one by one: attention over them in a block, and a pointer that copies them.
+"""Fusion token by token: attention to the tokens of entries in a block, and a pointer that copies them.
 
-Axes: B batch · T position · D width · V vocabulary · S entries per position · L tokens per entry · W = S*L words
-      R width of the word queries, keys and values
+Axes: B batch · T position · D width · V vocabulary · S entries per position · L tokens per entry · W = S*L tokens
+      R width of the queries, keys and values
 
-The words that the matched entries hold are known by their tokens, so their keys and values are rows of a projected
-embedding table of V rows: nothing of width D is ever computed for a word. On CUDA a kernel reads those rows; in plain
-torch a score is looked up in `query @ table.T`, and a read is `(attention summed by token) @ table`.
+The keys and values of tokens are rows of a projected embedding table of V rows (`ops/token_attention.py`).
 Related: See et al. 2017, arXiv:1704.04368 (pointer-generator); Merity et al. 2016, arXiv:1609.07843 (pointer sentinel
-mixture); Olsson et al. 2022 (induction: what followed the matching word).
+mixture); Olsson et al. 2022 (induction: copy what followed the matching token).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
-from common.constants import PADDING
+from common.constants import MASKED, PADDING
+from common.flags import flag
 
-from ..config import ModelConfig
-from ..layers import Kept, StreamLinear
+from ..base_config import MemoryConfig
+from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
 from ..ops import score_tokens, sum_tokens
+from .entry_tokens import NO_TOKEN, EntryTokens, lay_out_tokens, weight_of_entries
+from .interfaces import Found, Fusion, MemoryContext, Reading
 
-NO_WORD = -1
-HIDDEN = -1e4  # far below any logit, yet finite: a row of hidden words alone stays free of NaN
+
+@dataclass(frozen=True)
+class TokenConfig(MemoryConfig):
+    heading = "--fusion words, and the pointer"
+
+    word_key_dim: int = flag(
+        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
+    )
 
 
-class Words(NamedTuple):
-    """The words that stand in the entries of each position.
+class TokenAttention(nn.Module):
+    """Attention of a position to the tokens of its entries, or to nothing.
 
-    Attributes:
-        token_BTW: int64, S*L tokens, entry after entry; PADDING is not read.
-        previous_BTW: the token before each word inside its entry, PADDING before the first, NO_WORD for a padding.
-        follows_BTW: whether that previous token is the text's current one: the word would continue the text.
-        follows2_BTW: whether the two tokens before it are the text's last two.
-        is_padding_BTW: whether no word stands there.
-        length_BTS: int64, how many words each entry has, at least 1.
-        entry_BTS: int64, which entry that is, NO_ENTRY for none.
+    The logit of a token is the sum of: the product of a query with its key and with that of the token before it; a
+    learned bias if it would continue the text; the retrieval's log-weight of its entry; the mean product of a second
+    query with the keys of its entry's tokens. The second query starts near zero: the ranking starts as the retrieval's.
     """
 
-    token_BTW: Tensor
-    previous_BTW: Tensor
-    follows_BTW: Tensor
-    follows2_BTW: Tensor
-    is_padding_BTW: Tensor
-    length_BTS: Tensor
-    entry_BTS: Tensor
-
-
-def read_words(token_BTSL: Tensor, entry_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor) -> Words:
-    """Lay out the tokens of the entries read at each position, PADDING for those that are none."""
-    back_BTSL = F.pad(token_BTSL[..., :-1], (1, 0), value=PADDING)
-    back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
-    follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
-    follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
-    is_padding_BTSL = token_BTSL == PADDING
-    back_BTSL = back_BTSL.masked_fill(is_padding_BTSL, NO_WORD)
-    length_BTS = (~is_padding_BTSL).sum(dim=-1).clamp(min=1)
-    by_word = token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL, is_padding_BTSL
-    return Words(*(x.flatten(-2) for x in by_word), length_BTS, entry_BTS)
-
-
-class WordAttention(nn.Module):
-    """Attention of a position to the words of its entries, or to nothing.
-
-    The logit of a word is a product of a query with its own key and with that of the word before it, plus a learned
-    amount if it would continue the text, plus what speaks for its entry: the retrieval's log-weight, and the mean match
-    of its words with a second query. That second query starts near zero, so that the ranking starts as the retrieval's.
-    """
-
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: TokenConfig):
         super().__init__()
         self.entries = config.num_selected
         self.q_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
@@ -80,62 +52,106 @@ class WordAttention(nn.Module):
         self.entry_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.follows_bias = nn.Parameter(torch.empty(2))
         self.nothing = nn.Linear(config.dim, 1)
-        self.kept = Kept()
+        self.derived = DerivedWeights()
 
-    def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
-        """(B, T, W) float32, the attention to each word; a row sums to 1 less the attention to nothing."""
+    def forward(self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor) -> Tensor:
+        """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing."""
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
         entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
         projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
-        key_VR, previous_key_VR, entry_key_VR = self.kept(
-            lambda: [project(table_VD) for project in projections], table_VD, *(p.weight for p in projections)
+        parameters = unit_embedding_VD, *(project.weight for project in projections)
+        key_VR, previous_key_VR, entry_key_VR = self.derived(
+            lambda: [project(unit_embedding_VD) for project in projections], *parameters
         )
-        logit_BTW = score_tokens(query_BTR, key_VR, words.token_BTW, words.entry_BTS, PADDING)
-        logit_BTW = logit_BTW + score_tokens(query_BTR, previous_key_VR, words.previous_BTW, words.entry_BTS, NO_WORD)
-        logit_BTW = logit_BTW + self.follows_bias[0] * words.follows_BTW + self.follows_bias[1] * words.follows2_BTW
+        logit_BTW = score_tokens(query_BTR, key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
+        previous_BTW = score_tokens(query_BTR, previous_key_VR, tokens.previous_BTW, tokens.entry_BTS, NO_TOKEN)
+        logit_BTW = logit_BTW + previous_BTW
+        logit_BTW = logit_BTW + self.follows_bias[0] * tokens.follows_BTW + self.follows_bias[1] * tokens.follows2_BTW
 
-        match_BTW = score_tokens(entry_query_BTR, entry_key_VR, words.token_BTW, words.entry_BTS, PADDING)
+        match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
-        entry_BTS = match_BTS / words.length_BTS + log_weight_BTS
+        entry_BTS = match_BTS / tokens.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
-        logit_BTW = logit_BTW.masked_fill(words.is_padding_BTW, HIDDEN)
+        logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
         nothing_BT1 = self.nothing(x_BTD).float()
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
+    def init_parameters(self) -> None:
+        init.normal_(self.entry_q_proj.weight, std=0.1 * INIT_STD)
+        init.zeros_(self.nothing.weight)
+        # A token that follows the text's last two beats nothing, if n-grams found its entry.
+        init.constant_(self.nothing.bias, 3.0)
+        init.copy_(self.follows_bias, torch.tensor([3.0, 2.0]))
 
-class WordFusion(nn.Module):
-    """Adds to the stream the words that a position attends to; how many of them continue the text comes with them."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.attention = WordAttention(config)
+class TokenFusion(Fusion):
+    """Adds the values of the tokens that a position attends to, and how much of that attention continues the text."""
+
+    prepares = frozenset({"unit_embeddings", "text"})
+    trains_one_entry = True
+
+    @dataclass(frozen=True)
+    class Config(TokenConfig):
+        word_value_dim: int = flag(
+            128, "width of the values that are read from the tokens of entries (fusion words)", within=(1, None)
+        )
+
+    def __init__(self, config: Config, memory_index: int):
+        super().__init__(config, memory_index)
+        self.attention = TokenAttention(config)
         self.v_proj = nn.Linear(config.dim, config.word_value_dim, bias=False)
         self.follows_proj = nn.Linear(2, config.word_value_dim, bias=False)
         self.out_proj = StreamLinear(config.word_value_dim, config.dim, bias=False)
-        self.kept = Kept()
+        self.derived = DerivedWeights()
 
-    def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> tuple[Tensor, Tensor]:
-        """What is added to the stream, and the attention (B, T, W) that it came from."""
-        attention_BTW = self.attention(x_BTD, words, log_weight_BTS, table_VD)
-        value_VR = self.kept(lambda: self.v_proj(table_VD), table_VD, self.v_proj.weight)
-        read_BTR = sum_tokens(attention_BTW, value_VR, words.token_BTW, words.entry_BTS)
+    def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
+        tokens, unit_embedding_VD = found.tokens, context.unit_embedding_VD
+        if tokens is None:
+            tokens = lay_out_tokens(found.token_BTSL.long(), found.entry_BTS, *context.text)
+        attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS, unit_embedding_VD)
+        value_VR = self.derived(lambda: self.v_proj(unit_embedding_VD), unit_embedding_VD, self.v_proj.weight)
+        read_BTR = sum_tokens(attention_BTW, value_VR, tokens.token_BTW, tokens.entry_BTS)
         continuing_BT2 = torch.stack(
-            [(attention_BTW * follows).sum(dim=-1) for follows in (words.follows_BTW, words.follows2_BTW)], dim=-1
+            [(attention_BTW * follows).sum(dim=-1) for follows in (tokens.follows_BTW, tokens.follows2_BTW)], dim=-1
         )
-        return self.out_proj(read_BTR + self.follows_proj(continuing_BT2.to(read_BTR.dtype))), attention_BTW
+        y_BTD = self.out_proj(read_BTR + self.follows_proj(continuing_BT2.to(read_BTR.dtype)))
+        return y_BTD, weight_of_entries(attention_BTW, self.config.num_selected)
 
 
 class Pointer(nn.Module):
-    """The last word: the next token is copied from an entry with some probability, else drawn from the vocabulary."""
+    """After the last block: the next token is copied from an entry with some probability, else drawn as always.
 
-    def __init__(self, config: ModelConfig):
+    It reads what `Ngrams.search` found.
+    """
+
+    prepares = frozenset({"unit_embeddings", "text"})
+
+    @dataclass(frozen=True)
+    class Config(TokenConfig):
+        pointer: bool = flag(
+            False, "a pointer at the end may copy the next token from an entry",
+            needs="--retrieval ngram: the pointer reads what the n-grams found",
+        )  # fmt: skip
+
+    def __init__(self, config: Config):
         super().__init__()
-        self.attention = WordAttention(config)
+        self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
+        self.score_scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, x_BTD: Tensor, words: Words, log_weight_BTS: Tensor, table_VD: Tensor) -> Tensor:
-        """(B, T, W) float32, the probability that each word is copied; what is missing to 1 is drawn."""
-        return self.gate(x_BTD).float().sigmoid() * self.attention(x_BTD, words, log_weight_BTS, table_VD)
+    def init_parameters(self) -> None:
+        init.zeros_(self.gate.weight)
+        init.zeros_(self.gate.bias)
+        init.ones_(self.score_scale)
+
+    def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
+        """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
+        attention_BTW = self.attention(x_BTD, found.tokens, self.score_scale * found.log_weight_BTS, unit_embedding_VD)
+        return self.gate(x_BTD).float().sigmoid() * attention_BTW
+
+
+def pointer_reading(copy_BTW: Tensor, found: Found) -> Reading:
+    return Reading(found.entry_BTS, weight_of_entries(copy_BTW, found.entry_BTS.shape[-1]), None)
 
 
 def mixed_log_probabilities(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor) -> Tensor:

@@ -10,25 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import ModelConfig
-from ..layers import Runs, attend, merge_heads, split_heads
+from ..base_config import MemoryConfig
+from ..layers import attend, merge_heads, split_heads
+from ..visibility import DocumentSpans
 from .triton import call
 from .twin import twin
 
 
 def _entries_kernel(
-    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
+    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: MemoryConfig
 ) -> Tensor:
     from .triton.entry_attention import attend_entries as kernel
 
-    assert isinstance(mask, Runs), "the kernel takes Visibility.runs"
+    assert isinstance(mask, DocumentSpans), "the kernel takes Visibility.spans"
     return call(kernel, packed_BTY, entry_BPZ, log_weight_BPS, drop_BHJ, *mask, config.fusion_heads)[0]
 
 
 # A float64 model on CUDA is refused by the kernel, not given to the reference: the mask is for the kernel already.
 @twin(_entries_kernel, deterministic=True, flag="use_flash_attn")
 def attend_entries(
-    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: ModelConfig
+    packed_BTY: Tensor, entry_BPZ: Tensor, log_weight_BPS: Tensor, drop_BHJ: Tensor | None, mask, config: MemoryConfig
 ) -> Tensor:
     """(B, T, D): softmax(q k / sqrt(E) + log-weight) v, by the heads of the fusion, over the keys that `mask` shows.
 
@@ -36,7 +37,7 @@ def attend_entries(
         packed_BTY: of the queries' states.
         entry_BPZ: Z = S F where P = T, else X F.
         drop_BHJ: float32, added to the logits; None: nothing.
-        mask: `Visibility.runs` where `attend_entries.op.uses_kernel`, else `Visibility.mask` of X keys a position.
+        mask: `Visibility.spans` where `attend_entries.op.uses_kernel`, else `Visibility.mask` of X keys a position.
     """
     S, D = log_weight_BPS.shape[2], packed_BTY.shape[2] // 3
     q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
@@ -53,7 +54,7 @@ def attend_entries(
 
 
 def _own_kernel(
-    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
+    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: MemoryConfig
 ) -> Tensor:
     from .triton.entry_attention import attend_own as kernel
 
@@ -62,7 +63,7 @@ def _own_kernel(
 
 @twin(_own_kernel, deterministic=True, excludes=(torch.float64,), flag="use_flash_attn")
 def attend_own(
-    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: ModelConfig
+    packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BTHX: Tensor | None, config: MemoryConfig
 ) -> Tensor:
     """(B, T, D): `attend_entries` over the X keys of each position itself.
 

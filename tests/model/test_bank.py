@@ -5,14 +5,15 @@ import torch
 
 from common.constants import PADDING
 from model.memory import bank as memory_bank
-from model.memory.bank import spell, usage_statistics
-from model.memory.grid_order import cached_content_order, content_order, order_by_rarest_words, weighed_words
+from model.memory.bank import usage_statistics
+from model.memory.ema import nearest_tokens
+from model.memory.grid_order import content_order, order_by_rarest_tokens, weighted_tokens
 from tests.conftest import tiny_model
 
 
 def rewrite_once(model):
     ids = torch.randint(3, 61, (4, 32))
-    return model.rewrite_bank(model(ids).readings)
+    return model.ema_update(model(ids).readings)
 
 
 def test_frozen_rows_never_change_and_others_do():
@@ -42,22 +43,22 @@ def test_equal_reads_rewrite_equally():
 def test_spelling_finds_the_words_of_a_mean():
     embedding_VD = torch.eye(12)
     goal_UD = (embedding_VD[4] + embedding_VD[7] + embedding_VD[9])[None]
-    assert sorted(spell(goal_UD, embedding_VD, 3)[0].tolist()) == [4, 7, 9]
+    assert sorted(nearest_tokens(goal_UD, embedding_VD, 3)[0].tolist()) == [4, 7, 9]
 
 
 @pytest.mark.parametrize("most", [9, 256])
-def test_common_words_are_the_most_frequent_of_the_bank(most, monkeypatch):
-    monkeypatch.setattr(memory_bank, "COMMON_WORDS", most)
+def test_common_tokens_are_the_most_frequent_of_the_bank(most, monkeypatch):
+    monkeypatch.setattr(memory_bank, "COMMON_TOKENS", most)
     bank = tiny_model().bank
     bank.tokens[:, 0] = 7  # in every entry
     bank.tokens[:, 1:3] = PADDING
     count_V = torch.bincount(bank.tokens.flatten().long(), minlength=61)
-    token_K, place_V = bank.common_words()
+    token_K, place_V = bank.common_tokens()
     assert len(token_K) == min(most, 60) and token_K[0] == 7 and PADDING not in token_K
     rest = [word for word in range(61) if word != PADDING and word not in token_K]
     assert max(count_V[rest], default=0) <= count_V[token_K].min()
     assert torch.equal(place_V[token_K].long(), torch.arange(len(token_K)))
-    assert (place_V[[PADDING, *rest]] == -1).all() and bank.common_words().token_K is token_K
+    assert (place_V[[PADDING, *rest]] == -1).all() and bank.common_tokens().token_K is token_K
 
 
 def test_a_bank_of_another_shape_or_vocabulary_is_refused():
@@ -96,10 +97,10 @@ def test_rows_hold_the_entries_that_share_their_rarest_word():
     tokens = torch.cat([first_N2, common_N2], dim=-1)
     count_V = torch.full((200,), 900)
     count_V[3:11], count_V[20:24] = 8, 1
-    order_N = order_by_rarest_words(tokens[:, :2], count_V)
+    order_N = order_by_rarest_tokens(tokens[:, :2], count_V)
     assert (rare_N[order_N].view(8, 8) == rare_N[order_N].view(8, 8)[:, :1]).all()
 
-    vector_ND = weighed_words(tokens[:, :2], torch.where(count_V == 8, 2.0, 0.0), model.embedding.weight)
+    vector_ND = weighted_tokens(tokens[:, :2], torch.where(count_V == 8, 2.0, 0.0), model.embedding.weight)
     torch.testing.assert_close(vector_ND, 2 * model.embedding.weight[rare_N])
     row_RR = rare_N[content_order(torch.randn(64, 16), 8, order_N)].view(8, 8)
     assert (row_RR == row_RR[:, :1]).all() and row_RR[:, 0].unique().numel() == 8
@@ -114,16 +115,3 @@ def test_columns_are_clusters_of_what_the_entries_of_a_row_do_not_share():
     order_N = content_order(vector_ND, 8, torch.arange(64))
     column_RR = shuffle.flatten()[order_N].view(8, 8)
     assert (column_RR == column_RR[:1]).all()
-
-
-@pytest.mark.parametrize("by_word", [False, True])
-def test_a_cached_order_of_another_bank_is_refused(by_word, tmp_path):
-    path, tokens, by_word_N = tmp_path / "order.npz", torch.randint(0, 9, (16, 3)), None
-    if by_word:
-        by_word_N = torch.randperm(16)
-    order = cached_content_order(path, tokens, torch.randn(16, 8), 4, by_word_N)
-    assert torch.equal(cached_content_order(path, tokens, torch.randn(16, 8), 4, by_word_N), order)
-    with pytest.raises(ValueError, match="orders another bank"):
-        cached_content_order(path, tokens + 1, torch.randn(16, 8), 4, by_word_N)
-    with pytest.raises(ValueError, match="or by other words"):
-        cached_content_order(path, tokens, torch.randn(16, 8), 4, torch.arange(16) if not by_word else None)

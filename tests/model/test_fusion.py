@@ -6,18 +6,20 @@ import pytest
 import torch
 
 from model import build_model
-from model.layers import Kept
-from model.memory import cross_attention as fusion
+from model.layers import DerivedWeights
+from model.memory import FUSIONS, entry_vectors
+from model.memory.entry_vectors import VectorFusion
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
+VECTOR_FUSIONS = [name for name, fusion in FUSIONS.items() if issubclass(fusion, VectorFusion)]
 KEEPERS = {
     f"{path}.weight": variant
     for variant, paths in {
         "cross_attention-sequence-product_key": [
-            *(f"blocks.0.fusion.{name}_proj" for name in "qkv"), "blocks.0.entry_norm",
+            *(f"blocks.0.fusion.{name}_proj" for name in "qkv"), "blocks.0.fusion.entry_norm",
         ],
-        "gated_mlp-token-product_key": ["blocks.0.fusion.gate_up_proj", "blocks.0.entry_norm"],
+        "gated_mlp-token-product_key": ["blocks.0.fusion.gate_up_proj", "blocks.0.fusion.entry_norm"],
         "ngram-words-pointer": [
             "embedding", "blocks.0.fusion.v_proj", "pointer.attention.k_proj",
             *(f"blocks.0.fusion.attention.{name}_proj" for name in ("k", "previous_k", "entry_k")),
@@ -96,13 +98,13 @@ def test_a_call_without_gradient_sees_every_change_of_a_weight(change, name):
 
 def test_padded_weights_are_kept_while_nothing_changes():
     model = tiny_model()
-    kept = model.blocks[0].fusion.kept
+    kept = model.blocks[0].fusion.derived
     logits(model)
-    weights = kept.made[-1]
+    weights = kept.stored[-1]
     logits(model)
-    assert kept.made[-1] is weights
+    assert kept.stored[-1] is weights
     logits(model, autocast=True)
-    assert {weight.dtype for weight in kept.made[-1]} == {torch.bfloat16}
+    assert {weight.dtype for weight in kept.stored[-1]} == {torch.bfloat16}
     assert torch.equal(logits(model), logits(rebuilt(model)))  # in float32 again
 
 
@@ -126,7 +128,7 @@ def test_gradients_reach_the_weights_after_a_call_without_gradient():
 
 
 def test_what_was_kept_is_not_taken_for_that_of_new_parameters_in_freed_memory():
-    kept = Kept()
+    kept = DerivedWeights()
     with torch.no_grad():
         for value in range(20):
             weight = torch.nn.Parameter(torch.full((1000,), float(value)))
@@ -140,34 +142,34 @@ def test_a_model_that_was_made_for_inference_alone_runs():
     assert torch.equal(logits(model), logits(model))
 
 
-@pytest.mark.parametrize("kind", fusion.FUSIONS)
+@pytest.mark.parametrize("kind", VECTOR_FUSIONS)
 @pytest.mark.parametrize("scope", ["token", "sequence"])
 def test_a_gain_in_the_weights_is_one_of_the_vectors(kind, scope, monkeypatch):
     model, ids = tiny_model(fusion=kind, fusion_scope=scope, memory_layers=[0]).double(), torch.arange(3, 19).view(2, 8)
     gain = 1 + torch.randn(model.settings.dim, dtype=torch.float64) / 2
     gain[::3] = 0
     with torch.no_grad():
-        model.blocks[0].entry_norm.weight.copy_(gain)
+        model.blocks[0].fusion.entry_norm.weight.copy_(gain)
         actual = model(input_ids=ids).logits
-        model.blocks[0].entry_norm.weight.fill_(1)
-        unit_entries = fusion.unit_entries
+        model.blocks[0].fusion.entry_norm.weight.fill_(1)
+        unit_entries = entry_vectors.unit_entries
 
         def with_gain(token_BTSL, *rest):
             vectors = unit_entries(token_BTSL, *rest)
             vectors[:, :, -token_BTSL.shape[2] :] *= gain
             return vectors
 
-        monkeypatch.setattr(fusion, "unit_entries", with_gain)
+        monkeypatch.setattr(entry_vectors, "unit_entries", with_gain)
         torch.testing.assert_close(actual, model(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("kind", fusion.FUSIONS)
+@pytest.mark.parametrize("kind", VECTOR_FUSIONS)
 def test_the_first_position_is_the_same_in_both_scopes(kind):
     ids, logits = torch.tensor([[5], [7]]), []
     for scope in ("token", "sequence"):
         model = tiny_model(fusion=kind, fusion_scope=scope).double()
         with torch.no_grad():
             for block in model.blocks:
-                block.entry_norm.weight.copy_(torch.linspace(-1, 2, model.settings.dim))
+                block.fusion.entry_norm.weight.copy_(torch.linspace(-1, 2, model.settings.dim))
             logits.append(model(input_ids=ids).logits)
     torch.testing.assert_close(*logits)

@@ -8,7 +8,8 @@ import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model, model_memory
-from model.static_cache import FixedCache
+from model.memory import product_keys
+from model.static_cache import StaticCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
 
@@ -51,7 +52,7 @@ def test_the_scale_of_a_normed_query_changes_nothing():
     )
     with torch.no_grad():
         for block in model.blocks:
-            block.query_proj.weight *= 3
+            block.retrieval.query_proj.weight *= 3
     torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-4)
 
 
@@ -74,7 +75,7 @@ def test_a_cache_goes_back_to_an_earlier_position(variant):
     torch.testing.assert_close(model(ids[:, 9:], cache=cache).logits, full[:, 9:], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: FixedCache(T)], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: StaticCache(T)], ids=["dynamic", "fixed"])
 def test_a_cache_keeps_the_words_that_entries_of_product_keys_continue(make_cache, monkeypatch):
     """A bank and a text of three words, which agree with the text's last two everywhere, and a model that minds."""
     model = tiny_model(fusion="words", keep_ffn=True)
@@ -146,8 +147,8 @@ def test_decoding_a_padded_batch_equals_the_full_pass_of_each_row(variant):
 def test_losses_that_nobody_asks_for_are_not_worked_out(selection, monkeypatch):
     asked_of, names = Counter(), ["balance_loss", "similarity_loss", "diversity_loss", "cosine_to_entries"]
     for name in names:
-        original = getattr(model_memory, name)
-        monkeypatch.setattr(model_memory, name, lambda *a, f=original, name=name: asked_of.update([name]) or f(*a))
+        original = getattr(product_keys, name)
+        monkeypatch.setattr(product_keys, name, lambda *a, f=original, name=name: asked_of.update([name]) or f(*a))
     coefs = dict.fromkeys(("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"), 0.1)
     model, ids = tiny_model(selection=selection, **coefs), random_ids(2, T)
     out = model(ids)
@@ -308,7 +309,8 @@ def test_permuting_keys_and_bank_together_changes_nothing():
     rows, columns = torch.randperm(7), torch.randperm(7)
     model.bank.tokens.copy_(model.bank.tokens.view(7, 7, -1)[rows][:, columns].reshape(49, -1))
     for block in model.blocks:
-        block.keys_2RK.data = torch.stack([block.keys_2RK[0][rows], block.keys_2RK[1][columns]])
+        keys_2RK = block.retrieval.keys_2RK
+        keys_2RK.data = torch.stack([keys_2RK[0][rows], keys_2RK[1][columns]])
     torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.layers import Runs, Visibility
+from model.visibility import DocumentSpans, Visibility
 from tests.conftest import tiny_config
 
 pytestmark = [
@@ -103,7 +103,7 @@ def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype)
 def test_vectors_of_entries_err_no_more_than_torch(
     B, T, S, length, width, words, dtype, weighted, n_common, states, monkeypatch
 ):
-    from model.memory.cross_attention import DROPPED
+    from common.constants import MASKED
     from model.ops import unit_entries
     from model.ops.entries import CommonTokens
 
@@ -117,7 +117,7 @@ def test_vectors_of_entries_err_no_more_than_torch(
         common = CommonTokens(common_word, place)
     # As in training: states and table in one precision, log-weights in float32.
     log_weight = (2 * torch.randn(B, T, S)).log_softmax(dim=-1)
-    log_weight[0, -1, -1] = DROPPED  # a weight of 0
+    log_weight[0, -1, -1] = MASKED  # a weight of 0
     exact = {"table": (0.02 * torch.randn(words, width)).to(dtype)}
     if states:
         exact["state"] = torch.randn(B, T, width).to(dtype)
@@ -175,7 +175,7 @@ def poison(patch) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("drops", [True, False])
 def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, width, dtype, packed, drops, monkeypatch):
-    from model.memory.cross_attention import DROPPED
+    from common.constants import MASKED
     from model.ops import attend_entries
 
     P, D = T + past, heads * width
@@ -191,12 +191,12 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
     log_weight = torch.randn(B, P, X - 1, device="cuda").log_softmax(dim=-1)
     drop = None
     if drops:
-        drop = torch.where(torch.rand(B, heads, P * X, device="cuda") < 0.3, DROPPED, 0.0)
+        drop = torch.where(torch.rand(B, heads, P * X, device="cuda") < 0.3, MASKED, 0.0)
     exact = [x.to(dtype).double() for x in (packed_states, entry)] + [log_weight.double()]
     gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
 
     def run(mask, dtypes):
-        fused = isinstance(mask, Runs)
+        fused = isinstance(mask, DocumentSpans)
         config = tiny_config(num_selected=X - 1, fusion_heads=heads, use_flash_attn=fused)
         inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
         out = attend_entries(*inputs, drop, mask, config)
@@ -214,7 +214,7 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
         actual = run(visible.runs(B), (dtype, dtype, torch.float32))
     dense = visible.mask(X, fused=False)
     truth, eager = run(dense, [torch.float64] * 3), run(dense, (dtype, dtype, torch.float32))
-    # Where all that a query sees is dropped, each logit has lost what DROPPED leaves no bits for.
+    # Where all that a query sees is dropped, each logit has lost what MASKED leaves no bits for.
     slack = 3e-4 if drops else 1e-5
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
@@ -227,14 +227,14 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("drops", [True, False])
 def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width, dtype, drops, monkeypatch):
-    from model.memory.cross_attention import DROPPED
+    from common.constants import MASKED
     from model.ops import attend_own
 
     D = heads * width
     log_weight = torch.randn(B, T, S, device="cuda").log_softmax(dim=-1)
     drop = None
     if drops:
-        drop = torch.where(torch.rand(B, T, heads, S + 1, device="cuda") < 0.3, DROPPED, 0.0)
+        drop = torch.where(torch.rand(B, T, heads, S + 1, device="cuda") < 0.3, MASKED, 0.0)
     states, entry = torch.randn(B, T, 3 * D, device="cuda"), torch.randn(B, T, S * 2 * D, device="cuda")
     exact = [x.to(dtype).double() for x in (states, entry)] + [log_weight.double()]
     gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
@@ -258,7 +258,7 @@ def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width,
         poison(patch)
         actual = run(True, mixed)
     truth, eager = run(False, [torch.float64] * 3), run(False, mixed)
-    slack = 1e-3 if drops else 1e-5  # of logits that have lost what DROPPED leaves no bits for
+    slack = 1e-3 if drops else 1e-5  # of logits that have lost what MASKED leaves no bits for
     for t, e, kernel in zip(truth, eager, actual, strict=True):
         assert kernel.isfinite().all()
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()

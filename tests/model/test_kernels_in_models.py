@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.layers import Visibility, attend, textbook_attention
+from model.layers import attend, textbook_attention
+from model.visibility import Visibility
 from tests.conftest import tiny_config
 
 pytestmark = [
@@ -15,7 +16,7 @@ pytestmark = [
 @pytest.mark.parametrize("fusion", ["cross_attention", "gated_mlp"])
 @pytest.mark.parametrize("scope", ["token", "sequence"])
 def test_a_model_trains_the_same_with_the_kernels_of_the_fusion(fusion, scope, monkeypatch):
-    import model.memory.cross_attention
+    import model.memory.entry_vectors
     from model.ops import unit_entries
     from tests.conftest import tiny_model
 
@@ -30,7 +31,7 @@ def test_a_model_trains_the_same_with_the_kernels_of_the_fusion(fusion, scope, m
         return {"loss": out.loss.detach()} | {name: parameter.grad for name, parameter in model.named_parameters()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.memory.cross_attention, "unit_entries", unit_entries.op.reference)
+        patch.setattr(model.memory.entry_vectors, "unit_entries", unit_entries.op.reference)
         expected = gradients(compiled=False, use_flash_attn=False)
     for compiled in (False, True):
         for name, gradient in gradients(compiled).items():

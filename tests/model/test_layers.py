@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.layers import Visibility, rotary_table, rotate
+from model.layers import rotary_table, rotate
+from model.visibility import Visibility
 
 
 def test_rotation_multiplies_each_pair_of_channels_by_a_unit_number():
@@ -25,11 +26,11 @@ def test_one_position_needs_no_mask_unless_its_row_has_documents():
 
 @pytest.mark.parametrize("past, length", [(0, 7), (5, 2), (6, 1)])
 @pytest.mark.parametrize("packed", [True, False])
-def test_runs_show_what_the_mask_shows(past, length, packed):
+def test_spans_show_what_the_mask_shows(past, length, packed):
     document_BX = torch.tensor([[0, 0, 1, 1, 1, 4, 3], [1] * 7, [0, 1, 2, 3, 4, 4, 4]]) if packed else None
     visible = Visibility(past, length, document_BX, torch.device("cpu"))
     position_X, position_T = torch.arange(past + length), torch.arange(past, past + length)
-    _, first_BT, last_BT = visible.runs(3)
+    _, first_BT, last_BT = visible.spans(3)
     assert first_BT.dtype == last_BT.dtype == torch.int32 and first_BT.shape == last_BT.shape == (3, length)
     seen_BTX = (position_X >= first_BT[..., None]) & (position_X <= position_T[:, None])
     assert torch.equal(seen_BTX, visible.mask(2, fused=False)[:, 0, :, ::2].expand(3, -1, -1))

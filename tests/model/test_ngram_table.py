@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from common.constants import PADDING
 from model.memory.ngram_table import last_tokens, multipliers, ngram_rows, splitmix
-from model.static_cache import FixedCache
+from model.static_cache import StaticCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import TABLE
 from trainer.config import OptimConfig
@@ -96,7 +96,7 @@ def test_a_document_reads_the_rows_that_it_reads_alone():
 
 
 @pytest.mark.parametrize("words", [False, True])
-@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: FixedCache(T)], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: StaticCache(T)], ids=["dynamic", "fixed"])
 @torch.no_grad()
 def test_a_cache_gives_the_rows_of_the_full_pass(make_cache, words):
     kind = {"retrieval": "ngram", "fusion": "words", "ngram_lengths": [1, 2]} if words else PLAIN

@@ -10,14 +10,12 @@ from transformers import DynamicCache
 
 from common.constants import NO_ENTRY
 from model.memory.ngram_index import (
-    FEW_POSITIONS,
-    PAIR_PLACES,
+    PAIR_POSTINGS,
     PAIRS_USED,
     Matches,
     NgramIndex,
-    find_matches,
-    shared_rarity,
 )
+from model.memory.ngram_search import FEW_POSITIONS, find_matches, shared_rarity
 from model.ops import keep_best
 from tests.conftest import tiny_config, tiny_model
 
@@ -59,7 +57,7 @@ def rarest_pairs(entries, text, config):
         for pair in combinations(rare, 2):
             places.setdefault(pair, []).append(e)
     near = {tuple(sorted((text[-1], t), key=rarity.get, reverse=True)) for t in text[-config.ngram_window :]}
-    known = [(pair, places[pair]) for pair in near if len(places.get(pair, [])) in range(1, PAIR_PLACES + 1)]
+    known = [(pair, places[pair]) for pair in near if len(places.get(pair, [])) in range(1, PAIR_POSTINGS + 1)]
     known.sort(key=lambda item: (len(item[1]), [rarity[t] for t in item[0]]))
     return [entries for _, entries in known[:PAIRS_USED]]
 
@@ -82,7 +80,7 @@ def test_matches_equal_the_definition(seed, pairs):
     index, start = NgramIndex(token_NL, config), torch.zeros(3, 40, dtype=torch.bool)
     start[:, [0, 8, 27]] = True
     nothing = torch.full((3, 7), NO_ENTRY), torch.zeros(3, 7)
-    kept_matches = Matches(*keep_best(*index.hints(ids, start), start, *nothing, config.ngram_decay))
+    kept_matches = Matches(*keep_best(*index.matches(ids, start), start, *nothing, config.ngram_decay))
     ranked, previous = find_matches(index, ids, document, None, 0)
     places = Counter(token_NL.flatten().tolist())
     for row in range(3):

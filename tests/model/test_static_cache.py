@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from model.static_cache import ALIGNMENT, CACHE, FixedCache
+from model.static_cache import ALIGNMENT, CACHE, StaticCache
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
@@ -32,7 +32,7 @@ def random_ids(*shape: int) -> torch.Tensor:
 @torch.no_grad()
 def test_steps_equal_the_full_pass(variant):
     model, ids = tiny_model(**variant), random_ids(2, T)
-    full, cache, steps = model(ids).logits, FixedCache(T), []
+    full, cache, steps = model(ids).logits, StaticCache(T), []
     for piece in ids.split([7, 1, 1, 4, 1, 2], dim=1):
         steps.append(model(piece, cache=cache).logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), full, rtol=1e-4, atol=1e-5)
@@ -43,7 +43,7 @@ def test_steps_equal_the_full_pass(variant):
 def test_steps_after_padding_equal_the_full_pass_of_each_row(variant):
     model, ids = tiny_model(**variant), random_ids(2, T)
     ids[0, :4] = 0
-    mask, cache, steps, begin = (ids != 0).long(), FixedCache(T), [], 0
+    mask, cache, steps, begin = (ids != 0).long(), StaticCache(T), [], 0
     for end in range(9, T + 1):
         steps.append(model(ids[:, begin:end], attention_mask=mask[:, :end], cache=cache).logits)
         begin = end
@@ -59,7 +59,7 @@ def test_generate_writes_the_same_as_without_a_cache(variant, beams, device):
     model, ids = tiny_model(**variant).to(device), random_ids(3, 6).to(device)
     ids[0, :3] = 0
     options = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
-    cache, options["attention_mask"] = FixedCache(14), (ids != 0).long()
+    cache, options["attention_mask"] = StaticCache(14), (ids != 0).long()
     without = model.generate(ids, use_cache=False, **options)
     assert torch.equal(model.generate(ids, **options, **{CACHE: cache}), without)
     assert torch.equal(model.generate(ids, **options), without)
@@ -68,7 +68,7 @@ def test_generate_writes_the_same_as_without_a_cache(variant, beams, device):
 
 @torch.no_grad()
 def test_a_cache_goes_back_and_starts_anew():
-    model, ids, cache = tiny_model(), random_ids(2, T), FixedCache(T)
+    model, ids, cache = tiny_model(), random_ids(2, T), StaticCache(T)
     full, padded = model(ids).logits, ids.clone()
     padded[0, :4] = 0
     mask = (padded != 0).long()
@@ -88,7 +88,7 @@ def test_a_cache_goes_back_and_starts_anew():
 @devices
 @torch.no_grad()
 def test_what_a_step_cannot_do_is_refused(device):
-    model, cache = tiny_model().to(device), FixedCache(3)
+    model, cache = tiny_model().to(device), StaticCache(3)
     assert cache.capacity == ALIGNMENT
     model(random_ids(1, ALIGNMENT - 4).to(device), cache=cache)
     with pytest.raises(ValueError, match="takes no labels"):
@@ -98,14 +98,14 @@ def test_what_a_step_cannot_do_is_refused(device):
     for _ in range(4):
         model(random_ids(1, 1).to(device), cache=cache)
     for n in (1, 2):
-        with pytest.raises(ValueError, match="16 places is full"):
+        with pytest.raises(ValueError, match="16 positions is full"):
             model(random_ids(1, n).to(device), cache=cache)
 
 
 @torch.no_grad()
 def test_a_cache_is_freed_at_once():
     """One in a circle of references would be freed by chance: also during another's capture, which that ends."""
-    model, cache = tiny_model(), FixedCache(T)
+    model, cache = tiny_model(), StaticCache(T)
     for _ in range(4):
         out = model(random_ids(1, 1), cache=cache)
     freed, alive = weakref.ref(cache), gc.isenabled()
@@ -129,7 +129,7 @@ def test_replayed_steps_equal_eager_ones(variant, dtype, padded):
     model, ids = tiny_model(**variant).cuda(), random_ids(2, T).cuda()
     if padded:
         ids[0, :4] = 0
-    mask, caches, logits = (ids != 0).long(), (FixedCache(T), DynamicCache(config=model.config)), ([], [])
+    mask, caches, logits = (ids != 0).long(), (StaticCache(T), DynamicCache(config=model.config)), ([], [])
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
     with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
         for begin, end in [(0, 9), *((t, t + 1) for t in range(9, T))]:
@@ -148,12 +148,12 @@ def test_replayed_steps_equal_eager_ones(variant, dtype, padded):
 @torch.no_grad()
 def test_steps_take_the_weights_that_the_prompt_has_made_and_the_embeddings_as_they_are(kind):
     model = tiny_model(fusion=kind) if kind else tiny_model(model_type="model_original")
-    cache, keepers = FixedCache(T), [module.kept for module in model.modules() if hasattr(module, "kept")]
+    cache, keepers = StaticCache(T), [module.derived for module in model.modules() if hasattr(module, "derived")]
     with torch.autocast("cpu", torch.bfloat16):
         model(random_ids(1, 5), cache=cache)
-        made = [keeper.made[-1] for keeper in keepers]
+        made = [keeper.stored[-1] for keeper in keepers]
         for _ in range(2):
             model(random_ids(1, 1), cache=cache)
     assert bool(keepers) == bool(kind)
-    assert all(keeper.made[-1] is before for keeper, before in zip(keepers, made, strict=True))
+    assert all(keeper.stored[-1] is before for keeper, before in zip(keepers, made, strict=True))
     assert "embedding.weight" not in cache.step.weights  # the stream begins in their precision

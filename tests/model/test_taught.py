@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from common.constants import IGNORED, NO_ENTRY, PADDING
 from model.losses import retrieval_loss
-from model.memory.ngram_index import find_matches
+from model.memory.ngram_search import find_matches
 from tests.conftest import tiny_model
 
 TAUGHT = {
@@ -40,7 +40,7 @@ def test_the_right_place_is_that_of_the_entry_which_the_text_repeats():
     model, seen = tiny_model(**TAUGHT).train(), {}
     tokens_NL = distinct_entries(model)
     model.blocks[1].register_forward_pre_hook(
-        lambda module, arguments: seen.update(right=arguments[1].lesson.place_BTH)
+        lambda module, arguments: seen.update(right=arguments[1].shared.targets.index_BTH)
     )
     text_BT = torch.cat([torch.full((49, 1), 60), tokens_NL[:, :2], torch.full((49, 3), 59)], dim=1)
     labels_BT = torch.full_like(text_BT, IGNORED)
@@ -56,7 +56,7 @@ def test_padding_teaches_nothing():
     model, seen = tiny_model(**TAUGHT).train(), {}
     text_BT = F.pad(distinct_entries(model)[:, :3], (0, 4))
     model.blocks[1].register_forward_pre_hook(
-        lambda module, arguments: seen.update(right=arguments[1].lesson.place_BTH)
+        lambda module, arguments: seen.update(right=arguments[1].shared.targets.index_BTH)
     )
     model(text_BT, labels=text_BT.masked_fill(text_BT == PADDING, IGNORED))
     assert (seen["right"] == IGNORED).all()
@@ -89,7 +89,7 @@ def test_forcing_leaves_the_weights_of_other_positions_and_their_gradients():
     for share in (0.0, 1e-9):
         model = tiny_model(**TAUGHT, selection="gumbel", num_selected=1, teacher_forcing=share).train()
         model(ids, labels=ids).lm_loss.backward()
-        assert model.blocks[1].keys_2RK.grad.abs().sum() > 0
+        assert model.blocks[1].retrieval.keys_2RK.grad.abs().sum() > 0
 
 
 def test_candidates_are_taught_where_they_are_chosen_by_more_than_their_keys():
@@ -98,7 +98,7 @@ def test_candidates_are_taught_where_they_are_chosen_by_more_than_their_keys():
         torch.tensor([[[9, 30, 4], [9, 30, 4], [9, 30, 4]]]),
         torch.tensor([[[4, 2], [6, 6], [-100, -100]]]),
     )
-    assert model.blocks[1].place_among(entry_BTC, place_BTH).tolist() == [[[1], [IGNORED], [IGNORED]]]
+    assert model.blocks[1].retrieval.slot_of_target(entry_BTC, place_BTH).tolist() == [[[1], [IGNORED], [IGNORED]]]
 
     def loss(**changes) -> float:
         model = tiny_model(**TAUGHT | changes).train()

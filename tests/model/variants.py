@@ -1,8 +1,11 @@
-"""Every variant of the two models, by name: invariants are tested over all of them."""
+"""Every variant of the two models, by name: invariants are tested over all of them.
+
+A retrieval or fusion that is new in the tables of `model/memory` has variants here without an edit.
+"""
 
 from itertools import product
 
-from model.memory.cross_attention import FUSIONS
+from model.memory import FUSIONS, RETRIEVALS
 
 TABLE = {
     "ngram_table_rows": 13, "ngram_table_heads": 2, "ngram_table_dim": 8, "ngram_table_layers": [0, 1],
@@ -25,9 +28,24 @@ BASELINES = {
     "original-recipe-moe": {"model_type": "model_original", "use_moe": True} | RECIPE,
     "original-table": {"model_type": "model_original"} | TABLE,
 }
+NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
+BASES = {"product_key": {}, "ngram": NGRAM}  # flags of a retrieval that suit tiny models
+
+
+def scopes(fusion: str) -> list[str]:
+    """A fusion without a mask reads its own position in both scopes."""
+    return ["sequence", "token"] if "mask" in FUSIONS[fusion].prepares else ["token"]
+
+
 MEMORY = {
     f"{fusion}-{scope}-{selection}": {"fusion": fusion, "fusion_scope": scope, "selection": selection}
-    for fusion, scope, selection in product(FUSIONS, ["sequence", "token"], ["product_key", "cosine", "gumbel"])
+    for fusion in FUSIONS
+    for scope, selection in product(scopes(fusion), ["product_key", "cosine", "gumbel"])
+}
+OTHERS = {
+    f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion} | BASES.get(retrieval, {})
+    for retrieval, fusion in product(RETRIEVALS, FUSIONS)
+    if retrieval != "product_key"
 }
 EXTRAS = {
     "gumbel-top1": {"selection": "gumbel", "num_selected": 1, "similarity_loss_coef": 0.1, "diversity_loss_coef": 0.1},
@@ -52,7 +70,6 @@ EXTRAS = {
     "memory-untied": {"tie_embeddings": False, "logit_softcap": 5.0, "fusion_scope": "token"},
     "memory-table": TABLE | {"ngram_table_orders": [3], "ngram_table_layers": [1]},
 }
-NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 NGRAMS = {
     "ngram-words-pointer": NGRAM | {"fusion": "words", "pointer": True},
     "ngram-pairs": NGRAM
@@ -66,5 +83,5 @@ NGRAMS = {
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True} | RECIPE,
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
-MEMORY_VARIANTS = MEMORY | EXTRAS | NGRAMS
+MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS
 VARIANTS = BASELINES | MEMORY_VARIANTS

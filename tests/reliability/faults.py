@@ -111,9 +111,9 @@ def note_bank_hashes(folder: Path) -> None:
     """Let every process write down a hash of its bank after each rewriting."""
     from model.model_memory import MemoryTransformer
 
-    original = MemoryTransformer.rewrite_bank
+    original = MemoryTransformer.ema_update
 
-    def rewrite_bank(self, readings):
+    def ema_update(self, readings):
         changed = original(self, readings)
         tensors = (self.bank.tokens, self.bank.frozen, self.bank.average)
         digest = hashlib.blake2b(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
@@ -121,7 +121,7 @@ def note_bank_hashes(folder: Path) -> None:
             file.write(f"{changed} {digest}\n")
         return changed
 
-    MemoryTransformer.rewrite_bank = rewrite_bank
+    MemoryTransformer.ema_update = ema_update
 
 
 def poison_losses(first: int, last: int) -> None:

@@ -241,9 +241,9 @@ def test_flash_attn_must_be_there_and_computes_in_16_bits(monkeypatch):
 def test_the_weights_of_another_version_are_refused(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors["blocks.0.old_proj.weight"] = tensors.pop("blocks.0.query_proj.weight")
+    tensors["blocks.0.old_proj.weight"] = tensors.pop("blocks.0.retrieval.query_proj.weight")
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="another version of the model .missing blocks.0.query_proj.weight"):
+    with pytest.raises(ValueError, match="another version of the model .missing blocks.0.retrieval.query_proj.weight"):
         load_run(tmp_path)
 
 

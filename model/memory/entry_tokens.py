@@ -1,0 +1,58 @@
+"""The tokens of found entries, laid out side by side.
+
+Axes: B batch · T position · S entries per position · L tokens per entry · W = S*L tokens
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.constants import PADDING
+
+NO_TOKEN = -1
+
+
+class EntryTokens(NamedTuple):
+    """The tokens of the entries at each position, and how they relate to the text.
+
+    Attributes:
+        token_BTW: int64, S*L tokens, entry after entry; PADDING is not read.
+        previous_BTW: the token before each token inside its entry; PADDING before the first, NO_TOKEN for padding.
+        follows_BTW: whether that previous token is the text's current one: the token would continue the text.
+        follows2_BTW: whether the two tokens before it are the text's last two.
+        is_padding_BTW: bool.
+        length_BTS: int64, how many tokens each entry has, at least 1.
+        entry_BTS: int64, the entries, NO_ENTRY for none.
+    """
+
+    token_BTW: Tensor
+    previous_BTW: Tensor
+    follows_BTW: Tensor
+    follows2_BTW: Tensor
+    is_padding_BTW: Tensor
+    length_BTS: Tensor
+    entry_BTS: Tensor
+
+
+def lay_out_tokens(token_BTSL: Tensor, entry_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor) -> EntryTokens:
+    """The tokens of the entries found at each position, beside each other.
+
+    Args:
+        token_BTSL: int64, PADDING for no entry.
+        input_BT, previous_BT: the text's tokens, and the token before each, PADDING at the start of a document.
+    """
+    back_BTSL = F.pad(token_BTSL[..., :-1], (1, 0), value=PADDING)
+    back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
+    follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
+    follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
+    is_padding_BTSL = token_BTSL == PADDING
+    back_BTSL = back_BTSL.masked_fill(is_padding_BTSL, NO_TOKEN)
+    length_BTS = (~is_padding_BTSL).sum(dim=-1).clamp(min=1)
+    by_token = token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL, is_padding_BTSL
+    return EntryTokens(*(x.flatten(-2) for x in by_token), length_BTS, entry_BTS)
+
+
+def weight_of_entries(attention_BTW: Tensor, n_entries: int) -> Tensor:
+    """(B, T, S), without gradient: the attention to all tokens of each entry."""
+    return attention_BTW.detach().unflatten(-1, (n_entries, -1)).sum(dim=-1)

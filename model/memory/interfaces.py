@@ -1,0 +1,169 @@
+"""The contract of a memory: a retrieval finds entries, a fusion adds them to the residual stream.
+
+Axes: B batch · T position · D width · V vocabulary · N bank entries · S entries per position · L tokens per entry
+
+A retrieval or a fusion is one class in one file, with its flags in a nested `Config`, and one line of a table in
+`model/memory/__init__.py`. `model_memory.MemoryBlock` calls them in turn.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.constants import NO_ENTRY
+
+from ..base_config import MemoryConfig
+from ..layers import Context
+from ..ops.entries import CommonTokens
+from ..visibility import Visibility
+from .entry_tokens import EntryTokens
+
+
+class Found(NamedTuple):
+    """The entries that a retrieval hands to the fusion, S at each position.
+
+    Attributes:
+        entry_BTS: int64, rows of the bank; any row where nothing was found.
+        token_BTSL: integer, the entries' tokens; PADDING where nothing was found.
+        log_weight_BTS: float32, logarithms of the entries' weights.
+        missing_BTS: bool, where nothing was found. None: nowhere, and the weights of a position sum to 1.
+        tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
+        query_BTD: what selected the entries, without gradient; None: no query did.
+    """
+
+    entry_BTS: Tensor
+    token_BTSL: Tensor
+    log_weight_BTS: Tensor
+    missing_BTS: Tensor | None = None
+    tokens: EntryTokens | None = None
+    query_BTD: Tensor | None = None
+
+
+class Reading(NamedTuple):
+    """What one block, or the pointer, read at every position.
+
+    Attributes:
+        entry_BTS: int64; any row where the weight is 0.
+        weight_BTS: at most 1 in sum; of the pointer: the probability that the next token is copied from the entry.
+        query_BTD: what selected the entries; None: no query did.
+    """
+
+    entry_BTS: Tensor
+    weight_BTS: Tensor
+    query_BTD: Tensor | None
+
+
+class ForwardPass(NamedTuple):
+    """What a retrieval may use in `search`: the arguments of the model's forward pass.
+
+    Attributes:
+        input_BT, labels_BT: token ids; labels None without a loss.
+        visible: documents and positions.  cache: a transformers cache or None.
+        oracle_B: int64, an entry that every position of a row must read; NO_ENTRY: no change. None: no oracle.
+        embedding_VD: the embedding parameter.
+        training: whether the model is in training mode.  needs_losses: whether auxiliary losses are wanted.
+    """
+
+    input_BT: Tensor
+    labels_BT: Tensor | None
+    visible: Visibility
+    cache: object | None
+    oracle_B: Tensor | None
+    embedding_VD: Tensor
+    training: bool
+    needs_losses: bool
+
+
+@dataclass
+class MemoryContext(Context):
+    """What the memory blocks of one forward pass share. A field is None unless something in use `prepares` it."""
+
+    bank_token_NL: Tensor
+    embedding_VD: Tensor  # in the precision of autocast
+    shared: object  # the result of the retrieval's `search`
+    oracle_B: Tensor | None
+    mask: object  # "mask": the result of the fusion's `make_mask`
+    common: CommonTokens | None  # "common": frequent tokens of the bank, while a kernel's gradient needs them
+    unit_embedding_VD: Tensor | None  # "unit_embeddings": each row of the embeddings at unit scale
+    text: tuple[Tensor, Tensor] | None  # "text": (B, T) each token and the one before it, unless `search` has read it
+
+
+class Retrieval(nn.Module):
+    """Finds S entries for every position; one module in each memory block.
+
+    A subclass has `forward`, and may have the other methods.
+    """
+
+    Config: type = MemoryConfig
+    uses_ngrams = False  # `search` looks tokens up in the bank's n-gram index, and stores the text in the cache
+
+    def __init__(self, config: MemoryConfig):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:
+        """Update what depends on parameters alone. A replayed training step calls this outside of its graph."""
+
+    @classmethod
+    def search(cls, config: MemoryConfig, bank, inputs: ForwardPass, lay_out: bool) -> object:
+        """Work out once, before the blocks, what they share: `context.shared`.
+
+        Args:
+            lay_out: whether something needs the tokens of the entries as `lay_out_tokens` gives them.
+        """
+
+    def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
+        """The entries for the normed states, and named loss terms, each with a flag `--<name>_loss_coef`."""
+        raise NotImplementedError
+
+    def init_parameters(self) -> None:
+        """Initialise own parameters by `transformers.initialization`; submodules are initialised already."""
+
+
+class Fusion(nn.Module):
+    """Adds the found entries to the residual stream; one module in each memory block.
+
+    Args:
+        memory_index: the number of this block among those that read the memory. A fusion that stores something in the
+            cache uses the cache's layer `config.n_layers + memory_index`.
+    """
+
+    Config: type = MemoryConfig
+    prepares: frozenset[str] = frozenset()  # fields of MemoryContext: mask, common, unit_embeddings, text
+    trains_one_entry = False  # whether a single entry (--num_selected 1) has a weight that the loss can train
+
+    def __init__(self, config: MemoryConfig, memory_index: int):
+        super().__init__()
+        self.config, self.memory_index = config, memory_index
+
+    @classmethod
+    def make_mask(cls, config: MemoryConfig, visible: Visibility, batch_size: int) -> object:
+        """What the fusion may see, once for all blocks: `context.mask`."""
+
+    def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
+        """What is added to the stream (B, T, D), and the weight of each entry in it (B, T, S), without gradient."""
+        raise NotImplementedError
+
+    def init_parameters(self) -> None:
+        """Initialise own parameters by `transformers.initialization`; submodules are initialised already."""
+
+
+def read_first(entry_BT1: Tensor, entry_BTS: Tensor, score_BTS: Tensor, score: float, absent: float):
+    """Oracle retrieval: put one entry before those found; the last of those gives way.
+
+    Args:
+        entry_BT1: int64, NO_ENTRY leaves a position as it is; T may be 1, for all of a row.
+        score: of the entry.  absent: the score of no entry.
+    Returns:
+        entry_BTS, NO_ENTRY in the slot where the same entry had been found, and score_BTS.
+    """
+    again_BTS = entry_BTS == entry_BT1
+    others_BTS = entry_BTS.masked_fill(again_BTS, NO_ENTRY)[..., :-1]
+    scores_BTS = score_BTS.masked_fill(again_BTS, absent)[..., :-1]
+    first_BTS = torch.cat([entry_BT1.expand(*entry_BTS.shape[:2], 1), others_BTS], dim=-1)
+    first_score_BTS = nn.functional.pad(scores_BTS, (1, 0), value=score)
+    has_oracle_BT1 = entry_BT1 != NO_ENTRY
+    return torch.where(has_oracle_BT1, first_BTS, entry_BTS), torch.where(has_oracle_BT1, first_score_BTS, score_BTS)

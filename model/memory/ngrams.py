@@ -1,0 +1,72 @@
+"""Retrieval by n-grams: entries that repeat what the text has just said, found once for all blocks.
+
+Axes: B batch · T position · S entries per position · L tokens per entry
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from common.constants import NO_ENTRY, PADDING
+from common.flags import flag, require
+
+from .entry_tokens import lay_out_tokens
+from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
+from .ngram_index import NgramConfig
+from .ngram_search import find_matches
+
+
+class Ngrams(Retrieval):
+    """Each block only scales what `search` has found: its log-weights are `score_scale` * ln(1 + score)."""
+
+    uses_ngrams = True
+
+    @dataclass(frozen=True)
+    class Config(NgramConfig):
+        heading = "--retrieval ngram"
+
+        retrieval_noise: float = flag(
+            0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
+        )
+
+        def check(self) -> None:
+            NgramConfig.check(self)
+            require(
+                self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
+                f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
+            )
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.score_scale = nn.Parameter(torch.empty(()))
+
+    def init_parameters(self) -> None:
+        init.ones_(self.score_scale)
+
+    @classmethod
+    @torch.no_grad()
+    def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
+        S, layer, document_BX = config.num_selected, config.cache_layers - 1, inputs.visible.document_BX
+        matches, previous_BT = find_matches(bank.ngrams(), inputs.input_BT, document_BX, inputs.cache, layer)
+        entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
+        if inputs.oracle_B is not None:
+            certain = 10 * math.log(len(bank.tokens))  # as if ten n-grams were found nowhere else
+            entry_BTS, score_BTS = read_first(inputs.oracle_B[:, None, None], entry_BTS, score_BTS, certain, 0.0)
+        missing_BTS, entry_BTS = entry_BTS == NO_ENTRY, entry_BTS.clamp(min=0)
+        if inputs.training and config.retrieval_noise:
+            noisy_BTS = torch.rand_like(score_BTS) < config.retrieval_noise
+            entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(bank.tokens)), entry_BTS)
+        token_BTSL = bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
+        tokens = None
+        if lay_out:
+            found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
+            tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
+        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), missing_BTS, tokens)
+
+    def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
+        found = context.shared
+        log_weight_BTS = self.score_scale * found.log_weight_BTS
+        return Found(found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens), {}
