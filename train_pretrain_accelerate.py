@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from common.cli import run_command
 from runs.folder import RunFolder
+from runs.metrics import log_text
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
@@ -60,7 +61,8 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     run.rewind(state.step, goes_on=state.step < state.total_steps)
     stop.waits_for_step = True
 
-    with closing(loader.iterate(state.step * optim.accumulation_steps)) as batches, Meter(state, accelerator) as meter:
+    reader, meter = loader.iterate(state.step * optim.accumulation_steps), Meter(state, accelerator, log_text)
+    with closing(reader) as batches, meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)
             outcome = step(batches, lr, timed=state.due(every.log_interval, ahead=1))
