@@ -261,7 +261,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
-            embedded_BTD=at_unit_scale(x_BTD) if self.settings.residual_scalars else None,
+            embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
 
