@@ -105,13 +105,21 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, **shared) -> Context:
+    def make_context(
+        self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, matches: tuple | None, **shared
+    ) -> Context:
         """What the blocks of one forward pass share."""
         if oracle_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
 
-    # The training loop knows of the memory only through the next four methods.
+    # The training loop knows of the memory only through the next five methods.
+
+    def search_text(
+        self, input_ids: Tensor, labels: Tensor | None = None, document_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Arguments of `forward` that depend on the text and the bank alone, of a batch to train on; none here."""
+        return {}
 
     def refresh(self) -> None:
         """Bring up to date what depends on the parameters alone; a replayed step calls it outside of its graph."""
@@ -183,6 +191,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         return_logits: bool = True,
         past_key_values: object | None = None,
         entry_B: Tensor | None = None,
+        match_entry_BTC: Tensor | None = None,
+        match_score_BTC: Tensor | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -195,6 +205,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
+            match_entry_BTC, match_score_BTC: as `search_text` returns them; without them the forward pass searches.
 
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
@@ -215,8 +226,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
             document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
+        matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         context = self.make_context(
-            input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
+            input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
             needs_losses=self.training or labels is not None,
         )  # fmt: skip

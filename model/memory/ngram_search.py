@@ -71,6 +71,14 @@ def find_matches(
     return rank(matches, index, text_BX, start_BX, cut), previous(text_BX, start_BX)[:, cut:]
 
 
+def matches_of(index: NgramIndex, inputs, layer: int = 0, n_kept: int | None = None):
+    """As `find_matches`, for a `ForwardPass`, which may hold the matches already."""
+    document_BX = inputs.visible.document_BX
+    if inputs.matches is None:
+        return find_matches(index, inputs.input_BT, document_BX, inputs.cache, layer, n_kept)
+    return inputs.matches, previous(inputs.input_BT, starts(inputs.input_BT, document_BX))
+
+
 def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
     """The token before each, PADDING at the start of a document."""
     return F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)

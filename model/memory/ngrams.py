@@ -15,8 +15,8 @@ from common.flags import flag, require
 
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
-from .ngram_index import NgramConfig
-from .ngram_search import find_matches
+from .ngram_index import Matches, NgramConfig
+from .ngram_search import find_matches, matches_of
 
 
 class Ngrams(Retrieval):
@@ -47,11 +47,14 @@ class Ngrams(Retrieval):
         init.ones_(self.score_scale)
 
     @classmethod
+    def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
+        return find_matches(bank.ngrams(), input_BT, document_BT)[0].best(config.num_selected)
+
+    @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        S, layer, document_BX = config.num_selected, config.cache_layers - 1, inputs.visible.document_BX
-        matches, previous_BT = find_matches(bank.ngrams(), inputs.input_BT, document_BX, inputs.cache, layer)
-        entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
+        matches, previous_BT = matches_of(bank.ngrams(), inputs, config.cache_layers - 1)
+        entry_BTS, score_BTS = matches.best(config.num_selected)
         if inputs.oracle_B is not None:
             certain = 10 * math.log(len(bank.tokens))  # as if ten n-grams were found nowhere else
             entry_BTS, score_BTS = read_first(inputs.oracle_B[:, None, None], entry_BTS, score_BTS, certain, 0.0)
