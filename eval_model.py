@@ -19,12 +19,11 @@ from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, EvalConfig
 from evaluation.controls import controls_of, tasks_of
-from evaluation.gold import gold_of_run
+from evaluation.gold import find_gold
 from evaluation.report import compare, table, with_controls
 from model import load_run
-from runs.folder import Run, git, write_json
 from runs.record import fill_record
-from runs.runinfo import now
+from runs.run import Run, git, now, write_json
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
@@ -61,7 +60,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, tokenizer, flags = load_run(run_dir, device), load_tokenizer(run_dir), read_json(run_dir / "flags.json")
     config = config_of(args, flags["data"])
-    config = replace(config, gold=gold_of_run(run_dir, flags, model, tokenizer, config))
+    knowledge = flags["data"]["database_init_path"], args.database_init_path
+    config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
     dtype = AUTOCAST.get(flags["optim"]["dtype"])
     # In the precision of the training on a GPU. A CPU is slower and less exact in it.
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
@@ -90,6 +90,7 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="*", help="controls, such as 'bank shuffled'; default: all; no name: none")
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
+    parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--limit", type=int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences of a batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, edits and shuffling")

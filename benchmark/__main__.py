@@ -1,10 +1,10 @@
-"""All benchmarks, one after the other, within a budget of time; their rows are appended to benchmark/results.jsonl.
+"""All benchmarks, one after the other, within a budget of time; their rows are appended to out/benchmark.jsonl.
 
 python -m benchmark --minutes 15          # on a GPU
 python -m benchmark --tiny                # at a size for two CPU cores: whether they work, not how fast
 
-Each benchmark is a process of its own, so that one that fails or hangs costs the others nothing but its time; it has
-what is left of the budget. The most telling ones come first. Exit code 1 if any failed or was not reached.
+Each benchmark is a process of its own: one that fails or hangs costs the others only its time. Each gets what is left
+of the budget. The most telling ones come first. Exit code 1 if any failed or was not reached.
 """
 
 import argparse
@@ -15,13 +15,15 @@ import sys
 import time
 from pathlib import Path
 
+from common.cli import run_command
+
 ROOT = Path(__file__).parent.parent
 SMALL = "--dim 32 --n_layers 6 --n_heads 4"
 SMALL_ROWS = f"{SMALL} --batch_size 2 --no_compile"
 # name -> module and flags, and those with --tiny. After its --seconds a benchmark begins no new case.
 BENCHMARKS = {
     "step": (
-        "step --seconds 540 --naive compiled eager --batch_sizes 96 192",
+        "step --seconds 540 --reference compiled eager --batch_sizes 96 192",
         f"step {SMALL_ROWS} --seq_len 64 --knowledge_num 256 --steps 2 --batch_sizes 1",
     ),
     "peers": (
@@ -88,10 +90,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="and in which order")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")
     parser.add_argument(
-        "--out", type=Path, help="where rows are appended; default benchmark/results.jsonl, --tiny: nowhere"
+        "--out", type=Path, help="where rows are appended; without it out/benchmark.jsonl, with --tiny nowhere"
     )
     args = parser.parse_args()
-    out = args.out or (None if args.tiny else ROOT / "benchmark/results.jsonl")
+    out = args.out or (None if args.tiny else ROOT / "out/benchmark.jsonl")
     deadline, ends = time.perf_counter() + 60 * args.minutes, {}
     for name in args.only:
         left = deadline - time.perf_counter()
@@ -105,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,17 +1,17 @@
-"""Data: the tokenizer's speed, whether training ever waits for a batch, and how soon a run makes its first step.
+"""Data: the tokenizer's speed, the time that training waits for batches, and the time to a run's first step.
 
 python -m benchmark.data                        # writes 0.5 GB to the temporary folder, then deletes it
 python -m benchmark.data --text_path my.jsonl --knowledge_mb 50 --knowledge_num 65536
 python -m benchmark.data --text_mb 2 --knowledge_mb 1 --knowledge_num 1024 --batch_size 2 --seq_len 64 \\
     --accumulation_steps 1 --dim 32 --n_layers 1 --n_heads 4 --repeats 4 --no_compile
 
-tokeniser: MB/s from JSON Lines to the token cache, reading and writing included. The text is made from the facts of the
-  quick start; its words repeat more than those of real text, so `--text_path` gives the truer figure.
-loader: batches/s of BatchLoader alone against those that the plain model takes in full training steps, and the share of
-  that training's time in which it waited for the next batch.
-start: seconds from starting the training script with 1.4.8's flags until its first optimizer step is logged: imports,
-  data, model, compilation. Cold: neither text nor knowledge file was seen before; warm: the same again. The operating
-  system has both files in memory either way.
+tokeniser: MB/s from JSON Lines to the token cache, with reading and writing. The text is made from the quick start's
+  facts. Its words repeat more than those of real text, so `--text_path` gives the truer figure.
+loader: batches/s of BatchLoader alone, batches/s that full training steps of the plain model take, and the share of
+  that training in which it waits for a batch.
+start: seconds from the start of the training script with 1.4.8's flags until its first logged step: imports, data,
+  model, compilation. Cold: text and knowledge file are new; warm: the same again. The operating system has both files
+  in memory either way.
 """
 
 import argparse
@@ -31,12 +31,13 @@ from typing import TextIO
 
 import torch
 
+from common.cli import run_command
 from dataset.pretrain import BatchLoader, open_pretrain_data
 from dataset.quickstart import documents, read_facts
 from dataset.tokenizer import load_tokenizer
 
 from .harness import Cases, flags_of, make_parser, script_config, set_up, sizes_of
-from .step import Subject, prepare, release, train_step
+from .subject import Subject, prepare, release, train_step
 
 ROOT = Path(__file__).parent.parent
 NUMBER = "<number>"
@@ -201,7 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -3,15 +3,13 @@
 python -m benchmark.decode
 python -m benchmark.decode --batch_sizes 2 --prompt_tokens 20 --new_tokens 8 --dim 64 --knowledge_num 4096
 
-A plain loop of `model(token, cache=...)` and argmax, not `generate`: it measures the model, without the bookkeeping of
-masks, criteria and processors that `generate` adds to every token of every model alike. Random weights, fixed random
-prompts, bf16 autocast on the GPU (its casts of the weights are made once for all tokens), nothing compiled, as in the
-evaluation. `fixed` is a StaticCache, whose steps are replayed; `dynamic` transformers' own cache, kernel by kernel.
+A plain loop of `model(token, cache=...)` and argmax measures the model. `generate` would add the same bookkeeping to
+every model. Random weights, fixed random prompts, bf16 autocast on the GPU, nothing compiled, as in the evaluation.
+`fixed` is the static cache, whose steps are captured and replayed; `dynamic` is transformers' cache, kernel by kernel.
 The models take turns, a prompt each. ratio: median time of a token, plain over this model, equal batch and cache.
-The first steps of a prompt, which compile and capture, are told apart.
+The first steps of a prompt, which compile and capture, are reported apart.
 """
 
-import sys
 from functools import partial
 from itertools import product
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from common.cli import run_command
 from model import build_model
 from model.static_cache import EAGER_CALLS, StaticCache
 
@@ -105,7 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -15,7 +15,7 @@ import torch
 
 from model.config import ModelConfig
 from runs.new import script_flags
-from runs.runinfo import git
+from runs.run import git
 from trainer.config import parse_cli
 
 SCRIPTS = Path(__file__).parent.parent / "run_file"
@@ -116,7 +116,7 @@ def floor_ms(flops: float, n_bytes: float) -> float | None:
     return None if (known := peaks()) is None else 1000 * max(flops / known[0], n_bytes / known[1])
 
 
-def make_parser(doc: str, seconds: int = 50, compiles: bool = True) -> argparse.ArgumentParser:
+def make_parser(doc: str, seconds: int = 50, compiles: bool = True, calls: str = "repeats") -> argparse.ArgumentParser:
     """The flags that benchmarks share; the last two only where something is compiled and called again and again."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
@@ -126,7 +126,7 @@ def make_parser(doc: str, seconds: int = 50, compiles: bool = True) -> argparse.
     parser.add_argument("--n_heads", type=int)
     parser.add_argument("--seq_len", type=int, default=512)
     if compiles:
-        parser.add_argument("--repeats", type=int, default=24, help="timed calls of each case")
+        parser.add_argument(f"--{calls}", type=int, default=24, help="timed calls of each case")
         parser.add_argument("--no_compile", action="store_true")
     return parser
 

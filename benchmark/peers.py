@@ -1,27 +1,26 @@
-"""A published product-key layer against the memory block of 1.4.8: forward + backward, as it can be run.
+"""A published product-key layer against the memory block of 1.4.8: forward and backward.
 
 pip install product-key-memory
 python -m benchmark.peers
 python -m benchmark.peers --batch_size 2 --seq_len 32 --dim 64 --knowledge_num 256 --repeats 2 --no_compile
 
-Both take the same states of (batch_size, seq_len, dim) under bf16 autocast (float32 on a CPU), norm them, find the best
-16 of the same grid of entries and return what would be added to the stream. Gradients go to the states and to every
-parameter, and are thrown away before the next call. The peer (Phil Wang's PKM) stands there twice: with one head over
-the whole width, as our block has, and with its default of four heads of 128. What they read is each one's own: the peer
-sums trainable vectors, one of width dim for each entry, whose gradient is dense; our block reads the texts of 4 entries
-a position and attends to those of all earlier positions of its document, of which a row has four as in step; its
-balance loss is included. Three ways to run: eager; compiled; and compiled and replayed as a CUDA graph, as training
-does. ratio: median time of this layer over that of our block, run in the same way.
+Both take the same states (batch_size, seq_len, dim) under bf16 autocast (float32 on a CPU), norm them, find the best 16
+of the same grid, and return what is added to the stream. Gradients go to the states and to every parameter.
+The peer is Phil Wang's PKM: with one head over the whole width, as in our block, and with its default of four heads of
+128. It sums trainable vectors of width dim, one an entry, whose gradient is dense. Our block reads the texts of 4
+entries a position and attends to those of all earlier positions of the document; its balance loss is included.
+Three ways to run: eager, compiled, and replayed as a CUDA graph, as in training. ratio: median time of this layer over
+that of our block, run in the same way.
 """
 
 import gc
-import sys
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from common.cli import run_command
 from model import build_model
 from model.config import ModelConfig
 from model.visibility import Visibility
@@ -47,12 +46,14 @@ class OurMemory(nn.Module):
         visible = Visibility(0, T, document_BT, device)
         self.context = self.model.make_context(
             nobody, None, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
-            needs_losses=True,
+            needs_losses=True, ngram_BTU=None,
         )  # fmt: skip
         self.read = torch.compile(self.norm_and_read) if compiled else self.norm_and_read
 
     def norm_and_read(self, x_BTD: Tensor, context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.block.read_memory(self.block.memory_norm(x_BTD), context)[:2]
+        m_BTD = self.block.memory_norm(x_BTD)
+        found, aux = self.block.retrieval(m_BTD, context)
+        return self.block.fusion(m_BTD, found, context)[0], aux
 
     def forward(self, x_BTD: Tensor) -> list[Tensor]:
         embedding_VD = self.model.embedding.weight
@@ -180,7 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -1,7 +1,7 @@
-"""The naive twin of 1.4.8: the same parameters and function, written as one would on a first day.
+"""The reference of 1.4.8: the same parameters and function in the plainest PyTorch.
 
-It scores all pairs of the two candidate lists, writes out the selected entries' vectors word by word, and attends with
-a dense mask. A state dict of the fast model loads into it, so that both can be trained side by side.
+It scores all pairs of the two candidate lists, builds the selected entries' vectors token by token, and attends with a
+dense mask. A state dict of the fast model loads into it, so that both can be trained side by side.
 """
 
 import torch
@@ -19,7 +19,7 @@ from model.memory.product_keys import ProductKeys
 from model.model_memory import MemoryBlock, MemoryTransformer
 
 
-class NaiveFusion(CrossAttention):
+class ReferenceFusion(CrossAttention):
     """Every score is written out; keys and values are projected one by one; the log-weight is a bias tensor."""
 
     def fuse(self, x_BTD: Tensor, entries: Entries, log_weight_BTS: Tensor, context) -> Tensor:
@@ -38,7 +38,7 @@ class NaiveFusion(CrossAttention):
         return self.out_proj(merge_heads(weight_BHTX.to(v_BHXE.dtype) @ v_BHXE))
 
 
-class NaiveProductKeys(ProductKeys):
+class ReferenceKeys(ProductKeys):
     """Scores all pairs of the two candidate lists."""
 
     def forward(self, x_BTD: Tensor, context) -> tuple[Found, dict]:
@@ -64,21 +64,21 @@ class NaiveProductKeys(ProductKeys):
         return Found(entry_BTS, token_BTSL, log_weight_BTS, query_BTD=query_BTD.detach()), aux
 
 
-class NaiveBlock(MemoryBlock):
+class ReferenceBlock(MemoryBlock):
     def __init__(self, config: ModelConfig, layer: int, memory_index: int):
         super().__init__(config, layer, memory_index)
-        self.retrieval, self.fusion = NaiveProductKeys(config), NaiveFusion(config, memory_index)
+        self.retrieval, self.fusion = ReferenceKeys(config), ReferenceFusion(config, memory_index)
 
 
-class NaiveTransformer(MemoryTransformer):
+class ReferenceTransformer(MemoryTransformer):
     """`model_memory` of 1.4.8 in plain torch; its dense mask is that of the textbook."""
 
-    def make_block(self, layer: int) -> NaiveBlock:
-        return NaiveBlock(self.settings, layer, self.settings.reading_layers.index(layer))
+    def make_block(self, layer: int) -> ReferenceBlock:
+        return ReferenceBlock(self.settings, layer, self.settings.reading_layers.index(layer))
 
 
-def build_naive(config: ModelConfig, bank_tokens: Tensor) -> NaiveTransformer:
-    """The twin of `build_model(config, bank_tokens)`; attention dropout is off, for the twins would draw it apart.
+def build_reference(config: ModelConfig, bank_tokens: Tensor) -> ReferenceTransformer:
+    """The reference of `build_model(config, bank_tokens)`, without attention dropout, which the two would draw apart.
 
     Raises:
         ValueError: the configuration is not that of 1.4.8's kind.
@@ -86,8 +86,8 @@ def build_naive(config: ModelConfig, bank_tokens: Tensor) -> NaiveTransformer:
     if (config.retrieval, config.query_norm, config.selection, config.fusion, config.fusion_scope) != (
         "product_key", False, "product_key", "cross_attention", "sequence",
     ):  # fmt: skip
-        raise ValueError("the naive twin is that of 1.4.8: product keys, cross-attention over the sequence")
-    model = NaiveTransformer(MemoryHFConfig.wrap(config))
+        raise ValueError("the reference is that of 1.4.8: product keys, cross-attention over the sequence")
+    model = ReferenceTransformer(MemoryHFConfig.wrap(config))
     assert isinstance(model.bank, MemoryBank)
     model.bank.fill(bank_tokens)
     return model

@@ -1,29 +1,28 @@
-"""Retrieval alone, forward: product keys and n-grams, against what the arithmetic and the memory traffic take at least.
+"""Retrieval alone, forward: product keys and n-grams, against the floor of their arithmetic and memory traffic.
 
 python -m benchmark.retrieval
 python -m benchmark.retrieval --batch_size 2 --seq_len 128 --dim 64 --knowledge_nums 256 --candidates 4 16
 
-product_key: from the queries (bf16 on the GPU) to the best C of N entries and their scores, compiled as in a block.
+product_key: from queries (bf16 on the GPU) to the best C of N entries and their scores, compiled as in a block.
   Counted: 2 R D FLOPs a position for the products with both sets of sub-keys (R = sqrt(N)); the bytes of queries and
-  sub-keys read once, and of C scores and numbers a position written. Before timing, some rows are held against brute
-  force over all N entries, with the allocator's memory poisoned.
+  sub-keys read once, and of C scores and row numbers a position written. Before timing, some rows are compared with
+  brute force over all N entries, with poisoned memory.
 ngram: `find_matches` of 1.5.0, entries of 32 tokens, over packed rows, a third of which repeat entries.
-  Counted: C L W + 2 M^2 comparisons a position, for ranking C entries by the last W words and for keeping the best of
-  M = C + hints; the bytes of two binary searches for each n-gram (32 a step), of its hints, of C texts read and C
-  matches written. Before timing, entries that stand in the text must be found. For no model, but possible:
-  `--ngram_candidates 256`.
+  Counted: C L W + 2 M^2 comparisons a position, to rank C entries by the last W tokens and to select the best of M
+  matches; the bytes of two binary searches for each n-gram (32 a step), of its matches, of C texts read and C matches
+  written. Before timing, entries that stand in the text must be found. No model uses `--ngram_candidates 256`.
 
 floor_ms: the larger of FLOPs and bytes over the GPU's peaks; of_floor: floor_ms over the median. GB/s and TFLOP/s are
 the counted ones over the median time.
 """
 
-import sys
 from functools import partial
 from math import isqrt, log2
 
 import torch
 from torch import Tensor
 
+from common.cli import run_command
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
 from model.ops import search_grid
@@ -34,7 +33,7 @@ CHECKED_ROWS = 16
 
 
 def search(query_BTD: Tensor, keys_2RK: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
-    """Scores and numbers of the best C entries: the first lines of `MemoryBlock.read_memory`."""
+    """Scores and numbers of the best C entries: the first lines of `ProductKeys.forward`."""
     score_BT2R = torch.einsum("btpk,prk->btpr", query_BTD.unflatten(-1, (2, -1)), keys_2RK)
     return search_grid(score_BT2R, num_candidates, scale=keys_2RK.shape[-1] ** -0.5)[:2]
 
@@ -148,7 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -1,20 +1,22 @@
-"""How a training step's cost grows with the bank and with what a position weighs and reads.
+"""Growth of a training step with the bank, the candidates and the selected entries.
 
 python -m benchmark.scaling                      # --seconds 300 for all of it: each size is a compilation
 python -m benchmark.scaling --batch_size 2 --seq_len 32 --dim 64 --n_layers 6 --knowledge_nums 256 1024 \\
     --candidates 4 16 --selected 2 4 --repeats 2 --no_compile
 
 1.4.8 with knowledge_num from 2^14 to 2^22, with num_candidates C and with num_selected S, all else as in its script;
-1.5.0 with knowledge_num. A step is step's. Each size takes turns with the plain model, and growth is the median
-step over the plain one's in these turns, over the same of the series' first size: a drift of the machine's speed is in
-neither. Sizes come in the order of their worth, and the table says which were left out for time.
+1.5.0 with knowledge_num. A step is that of benchmark.step. Each size takes turns with the plain model. growth is the
+ratio to plain, over that of the series' first size, so that a drift of the machine's speed cancels. The most telling
+sizes come first, and the table names those that were left out for time.
 """
 
-import sys
 from functools import partial
 
+from common.cli import run_command
+
 from .harness import Cases, make_parser, random_bank, script_config, set_up, sizes_of
-from .step import Subject, measure, start
+from .step import measure
+from .subject import Subject, start
 
 TURN = 6  # steps
 
@@ -77,7 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as problem:
-        sys.exit(f"error: {problem}")
+    run_command(main)

@@ -6,7 +6,7 @@ Axes: N entries of the bank · L tokens per entry · X any number of entries
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from math import isqrt
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from common.constants import PADDING
-from common.files import LONGEST, atomic, explained, open_text, read_json, require_file, require_text, whole
+from common.files import LONGEST, atomic, explained, open_text, require_file, require_text, whole
 
 from .cache import content_key, tokenizer_key
 from .tokenizer import encode_texts
@@ -176,19 +176,6 @@ class Bank:
                 yield index if row_of_sentence is None else int(row_of_sentence[index]), Fact(**json.loads(line))
 
 
-def load_run_bank(run_dir: str | Path, tokenizer) -> Bank:
-    """The bank that a run was filled with, in the run's order of rows.
-
-    Raises:
-        FileNotFoundError, ValueError: the knowledge file is not where the run found it, or has changed.
-    """
-    flags = read_json(Path(run_dir) / "flags.json")
-    data, model = flags["data"], flags["model"]
-    shape, order = (model["knowledge_num"], model["knowledge_length"]), Path(run_dir) / BANK_ORDER
-    bank = load_bank(data["database_init_path"], tokenizer, *shape, data["cache_dir"])
-    return replace(bank, order_N=np.load(order)) if order.exists() else bank
-
-
 def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:
     """The first `knowledge_num` different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
 
@@ -199,12 +186,26 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     """
     path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
-    folder = cache_dir / f"bank_{key}"
+    folder = bank_folder(cache_dir, key)
     if not folder.exists():
         with atomic(folder) as temporary:
             build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
+    return open_bank(folder)
+
+
+def bank_folder(cache_dir: str | Path, key: str) -> Path:
+    """The folder of the cache that holds a bank."""
+    return Path(cache_dir) / f"bank_{key}"
+
+
+def open_bank(folder: Path) -> Bank:
+    """A bank of the cache. Its report has, as `bank_key`, the fingerprint of file, tokenizer and shape.
+
+    Raises:
+        ValueError: the folder is damaged.
+    """
     with whole(folder):
-        report = json.loads((folder / "report.json").read_text())
+        report = json.loads((folder / "report.json").read_text()) | {"bank_key": folder.name.removeprefix("bank_")}
         return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
 
 

@@ -39,6 +39,12 @@ def show(store: MemoryStore, args) -> None:
         for name in ("subject", "predicate", "object", "uuid", "source"):
             if value := getattr(entry.fact, name):
                 print(f"{name}: {value}")
+    note_unknown_origin(store)
+
+
+def note_unknown_origin(store: MemoryStore) -> None:
+    if store.origin_problem:
+        print(f"note: the origin of entries is unknown: {store.origin_problem}", file=sys.stderr)
 
 
 def diff(store: MemoryStore, args) -> None:
@@ -81,6 +87,7 @@ def undo(store: MemoryStore, args) -> None:
 
 def export(store: MemoryStore, args) -> None:
     print(f"{store.export(args.path, args.changed)} entries written to {args.path}")
+    note_unknown_origin(store)
 
 
 def import_(store: MemoryStore, args) -> None:
@@ -100,6 +107,7 @@ def on_row(change):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function, help: str, *arguments: tuple) -> None:
@@ -131,7 +139,7 @@ def main() -> None:
 
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    args.function(MemoryStore(args.run), args)
+    args.function(MemoryStore(args.run, knowledge_path=args.database_init_path), args)
 
 
 if __name__ == "__main__":

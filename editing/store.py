@@ -11,11 +11,12 @@ import torch
 
 from common.constants import PADDING
 from common.files import atomic, read_json, require_file, require_text
-from dataset.knowledge import Bank, Fact, encode_entries, entry_text, load_run_bank, read_values
+from dataset.knowledge import Bank, Fact, encode_entries, entry_text, read_values
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply
-from runs.runinfo import now
+from runs.load import load_run_bank
+from runs.run import now
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,16 @@ class Row:
 class MemoryStore:
     """The memory of one run. A change is written to the journal first; `load_run` replays the journal.
 
+    Args:
+        knowledge_path: where the run's knowledge file is, if it was moved.
+    Attributes:
+        origin_problem: why the origin of entries is unknown, once it was asked for; empty where it is known.
     Raises:
         ValueError: the run has no memory.
     """
 
-    def __init__(self, run_dir: str | Path, device: str = "cpu"):
-        self.run_dir = Path(run_dir)
+    def __init__(self, run_dir: str | Path, device: str = "cpu", knowledge_path: str | None = None):
+        self.run_dir, self.knowledge_path, self.origin_problem = Path(run_dir), knowledge_path, ""
         self.model = load_run(run_dir, device)
         if not self.model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
@@ -55,7 +60,7 @@ class MemoryStore:
             last = history[-1]
             fact = Fact(last.text, uuid=last.uuid, source=last.source) if last.text else None
         else:
-            fact = self._filled_from.fact(row) if self._filled_from else None
+            fact = self._trained_bank.fact(row) if self._trained_bank else None
         return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, edited)
 
     def text(self, row: int) -> str:
@@ -259,9 +264,11 @@ class MemoryStore:
         return [c for entry in self.journal.entries() for c in entry.changes if c.row == row]
 
     @cached_property
-    def _filled_from(self) -> Bank | None:
-        """The bank as the knowledge file gave it; None if the file is missing."""
-        flags = read_json(self.run_dir / "flags.json")
-        if not Path(flags["data"]["database_init_path"]).exists():
+    def _trained_bank(self) -> Bank | None:
+        """The bank with its facts as training began; None where the knowledge file is missing or has changed."""
+        read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
+        try:
+            return load_run_bank(self.run_dir, self.model, self.tokenizer, self.knowledge_path)
+        except (FileNotFoundError, ValueError) as problem:
+            self.origin_problem = str(problem)
             return None
-        return load_run_bank(self.run_dir, self.tokenizer)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.constants import NO_ENTRY
-from dataset.knowledge import Fact, load_run_bank, read_knowledge
+from dataset.knowledge import Fact, read_knowledge
 from dataset.questions import read_questions
+from runs.load import load_run_bank
 
 from .config import EvalConfig
 
@@ -36,32 +37,28 @@ class Gold:
         return self.facts.get(question.get("uuid"))
 
 
-def gold_of_run(run_dir: Path, flags: dict, model, tokenizer, config: EvalConfig) -> Gold | None:
-    """The gold entries of all questions that name a fact; None where no question does.
+def find_gold(
+    run_dir: Path, model, tokenizer, config: EvalConfig, default_path: str, knowledge_path: str | None = None
+) -> Gold | None:
+    """The gold entries of all questions that name a fact by its uuid; None where no question does.
 
+    Args:
+        default_path: the knowledge file in the flags of the run.  knowledge_path: another place of the same file.
     Raises:
-        FileNotFoundError, ValueError: a file of questions or of knowledge is missing or malformed.
+        FileNotFoundError, ValueError: a file of questions or of knowledge is missing, malformed, or another one than
+            in the training.
     """
-    uuids = set()
+    uuids, path = set(), knowledge_path or default_path
     for name in QUESTION_FILES:
-        if path := getattr(config, name):
-            uuids |= {row["uuid"] for row in read_questions(path, (), config.limit, name) if "uuid" in row}
-    knowledge, reads_bank = flags["data"]["database_init_path"], model.settings.reads_bank
-    # The knowledge file of a plain run may be a default that does not exist. Then there is no oracle in the prompt.
-    if not uuids or not knowledge or not (reads_bank or Path(knowledge).is_file()):
+        if questions := getattr(config, name):
+            uuids |= {row["uuid"] for row in read_questions(questions, (), config.limit, name) if "uuid" in row}
+    if not uuids:
         return None
-    return find_gold(run_dir, knowledge, tokenizer, uuids, reads_bank)
-
-
-def find_gold(run_dir: Path, knowledge_path: str, tokenizer, uuids: set[str], reads_bank: bool) -> Gold:
-    """Look up facts in the knowledge file of a run by their uuid. A model without a memory has no rows.
-
-    Raises:
-        FileNotFoundError, ValueError: the knowledge file is missing, or differs from the one of the training.
-    """
-    if not reads_bank:
-        known = {fact.uuid: fact for fact in read_knowledge(knowledge_path) if fact.uuid in uuids}
-        return Gold({}, known, lambda: iter(()))
-    bank = load_run_bank(run_dir, tokenizer)
-    asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
-    return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)
+    if model.settings.reads_bank:
+        bank = load_run_bank(run_dir, model, tokenizer, knowledge_path)
+        asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
+        return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)
+    # The knowledge file of a plain run may be a default that does not exist. Then there is no oracle in the prompt.
+    if not knowledge_path and not (path and Path(path).is_file()):
+        return None
+    return Gold({}, {fact.uuid: fact for fact in read_knowledge(path) if fact.uuid in uuids}, lambda: iter(()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from common.cli import run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
-from runs.folder import write_json
+from runs.run import write_json
 
 
 def run_harness(

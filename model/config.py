@@ -8,11 +8,12 @@ from common.flags import check, flag
 
 from .base_config import CoreConfig, MemoryConfig
 from .memory import FUSIONS, RETRIEVALS, config_classes
+from .memory.ngram_table import NgramTableConfig
 from .memory.tokens import Pointer
 
 
 @dataclass(frozen=True)
-class ModelConfig(*config_classes()):
+class ModelConfig(*config_classes(), NgramTableConfig):
     """The architecture. Frozen: derived values are properties; `dataclasses.replace` makes a variant.
 
     Raises:
@@ -38,16 +39,17 @@ class ModelConfig(*config_classes()):
 
     def __post_init__(self):
         parts = self.parts
-        check(self, parts, needs=parts != [CoreConfig])
+        check(self, parts, needs=self.model_type == "model_memory")
         for part in parts:
             part.check(self)
 
     @property
     def parts(self) -> list[type]:
-        """The configs of what is in use; `CoreConfig` alone while a part's name is not checked yet."""
+        """The configs of what is in use; without a memory's while the names of its parts are not checked yet."""
+        core = [CoreConfig, NgramTableConfig] if self.ngram_table_rows else [CoreConfig]
         if self.model_type != "model_memory" or self.retrieval not in RETRIEVALS or self.fusion not in FUSIONS:
-            return [CoreConfig]
-        return list(dict.fromkeys([CoreConfig, MemoryConfig, self.retrieval_class.Config, self.fusion_class.Config]))
+            return core
+        return list(dict.fromkeys([*core, MemoryConfig, self.retrieval_class.Config, self.fusion_class.Config]))
 
     @property
     def retrieval_class(self) -> type:
@@ -85,9 +87,14 @@ class ModelConfig(*config_classes()):
         return fusion | (Pointer.prepares if self.reads_bank and self.pointer else frozenset())
 
     @property
+    def reads_text(self) -> bool:
+        """Whether the memory compares entries with the tokens of the text, which a cache then stores."""
+        return self.uses_ngrams or "text" in self.prepares
+
+    @property
     def cache_layers(self) -> int:
         """Layers of a key-value cache: one for each attention, each reading block, and the text with its matches."""
-        return self.n_layers + len(self.reading_layers) + (self.uses_ngrams or "text" in self.prepares)
+        return self.n_layers + len(self.reading_layers) + (self.reads_text or self.ngram_table_rows > 0)
 
 
 class OriginalHFConfig(PreTrainedConfig):

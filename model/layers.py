@@ -29,7 +29,9 @@ class Context:
     visible: Visibility
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
-    needs_losses: bool  # else no auxiliary term of the memory is worked out
+    needs_losses: bool  # else no auxiliary term of the memory is computed
+    ngram_BTU: Tensor | None  # each position's rows of the n-gram table
+    ngram_BTU: Tensor | None  # each position's rows of the n-gram table
 
 
 def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, MemoryContext, Reading
 from .memory.ngram_index import Matches
-from .memory.ngram_search import previous_tokens
+from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
 from .model_original import Block, Transformer
 from .ops import unit_entries
@@ -46,6 +46,7 @@ class MemoryBlock(Block):
         self.fusion_dropout = nn.Dropout(config.fusion_dropout)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
+        x_BTD = self.add_ngrams(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         m_BTD = in_autocast(self.memory_norm(h_BTD))
         found, aux = self.retrieval(m_BTD, context)

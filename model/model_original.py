@@ -27,6 +27,7 @@ from .layers import (
     rotary_table,
 )
 from .losses import language_model_loss
+from .memory.ngram_table import NgramGate, NgramTable
 from .static_cache import CACHE, StaticCache
 from .visibility import Visibility
 
@@ -52,6 +53,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
+        self.ngram_gate = NgramGate(config) if config.ngram_table_rows and layer in config.ngram_table_layers else None
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
         if has_ffn:
@@ -60,9 +62,13 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
         """The stream after this block, its named loss terms, and what it read."""
+        x_BTD = self.add_ngrams(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
         return h_BTD + y_BTD, aux, None
+
+    def add_ngrams(self, x_BTD: Tensor, context: Context) -> Tensor:
+        return x_BTD if self.ngram_gate is None else self.ngram_gate(x_BTD, context.ngram_BTU)
 
 
 class Transformer(PreTrainedModel, GenerationMixin):
@@ -79,6 +85,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.settings = settings = config.unwrap()
         self.embedding = nn.Embedding(settings.vocab_size, settings.dim)
+        self.ngram_table = NgramTable(settings) if settings.ngram_table_rows else None
         self.make_blocks()
         self.norm = make_norm(settings)
         self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
@@ -172,6 +179,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon."""
         for block in self.blocks:
             block.compile()
+        if self.ngram_table:
+            self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
     def fixed_cache(self, length: int) -> dict:
@@ -231,6 +240,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
             needs_losses=self.training or labels is not None,
+            ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
 
         x_BTD, terms, readings = self.embedding(input_ids), {}, []

@@ -140,11 +140,11 @@ class Step:
             self.document_BP = F.pad(mask_BX, (0, cache.capacity - mask_BX.shape[1]), value=1)
         stores = [module.derived for module in model.modules() if hasattr(module, "derived")]
         derived = {parameter.data_ptr() for store in stores for parameter in store.stored[1] or ()}  # cast there, once
+        tables = {module.weight.data_ptr() for module in model.modules() if isinstance(module, nn.Embedding)}
         self.weights = {
             name: in_autocast(parameter)
             for name, parameter in model.named_parameters(remove_duplicate=False)
-            if (parameter.ndim > 1 and parameter.data_ptr() not in derived and parameter is not model.embedding.weight)
-            or name == "lm_head.weight"
+            if (parameter.ndim > 1 and parameter.data_ptr() not in derived | tables) or name == "lm_head.weight"
         }
         # Experts are chosen on the host, which a graph cannot wait for.
         self.captures = input_B1.device.type == "cuda" and not model.settings.use_moe

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from common.cli import run_command
 from runs import record_values as measures
-from runs.folder import Run, find_runs, open_run, open_runs
 from runs.record import fill_record
+from runs.run import Run, find_runs, open_run, open_runs
 
 from .tables import FORMATS, Table, show
 
@@ -85,8 +85,16 @@ def check_command(args) -> int:
     from .check import problems
 
     found = [{"file": str(path), "problem": problem} for path, problem in problems(ROOT, Path(args.root))]
-    show([Table("problems of scripts and records", found)], args.format)
+    show([Table("problems of scripts, records and documents", found)], args.format)
     return 1 if found else 0
+
+
+def documents_command(args) -> int:
+    from .documents import write
+
+    for path in write(ROOT):
+        print(f"written: {path.relative_to(ROOT)}")
+    return 0
 
 
 def new_command(args) -> int:
@@ -143,7 +151,8 @@ def main() -> int:
     command("show", show_command, "what was measured of a run", ("run", {"metavar": "RUN"}), root, form)
     command("compare", compare_command, "differing flags, results, winners; curves as PNG", runs, png, root, form)
     command("fill", fill_command, "fill the records of runs, whatever became of them", runs, directory, root)
-    command("check", check_command, "do all scripts parse, is a number of a record stale?", root, form)
+    command("check", check_command, "do all scripts parse, is a number of a record or document stale?", root, form)
+    command("documents", documents_command, "write tables, values and figures of the documents from the rows")
     command("new", new_command, "script and record of a new experiment; flags after -- change the base's", number, base)
     command(
         "sweep", sweep_command, "a grid over flags, run one by one; again, it goes on", name, base, grid, root, form

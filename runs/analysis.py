@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import mean, median, pstdev
 
-from .folder import Run
+from .run import Run
 
 SPIKE_FACTOR = 3.0  # a spike rises above the median of its neighbourhood by this many spreads
 NEIGHBOURHOOD = 10

@@ -1,14 +1,15 @@
-"""Whether the scripts start and the records say what the runs say."""
+"""Whether the scripts start, the records say what the runs say, and the documents what the rows say."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs.folder import Run, find_runs
 from runs.record import BLOCK, INLINE, fill_text
 from runs.record_values import value_of
+from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
+from . import documents
 from .new import script_flags
 
 MARKER = re.compile(r"<!--(?:flag:)?\w+(?::[0-9a-f]{8})?-->")
@@ -60,7 +61,7 @@ def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
 
 
 def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
-    """(file, what is wrong with it) for all scripts and records of the project."""
+    """(file, what is wrong with it) for all scripts, records and documents of the project."""
     runs = find_runs(runs_root, deep=True)
     for path in sorted((root / "run_file").glob("experiment_*.sh")):
         if problem := check_script(path):
@@ -68,3 +69,4 @@ def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((root / "experiment").glob("EXPERIMENT_*.md")):
         if problem := check_record(path, runs):
             yield path.relative_to(root), problem
+    yield from documents.problems(root)

@@ -6,8 +6,8 @@ import time
 from datetime import datetime
 from statistics import mean, stdev
 
-from .folder import NOT_IDENTITY, Run
 from .metrics import METRICS, Metric, digits, metric, span
+from .run import NOT_IDENTITY, Run
 from .tables import Table
 
 CLEAR = 2.0  # a difference counts when it exceeds this many standard errors

@@ -1,38 +1,34 @@
-"""Run folders, read from their files: what a run was, how far it came, whether it still lives."""
+"""A run folder while its run lives: lock, run.json, train.log, metrics; at the end the outcome and the record.
+
+run.json says what the run was, on what it ran, how far it came and why it ended. `runs/run.py` reads it back.
+"""
 
 import fcntl
-import json
+import logging
 import os
-import subprocess
+import platform
+import shlex
+import shutil
 import sys
 import time
-from datetime import datetime
-from functools import cached_property
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
-from common.files import atomic, read_json
+import torch
 
-LOCK = ".alive"  # a file of the run folder that the training process holds locked
-# What may differ between two runs that are the same experiment repeated with another seed.
-NOT_IDENTITY = {
-    "out_dir", "experiment", "experiment_dir", "base_experiment", "baseline", "seed", "resume", "target_loss",
-    "cache_dir", "use_swanlab", "swanlab_project", "swanlab_mode",
-}  # fmt: skip
+from dataset.knowledge import BANK_ORDER
+from trainer.checkpoint import BANKS, checkpoint_dirs
+from trainer.config import Flags
 
+from .record import fill_record
+from .run import LOCK, Run, git, now, write_json
+from .tracking import Tracker
 
-def git(*arguments: str) -> str | None:
-    """The output of a git command, or None where there is no git or no repository."""
-    try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a half."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
+LEFT_OVER = ("eval.json", "memory_journal.jsonl", BANK_ORDER, "train.log", "model.safetensors")
 
 
 def hold_lock(run_dir: Path) -> int:
@@ -63,213 +59,213 @@ def hold_lock(run_dir: Path) -> int:
     return descriptor
 
 
-def is_locked(run_dir: Path) -> bool:
-    """Whether a living process trains in a run folder."""
-    try:
-        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # hold_lock has said that there are no locks here
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+def environment() -> dict:
+    """Versions and hardware; no names, paths or environment variables."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+        "gpu": gpu.name if gpu else None, "gpu_mib": gpu.total_memory // 2**20 if gpu else None,
+        "cpu": platform.processor() or platform.machine(), "cpu_cores": os.cpu_count(), "packages": packages,
+    }  # fmt: skip
 
 
-def last_sign_of_life(run_dir: Path, stages: list[dict]) -> str | None:
-    """The latest time that a run wrote down, in its log or at a stage: when a killed run still lived."""
-    times = [stage[side] for stage in stages for side in ("start", "end") if stage.get(side)]
-    log = run_dir / "train.log"
-    if log.exists():
-        for line in reversed(log.read_text(errors="replace").splitlines()):
-            try:
-                times.append(datetime.fromisoformat(line[:19]).isoformat())
-                break
-            except ValueError:  # a line of a traceback has no time
-                continue
-    return max(times, default=None)
+def short_traceback() -> str:
+    """The traceback of the exception at hand, with paths from the project's root: it ends up in a tracked record."""
+    return traceback.format_exc().replace(f"{Path(__file__).resolve().parents[1]}{os.sep}", "")
 
 
-def seconds_between(start: str | None, end: str | None) -> float | None:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() if start and end else None
+def session_of(run: Run) -> dict:
+    """The facts of a session that remain in run.json once another has begun."""
+    stages = [run.stage(stage["name"]) for stage in run.info.get("stages", [])]
+    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error")}
+    return facts | {"state": run.state, "end_time": run.end_time, "stages": stages}
 
 
-class Run:
-    """A run folder, read from its files."""
+class RunFolder:
+    """The folder of a run that trains. Only the main process writes.
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.info = self._read("run.json")
-        self.flags = self._read("flags.json")
-        self.eval = self._read("eval.json")
+    The facts of the run are written to run.json at every change. As long as the process lives it holds the folder's
+    lock: a run that was killed is not taken for one that goes on. A run that goes on after an interruption has its
+    earlier sessions under `earlier_sessions`.
 
-    def _read(self, name: str):
-        path = self.path / name
-        value = read_json(path) if path.exists() else {}
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: not the JSON object that a run writes there")
-        return value
-
-    def update(self, **facts) -> None:
-        """Change facts of run.json."""
-        self.info |= facts
-        write_json(self.path / "run.json", self.info)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def metrics(self) -> list[dict]:
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
-
-    @cached_property
-    def log_lines(self) -> list[str]:
-        path = self.path / "train.log"
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
-
-    def curve(self, name: str) -> list[tuple[float, float]]:
-        return [(line["step"], line[name]) for line in self.metrics if line.get(name) is not None]
-
-    def last(self, name: str) -> float | None:
-        points = self.curve(name)
-        return points[-1][1] if points else None
-
-    def not_finite(self, name: str) -> list[int]:
-        """The steps at which a metric was NaN or infinite."""
-        return [line["step"] for line in self.metrics if name in line and line[name] is None]
-
-    def score(self, *keys: str) -> float | None:
-        """A number of eval.json, by the keys that lead to it; None where the run has none."""
-        value = self.eval
-        for key in keys:
-            value = value.get(key, {})
-        return value if isinstance(value, (int, float)) else None
-
-    def flag(self, name: str):
-        return next((section[name] for section in self.flags.values() if name in section), None)
-
-    @property
-    def identity(self) -> tuple:
-        """What is equal for the runs of one experiment with several seeds: all flags that change the result."""
-        return tuple((name, str(value)) for name, value in self.flat_flags.items() if name not in NOT_IDENTITY)
-
-    @property
-    def flat_flags(self) -> dict:
-        return {name: value for section in self.flags.values() for name, value in section.items()}
-
-    @cached_property
-    def state(self) -> str:
-        """finished, running, stopped (by a signal it obeyed), failed, or killed: it ended without a word."""
-        state = self.info.get("state", "failed")  # without run.json it ended before it could say anything
-        return "killed" if state == "running" and not is_locked(self.path) else state
-
-    @property
-    def start_time(self) -> str | None:
-        """When the first session began."""
-        return next((old["start_time"] for old in self.info.get("earlier_sessions", [])), self.info.get("start_time"))
-
-    @property
-    def end_time(self) -> str | None:
-        """When the run ended; of a killed run the last time that it wrote down."""
-        if self.state == "killed":
-            return last_sign_of_life(self.path, self.info.get("stages", []))
-        return self.info.get("end_time")
-
-    @property
-    def best(self) -> dict | None:
-        """The metrics line of the best validation."""
-        lines = [line for line in self.metrics if line.get("val_loss") is not None]
-        return min(lines, key=lambda line: line["val_loss"]) if lines else None
-
-    def stage(self, name: str) -> dict:
-        """A stage of the last session; of a killed run the stage at hand ends when it last gave a sign of life."""
-        stage = next((stage for stage in self.info.get("stages", []) if stage["name"] == name), {})
-        if self.state == "killed" and stage.get("state") == "running":
-            return stage | {"state": "killed", "end": self.end_time}
-        return stage
-
-    @property
-    def sessions(self) -> int:
-        return 1 + len(self.info.get("earlier_sessions", []))
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds spent in training so far, over all sessions of a run that was interrupted."""
-        stages = [stage for old in self.info.get("earlier_sessions", []) for stage in old.get("stages") or []]
-        spans = [seconds_between(s["start"], s["end"]) for s in stages if s["name"] == "train"]
-        now = self.stage("train")
-        end = now.get("end") or last_sign_of_life(self.path, self.info.get("stages", []))
-        spans.append(seconds_between(now.get("start"), end))
-        known = [span for span in spans if span is not None]
-        return sum(known) if known else None
-
-    @property
-    def on_gpu(self) -> bool:
-        return bool(self.info.get("environment", {}).get("gpu"))
-
-    @property
-    def memory(self) -> tuple[str, str]:
-        """The metrics of present and highest memory: of the GPU, or of the host in a CPU run."""
-        return ("gpu_mib", "peak_gpu_mib") if self.on_gpu else ("host_mib", "host_mib")
-
-    @property
-    def peak_memory(self) -> float | None:
-        points = self.curve(self.memory[1])
-        return max(value for _, value in points) if points else None
-
-    @cached_property
-    def baseline(self) -> "Run | None":
-        """The run of model_original to compare with: the one named, else the newest nearby of equal data and tokens."""
-        if self.info.get("baseline"):
-            return Run(self.info["baseline"])
-        found = []
-        for other in find_runs(self.path.parent):
-            same = all(other.flag(name) == self.flag(name) for name in ("data_path", "max_seq_len", "batch_size"))
-            is_baseline = other.flag("model_type") == "model_original" and other.path != self.path
-            if is_baseline and same and other.last("tokens") == self.last("tokens"):
-                found.append(other)
-        return found[-1] if found else None
-
-    @cached_property
-    def base(self) -> "Run | None":
-        """The newest run nearby of the experiment that this one builds on."""
-        number = str(self.info.get("base") or "").replace(".", "_")
-        found = [run for run in find_runs(self.path.parent) if run.info.get("experiment") == number]
-        return found[-1] if number and found else None
-
-
-def find_runs(root: str | Path, deep: bool = False) -> list[Run]:
-    """The runs in a folder, or anywhere below it, oldest first."""
-    pattern = "**/run.json" if deep else "*/run.json"
-    runs = [Run(path.parent) for path in sorted(Path(root).glob(pattern))]
-    return sorted(runs, key=lambda run: run.info.get("start_time", ""))
-
-
-def open_runs(names: list[str], root: str | Path = "out") -> list[Run]:
-    """The runs of these names; a folder of runs, such as a sweep's, stands for all runs in it."""
-    found = []
-    for name in names:
-        inside = [] if (Path(name) / "run.json").exists() else find_runs(name)
-        found += inside or [open_run(name, root)]
-    return found
-
-
-def open_run(name: str | Path, root: str | Path = "out") -> Run:
-    """The run of a folder, or of a name below `root`.
-
+    Args:
+        writes: whether this is the main process.
+        resumes: whether the run goes on from a checkpoint.
+        facts: of the run, for run.json.
     Raises:
-        FileNotFoundError: there is no such run.
+        ValueError: another process trains in the folder.
     """
-    for path in (Path(name), Path(root) / name, Path(root) / f"experiment_{str(name).replace('.', '_')}"):
-        if (path / "run.json").exists():
-            return Run(path)
-    raise FileNotFoundError(
-        f"{name} has no run.json, nor has a run of that name in {root}: `python -m experiment list` shows the runs"
-    )
+
+    def __init__(self, path: str | Path, writes: bool = True, resumes: bool = False, **facts):
+        self.path, self.writes = Path(path), writes
+        self.log_file, self.tracker = logging.getLogger("run"), None
+        before = None
+        if writes:
+            before = Run(path) if resumes and (self.path / "run.json").exists() else None
+            # Read before the lock is taken: a killed run is then still known as one.
+            sessions = [*before.info.get("earlier_sessions", []), session_of(before)] if before else []
+            self.lock = hold_lock(self.path)
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.facts = {
+            "state": "running", "start_time": now(), "end_time": None, "command": command,
+            "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
+            "git_uncommitted": (git("diff", "HEAD", "--numstat") or "").splitlines(),
+            "environment": environment(), "stages": [], "data": {}, "error": None, "earlier_sessions": [], **facts,
+        }  # fmt: skip
+        if before:
+            self.facts |= {"earlier_sessions": sessions, "swanlab": before.info.get("swanlab")}
+        self.save()
+
+    @classmethod
+    @contextmanager
+    def open(cls, flags: Flags, accelerator, stop) -> Iterator["RunFolder"]:
+        """Claim the folder `--out_dir` for a session of training, empty with `--no_resume`.
+
+        On leaving, the outcome stands in run.json and the record is filled.
+
+        Args:
+            stop: a `trainer.stop.Stop`, which knows whether a signal ended the run.
+        Raises:
+            ValueError: another process trains in the folder, or SwanLab is asked for and missing.
+        """
+        folder = cls.claimed(flags, accelerator)
+        try:
+            with folder.stage("env"):
+                folder.start_tracker(flags)
+                folder.note(f"{accelerator.num_processes} x {accelerator.device.type}, {flags.optim.dtype}")
+            yield folder
+            folder.finish("finished" if stop.received is None else "stopped")
+        except SystemExit:  # a signal that came before the first step
+            folder.finish("stopped")
+            raise
+        except BaseException:
+            folder.fail()
+            raise
+        finally:
+            folder.close(flags.run.experiment_dir)
+
+    @classmethod
+    def claimed(cls, flags: Flags, accelerator) -> "RunFolder":
+        """The folder with its lock held, its log open and flags.json written."""
+        run, path, writes = flags.run, Path(flags.run.out_dir), accelerator.is_main_process
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(
+            path, writes, resumes=run.resume and bool(checkpoint_dirs(path)),
+            name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
+            target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+        )  # fmt: skip
+        if writes:
+            if not run.resume:
+                clear(path)
+            write_json(path / "flags.json", flags.as_dict())
+        accelerator.wait_for_everyone()
+        make_log(path, writes)
+        return folder
+
+    def start_tracker(self, flags: Flags) -> None:
+        run = flags.run
+        self.tracker = Tracker(
+            self.path, self.writes, run.use_swanlab, run.swanlab_project, run.name, flags.as_dict(), run.swanlab_mode,
+            self.facts.get("swanlab"),
+        )  # fmt: skip
+        self.set(**self.tracker.facts)
+
+    def save(self) -> None:
+        if self.writes:
+            write_json(self.path / "run.json", self.facts)
+
+    def set(self, **facts) -> None:
+        self.facts |= facts
+        self.save()
+
+    def report(self, name: str, report: dict) -> None:
+        """Write down a report of the data, such as how many sentences were cut."""
+        self.facts["data"][name] = report
+        self.save()
+
+    def note(self, text: str) -> None:
+        """Write down in one line what the stage at hand did."""
+        self.facts["stages"][-1]["notes"] = text
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage of the run with its start, end and state."""
+        stage = {"name": name, "start": now(), "end": None, "state": "running", "notes": ""}
+        self.facts["stages"].append(stage)
+        self.save()
+        try:
+            yield
+            stage["state"] = "finished"
+        except SystemExit:  # a signal before the first step
+            stage["state"] = "stopped"
+            raise
+        except BaseException as problem:
+            stage["state"] = "failed"
+            stage["notes"] = f"{type(problem).__name__}: {problem}"
+            self.fail()
+            raise
+        finally:
+            stage["end"] = now()
+            self.save()
+
+    def rewind(self, step: int, goes_on: bool) -> None:
+        """Forget the metrics after `step`: they will be logged again. Put an evaluation aside if the run goes on."""
+        self.tracker.rewind(step)
+        scores = self.path / "eval.json"
+        if self.writes and goes_on and scores.exists():
+            scores.replace(scores.with_name(f"eval_step{step}.json"))
+            self.log_file.warning("an evaluation from before it went on at step %d was put aside: evaluate again", step)
+
+    def log(self, step: int, metrics: dict) -> None:
+        """Write one line of metrics.jsonl."""
+        self.tracker.log(metrics, step)
+
+    def fail(self) -> None:
+        """Close the run as "failed", with the traceback of the exception at hand."""
+        if self.facts["state"] == "running":
+            self.set(state="failed", error=short_traceback(), end_time=now())
+
+    def finish(self, state: str) -> None:
+        """Close the run as "finished" or "stopped"."""
+        self.set(state=state, end_time=now())
+
+    def close(self, experiment_dir: str) -> None:
+        """Close the tracker and fill the record. A record that cannot be filled hides no outcome of the run."""
+        if self.tracker:
+            self.tracker.finish(self.facts["error"])
+        if not self.writes:
+            return
+        try:
+            self.log_file.info("record: %s", fill_record(self.path, experiment_dir))
+        except (ValueError, OSError, ImportError) as problem:
+            self.log_file.error("the record was not filled: %s", problem)
+            print(f"the record was not filled: {problem}", file=sys.stderr)
+
+
+def clear(path: Path) -> None:
+    """Delete the checkpoints and results of an earlier run from its folder."""
+    for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS)):
+        shutil.rmtree(folder)
+    for name in LEFT_OVER:
+        (path / name).unlink(missing_ok=True)
+
+
+def make_log(out_dir: str | Path, writes: bool) -> logging.Logger:
+    """The logger of a run: lines with times in train.log."""
+    log = logging.getLogger("run")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(Path(out_dir) / "train.log") if writes else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    return log

@@ -1,11 +1,17 @@
-"""The trained model of a run folder, its bank as the journal of edits left it."""
+"""What a run folder holds: the trained model with the edits of the journal, and the facts behind its bank."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from common.files import read_json
+from dataset.knowledge import BANK_ORDER, Bank, bank_folder, load_bank, open_bank
 from model.model_original import Transformer
+
+from .journal import Journal
 
 
 def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transformer:
@@ -25,3 +31,47 @@ def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transfo
                 "run.json, or train again"
             )
     return model.to(device).eval()
+
+
+def load_run_bank(run_dir: str | Path, model: Transformer, tokenizer, knowledge_path: str | None = None) -> Bank:
+    """The facts behind the bank of a run, in the run's order of rows.
+
+    The run recorded a fingerprint of its knowledge file. If the cache still holds that bank, the file is not needed.
+
+    Args:
+        knowledge_path: where the knowledge file is; None: where the run found it.
+    Raises:
+        FileNotFoundError: the knowledge file is missing.
+        ValueError: it is not the one that the run was trained with.
+    """
+    run_dir = Path(run_dir)
+    flags, info = read_json(run_dir / "flags.json"), run_dir / "run.json"
+    data, shape = flags["data"], (flags["model"]["knowledge_num"], flags["model"]["knowledge_length"])
+    key = read_json(info).get("data", {}).get("knowledge", {}).get("bank_key") if info.exists() else None
+    path = knowledge_path or data["database_init_path"]
+    if key and knowledge_path is None and bank_folder(data["cache_dir"], key).exists():
+        bank = open_bank(bank_folder(data["cache_dir"], key))
+    else:
+        bank = load_bank(path, tokenizer, *shape, data["cache_dir"])
+    order = run_dir / BANK_ORDER
+    bank = replace(bank, order_N=np.load(order)) if order.exists() else bank
+    # Training may have rewritten rows by moving averages. Then equal frozen rows are not enough.
+    same_file = key in (None, bank.report["bank_key"]) or not model.settings.ema_interval
+    if not (same_file and same_entries(run_dir, model, bank)):
+        raise ValueError(
+            f"{path} is not the knowledge file that {run_dir} was trained with, its content differs: put that file "
+            "back, or name it with --database_init_path"
+        )
+    return bank
+
+
+def same_entries(run_dir: Path, model: Transformer, bank: Bank) -> bool:
+    """Whether a bank has the rows of a trained model, apart from rows that training or the journal has rewritten."""
+    token_NL = bank.tokens if bank.order_N is None else bank.tokens[bank.order_N]
+    if token_NL.shape != model.bank.tokens.shape:
+        return False
+    differs_N = (torch.from_numpy(np.array(token_NL)) != model.bank.tokens.cpu()).any(dim=1)
+    if model.settings.ema_interval:
+        differs_N &= model.bank.frozen.cpu()
+    differs_N[[change.row for entry in Journal(run_dir).entries() for change in entry.changes]] = False
+    return not differs_N.any()

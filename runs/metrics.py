@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .analysis import last_unless_broken
-from .folder import Run
+from .run import Run
 
 Number = Callable[[Run], float | None]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .folder import Run
 from .metrics import panels
+from .run import Run
 
 COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 

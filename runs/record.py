@@ -15,9 +15,9 @@ from pathlib import Path
 
 from common.files import atomic
 
-from .folder import Run
 from .plots import draw_run
 from .record_values import value_of
+from .run import Run
 
 TEMPLATE = Path(__file__).parents[1] / "experiment" / "TEMPLATE.md"
 INLINE = re.compile(r"`([^`\n]*)`<!--([\w:.]+?)(?::([0-9a-f]{8}))?-->")

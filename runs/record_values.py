@@ -18,8 +18,8 @@ from .analysis import (
     spikes,
     time_shares,
 )
-from .folder import Run, git
 from .metrics import METRICS
+from .run import Run, git
 
 ROOT = Path(__file__).parents[1]
 MISSING = "未记录"

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from runs.folder import Run, is_locked
+from runs.run import Run, is_locked
 
 from .compare import list_runs, spread
 from .metrics import metric, span

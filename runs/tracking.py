@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from .folder import Run
 from .metrics import dashboard_name, scores_of
+from .run import Run
 
 SWANLAB_DIR = "swanlog"
 PATIENCE = 60  # seconds that SwanLab may take to open and to close a run

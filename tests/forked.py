@@ -14,4 +14,4 @@ def run_script(argv: list[str]) -> None:
     """The script as `python train_pretrain_accelerate.py ...` runs it, up to the exit code."""
     torch.set_num_threads(1)
     sys.argv = ["train_pretrain_accelerate.py", *argv]
-    sys.exit(script.run())
+    script.command()

@@ -15,43 +15,58 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from common.files import flush
-from model.compat import convert_state_dict
 
 from .muon import require_same_optimizer
+from .state import TrainState
 
 STATE_FILE, BANKS = "state.json", "banks"
 BANK_TENSORS = ("bank.tokens", "bank.frozen")
-SHARDED = {  # what Accelerate's launcher and its config file ask for, by the variable that they set
-    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
-}  # fmt: skip
 log = logging.getLogger("run")
-
-
-def require_whole_weights() -> None:
-    """Refuse launchers that would leave each process a part of the weights.
-
-    Raises:
-        ValueError: Accelerate is told to shard the model.
-    """
-    for variable, name in SHARDED.items():
-        if parse_flag_from_env(variable):
-            raise ValueError(
-                f"Accelerate is told to use {name} ({variable}), but checkpoints, the bank and the evaluation need the "
-                "whole weights in every process: launch with --multi_gpu instead, as NUM_PROCESSES=N "
-                "bash run_file/experiment_*.sh does"
-            )
 
 
 def checkpoint_dirs(out_dir: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     return sorted(path.parent for path in Path(out_dir).glob(f"checkpoint_*/{STATE_FILE}"))
+
+
+class Checkpoints:
+    """The checkpoints of a run: written, pruned, resumed from. Every process calls the same methods.
+
+    Args:
+        optimizer: the bare AdamW.
+        keep: how many of the newest stay; that of the best validation stays too.
+    """
+
+    def __init__(self, out_dir: str | Path, model: nn.Module, optimizer, keep: int, accelerator):
+        self.out_dir, self.model, self.optimizer = Path(out_dir), model, optimizer
+        self.keep, self.accelerator = keep, accelerator
+
+    def save(self, state: TrainState, stopping: bool = False) -> None:
+        """Write a checkpoint, unless the step at hand was skipped and the run goes on.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+            FloatingPointError: a parameter is not finite.
+        """
+        if state.skipped_in_row and not stopping:
+            log.warning("no checkpoint at step %d, which was skipped: the newest is from before it", state.step)
+            return
+        save_checkpoint(self.out_dir, state.saved(), self.model, self.optimizer, self.keep, self.accelerator)
+
+    def resume(self, state: TrainState) -> None:
+        """Put the newest undamaged checkpoint in place, if there is one.
+
+        Raises:
+            ValueError: all checkpoints are damaged, or the newest good one is of another model or split.
+        """
+        saved = resume(self.out_dir, state.split, self.model, self.optimizer, self.accelerator)
+        if saved:
+            state.restore(saved)
 
 
 def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int, accelerator) -> Path:
@@ -162,29 +177,6 @@ def prune(out_dir: Path, keep: int, best_step: int | None) -> None:
     for bank in (out_dir / BANKS).glob("*.safetensors"):
         if not any(bank.name.encode() in state for state in states):
             bank.unlink()
-
-
-def load_weights(model: nn.Module, run_dir: str | Path) -> None:
-    """Take over the trained parameters of another run; the bank stays the one that the model was built with.
-
-    Raises:
-        FileNotFoundError, ValueError: the folder holds no weights, or those of another architecture.
-    """
-    path = Path(run_dir) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
-    trained, own = convert_state_dict(load_tensors(path)), dict(model.named_parameters())
-    trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
-    for name in sorted(own.keys() ^ trained.keys()):
-        raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
-    for name, parameter in own.items():
-        if parameter.shape != trained[name].shape:
-            raise ValueError(
-                f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
-                f"there and {tuple(parameter.shape)} here"
-            )
-        with torch.no_grad():  # not through `.data`: what is kept of a parameter goes by its version
-            parameter.copy_(trained[name])
 
 
 def resume(out_dir: str | Path, split: dict, model: nn.Module, optimizer, accelerator) -> dict:

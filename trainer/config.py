@@ -79,7 +79,16 @@ class OptimConfig:
     optimizer: str = flag(
         "adamw", "AdamW for all parameters, or Muon for the blocks' matrices beside it", choices=["adamw", "muon"]
     )
-    learning_rate: float = flag(2e-4, "peak of the cosine schedule", within=(0, None), basic=True)
+    learning_rate: float = flag(2e-4, "peak of the schedule", within=(0, None), basic=True)
+    lr_schedule: str = flag(
+        "cosine",
+        "how the learning rate falls: from the warm-up on along a cosine or a line, or (wsd) only at the end, along a "
+        "line or as 1 - sqrt",
+        choices=["cosine", "linear", "wsd", "wsd_sqrt"],
+    )
+    decay_ratio: float = flag(
+        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1)
+    )
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak", within=(0, 1))
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
@@ -89,6 +98,10 @@ class OptimConfig:
         3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
     )
     muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
+    ngram_table_lr_scale: float = flag(
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None)
+    )
+    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the rows of the n-gram table", within=(0, None))
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)

@@ -1,19 +1,83 @@
-"""Where the time and the memory of a run go, which steps are skipped, and when it is asked to stop."""
+"""Where the time and the memory of a run go, and the numbers of a log line."""
 
-import signal
-import sys
+import logging
+import math
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import psutil
 import torch
-from torch import Tensor, nn
+from tqdm import tqdm
 
 from .config import OptimConfig
+from .state import Outcome, TrainState
 
 MIB, GIB = 2**20, 2**30
+log = logging.getLogger("run")
+
+
+class Meter:
+    """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses."""
+
+    def __init__(self, state: TrainState, accelerator):
+        self.state, self.accelerator = state, accelerator
+        self.outcome: Outcome | None = None
+        self.tokens, self.paused_at, self.clock = 0, 0.0, time.perf_counter()
+        self.progress = tqdm(
+            total=state.total_steps, initial=state.step, disable=not accelerator.is_main_process, unit="step"
+        )
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.progress.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in one optimizer step."""
+        self.outcome = outcome
+        self.tokens += self.state.tokens_per_step
+        self.progress.update()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count as time of learning."""
+        self.paused_at = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - self.paused_at
+
+    def read(self) -> dict[str, float]:
+        """The metrics since the last call, by name; waits for the device. Call it within `paused`, in every process."""
+        state, outcome = self.state, self.outcome
+        n_skipped = int(state.skipped) - state.skipped_at_log
+        n_taken = state.loss_steps - n_skipped
+        loss = float(self.accelerator.reduce(state.loss_sum, "mean")) / n_taken if n_taken else math.nan
+        grad_norm = float(outcome.grad_norm)
+        self.paused_at = time.perf_counter()
+        speed = self.tokens / (self.paused_at - self.clock)
+        self.tokens, self.clock = 0, self.paused_at
+        metrics = {
+            "epoch": state.epoch, "loss": loss, "ppl": float(np.exp(min(loss, 50.0))), "lr": outcome.lr,
+            "tokens": state.step * state.tokens_per_step, "tokens_per_s": speed, "grad_norm": grad_norm,
+            "skipped_steps": state.skipped_at_log + n_skipped,
+            **{f"aux/{name}": value.item() for name, value in outcome.aux_losses.items()}, **outcome.time_shares,
+        }  # fmt: skip
+        self.progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
+        place = state.step, state.total_steps
+        log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", *place, loss, outcome.lr, speed)
+        if n_skipped:
+            log.warning("%d of these %d steps were skipped: loss not finite", n_skipped, state.loss_steps)
+        state.start_interval()
+        return metrics
+
+    def read_validation(self, val_loss: float) -> dict[str, float]:
+        """The metrics of a validation that has just ended, by name."""
+        log.info("step %d validation loss %.4f", self.state.step, val_loss)
+        seconds = time.perf_counter() - self.paused_at
+        val_ppl = float(np.exp(val_loss))
+        return {"epoch": self.state.epoch, "val_loss": val_loss, "val_ppl": val_ppl, "eval_s": seconds}
 
 
 class Stopwatch:
@@ -61,41 +125,6 @@ def memory_readings(device: torch.device) -> dict[str, float]:
     return readings
 
 
-class StepGuard:
-    """Skips every optimizer step whose loss or gradient is not finite, and counts them.
-
-    The decision stays on the device: nothing waits for it until `skipped` or `in_row` is read, on log steps. Processes
-    that pass the same loss and gradient norm decide alike.
-
-    Attributes:
-        skipped, in_row: int64 scalars on the device; all skipped steps of the run, and those since the last good one.
-    """
-
-    def __init__(self, device: torch.device, state: dict):
-        self.skipped = torch.tensor(state["skipped"], device=device)
-        self.in_row = torch.tensor(state["skipped_in_row"], device=device)
-
-    def step(self, optimizer, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Step the accelerated fused optimizer unless loss or gradient is not finite; returns that, a bool scalar."""
-        bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
-        optimizer.optimizer.found_inf = bad.float()  # with float16 the gradient scaler puts its own finding here
-        optimizer.step()
-        # A fused step does not raise the version counters that `DerivedWeights` and `MemoryBank.norms` go by.
-        torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
-        self.skipped += bad
-        self.in_row = (self.in_row + 1) * bad
-        return bad
-
-    def state(self) -> dict:
-        return {"skipped": int(self.skipped), "skipped_in_row": int(self.in_row)}
-
-
-def first_bad_gradient(model: nn.Module) -> str | None:
-    """The first parameter, from the input on, whose gradient is not finite."""
-    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
-    return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)
-
-
 @contextmanager
 def explained_out_of_memory(device: torch.device, optim: OptimConfig, max_seq_len: int) -> Iterator[None]:
     """Turn a lack of GPU memory into a sentence with the numbers and the flags to change.
@@ -121,54 +150,3 @@ def explained_out_of_memory(device: torch.device, optim: OptimConfig, max_seq_le
             f"the GPU's memory{sizes} is too small for --batch_size {optim.batch_size} rows of --max_seq_len "
             f"{max_seq_len}: {cure}"
         ) from problem
-
-
-class StopSignal:
-    """SIGTERM and SIGINT: an exit at once before the loop, then a request that it honours after the step at hand.
-
-    Several processes, told by `StopVotes`, do so after the next one.
-    """
-
-    def __init__(self):
-        self.received: int | None = None
-        self.waits_for_step = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame) -> None:
-        self.received = number
-        if not self.waits_for_step:
-            sys.exit(self.exit_code)
-
-    @property
-    def exit_code(self) -> int:
-        """The shell's convention: 128 and the number of the signal."""
-        return 128 + self.received
-
-
-class StopVotes:
-    """Whether some process of several was asked to stop, known to all of them one step late.
-
-    All of them read the votes of the same step, and so stop after the same one. They were copied to the host before the
-    step at hand began, so nothing waits for that.
-    """
-
-    def __init__(self):
-        self.unread: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
-
-    def cast(self, votes: Tensor) -> None:
-        """Take the number of processes that were asked, a scalar on the device."""
-        copied = torch.cuda.Event() if votes.is_cuda else None
-        self.unread.append((votes.to("cpu", non_blocking=True), copied))
-        if copied:
-            copied.record()
-
-    def read(self, late: int = 1) -> bool:
-        """Whether there was a vote in any step but the last `late` ones."""
-        asked = False
-        while len(self.unread) > late:
-            votes, copied = self.unread.popleft()
-            if copied:
-                copied.synchronize()
-            asked = asked or bool(votes)
-        return asked

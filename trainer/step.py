@@ -1,17 +1,124 @@
-"""Forward and backward of one micro-batch; on one GPU captured once as CUDA graphs and then replayed.
+"""One optimizer step: forward and backward of its micro-batches, clipping, AdamW.
 
-A small model's step is hundreds of short kernels, and launching them one by one from Python takes longer than running
-them. A replay launches all of them at once.
+On one GPU a micro-batch is captured once as CUDA graphs and then replayed. A small model's step is hundreds of short
+kernels, and launching them one by one from Python takes longer than running them. A replay launches all at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.losses import count_targets
+
+from .config import Flags
+from .meters import Stopwatch
+from .optim import make_optimizer, set_lr
+from .state import Outcome
+from .stop import Stop
 
 EAGER_CALLS = 3  # compilation, autotuning and the first gradients must have happened before a capture
+
+
+class TrainStep:
+    """Makes optimizer steps. One whose loss or gradient is not finite changes nothing; that is decided on the device.
+
+    Attributes:
+        model: the model as it is called, in training mode.  optimizer: the bare AdamW.
+        graphed: whether micro-steps are replayed from CUDA graphs.
+    Raises:
+        ValueError: `--use_cuda_graph` is given and not possible.
+    """
+
+    def __init__(self, model: nn.Module, flags: Flags, accelerator, stop: Stop):
+        optim, run, self.device = flags.optim, flags.run, accelerator.device
+        self.accelerator, self.stop, self.bare = accelerator, stop, model
+        self.n_micro_steps, self.grad_clip = optim.accumulation_steps, optim.grad_clip or float("inf")
+        self.optimizer = make_optimizer(model, optim, self.device)
+        self.model, self.accelerated = accelerator.prepare(model, self.optimizer)
+        compiled = self.device.type == "cuda" if run.use_compile is None else run.use_compile
+        if compiled:
+            model.compile_parts()
+        self.model.train()
+        obstacle = graphable(flags.model, self.device, accelerator.num_processes, optim.dtype, compiled)
+        if run.use_cuda_graph and obstacle:
+            raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
+        self.graphed = run.use_cuda_graph is not False and obstacle is None
+        self.micro_step = MicroStep(self.forward, accelerator.backward, model.refresh, self.graphed)
+        self.watch = Stopwatch(self.device)
+        self.every_bad_step_ends_the_run = run.max_skipped_in_row == 1
+        self.last_skipped: Tensor | None = None
+
+    def forward(self, batch: dict[str, Tensor]):
+        return self.model(**batch, return_logits=False)
+
+    def __call__(self, batches: Iterator[dict[str, Tensor]], lr: float, timed: bool) -> Outcome:
+        """Learn from the next `--accumulation_steps` batches.
+
+        Args:
+            timed: measure the parts of the step, and name the first bad gradient; both wait for the device.
+        """
+        set_lr(self.optimizer, lr)
+        self.watch.begin_step(measure=timed)
+        with self.watch("data"):
+            window = [next(batches) for _ in range(self.n_micro_steps)]
+            weights = self.weights_of(window)
+        loss = torch.zeros((), device=self.device)
+        for micro_batch, weight in zip(window, weights, strict=True):
+            with nullcontext() if micro_batch is window[-1] else self.accelerator.no_sync(self.model):
+                out = self.micro_step(micro_batch, weight, 1 / self.n_micro_steps, self.watch)
+            loss += out.lm_loss.detach() * weight
+        with self.watch("optimizer"):
+            # Clipping by a norm that is not a number spreads it to every gradient.
+            first_bad = first_bad_gradient(self.bare) if timed and self.may_end_the_run() else None
+            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+            skipped = step_if_finite(self.accelerated, self.accelerator.reduce(loss), grad_norm)
+            self.accelerated.zero_grad(set_to_none=not self.graphed)
+        self.last_skipped = skipped
+        return Outcome(
+            lr, loss, grad_norm, skipped, out.readings, out.aux_losses, first_bad, self.watch.shares() if timed else {}
+        )
+
+    def weights_of(self, window: list[dict[str, Tensor]]) -> Tensor:
+        """What each micro-batch's mean loss is multiplied by; (micro-steps,) on the device.
+
+        Every token weighs the same, in whichever micro-batch or process it stands. The votes to stop go along with the
+        counts of tokens.
+        """
+        targets = [count_targets(batch["labels"]) for batch in window]
+        counts = torch.stack([*targets, torch.stack(targets).sum(), torch.tensor(self.stop.received is not None)])
+        counts = counts.to(self.device, non_blocking=True)
+        all_targets, votes = self.accelerator.reduce(counts[-2:])
+        self.stop.cast(votes)
+        return counts[:-2] * self.accelerator.num_processes / all_targets
+
+    def may_end_the_run(self) -> bool:
+        """Whether one more bad step could be one too many: after a bad step, or one that is not known."""
+        return self.every_bad_step_ends_the_run or self.last_skipped is None or bool(self.last_skipped)
+
+
+def step_if_finite(optimizer, loss: Tensor, grad_norm: Tensor) -> Tensor:
+    """Step an accelerated fused optimizer unless loss or gradient is not finite.
+
+    The decision stays on the device. Processes that pass the same loss and gradient norm decide alike.
+
+    Returns:
+        Whether the step was skipped, a bool scalar.
+    """
+    bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+    optimizer.optimizer.found_inf = bad.float()  # with float16 the gradient scaler puts its own finding here
+    optimizer.step()
+    # A fused step does not raise the version counters that `DerivedWeights` and `MemoryBank.norms` go by.
+    torch.autograd.graph.increment_version(p for group in optimizer.param_groups for p in group["params"])
+    return bad
+
+
+def first_bad_gradient(model: nn.Module) -> str | None:
+    """The first parameter, from the input on, whose gradient is not finite."""
+    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+    return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)
 
 
 def graphable(config: ModelConfig, device: torch.device, processes: int, dtype: str, compiled: bool) -> str | None:

@@ -15,7 +15,7 @@
 3. Write a function with the reference's arguments that imports the kernel and runs it through `call`.
 4. Decorate the reference with `@twin` and name that function; say whether the kernel is deterministic.
 5. Import the operation below.
-6. Add a test named in `KERNEL_TESTS` of `tests/model/test_ops.py`: the kernel errs no more than the reference.
+6. Add its rule to `KERNEL_ON_GPU` in `tests/model/test_ops.py`, and a test to `KERNEL_TESTS` in `test_kernels.py`.
 """
 
 from .best_of_rows import best_of_rows

@@ -8,9 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import decode as decode
-from benchmark import peers as peers
-from benchmark import retrieval as retrieval
+from benchmark import decode, peers, retrieval
 from benchmark.harness import Cases, make_parser, script_config
 from tests.conftest import tiny_model
 

@@ -1,4 +1,4 @@
-"""The benchmark of the training step at tiny size, and the naive twin against the fast model."""
+"""The benchmark of the training step at tiny size, and the reference against the fast model."""
 
 import json
 from dataclasses import replace
@@ -6,33 +6,36 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmark import step as step
+from benchmark import step, subject
 from benchmark.harness import script_config
-from benchmark.reference import build_naive
+from benchmark.reference import build_reference
 from model import build_model
 from tests.conftest import tiny_config
 
 
-def test_the_naive_twin_is_the_same_function():
+def test_the_reference_is_the_same_function():
     config = tiny_config(attention_dropout=0.0, fusion_dropout=0.0)
     bank = torch.randint(0, 61, (49, 5))
-    fast, naive = build_model(config, bank).eval(), build_naive(replace(config, use_flash_attn=False), bank).eval()
-    naive.load_state_dict(fast.state_dict())
+    fast, reference = (
+        build_model(config, bank).eval(),
+        build_reference(replace(config, use_flash_attn=False), bank).eval(),
+    )
+    reference.load_state_dict(fast.state_dict())
     ids = torch.randint(3, 61, (3, 20))
     documents = (torch.arange(20) // 9).expand(3, -1)
-    ours, theirs = (model(ids, labels=ids, document_ids=documents) for model in (fast, naive))
+    ours, theirs = (model(ids, labels=ids, document_ids=documents) for model in (fast, reference))
     torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(theirs.loss, ours.loss, rtol=1e-5, atol=1e-6)
     ours.loss.backward()
     theirs.loss.backward()
-    for (name, a), b in zip(fast.named_parameters(), naive.parameters(), strict=True):
+    for (name, a), b in zip(fast.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("design", [{"fusion": "concat"}, {"query_norm": True}])
-def test_another_design_has_no_naive_twin(design):
+def test_another_design_has_no_reference(design):
     with pytest.raises(ValueError, match="1.4.8"):
-        build_naive(tiny_config(**design), torch.ones(49, 5))
+        build_reference(tiny_config(**design), torch.ones(49, 5))
 
 
 def test_an_experiments_architecture_is_read_from_its_script():
@@ -53,14 +56,14 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
     out = tmp_path / "rows.jsonl"
     sizes = {"batch_size": 2, "seq_len": 64, "knowledge_num": 256, "dim": 64, "n_layers": 1, "n_heads": 4, "steps": 2}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    build = step.build_model
+    build = subject.build_model
 
     def build_or_fail(config, bank):
         if config.fusion == "gated_mlp":
             raise RuntimeError("out of memory\nand more")
         return build(config, bank)
 
-    monkeypatch.setattr(step, "build_model", build_or_fail)
+    monkeypatch.setattr(subject, "build_model", build_or_fail)
     names = ["1_4_0", "1_4_7", "1_5_1"]
     monkeypatch.setattr(
         "sys.argv",
@@ -69,12 +72,12 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
             *flags,
             "--experiments",
             *names,
-            "--naive",
+            "--reference",
             "eager",
             "--no_compile",
-            "--twin_steps",
+            "--reference_steps",
             "3",
-            "--twin_batch_size",
+            "--reference_batch_size",
             "2",
             "--batch_sizes",
             "1",
@@ -88,20 +91,20 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
     step.main()
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["model"] for row in rows] == [
-        *names, "1_4_8 naive, eager", "1_4_0, batch 1", "1_4_0, batch 3", "1_4_8 and its naive twin",
+        *names, "1_4_8 reference, eager", "1_4_0, batch 1", "1_4_0, batch 3", "1_4_8 and its reference",
     ]  # fmt: skip
     assert [row["batch_size"] for row in rows] == [2, 2, 2, 2, 1, 3, 2]
     assert rows[1]["error"] == "RuntimeError: out of memory" and rows[0]["ratio_to_plain"] == 1
     assert all(row["tokens_per_s"] > 0 and row["steps"] == 2 for row in rows[:-1] if not row["error"])
     profiles = (tmp_path / "profile.txt").read_text()
-    assert "1_4_8 naive, eager: " in profiles and "aten::mm" in profiles
+    assert "1_4_8 reference, eager: " in profiles and "aten::mm" in profiles
     assert "1_4_0, batch 3" in capsys.readouterr().out
     apart = rows[-1]["apart_max"]
-    assert apart["fast float32 - naive float32"] < 5e-5 < apart["fast bf16 - naive bf16"] < 0.05
+    assert apart["fast float32 - reference float32"] < 5e-5 < apart["fast bf16 - reference bf16"] < 0.05
     assert all(len(losses) == 3 for losses in rows[-1]["losses"].values()) and len(rows[-1]["losses"]) == 4
 
 
-def test_what_no_time_is_left_for_is_said_and_twins_that_part_are_seen(tmp_path, monkeypatch):
+def test_what_no_time_is_left_for_is_said_and_a_reference_that_parts_is_seen(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     flags = "--batch_size 2 --seq_len 64 --dim 64 --n_layers 6 --n_heads 4 --knowledge_num 256 --steps 2 --no_compile"
     monkeypatch.setattr("sys.argv", ["step", *flags.split(), "--seconds", "0", "--out", str(out)])
@@ -109,17 +112,17 @@ def test_what_no_time_is_left_for_is_said_and_twins_that_part_are_seen(tmp_path,
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == len(step.EXPERIMENTS) and all("no time was left" in row["error"] for row in rows)
 
-    build = step.build_naive
+    build = subject.build_reference
 
     def build_another(config, bank):
         model = build(config, bank)
         model.blocks[2].fusion.out_proj.register_forward_hook(lambda module, inputs, out: 3 * out)
         return model
 
-    monkeypatch.setattr(step, "build_naive", build_another)
+    monkeypatch.setattr(subject, "build_reference", build_another)
     quiet = script_config("1_4_8", knowledge_num=256, dim=64, n_layers=6, n_heads=4, max_seq_len=64)
     quiet = replace(quiet, attention_dropout=0.0, fusion_dropout=0.0)
     bank_NL = torch.randint(3, 99, (256, quiet.knowledge_length))
-    apart = step.compare_twins(quiet, bank_NL, False, 2, 4, torch.device("cpu"))
+    apart = step.compare_with_reference(quiet, bank_NL, False, 2, 4, torch.device("cpu"))
     mean = apart["apart_mean"]
-    assert mean["fast float32 - naive float32"] > 3 * mean["fast bf16 - fast float32"]
+    assert mean["fast float32 - reference float32"] > 3 * mean["fast bf16 - fast float32"]

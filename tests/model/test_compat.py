@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from model import ModelConfig, build_model, load_run
 from model.compat import convert_state_dict, is_current
-from trainer.checkpoint import load_weights
+from trainer.start import load_weights
 
 RUNS = ("product_key", "ngram", "before_qkv_proj")
 DATA = Path(__file__).parents[1] / "data"

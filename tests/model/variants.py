@@ -7,11 +7,15 @@ from itertools import product
 
 from model.memory import FUSIONS, RETRIEVALS
 
+TABLE = {
+    "ngram_table_rows": 13, "ngram_table_heads": 2, "ngram_table_dim": 8, "ngram_table_layers": [0, 1],
+}  # fmt: skip
 BASELINES = {
     "original": {"model_type": "model_original"},
     "original-gqa": {"model_type": "model_original", "n_kv_heads": 2},
     "original-moe": {"model_type": "model_original", "use_moe": True},
     "original-textbook": {"model_type": "model_original", "use_flash_attn": False},
+    "original-table": {"model_type": "model_original"} | TABLE,
 }
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 BASES = {"product_key": {}, "ngram": NGRAM}  # flags of a retrieval that suit tiny models
@@ -51,6 +55,7 @@ EXTRAS = {
     "words-cosine": {"fusion": "words", "selection": "cosine", "memory_layers": [0]},
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
+    "memory-table": TABLE | {"ngram_table_orders": [3], "ngram_table_layers": [1]},
 }
 NGRAMS = {
     "ngram-words-pointer": NGRAM | {"fusion": "words", "pointer": True},
@@ -62,6 +67,7 @@ NGRAMS = {
     "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
+    "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS
 VARIANTS = BASELINES | MEMORY_VARIANTS

@@ -19,7 +19,7 @@ from tests.tiny_runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
 from .test_long import assert_no_growth, read_resources, watch_resources
-from .test_resume import CHECKPOINT, REWRITTEN, SCRIPT, TAUGHT, WORDS, assert_same_run
+from .test_resume import CHECKPOINT, REWRITTEN, STEP, TAUGHT, WORDS, assert_same_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,7 +54,7 @@ def run_script(argv: list[str], output: Path, fault: Callable | None) -> None:
     if fault:
         fault()
     sys.argv = ["train_pretrain_accelerate.py", *argv]
-    sys.exit(script.run())
+    script.command()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_killed_deterministic_run_on_a_gpu_goes_on_bit_for_bit(gpu_runs, survi
     assert ended.code == 0, ended.output
     assert "1 x cuda, bfloat16" in (gpu_runs.folder / "whole" / "run.json").read_text()
     kills = [
-        fault(f"{SCRIPT}:count_targets", 11),  # in step 6, after the checkpoint of step 4
+        fault(f"{STEP}:count_targets", 11),  # in step 6, after the checkpoint of step 4
         fault(f"{CHECKPOINT}:save_file", 2, die_half_written),  # the weights of the next checkpoint
     ]
     with survives("kill -9 of a training run on a GPU", len(kills)):

@@ -20,8 +20,8 @@ from dataset.pretrain import open_token_cache, read_documents
 from dataset.questions import read_questions
 from dataset.tokenizer import load_tokenizer, read_texts
 from model import ModelConfig, load_run
-from runs.folder import Run
 from runs.journal import FILE, Journal
+from runs.run import Run
 from tests.conftest import tiny_model
 from trainer.config import DataConfig, OptimConfig, RunConfig, parse_cli
 

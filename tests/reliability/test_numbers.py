@@ -11,16 +11,27 @@ from tests.conftest import tiny_model
 from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.config import OptimConfig
-from trainer.meters import StepGuard
 from trainer.optim import make_optimizer
+from trainer.state import Outcome, TrainState
+from trainer.step import step_if_finite
 
 from .faults import poison_gradient, poison_losses, run_out_of_gpu_memory
 
-FRESH = {"skipped": 0, "skipped_in_row": 0}
+
+def fresh_state(device="cpu") -> TrainState:
+    return TrainState(9, 9, 1, {}, torch.device(device))
+
+
+def outcome_of(loss: torch.Tensor, grad_norm: torch.Tensor, skipped: torch.Tensor) -> Outcome:
+    return Outcome(0.1, loss, grad_norm, skipped, [], {}, None, {})
+
+
+def skips_of(state: TrainState) -> dict[str, int]:
+    return {name: value for name, value in state.saved().items() if name in ("skipped", "skipped_in_row")}
 
 
 class Accelerated:
-    """The part of accelerate's optimizer that the guard uses."""
+    """The part of accelerate's optimizer that `step_if_finite` uses."""
 
     def __init__(self, optimizer):
         self.optimizer, self.param_groups, self.step = optimizer, optimizer.param_groups, optimizer.step
@@ -30,19 +41,20 @@ class Accelerated:
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(loss, grad):
     model = torch.nn.Linear(3, 3)
     optimizer = make_optimizer(model, OptimConfig(), torch.device("cpu"))
-    guard = StepGuard(torch.device("cpu"), FRESH)
+    state = fresh_state()
 
     def step(loss, grad):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, grad)
-        guard.step(Accelerated(optimizer), torch.tensor(loss), torch.tensor(grad))
-        everything = [*model.parameters(), *(v for state in optimizer.state.values() for v in state.values())]
+        loss, grad_norm = torch.tensor(loss), torch.tensor(grad)
+        state.advance(outcome_of(loss, grad_norm, step_if_finite(Accelerated(optimizer), loss, grad_norm)))
+        everything = [*model.parameters(), *(v for values in optimizer.state.values() for v in values.values())]
         return [tensor.detach().clone() for tensor in everything]
 
     before, after = step(1.0, 1.0), step(loss, grad)
-    assert all(map(torch.equal, before, after)) and guard.state() == {"skipped": 1, "skipped_in_row": 1}
+    assert all(map(torch.equal, before, after)) and skips_of(state) == {"skipped": 1, "skipped_in_row": 1}
     again = step(1.0, 1.0)
-    assert not any(map(torch.equal, after, again)) and guard.state() == {"skipped": 1, "skipped_in_row": 0}
+    assert not any(map(torch.equal, after, again)) and skips_of(state) == {"skipped": 1, "skipped_in_row": 0}
 
 
 def test_the_lengths_of_the_entries_follow_every_optimizer_step():
@@ -50,7 +62,7 @@ def test_the_lengths_of_the_entries_follow_every_optimizer_step():
     optimizer = make_optimizer(model, OptimConfig(learning_rate=0.1), torch.device("cpu"))
     old_N = model.bank.norms(model.embedding.weight).clone()
     model.embedding.weight.grad = torch.randn_like(model.embedding.weight)
-    StepGuard(torch.device("cpu"), FRESH).step(Accelerated(optimizer), torch.tensor(1.0), torch.tensor(1.0))
+    step_if_finite(Accelerated(optimizer), torch.tensor(1.0), torch.tensor(1.0))
     new_N = model.bank.norms(model.embedding.weight)
     assert not torch.equal(new_N, old_N)
     model.bank._norm_of = None
@@ -114,13 +126,13 @@ def test_the_same_seed_gives_the_same_fifty_losses(runs):
 def test_the_guard_does_not_wait_for_the_gpu():
     device = torch.device("cuda")
     model = torch.nn.Linear(3, 3, device=device)
-    optimizer, guard = make_optimizer(model, OptimConfig(), device), StepGuard(device, FRESH)
+    optimizer, state = make_optimizer(model, OptimConfig(), device), fresh_state(device)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     loss = torch.ones((), device=device)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        guard.step(Accelerated(optimizer), loss, loss)
+        state.advance(outcome_of(loss, loss, step_if_finite(Accelerated(optimizer), loss, loss)))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert guard.state() == FRESH
+    assert skips_of(state) == {"skipped": 0, "skipped_in_row": 0}

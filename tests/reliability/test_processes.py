@@ -15,7 +15,7 @@ import torch
 
 from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
-from trainer.meters import StopVotes
+from trainer.stop import StopVotes
 
 from .faults import fault, note_bank_hashes, on_rank, send, set_variable
 
@@ -50,7 +50,7 @@ def test_the_bank_stays_the_same_in_every_process(runs):
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(runs, survives):
     flags = (*REWRITTEN, "--batch_size", "2")
     assert [ended.code for ended in runs.start_ranks("whole", *flags)] == [0, 0]
-    signalled = fault("train_pretrain_accelerate:count_targets", 11, partial(send, signal.SIGTERM))  # in step 6
+    signalled = fault("trainer.step:count_targets", 11, partial(send, signal.SIGTERM))  # in step 6
     with survives("SIGTERM to one process of two"):
         ended = runs.start_ranks("cut", *flags, fault=partial(on_rank, 1, signalled))
         assert [one.code for one in ended] == [143, 143], ended[0].output
@@ -63,7 +63,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
 
 
 def test_a_signal_in_the_last_step_is_known_to_all_processes(runs):
-    signalled = fault("train_pretrain_accelerate:count_targets", 7, partial(send, signal.SIGTERM))
+    signalled = fault("trainer.step:count_targets", 7, partial(send, signal.SIGTERM))
     ended = runs.start_ranks("run", "--max_steps", "4", "--batch_size", "2", fault=partial(on_rank, 1, signalled))
     assert [one.code for one in ended] == [143, 143], ended[0].output
     assert "stopped by signal 15 at step 4;" in (runs.folder / "run" / "train.log").read_text()

@@ -21,11 +21,11 @@ TAUGHT = (
     "--fusion", "words", "--keep_ffn", "--retrieval_loss_coef", "1", "--teacher_forcing", "0.5", "--ngram_lengths", "2",
     "--entry_rows", "2",
 )  # fmt: skip
-SCRIPT, CHECKPOINT = "train_pretrain_accelerate", "trainer.checkpoint"
+SCRIPT, STEP, CHECKPOINT = "train_pretrain_accelerate", "trainer.step", "trainer.checkpoint"
 
 # Where a run is killed: the number of the call is counted anew by each session.
 MOMENTS = [
-    fault(f"{SCRIPT}:count_targets", 9),  # in the middle of a step
+    fault(f"{STEP}:count_targets", 9),  # in the middle of a step
     fault(f"{CHECKPOINT}:save_file", 2, die_half_written),  # while the weights are being written
     fault("model.memory.bank:spell", 2),  # while the bank is being rewritten
     fault(f"{CHECKPOINT}:save_bank", 1, die_after),
@@ -35,7 +35,7 @@ MOMENTS = [
     fault(f"{SCRIPT}:validate", 1, die_after),
     fault("runs.tracking:Tracker.log", 4, die_after),
     fault("transformers:PreTrainedModel.save_pretrained", 1, die_after),  # while the result is being written
-    fault(f"{SCRIPT}:fill_record", 1),
+    fault("runs.folder:fill_record", 1),
     fault("runs.record:fill_text", 1, die_after),  # while the record is being filled
 ]
 
@@ -93,7 +93,7 @@ def test_twenty_kills_lose_nothing(runs, seed, survives):
 def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, survives, number, code):
     assert runs.start("whole").code == 0
     with survives("SIGTERM or Ctrl-C"):
-        ended = runs.start("cut", fault=fault(f"{SCRIPT}:count_targets", 9, partial(send, number)))
+        ended = runs.start("cut", fault=fault(f"{STEP}:count_targets", 9, partial(send, number)))
         out = runs.folder / "cut"
         assert ended.code == code and "Traceback" not in ended.output
         assert checkpoint_dirs(out)[-1].name == "checkpoint_00000005"
@@ -186,7 +186,7 @@ def test_a_bank_is_written_once_for_each_change(runs):
 
 @pytest.mark.parametrize("flags", [("--batch_size", "2"), ("--accumulation_steps", "4"), ("--seed", "7")])
 def test_another_split_of_the_data_is_refused(runs, flags):
-    stopped = fault(f"{SCRIPT}:count_targets", 9, partial(send, signal.SIGTERM))
+    stopped = fault(f"{STEP}:count_targets", 9, partial(send, signal.SIGTERM))
     assert runs.start("run", fault=stopped).code == 143
     ended = runs.start("run", *flags)
     assert ended.code == 1 and f"was written with {flags[0]}" in ended.output and "--no_resume" in ended.output

@@ -13,7 +13,8 @@ from dataset.knowledge import load_bank
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from tests.conftest import tiny_model
-from trainer.checkpoint import checkpoint_dirs, file_digest, load_weights, read_state, write_state
+from trainer.checkpoint import checkpoint_dirs, file_digest, read_state, write_state
+from trainer.start import load_weights
 
 CODE = """
 from pathlib import Path

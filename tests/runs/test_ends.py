@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.folder import Run
+from runs.run import Run
 from tests.runs.test_record import record_of
 from tests.tiny_runs import TINY
 

@@ -13,10 +13,10 @@ import pytest
 
 from runs.check import check_record, check_script
 from runs.compare import compare, groups_of, list_runs, verdict
-from runs.folder import Run, open_run, open_runs
 from runs.metrics import metric
 from runs.new import new_experiment, script_flags
 from runs.record import fill_record
+from runs.run import Run, open_run, open_runs
 from runs.sweep import read_grid, run_sweep
 from tests.runs.test_record import write_run
 from trainer.config import parse_cli
@@ -123,7 +123,7 @@ def test_fill_tells_how_many_blanks_are_left_for_people(tmp_path):
 
 
 def test_the_scripts_and_records_of_the_project_are_sound(tmp_path):
-    assert "problems of scripts and records: none" in command("check", root=tmp_path)
+    assert "problems of scripts, records and documents: none" in command("check", root=tmp_path)
 
 
 def test_a_stale_number_and_a_damaged_marker_are_found(tmp_path):

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from runs.compare import compare
-from runs.folder import Run
 from runs.metrics import METRICS, PANELS, Metric, dashboard_name, log_text, metric, panels, scores_of
 from runs.plots import figure_of
 from runs.record_values import value_of
+from runs.run import Run
 from tests.runs.test_record import write_run
 
 

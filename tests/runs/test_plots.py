@@ -1,7 +1,7 @@
 """The curves that are drawn are those of the runs."""
 
-from runs.folder import Run
 from runs.plots import figure_of
+from runs.run import Run
 from tests.runs.test_record import write_run
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from runs import record_values as measures
 from runs.analysis import at_fractions, divergence, last_tenth, plateaus, self_bleu, slope, spikes
-from runs.folder import Run, hold_lock, is_locked
+from runs.folder import hold_lock, session_of
 from runs.record import fill_record, fill_text
 from runs.record_values import VALUES, value_of
-from runs.runinfo import session_of
+from runs.run import Run, is_locked
 
 ROOT = Path(__file__).parents[2]
 MARKER = re.compile(r"<!--([\w:.]+?)(:[0-9a-f]{8})?-->")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import tiny_model
 from tests.tiny_runs import metrics
-from trainer.checkpoint import load_weights
+from trainer.start import load_weights
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path):

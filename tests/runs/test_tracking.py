@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from runs import tracking
-from runs.folder import hold_lock
-from runs.runinfo import RunInfo, make_log
+from runs.folder import RunFolder, hold_lock, make_log
 from runs.tracking import Tracker, swanlab_mode
 from tests.editing.test_web import CHROMIUM, QUIET
 from tests.runs.test_record import write_run
@@ -297,11 +296,11 @@ def test_the_local_dashboard_shows_the_curves_in_a_browser(replayed, tmp_path):
 
 
 def test_run_json_tells_the_stage_that_failed(tmp_path):
-    info = RunInfo(tmp_path, name="tiny")
+    info = RunFolder(tmp_path, name="tiny")
     with info.stage("env"):
         assert json.loads((tmp_path / "run.json").read_text())["stages"][0]["state"] == "running"
-    with pytest.raises(ValueError), info.stage("data") as stage:
-        stage["notes"] = "reading"
+    with pytest.raises(ValueError), info.stage("data"):
+        info.note("reading")
         raise ValueError("line 7")
     facts = json.loads((tmp_path / "run.json").read_text())
     assert [stage["state"] for stage in facts["stages"]] == ["finished", "failed"]
@@ -313,7 +312,7 @@ def test_run_json_holds_no_secret_and_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("SWANLAB_API_KEY", "do-not-tell")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    facts = RunInfo(tmp_path).facts
+    facts = RunFolder(tmp_path).facts
     assert facts["git_commit"] is None
     assert "do-not-tell" not in (tmp_path / "run.json").read_text()
 

@@ -83,6 +83,27 @@ def test_the_learning_rate_rises_peaks_and_falls_to_its_end():
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
+@pytest.mark.parametrize("schedule, middle", [("linear", None), ("wsd", 0.5), ("wsd_sqrt", 1 - 0.5**0.5)])
+def test_other_schedules_fall_to_zero_and_wsd_only_at_the_end(schedule, middle):
+    config = OptimConfig(learning_rate=2.0, warmup_ratio=0.1, min_lr_ratio=0.0, lr_schedule=schedule, decay_ratio=0.4)
+    rates = [lr_at(step, 100, config) for step in range(101)]
+    assert rates[9] == 2.0 and rates[100] == 0
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    if schedule == "linear":
+        assert rates[10 + 45] == pytest.approx(1.0)
+    else:
+        assert set(rates[10:61]) == {2.0} and rates[61] < 2.0
+        assert rates[80] == pytest.approx(2.0 * middle)
+
+
+def test_a_cool_down_of_all_steps_is_the_line_and_one_of_none_stays_up():
+    line, whole, none = (
+        OptimConfig(lr_schedule=name, decay_ratio=ratio) for name, ratio in (("linear", 0), ("wsd", 1), ("wsd", 0))
+    )
+    assert [lr_at(step, 50, line) for step in range(50)] == [lr_at(step, 50, whole) for step in range(50)]
+    assert lr_at(49, 50, none) == none.learning_rate
+
+
 def test_every_parameter_is_in_one_group_and_norms_do_not_decay():
     model = tiny_model()
     groups = parameter_groups(model, OptimConfig(memory_lr_scale=3.0))

@@ -11,9 +11,9 @@ from tests.conftest import tiny_model
 from tests.tiny_runs import metrics
 from trainer.checkpoint import load_optimizer_tensors, optimizer_tensors
 from trainer.config import OptimConfig, parse_cli
-from trainer.meters import StepGuard
 from trainer.muon import Muon, orthogonalized, pieces_of
 from trainer.optim import make_optimizer, parameter_groups
+from trainer.step import step_if_finite
 
 CONFIG = OptimConfig(optimizer="muon", learning_rate=3e-3, muon_lr_scale=2.0)
 CPU = torch.device("cpu")
@@ -92,8 +92,8 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(design):
 
 def guarded(model):
     optimizer = make_optimizer(model, CONFIG, CPU)
-    optimizer.optimizer = optimizer  # the guard expects accelerate's wrapper
-    return optimizer, StepGuard(CPU, {"skipped": 0, "skipped_in_row": 0})
+    optimizer.optimizer = optimizer  # step_if_finite expects accelerate's wrapper
+    return optimizer
 
 
 def fill_gradients(model, step: int) -> None:
@@ -104,33 +104,33 @@ def fill_gradients(model, step: int) -> None:
 
 def test_a_skipped_step_changes_nothing_but_the_versions():
     model = tiny_model()
-    optimizer, guard = guarded(model)
+    optimizer = guarded(model)
     fill_gradients(model, 0)
-    guard.step(optimizer, torch.tensor(1.0), torch.tensor(1.0))
+    step_if_finite(optimizer, torch.tensor(1.0), torch.tensor(1.0))
     before, versions = copy.deepcopy(model.state_dict()), [p._version for p in model.parameters()]
     state = {name: tensor.clone() for name, tensor in optimizer_tensors(model, optimizer).items()}
     fill_gradients(model, 1)
     for parameter in model.parameters():
         parameter.grad.fill_(float("nan"))
-    assert guard.step(optimizer, torch.tensor(float("nan")), torch.tensor(1.0))
+    assert step_if_finite(optimizer, torch.tensor(float("nan")), torch.tensor(1.0))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(torch.equal(tensor, state[name]) for name, tensor in optimizer_tensors(model, optimizer).items())
     assert all(p._version > version for p, version in zip(model.parameters(), versions, strict=True))
     fill_gradients(model, 2)
-    assert not guard.step(optimizer, torch.tensor(1.0), torch.tensor(1.0))
+    assert not step_if_finite(optimizer, torch.tensor(1.0), torch.tensor(1.0))
     assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("way", ["checkpoint", "state_dict"])
 def test_a_restored_optimizer_goes_on_bit_for_bit(way):
     model = tiny_model(n_kv_heads=2)
-    optimizer, guard = guarded(model)
+    optimizer = guarded(model)
     finite = torch.tensor(1.0), torch.tensor(1.0)
     for step in range(2):
         fill_gradients(model, step)
-        guard.step(optimizer, *finite)
+        step_if_finite(optimizer, *finite)
     other = copy.deepcopy(model)
-    restored, other_guard = guarded(other)
+    restored = guarded(other)
     if way == "checkpoint":
         tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(model, optimizer).items()}
         fill_gradients(other, 7)
@@ -140,9 +140,9 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(way):
     else:
         restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(2, 4):
-        for each, its, its_guard in ((model, optimizer, guard), (other, restored, other_guard)):
+        for each, its in ((model, optimizer), (other, restored)):
             fill_gradients(each, step)
-            its_guard.step(its, *finite)
+            step_if_finite(its, *finite)
     assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 

@@ -269,7 +269,7 @@ def _gradient(
         )  # fmt: skip
 
 
-# M, N, warps, stages and registers a thread, measured on an H100 (benchmark/NOTES.md).
+# M, N, warps, stages and registers a thread, measured on an H100 (docs/speed.md).
 TILES = {_attend: (64, 64, 4, 3, None), _gradient: (64, 32, 4, 3, 128)}
 TILES_OF_ONE_QUERY = (16, 128, 4, 3, None)
 

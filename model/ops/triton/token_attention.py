@@ -133,7 +133,7 @@ def _spread(
         entry = tl.max(left, axis=0)
 
 
-TILES = {_score: (16, 1), _sum: (16, 2), _spread: (64, 4)}  # P and warps, measured on an H100 (benchmark/NOTES.md)
+TILES = {_score: (16, 1), _sum: (16, 2), _spread: (64, 4)}  # P and warps, measured on an H100 (docs/speed.md)
 
 
 def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: Tensor, out: Tensor, skip: int, *more):

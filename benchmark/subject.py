@@ -1,0 +1,129 @@
+"""A model under test: building it, its batches, and its full training steps.
+
+A step is forward, backward, clipping and the optimizer on one micro-batch of packed documents. Tokens are random, as
+frequent as those of text, and up to a third of them stand in entries of the bank.
+"""
+
+import gc
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from model import build_model
+from model.config import ModelConfig
+from trainer.config import OptimConfig
+from trainer.optim import make_optimizer
+from trainer.step import EAGER_CALLS, MicroStep, graphable
+
+from .harness import random_tokens, timed_ms
+from .reference import build_reference
+
+
+@dataclass
+class Subject:
+    """One model under test."""
+
+    name: str
+    config: ModelConfig
+    reference: bool = False
+    compiled: bool = True
+    batch_size: int = 48
+    batches: list[dict] = field(default_factory=list)
+    model: torch.nn.Module | None = None
+    optimizer: object = None
+    micro_step: MicroStep | None = None
+    parameters: int = 0
+    first_step_s: float = 0.0
+    peak_gib: float = 0.0
+    step_ms: list[float] = field(default_factory=list)
+
+
+def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n: int, device) -> list[dict]:
+    """Random rows of four documents; every third stretch of L tokens is an entry of the bank."""
+    T, L, batches = config.max_seq_len, bank_NL.shape[1], []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n):
+        ids = random_tokens((batch_size, T), config.vocab_size, generator)
+        for place in range(0, T - L, 3 * L):
+            entry_BL = bank_NL[torch.randint(len(bank_NL), (batch_size,), generator=generator)].long()
+            ids[:, place : place + L] = torch.where(entry_BL > 0, entry_BL, ids[:, place : place + L])
+        document_ids = (torch.arange(T) * 4 // T).expand(batch_size, T).contiguous()
+        batch = {"input_ids": ids, "labels": ids.clone(), "document_ids": document_ids}
+        batches.append({name: value.to(device) for name, value in batch.items()})
+    return batches
+
+
+def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
+    out = subject.micro_step(batch, torch.ones((), device=device), 1.0, lambda part: nullcontext())
+    torch.nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
+    subject.optimizer.step()
+    torch.autograd.graph.increment_version(subject.model.parameters())  # as step_if_finite does
+    subject.optimizer.zero_grad(set_to_none=False)
+    return out.lm_loss.detach().clone()
+
+
+def make_micro_step(subject: Subject, device, dtype: torch.dtype) -> MicroStep:
+    """As the training loop makes it; a model that is not compiled is measured without graphs too."""
+
+    def forward(batch: dict):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return subject.model(**batch, return_logits=False)
+
+    graphed = graphable(subject.config, device, 1, "bfloat16", subject.compiled) is None
+    return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
+
+
+def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=torch.bfloat16) -> None:
+    """Build, compile, and make the first step."""
+    torch.manual_seed(0)
+    build = build_reference if subject.reference else build_model
+    subject.model = build(subject.config, bank_NL if subject.config.reads_bank else None).to(device).train()
+    subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-4), device)
+    if subject.compiled:
+        subject.model.compile_parts()
+    subject.micro_step = make_micro_step(subject, device, dtype)
+    subject.parameters = sum(p.numel() for p in subject.model.parameters())
+    begin = time.perf_counter()
+    float(train_step(subject, batch, device))
+    subject.first_step_s = time.perf_counter() - begin
+
+
+def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated() - resident_bytes(subject)
+    for step in range(n):
+        batch = batches[(len(subject.step_ms) + step) % len(batches)]
+        subject.step_ms.append(timed_ms(lambda batch=batch: train_step(subject, batch, device), device))
+    if device.type == "cuda":
+        subject.peak_gib = max(subject.peak_gib, (torch.cuda.max_memory_allocated() - others) / 2**30)
+
+
+def resident_bytes(subject: Subject) -> int:
+    """What a model keeps between steps: parameters, buffers, gradients, and the optimizer's state."""
+    state = [
+        value for values in subject.optimizer.state.values() for value in values.values() if torch.is_tensor(value)
+    ]
+    gradients = [p.grad for p in subject.model.parameters() if p.grad is not None]
+    kept = [*subject.model.parameters(), *subject.model.buffers(), *gradients, *state]
+    return sum(x.numel() * x.element_size() for x in kept)
+
+
+def release(*subjects: Subject) -> None:
+    """Give the memory of measured models back."""
+    for subject in subjects:
+        subject.model = subject.optimizer = subject.micro_step = None
+        subject.batches = []
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
+    """Build a model and take it past compilation and capture."""
+    subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
+    prepare(subject, bank_NL, subject.batches[0], device)
+    take_turn(subject, subject.batches, EAGER_CALLS + 2, device)
+    subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing

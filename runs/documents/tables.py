@@ -1,0 +1,208 @@
+"""The tables of results: each is a function of a page; `marks.py` finds it by its name."""
+
+from .page import EDITS, Page
+from .rows import MISSING
+
+HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
+LOOKUP, PLAIN, MEMORY = ("word look-up", "lookup"), ("1.4.0", "plain"), ("1.5.0", "memory")
+KINDS = ("object", "relation", "verification")
+VARIANTS = {
+    "1.4.0": "plain",
+    "1.5.0": "n-grams, tokens, pointer",
+    "1.5.2": "n-grams, tokens",
+    "1.5.3": "n-grams, vectors",
+    "1.5.5": "1.5.0, entries of 16 tokens",
+    "1.5.6": "1.5.0, 64 candidates",
+    "1.5.7": "product keys, vectors",
+    "1.5.8": "1.5.7, normed queries",
+    "1.5.9": "1.5.7, 64 candidates by cosine",
+    "1.5.10": "1.5.7, higher rate for keys",
+    "1.5.11": "1.5.7, retrieval supervision",
+    "1.5.12": "1.5.11, grid of rare tokens",
+    "1.5.13": "1.5.12, 64 candidates by cosine",
+    "1.5.14": "1.5.12, tokens, 4 read",
+    "1.5.14, 16 read": "1.5.12, tokens",
+    "1.5.15": "1.5.12, tokens, 64 read",
+}
+
+
+def headline(page: Page) -> str:
+    def line(label: str, experiment: str, arm: str, model: str | None = None) -> list[str]:
+        step = {"model": model, "batch_size": 48, "n_heads": 32}
+        cost = [page.field(name, "step", **step) if model else MISSING for name in ("tokens_per_s", "peak_gib")]
+        loss = page.cell(("held-out", "text-4788"), experiment, arm, "val_loss")
+        questions = page.cells(HELD_OUT, experiment, arm, "object", "object_reworded")
+        return [label, loss, *questions, page.edits(HELD_OUT, experiment, arm), *cost]
+
+    return page.table(
+        [
+            "", "loss on held-out text", "object questions, %", "in other wordings, %", "edits ES / PS / NS, %",
+            "training, tokens/s", "GPU memory, GiB",
+        ],
+        [
+            line("look-up without a model", *LOOKUP),
+            line("plain model (1.4.0)", *PLAIN, "1_4_0"),
+            line("memory model (1.5.0)", *MEMORY, "1_5_0"),
+            line("the same, bank shuffled", "1.5.0", "shuffled"),
+            line("the same, bank counterfactual", "1.5.0", "counterfactual"),
+        ],
+    )  # fmt: skip
+
+
+def quickstart(page: Page) -> str:
+    measures = {
+        "object_bank_only": "object, facts of the bank only",
+        "object": "object, all facts",
+        "exact_match": "object, written freely",
+        "val_loss": "validation loss",
+    }
+    arms = (("plain", "plain"), ("memory", "memory"), ("memory", "shuffled"), ("memory", "counterfactual"))
+    return page.table(
+        ["question", "plain", "memory", "bank shuffled", "bank counterfactual"],
+        [
+            [label, *(page.cell(("dev", "quickstart"), *arm, measure) for arm in arms)]
+            for measure, label in measures.items()
+        ],
+    )
+
+
+def held_out(page: Page) -> str:
+    kinds = {
+        "object": "object, of five",
+        "relation": "relation, of five",
+        "verification": "verification, of two",
+        "exact_match": "object, written freely",
+    }
+    arms = (LOOKUP, PLAIN, MEMORY, ("1.5.0", "shuffled"), ("1.5.0", "counterfactual"))
+    return page.table(
+        ["question", "look-up without a model", "plain", "memory", "bank shuffled", "bank counterfactual"],
+        [[label, *(page.cell(HELD_OUT, *arm, name) for arm in arms)] for name, label in kinds.items()],
+    )
+
+
+def variants(page: Page) -> str:
+    def line(experiment: str, what: str) -> list[str]:
+        arm = "plain" if experiment == "1.4.0" else "memory"
+        first, *others = page.cells(DEV, experiment, arm, *KINDS, "exact_match")
+        controls = [page.cell(DEV, experiment, other, "object") for other in ("shuffled", "counterfactual")]
+        return [f"{experiment}: {what}", first, *controls, *others]
+
+    return page.table(
+        ["variant", "object", "bank shuffled", "bank counterfactual", "relation", "verification", "written freely"],
+        [line(*variant) for variant in VARIANTS.items()],
+    )
+
+
+def edits(page: Page) -> str:
+    names = ("1.5.0", "1.5.2", "1.5.3", "1.5.5", "1.5.6", "1.5.15")
+    return page.table(
+        ["variant", "ES", "PS", "NS"], [[name, *page.cells(DEV, name, "memory", *EDITS)] for name in names]
+    )
+
+
+def supervision(page: Page) -> str:
+    measures = ("gold_among_4", "gold_among_16", "gold_among_64", "object")
+    names = [name for name in VARIANTS if page.rows.result(name, "memory", "gold_among_4", *DEV)]
+    return page.table(
+        ["variant", "right entry among 4", "among 16", "among 64", "object", "object, oracle retrieval"],
+        [
+            [name, *page.cells(DEV, name, "memory", *measures), page.cell(DEV, name, "oracle", "object")]
+            for name in names
+        ],
+    )
+
+
+def more_questions(page: Page) -> str:
+    def line(n: int) -> list[str]:
+        memory = page.cells(("dev", f"knowledge-{n}k"), "1.5.4", "memory", *KINDS)
+        plain = page.cells(("dev", f"knowledge-{n}k"), "1.4.0", "plain", *KINDS)
+        return [f"{n},000", *(f"{a} ({b})" for a, b in zip(memory, plain, strict=True))]
+
+    return page.table(["questions of each kind", "object", "relation", "verification"], map(line, (10, 25, 50, 100)))
+
+
+def text_loss(page: Page) -> str:
+    def line(label: str, protocol: str, experiment: str, arm: str) -> list[str]:
+        where = ("dev", protocol)
+        own = page.cells(where, experiment, arm, "val_loss", "film_loss")
+        return [label, *own, page.cell(where, experiment, "shuffled", "film_loss")]
+
+    names = [name for name in (*VARIANTS, "1.5.1") if page.rows.result(name, "memory", "film_loss", "dev", "text-2000")]
+    return page.table(
+        ["model", "all text", "film summaries", "films, bank shuffled"],
+        [
+            line("1.4.0, four seeds", "text-2000, four seeds", *PLAIN),
+            line("1.5.0, four seeds", "text-2000, four seeds", *MEMORY),
+            line("1.4.0, 2,950 steps", "text-2950", *PLAIN),
+            line("1.4.0", "text-2000", *PLAIN),
+            *(line(name, "text-2000", name, "memory") for name in names),
+        ],
+    )
+
+
+def long_text(page: Page) -> str:
+    names = (PLAIN, MEMORY, ("1.5.2", "memory"), ("1.4.8", "memory"))
+    recipes = (("1.4.0, Muon", "plain"), ("1.4.0, Muon, 8 heads", "plain"))
+    return page.table(
+        ["model", "loss", "tokens/s in training"],
+        [
+            [name, *page.cells(("held-out", "text-4788"), name, arm, "val_loss", "tokens_per_s")]
+            for name, arm in (*names, *recipes)
+        ],
+    )
+
+
+def wiki(page: Page) -> str:
+    def line(name: str, arm: str) -> list[str]:
+        loss, speed = page.cells(("held-out", "wiki-2000"), name, arm, "val_loss", "tokens_per_s")
+        return [name, loss, page.cell(("held-out", "wiki-2000"), name, "shuffled", "val_loss"), speed]
+
+    return page.table(
+        ["model", "loss", "bank shuffled", "tokens/s in training"],
+        [
+            line("1.4.0", "plain"),
+            line("1.5.2", "memory"),
+            line("1.4.0, Muon, 8 heads", "plain"),
+            line("1.5.2, Muon, 8 heads", "memory"),
+            line("n-gram table, Muon, 8 heads", "plain"),
+            line("1.5.2 and n-gram table, Muon, 8 heads", "memory"),
+        ],
+    )
+
+
+def cpu(page: Page) -> str:
+    def line(experiment: str, arm: str) -> list[str]:
+        answers = page.cells(("dev", "knowledge-cpu"), experiment, arm, *KINDS, "exact_match")
+        return [experiment, *answers, page.cell(("dev", "knowledge-cpu"), experiment, "counterfactual", "object")]
+
+    return page.table(
+        ["model", "object", "relation", "verification", "written freely", "object, bank counterfactual"],
+        [line(*PLAIN), *(line(name, "memory") for name in ("1.5.0", "1.5.2", "1.5.3", "1.5.4"))],
+    )
+
+
+def first_memories(page: Page) -> str:
+    def line(name: str, arm: str) -> list[str]:
+        return [
+            name,
+            *(page.cell(("dev", "text-300"), name, other, "val_loss") for other in (arm, "shuffled", "no_memory")),
+        ]
+
+    return page.table(
+        ["model", "loss", "bank shuffled", "bank filled with padding"],
+        [line(*PLAIN), line("1.4.7", "memory"), line("1.4.8", "memory")],
+    )
+
+
+def several_gpus(page: Page) -> str:
+    names = (PLAIN, ("1.4.8", "memory"), MEMORY)
+    return page.table(
+        ["model", "speed of 4 GPUs, of 4 times one"],
+        [[name, page.cell(("none", "4 GPUs"), name, arm, "scaling")] for name, arm in names],
+    )
+
+
+RESULT_TABLES = (
+    headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, cpu,
+    first_memories, several_gpus,
+)  # fmt: skip

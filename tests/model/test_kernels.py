@@ -1,0 +1,337 @@
+"""The Triton kernels against their references; only where there is a GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.visibility import DocumentSpans, Visibility
+from tests.conftest import tiny_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("columns, k", [(7, 3), (33, 16), (50, 16), (1024, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_best_of_rows_equals_topk(columns, k, dtype):
+    from model.ops.triton.best_of_rows import best_of_rows
+
+    score = torch.randn(3, 5, 2, columns, device="cuda", dtype=dtype, requires_grad=True)
+    value, index = best_of_rows(score, k)
+    assert torch.equal(value, score.topk(k).values)
+    assert torch.equal(score.gather(-1, index), value)
+    assert (index.sort(dim=-1).values.diff(dim=-1) > 0).all()
+    gradient = torch.randn_like(value)
+    (actual,) = torch.autograd.grad(value, score, gradient)
+    assert torch.equal(actual, torch.zeros_like(score).scatter(-1, index, gradient))
+
+
+@pytest.mark.parametrize(
+    "M, R, C", [(5, 7, 3), (6, 33, 16), (40, 20, 19), (9, 64, 64), (50, 1008, 11), (3000, 1024, 16)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("use", [True, False])
+def test_the_grid_search_and_its_gradient_equal_the_reference(M, R, C, dtype, use):
+    from model.losses import balance_loss
+    from model.ops import search_grid
+    from model.ops.search_grid import product_key_topk, usage_of_keys
+
+    # The two sets of a batched product, as the model hands them in: not contiguous.
+    score = (2 * torch.randn(2, 1, M, R, device="cuda")).to(dtype).permute(1, 2, 0, 3).requires_grad_()
+    exact, scale = score.detach().double().requires_grad_(), 0.3
+    found, entry, used = search_grid(score, C, use, scale)
+    best = product_key_topk(exact, C)[0] * scale
+    chosen = exact.sort(dim=-1, descending=True, stable=True).indices[..., :C]  # the smaller of equal places first
+    halves = entry // R, entry % R
+    picked = scale * sum(exact[:, :, half].gather(-1, index) for half, index in enumerate(halves))
+    torch.testing.assert_close(found.double(), best, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.double(), picked, rtol=0, atol=1e-5)  # ties may be broken either way
+    assert (entry.sort(dim=-1).values.diff(dim=-1) > 0).all()
+
+    weight = torch.randn_like(found)
+    objective, wanted = (found * weight).sum(), (picked * weight).sum()
+    if use:
+        wanted_use = usage_of_keys(scale * exact, chosen)
+        assert torch.equal(used.count_2R.long(), wanted_use.count_2R)
+        torch.testing.assert_close(used.probability_2R, wanted_use.probability_2R)
+        objective = objective + 100 * balance_loss(*used)
+        wanted = wanted + 100 * balance_loss(used.count_2R, (scale * exact).softmax(dim=-1).mean(dim=(0, 1)))
+    (actual,) = torch.autograd.grad(objective, score)
+    (expected,) = torch.autograd.grad(wanted, exact)
+    assert (actual.double() - expected).norm() <= (1e-5 if dtype == torch.float32 else 4e-3) * expected.norm()
+    again, entries, used = search_grid(score, C, use, scale)
+    objective = (again * weight).sum() + (100 * balance_loss(*used) if use else 0)
+    assert torch.equal(torch.autograd.grad(objective, score)[0], actual)  # the same at every run
+    with torch.no_grad():  # past the dispatcher; and whether the use is asked for or not
+        for asked in (use, not use):
+            assert all(map(torch.equal, search_grid(score, C, asked, scale)[:2], (found, entry)))
+
+
+@pytest.mark.parametrize("n, length, width, words", [(11, 5, 48, 31), (7, 8, 33, 50), (300, 16, 512, 6400)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_entries_errs_no_more_than_torch(n, length, width, words, dtype):
+    from model.ops.triton.entries import read_entries
+
+    token = torch.randint(0, words, (n, length), device="cuda")
+    token[0] = 0
+    exact = torch.randn(words, width, device="cuda", dtype=torch.float64)
+    gradient = torch.randn(n, width, device="cuda", dtype=torch.float64)
+
+    def run(read, dtype):
+        table = exact.to(dtype).requires_grad_()
+        mean = read(table)
+        return mean.double(), torch.autograd.grad(mean, table, gradient.to(dtype))[0].double()
+
+    def reference(table):
+        return F.embedding_bag(token, table, mode="mean", padding_idx=0)
+
+    truth, eager = run(reference, torch.float64), run(reference, dtype)
+    for t, e, kernel in zip(truth, eager, run(lambda table: read_entries(token, table, 0), dtype), strict=True):
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
+
+
+@pytest.mark.parametrize(
+    "B, T, S, length, width, words",
+    [(1, 1, 4, 8, 40, 31), (2, 3, 1, 1, 96, 31), (2, 5, 3, 3, 33, 50), (3, 20, 4, 8, 512, 640), (7, 300, 4, 8, 64, 50)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_common", [0, 13])
+@pytest.mark.parametrize("states", [False, True])
+def test_vectors_of_entries_err_no_more_than_torch(
+    B, T, S, length, width, words, dtype, weighted, n_common, states, monkeypatch
+):
+    from common.constants import MASKED
+    from model.ops import unit_entries
+    from model.ops.entries import CommonTokens
+
+    token = torch.randint(0, words, (B, T, S, length), device="cuda")
+    token[0, 0, -1] = 0  # an entry of padding alone
+    common = None
+    if n_common:
+        common_word = torch.randperm(words - 1, device="cuda")[:n_common] + 1
+        place = torch.full((words,), -1, dtype=torch.int16, device="cuda")
+        place[common_word] = torch.arange(n_common, dtype=torch.int16, device="cuda")
+        common = CommonTokens(common_word, place)
+    # As in training: states and table in one precision, log-weights in float32.
+    log_weight = (2 * torch.randn(B, T, S)).log_softmax(dim=-1)
+    log_weight[0, -1, -1] = MASKED  # a weight of 0
+    exact = {"table": (0.02 * torch.randn(words, width)).to(dtype)}
+    if states:
+        exact["state"] = torch.randn(B, T, width).to(dtype)
+    if weighted:
+        exact["log_weight"] = log_weight
+    exact = {name: x.double().cuda() for name, x in exact.items()}
+    gradient = torch.randn(B, T, S + states, width, device="cuda").to(dtype).double()
+
+    def run(unit, **dtypes):
+        inputs = {name: x.to(dtypes[name]).requires_grad_() for name, x in exact.items()}
+        state, table, log_weight = (inputs.get(name) for name in ("state", "table", "log_weight"))
+        entries = token, table, 1e-8, state, log_weight, common
+        vectors = unit(*entries)
+        assert vectors.is_contiguous() and vectors.dtype == table.dtype
+        with torch.no_grad():
+            assert torch.equal(unit(*entries), vectors)
+        grads = torch.autograd.grad(vectors, list(inputs.values()), gradient.to(vectors.dtype))
+        return [x.double() for x in (vectors, *grads)]
+
+    mixed = {"state": dtype, "table": dtype, "log_weight": torch.float32}
+    with monkeypatch.context() as patch:
+        poison(patch)
+        actual = run(unit_entries, **mixed)
+    truth = run(unit_entries.op.reference, **dict.fromkeys(mixed, torch.float64))
+    eager = run(unit_entries.op.reference, **mixed)
+    slack = 1e-3 if dtype == torch.bfloat16 else 1e-6  # half a rounding of the vectors, which gradients are made of
+    for t, e, kernel in zip(truth, eager, actual, strict=True):
+        assert kernel.isfinite().all()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
+
+
+def poison(patch) -> None:
+    """What a kernel does not write is not a number."""
+    new_empty = torch.Tensor.new_empty
+
+    def poisoned(*args, **kinds):
+        out = new_empty(*args, **kinds)
+        return out.fill_(float("nan")) if out.is_floating_point() else out
+
+    patch.setattr(torch.Tensor, "new_empty", poisoned)
+
+
+@pytest.mark.parametrize(
+    "B, T, past, X, heads, width",
+    [
+        (2, 200, 0, 5, 2, 64),
+        (3, 131, 0, 3, 4, 8),
+        (1, 70, 0, 3, 2, 128),
+        (2, 33, 0, 5, 1, 32),
+        (3, 1, 100, 5, 2, 64),
+        (1, 40, 7, 3, 2, 16),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("drops", [True, False])
+def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, width, dtype, packed, drops, monkeypatch):
+    from common.constants import MASKED
+    from model.ops import attend_entries
+
+    P, D = T + past, heads * width
+    document = (torch.rand(B, P, device="cuda") < 0.05).cumsum(dim=-1) if packed else None
+    visible = Visibility(past, T, document, torch.device("cuda"))
+    used = torch.ones(heads, width, device="cuda")
+    used[:, -1] = 0  # the channel left free by queries and keys
+    used = used.flatten()
+    used_pair = torch.cat([used, torch.ones_like(used)])  # of a key and its value
+    used_three, used_row = torch.cat([used, used_pair]), used_pair.repeat(X if past else X - 1)
+    packed_states = torch.randn(B, T, 3 * D, device="cuda") * used_three
+    entry = torch.randn(B, P, len(used_row), device="cuda") * used_row
+    log_weight = torch.randn(B, P, X - 1, device="cuda").log_softmax(dim=-1)
+    drop = None
+    if drops:
+        drop = torch.where(torch.rand(B, heads, P * X, device="cuda") < 0.3, MASKED, 0.0)
+    exact = [x.to(dtype).double() for x in (packed_states, entry)] + [log_weight.double()]
+    gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
+
+    def run(mask, dtypes):
+        fused = isinstance(mask, DocumentSpans)
+        config = tiny_config(num_selected=X - 1, fusion_heads=heads, use_flash_attn=fused)
+        inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
+        out = attend_entries(*inputs, drop, mask, config)
+        with torch.no_grad():
+            assert torch.equal(attend_entries(*inputs, drop, mask, config), out)
+        grads = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype), retain_graph=True)
+        again = [] if past else torch.autograd.grad(out, inputs, gradient.to(out.dtype))
+        assert not fused or all(map(torch.equal, grads, again))  # the same at every run
+        # Without kernel the free channel serves for the bias, and gets a gradient that goes nowhere.
+        grads = [x * kept for x, kept in zip(grads, (used_three, used_row, 1), strict=False)]
+        return [x.double() for x in (out, *grads)]
+
+    with monkeypatch.context() as patch:
+        poison(patch)
+        actual = run(visible.runs(B), (dtype, dtype, torch.float32))
+    dense = visible.mask(X, fused=False)
+    truth, eager = run(dense, [torch.float64] * 3), run(dense, (dtype, dtype, torch.float32))
+    # Where all that a query sees is dropped, each logit has lost what MASKED leaves no bits for.
+    slack = 3e-4 if drops else 1e-5
+    for t, e, kernel in zip(truth, eager, actual, strict=True):
+        assert kernel.isfinite().all()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
+
+
+@pytest.mark.parametrize(
+    "B, T, S, heads, width", [(1, 1, 4, 2, 64), (3, 7, 1, 3, 6), (2, 33, 7, 1, 16), (2, 150, 4, 8, 64)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("drops", [True, False])
+def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width, dtype, drops, monkeypatch):
+    from common.constants import MASKED
+    from model.ops import attend_own
+
+    D = heads * width
+    log_weight = torch.randn(B, T, S, device="cuda").log_softmax(dim=-1)
+    drop = None
+    if drops:
+        drop = torch.where(torch.rand(B, T, heads, S + 1, device="cuda") < 0.3, MASKED, 0.0)
+    states, entry = torch.randn(B, T, 3 * D, device="cuda"), torch.randn(B, T, S * 2 * D, device="cuda")
+    exact = [x.to(dtype).double() for x in (states, entry)] + [log_weight.double()]
+    gradient = torch.randn(B, T, D, device="cuda").to(dtype).double()
+
+    def run(fused, dtypes):
+        config = tiny_config(
+            num_selected=S, num_candidates=S, selection="gumbel", dim=D, n_heads=1, fusion_heads=heads,
+            use_flash_attn=fused,
+        )  # fmt: skip
+        inputs = [x.to(kind).requires_grad_() for x, kind in zip(exact, dtypes, strict=True)]
+        out = attend_own(*inputs, drop, config)
+        with torch.no_grad():
+            assert torch.equal(attend_own(*inputs, drop, config), out)
+        grads = torch.autograd.grad(out, inputs, gradient.to(out.dtype), retain_graph=True)
+        again = torch.autograd.grad(out, inputs, gradient.to(out.dtype))
+        assert not fused or all(map(torch.equal, grads, again))  # the same at every run
+        return [x.double() for x in (out, *grads)]
+
+    mixed = dtype, dtype, torch.float32
+    with monkeypatch.context() as patch:
+        poison(patch)
+        actual = run(True, mixed)
+    truth, eager = run(False, [torch.float64] * 3), run(False, mixed)
+    slack = 1e-3 if drops else 1e-5  # of logits that have lost what MASKED leaves no bits for
+    for t, e, kernel in zip(truth, eager, actual, strict=True):
+        assert kernel.isfinite().all()
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
+
+
+@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (80, 16), (128, 16), (160, 16)])
+def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
+    from model.ops import keep_best
+
+    B, T = 5, 70
+    entry = torch.randint(-1, 40, (B, T, n_hints), device="cuda")
+    weight = torch.rand(B, T, n_hints, device="cuda") * (entry >= 0)
+    start = torch.rand(B, T, device="cuda") < 0.05
+    kept = torch.arange(n_kept, device="cuda").expand(B, -1).contiguous()
+    score = torch.rand(B, n_kept, device="cuda").sort(descending=True).values
+    expected = keep_best.op.reference(entry, weight, start, kept, score, 0.9)
+    actual = keep_best(entry, weight, start, kept, score, 0.9)
+    torch.testing.assert_close(actual[1], expected[1])
+    assert (actual[0] == expected[0]).float().mean() > 0.999  # sums in another order may swap near ties
+
+
+@pytest.mark.parametrize(
+    "positions, slots, length, width, vocabulary",
+    [(5, 1, 7, 33, 31), (300, 4, 32, 64, 6400), (70, 5, 8, 128, 50), (33, 2, 200, 520, 50), (2, 4, 32, 64, 6400)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("skip", [0, -1])
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_reading_tokens_errs_no_more_than_torch(
+    positions, slots, length, width, vocabulary, dtype, skip, shared, monkeypatch
+):
+    from model.ops.triton.token_attention import score_tokens, sum_tokens
+
+    words, bank = slots * length, torch.randint(skip, vocabulary, (60, length), device="cuda")
+    entry = torch.randint(-1, 60, (positions, slots), device="cuda")
+    entry = torch.where(torch.rand(positions, slots, device="cuda") < shared, entry[:1], entry)
+    entry[-1] = -1
+    token = bank[entry.clamp(min=0)].masked_fill((entry < 0)[..., None], skip).flatten(1)
+    read = (token != skip)[..., None]
+    exact = [
+        torch.randn(*shape, device="cuda") for shape in ((positions, width), (vocabulary, width), (positions, words))
+    ]
+    exact = [x.to(dtype).double() for x in exact]
+
+    def run(score, mix, dtype):
+        query, table, weight = (x.to(dtype).requires_grad_() for x in exact)
+        outs = score(query, table), mix(weight, table)
+        grads = [torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out).to(out.dtype) for out in outs]
+        return [x.double() for x in (*outs, *torch.autograd.grad(outs, (query, table, weight), grads))]
+
+    def slow_score(query, table):
+        return (query[:, None] * table[token.clamp(min=0)] * read).sum(dim=-1)
+
+    def slow_mix(weight, table):
+        return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
+
+    truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
+    rest = token, entry, skip
+    with monkeypatch.context() as patch:
+        poison(patch)
+        fast = run(lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), dtype)
+    for t, e, kernel in zip(truth, eager, fast, strict=True):
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
+
+
+KERNEL_TESTS = {
+    "best_of_rows": test_best_of_rows_equals_topk,
+    "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
+    "read_entries": test_reading_entries_errs_no_more_than_torch,
+    "unit_entries": test_vectors_of_entries_err_no_more_than_torch,
+    "attend_entries": test_attending_to_entries_errs_no_more_than_torch,
+    "attend_own": test_attending_to_own_entries_errs_no_more_than_torch,
+    "keep_best": test_keeping_the_best_equals_the_reference,
+    "score_tokens": test_reading_tokens_errs_no_more_than_torch,
+    "sum_tokens": test_reading_tokens_errs_no_more_than_torch,
+}  # by operation; `test_ops.py` checks that none is missing

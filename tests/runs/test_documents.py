@@ -1,0 +1,149 @@
+"""Documents whose numbers come from rows: what is stale, unmarked, broken or too long is found."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runs.documents import FIGURE_FOLDER, problems, write
+from runs.documents.figures import DARK, FIGURES, LIGHT
+from runs.documents.prose import anchors_of, broken_links, long_lines, unmarked_numbers
+from runs.documents.rows import Rows
+
+ROOT = Path(__file__).parents[2]
+KEY = "1.5.0/memory/object/held-out/knowledge-10k"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A small project of its own: the rows of this one, and a README with one table and one value."""
+    (tmp_path / "experiment").mkdir()
+    for path in (ROOT / "experiment").glob("*.jsonl"):
+        shutil.copy(path, tmp_path / "experiment")
+    shutil.copytree(ROOT / "benchmark/results", tmp_path / "benchmark/results")
+    text = f"# Title\n\n<!-- begin:headline -->\n<!-- end:headline -->\n\nObject: <!--v:{KEY}--><!--/v-->.\n"
+    (tmp_path / "README.md").write_text(text)
+    return tmp_path
+
+
+def found_in(project: Path) -> list[str]:
+    return [f"{path}: {problem}" for path, problem in problems(project)]
+
+
+def change_row(project: Path, **changes) -> None:
+    """Rewrite the row of KEY."""
+    path, lines = project / "experiment/results.jsonl", []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if "/".join(row[name] for name in ("experiment", "arm", "measure", "split", "protocol")) == KEY:
+            row |= changes
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_documents_of_this_project_are_what_its_rows_give():
+    assert [f"{path}: {problem}" for path, problem in problems(ROOT)] == []
+
+
+def test_writing_fills_tables_values_and_figures_and_does_nothing_the_second_time(project):
+    assert "README.md: line 4 is not what the rows give: python -m experiment documents" in found_in(project)
+    changed = write(project)
+    assert project / "README.md" in changed and len(changed) >= 1 + 2 * 4
+    text = (project / "README.md").read_text()
+    assert "| memory model (1.5.0) |" in text and re.search(r"<!--v:[^>]+-->98\.6 %<!--/v-->", text)
+    assert found_in(project) == [] and write(project) == []
+
+
+def test_a_changed_row_makes_table_value_and_figure_stale(project):
+    write(project)
+    change_row(project, value=50.0, values=[50.0], interval=[49.0, 51.0])
+    found = found_in(project)
+    assert any(problem.startswith("README.md: line") for problem in found)
+    for name in ("answers", "answers_dark"):
+        assert f"{FIGURE_FOLDER}/{name}.svg: the figure is stale: python -m experiment documents" in found
+    assert not any("speed" in problem for problem in found)
+    (project / FIGURE_FOLDER / "memory.svg").unlink()
+    assert f"{FIGURE_FOLDER}/memory.svg: the figure is missing: python -m experiment documents" in found_in(project)
+
+
+def test_a_value_or_table_changed_by_hand_is_found(project):
+    write(project)
+    readme = project / "README.md"
+    text = readme.read_text()
+    for old, new in (("98.6 %<!--/v-->", "98.7 %<!--/v-->"), ("| memory model (1.5.0) |", "| our model |")):
+        readme.write_text(text.replace(old, new))
+        assert len(found_in(project)) == 1 and "is not what the rows give" in found_in(project)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("begin:headline", "begin:headlines", "a mark is damaged or not closed|no table headlines"),
+        ("<!-- end:headline -->", "", "1 tables begin and 0 end"),
+        ("<!--/v-->", "", "1 values begin and 0 end"),
+        ("/object/", "/subject/", "no row has the key 1.5.0/memory/subject/held-out/knowledge-10k"),
+    ],
+)
+def test_a_damaged_mark_is_named_and_nothing_is_written(project, old, new, problem):
+    readme = project / "README.md"
+    readme.write_text(readme.read_text().replace(old, new))
+    assert any(re.search(problem, found) for found in found_in(project))
+    with pytest.raises(ValueError, match=problem):
+        write(project)
+
+
+def test_the_newest_row_of_a_key_counts(project):
+    change_row(project, date="2020-01-01")
+    path = project / "experiment/results.jsonl"
+    row = next(json.loads(line) for line in path.read_text().splitlines() if "2020-01-01" in line)
+    newer = row | {"value": 12.5, "values": [12.5], "interval": [12, 13], "date": "2030-01-01", "commit": "f" * 7}
+    path.write_text(json.dumps(newer) + "\n" + path.read_text())
+    assert Rows.load(project).value(KEY) == "12.5 %"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("The loss is 3.81 here.", 1), ("It answers 98 % or 98.6% of them.", 2), ("It takes 17 ms, 2 x as long.", 2),
+        ("1,421,000 tokens/s on 4.8 GiB", 2), ("Experiment 1.5.0 needs Python `3.11` and arXiv 1907.05242v2.", 0),
+        ("Two cores, 24 GB, 3-grams, 48 x 512 tokens, all of 1.4.x, 2026-11-28 and 1,000 questions.", 0),
+        ("`3.81` and\n```\n98.6 %\n```\n", 0),
+        ("<!--v:a/b-->3.81<!--/v--> and [x](1.5.svg)", 0), ("| 3.81 |", 1),
+        ("<!-- begin:step -->\n| 3.81 |\n<!-- end:step -->", 0),
+    ],
+)  # fmt: skip
+def test_a_measured_number_needs_a_mark(text, numbers):
+    assert len(unmarked_numbers(text)) == numbers
+
+
+def test_links_to_files_and_headings_that_do_not_exist_are_found(tmp_path):
+    (tmp_path / "a.md").write_text("# One `two`, three!\n")
+    text = (
+        "[good](a.md#one-two-three) [page](https://example.org) ![figure](b.svg) [lost](a.md#four) [here](#none)"
+        '<img src="c.svg"> `[no link](d.md)`'
+    )
+    (tmp_path / "README.md").write_text(text)
+    found = broken_links(text, tmp_path / "README.md", tmp_path)
+    assert found == [
+        "broken link: b.svg", "broken link: a.md has no heading #four", "broken link: README.md has no heading #none",
+        "broken link: c.svg",
+    ]  # fmt: skip
+    assert anchors_of("# A-b c_d\n```\n# no heading\n```\n## 中文 1.5\n") == {"a-b-c_d", "中文-15"}
+
+
+def test_long_lines_and_long_documents_are_found():
+    assert long_lines("x" * 121 + "\n| " + "x" * 200, Path("a.md")) == ["line 1 has 121 characters; at most 120"]
+    assert long_lines("\n" * 151, Path("README.md")) == ["151 lines; at most 150"]
+    assert long_lines("\n" * 151, Path("log.md")) == []
+
+
+def test_figures_have_the_same_bytes_each_time_and_other_colors_in_the_dark():
+    rows = Rows.load(ROOT)
+    for name, (collect, draw) in FIGURES.items():
+        if not (data := collect(rows)):
+            continue
+        first = draw(data, LIGHT)
+        assert draw(data, LIGHT) == first != draw(data, DARK), name
+        assert "<svg" in first and not re.search(r"\d{4}-\d{2}-\d{2}T", first), name

@@ -1,0 +1,106 @@
+"""What a run reads: tokenizer, training and validation rows, the bank's entries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import require_file
+from dataset.knowledge import load_bank
+from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
+from dataset.tokenizer import load_tokenizer
+
+from .config import Flags
+
+
+@dataclass
+class Data:
+    """bank: the entries as token ids, None for the baseline.  entries: they as rows, only with `--entry_rows`."""
+
+    tokenizer: object
+    train: PretrainDataset
+    val: PretrainDataset
+    bank: object | None
+    entries: PretrainDataset | None
+
+
+def require_inputs(flags: Flags) -> None:
+    """Refuse a path that leads nowhere before anything is started or written.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or empty; its flag is named.
+    """
+    data = flags.data
+    require_file(data.data_path, "data_path")
+    if data.val_path:
+        require_file(data.val_path, "val_path")
+    if flags.model.reads_bank:
+        if not data.database_init_path:
+            raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
+        require_file(data.database_init_path, "database_init_path")
+    if data.init_path:
+        require_file(Path(data.init_path) / "model.safetensors", "init_path")
+    require_file(Path(data.tokenizer_path) / "tokenizer.json", "tokenizer_path")
+
+
+def load_data(flags: Flags, accelerator, run) -> Data:
+    """Open everything that training reads; what is new is tokenised and cached first.
+
+    Args:
+        run: a `RunFolder`, which gets the reports of the files.
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed, or `--vocab_size` is too small.
+    """
+    data, model = flags.data, flags.model
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    if len(tokenizer) > model.vocab_size:
+        raise ValueError(
+            f"the tokenizer {data.tokenizer_path} has {len(tokenizer)} entries: pass --vocab_size {len(tokenizer)} "
+            f"or more, got {model.vocab_size}"
+        )
+    bank = entries = None
+    # The main process builds the caches, the others then find them.
+    with accelerator.main_process_first():
+        if model.reads_bank:
+            bank = load_bank(
+                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
+            )
+            run.report("knowledge", bank.report)
+        val_path = data.val_path or data.data_path
+        held_out = 0.0 if data.val_path else data.val_fraction
+        options = {"mode": data.data_mode, "cache_dir": data.cache_dir}
+        train = open_pretrain_data(
+            data.data_path, tokenizer, model.max_seq_len, part="train", val_fraction=held_out, **options
+        )
+        val = open_pretrain_data(
+            val_path, tokenizer, model.max_seq_len, part="train" if data.val_path else "val",
+            val_fraction=held_out, **options,
+        )  # fmt: skip
+        run.report("train", train.report)
+        run.report("val", val.report)
+    if flags.optim.entry_rows:
+        entries = open_entries(bank.tokens, tokenizer, model.max_seq_len)
+    run.note(f"{len(train)} rows to train, {len(val)} to validate")
+    return Data(tokenizer, train, val, bank, entries)
+
+
+def make_loader(data: Data, flags: Flags, accelerator) -> BatchLoader:
+    """This process's share of the training rows.
+
+    Raises:
+        ValueError: the rows are fewer than one optimizer step needs.
+    """
+    optim, processes, entries = flags.optim, accelerator.num_processes, data.entries
+    loader = BatchLoader(
+        data.train, optim.batch_size, flags.run.seed, accelerator.process_index, processes,
+        pin_memory=accelerator.device.type == "cuda", beside=entries and (entries, optim.entry_rows),
+    )  # fmt: skip
+    if len(loader) < optim.accumulation_steps:
+        raise ValueError(
+            f"{flags.data.data_path} gives {len(loader)} micro-batches, fewer than one optimizer step of "
+            f"--accumulation_steps {optim.accumulation_steps}: lower it, or --batch_size {optim.batch_size}"
+        )
+    if entries and len(entries) < optim.entry_rows * processes:
+        raise ValueError(
+            f"the bank fills {len(entries)} rows, fewer than --entry_rows {optim.entry_rows} of "
+            f"{processes} processes: lower it"
+        )
+    return loader

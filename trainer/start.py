@@ -1,0 +1,117 @@
+"""What comes before the first step: precision, determinism, and the model with its first weights."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import parse_flag_from_env, set_seed
+from torch import nn
+
+from dataset.cache import cached_order
+from dataset.knowledge import BANK_ORDER
+from model import build_model
+from model.compat import convert_state_dict
+
+from .checkpoint import load_tensors
+from .config import Flags
+
+MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+SHARDED = {  # what Accelerate's launcher and its config file ask for, by the variable that they set
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
+}  # fmt: skip
+
+
+def start(flags: Flags) -> Accelerator:
+    """Precision, determinism and the process group.
+
+    Raises:
+        ValueError: Accelerate is told to shard the model.
+    """
+    require_whole_weights()
+    accelerator = Accelerator(
+        mixed_precision=MIXED_PRECISION[flags.optim.dtype],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    torch.set_float32_matmul_precision("high")
+    if flags.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+        torch.use_deterministic_algorithms(True)
+    return accelerator
+
+
+def require_whole_weights() -> None:
+    """Refuse launchers that would leave each process a part of the weights.
+
+    Raises:
+        ValueError: Accelerate is told to shard the model.
+    """
+    for variable, name in SHARDED.items():
+        if parse_flag_from_env(variable):
+            raise ValueError(
+                f"Accelerate is told to use {name} ({variable}), but checkpoints, the bank and the evaluation need the "
+                "whole weights in every process: launch with --multi_gpu instead, as NUM_PROCESSES=N "
+                "bash run_file/experiment_*.sh does"
+            )
+
+
+def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
+    """The model on its device: fresh weights, or those of `--init_path`.
+
+    Args:
+        bank: as `load_bank` returns it; None for the baseline.
+    Raises:
+        FileNotFoundError, ValueError: `--init_path` holds no weights, or those of another model or order of the bank.
+    """
+    set_seed(flags.run.seed)
+    tokens = None if bank is None else torch.tensor(bank.tokens)
+    model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
+    order_N = None
+    if bank is not None and flags.data.cluster_cache_path:
+        with accelerator.main_process_first():
+            cached = partial(cached_order, flags.data.cluster_cache_path)
+            order_N = model.order_by_content(flags.data.cluster_words, cached).numpy()
+        if accelerator.is_main_process:
+            np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
+    if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
+        if bank is not None and flags.model.retrieval == "product_key":
+            check_order(order_N, flags.data.init_path)
+        load_weights(model, flags.data.init_path)
+    return model
+
+
+def check_order(order_N: np.ndarray | None, init_path: str) -> None:
+    """Refuse sub-keys that were trained over a bank in another order than this run's."""
+    trained = Path(init_path) / BANK_ORDER
+    trained_N = np.load(trained) if trained.exists() else None
+    if (order_N is None) != (trained_N is None) or not (order_N is None or np.array_equal(order_N, trained_N)):
+        raise ValueError(
+            f"--init_path {init_path} was trained with its bank in another order, and its sub-keys fit that one alone: "
+            "give the --cluster_cache_path file and the --cluster_words of that run, or none if it had none"
+        )
+
+
+def load_weights(model: nn.Module, run_dir: str | Path) -> None:
+    """Take over the trained parameters of another run; the bank stays the one that the model was built with.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no weights, or those of another architecture.
+    """
+    path = Path(run_dir) / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
+    trained, own = convert_state_dict(load_tensors(path)), dict(model.named_parameters())
+    trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
+    for name in sorted(own.keys() ^ trained.keys()):
+        raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
+    for name, parameter in own.items():
+        if parameter.shape != trained[name].shape:
+            raise ValueError(
+                f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
+                f"there and {tuple(parameter.shape)} here"
+            )
+        with torch.no_grad():  # not through `.data`, which raises no version counter
+            parameter.copy_(trained[name])
