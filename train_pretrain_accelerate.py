@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from common.cli import run_command
 from runs.folder import RunFolder
+from trainer.ahead import prepared_ahead
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
@@ -59,7 +60,10 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     run.rewind(state.step, goes_on=state.step < state.total_steps)
     stop.waits_for_step = True
 
-    with closing(loader.iterate(state.step * optim.accumulation_steps)) as batches, Meter(state, accelerator) as meter:
+    batches = loader.iterate(state.step * optim.accumulation_steps)
+    if flags.model.reads_bank:
+        batches = prepared_ahead(batches, model.search_text, device)
+    with closing(batches), Meter(state, accelerator) as meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)
             outcome = step(batches, lr, timed=state.due(every.log_interval, ahead=1))
