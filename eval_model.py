@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from common.cli import run_command
+from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, EvalConfig
 from evaluation.controls import controls_of, tasks_of
-from evaluation.gold import find_gold
+from evaluation.gold import find_gold, require_questions
 from evaluation.report import compare, table, with_controls
+from evaluation.results import ResultFile
 from model import load_run
+from runs.journal import Journal
 from runs.record import fill_record
-from runs.run import Run, git, now, write_json
+from runs.run import Run, git, now
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
@@ -43,42 +45,55 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
     )  # fmt: skip
 
 
-def run_tasks(model, tokenizer, config: EvalConfig, tasks) -> dict:
-    """The results of tasks by name, with the seconds of each; tasks without files are left out."""
-    results = {}
-    for name in tasks:
-        start = time.perf_counter()
-        result = TASKS[name](model, tokenizer, config)
-        if result is not None:
-            results[name] = result | {"seconds": round(time.perf_counter() - start, 2)}
-    return results
+def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict:
+    """The controls to run, by name.
+
+    Raises:
+        ValueError: a control does not exist, or is not possible for this model and its questions.
+    """
+    controls = controls_of(model, config)
+    for name in args.arms or ():
+        if name not in controls:
+            raise ValueError(f"--arms {name!r} is not possible for {args.run}: choose from {list(controls)}")
+    return controls if args.arms is None else {name: controls[name] for name in args.arms}
 
 
-def evaluate(args: argparse.Namespace) -> dict:
-    """The results of all tasks and, under "arms", those of the controls."""
+def evaluate(args: argparse.Namespace) -> ResultFile:
+    """Run all tasks, then those that controls change, and store each result at once."""
     run_dir = Path(args.run)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(args.device)
     model, tokenizer, flags = load_run(run_dir, device), load_tokenizer(run_dir), read_json(run_dir / "flags.json")
     config = config_of(args, flags["data"])
+    require_questions(config)
     knowledge = flags["data"]["database_init_path"], args.database_init_path
     config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
+    controls = chosen_controls(args, model, config)
+    steps = [line["step"] for line in Run(run_dir).metrics if "step" in line]
+    results = ResultFile(run_dir, {
+        "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
+        "step": max(steps, default=None), "edits": len(Journal(run_dir).entries()),
+    })  # fmt: skip
+    results.require_writable()
+
+    def run_task(name: str, control: str, config: EvalConfig) -> None:
+        print(f"evaluating: {name}{control and f', {control}'}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        result = TASKS[name](model, tokenizer, config)
+        if result is not None:  # None: its files are not given
+            results.add(name, control, result | {"seconds": round(time.perf_counter() - start, 2)})
+
     dtype = AUTOCAST.get(flags["optim"]["dtype"])
     # In the precision of the training on a GPU. A CPU is slower and less exact in it.
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
-        results = run_tasks(model, tokenizer, config, args.tasks)
-        results["arms"] = {}
-        controls = controls_of(model, config)
-        for name in controls if args.arms is None else args.arms:
-            if name not in controls:
-                raise ValueError(f"--arms {name!r} is not possible for {run_dir}: choose from {list(controls)}")
-            with controls[name](model, tokenizer, config) as changed:
-                tasks = [task for task in args.tasks if task in tasks_of(name)]
-                results["arms"][name] = run_tasks(model, tokenizer, changed, tasks)
-    results["resources"] = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
-    results["about"] = {
-        "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
-    }  # fmt: skip
+        for name in args.tasks:
+            run_task(name, "", config)
+        for control, change in controls.items():
+            with change(model, tokenizer, config) as changed:
+                for name in filter(tasks_of(control).__contains__, args.tasks):
+                    run_task(name, control, changed)
+    resources = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
+    results.close(resources=resources)
     return results
 
 
@@ -91,8 +106,8 @@ def parse_cli() -> argparse.Namespace:
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
-    parser.add_argument("--limit", type=int, help="questions, and validation rows, at most; default: all")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences of a batch")
+    parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, edits and shuffling")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument("--experiment_dir", help="folder of the records; default: as in the run's flags")
@@ -102,23 +117,27 @@ def parse_cli() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
+def main() -> int:
     args = parse_cli()
     transformers_logging.disable_progress_bar()
     if args.compare:
         print(compare(args.compare))
-        return
+        return 0
     results = evaluate(args)
-    write_json(Path(args.run) / "eval.json", results)
-    print(table(with_controls(Path(args.run).name, results)))
-    for sample in results.get("generation", {}).get("samples", [])[:3]:
+    print(table(with_controls(Path(args.run).name, results.measured)))
+    for sample in results.measured.get("generation", {}).get("samples", [])[:3]:
         print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
+    if results.larger:
+        print(f"\neval.json keeps results with more questions than --limit {args.limit}: {'; '.join(results.larger)}")
+    if results.problem:
+        raise ValueError(f"the results above are not stored in {args.run} ({results.problem})")
     if Run(args.run).info.get("swanlab"):
         try:
             print(f"\nSwanLab: {replay(args.run, has_metrics=True)}")
         except ValueError as problem:
             print(problem, file=sys.stderr)
     print(f"\nrecord: {fill_record(args.run, args.experiment_dir)}")
+    return 0
 
 
 if __name__ == "__main__":

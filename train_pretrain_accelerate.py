@@ -19,6 +19,7 @@ from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
 from trainer.meters import Meter, explained_out_of_memory, memory_readings
 from trainer.optim import lr_at
+from trainer.peers import Peers
 from trainer.start import make_model, start
 from trainer.state import TrainState
 from trainer.step import TrainStep
@@ -34,7 +35,7 @@ def main() -> int:
     require_inputs(flags)  # refuses before anything is started or written
     accelerator = start(flags)
     stop = Stop(accelerator.num_processes)
-    with RunFolder.open(flags, accelerator, stop) as run:
+    with Peers(accelerator) as peers, RunFolder.open(flags, accelerator, stop, peers) as run:
         with run.stage("data"):
             data = load_data(flags, accelerator, run)
         with run.stage("model"):
@@ -78,7 +79,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
                 if state.due(every.memory_monitor_interval):
                     run.log(state.step, memory_readings(device))
                 if state.due(every.eval_interval):
-                    val_loss = validate(step.model, data.val, flags, accelerator)
+                    val_loss = validate(model, data.val, flags, accelerator)
                     state.note(val_loss)
                     run.log(state.step, meter.read_validation(val_loss))
                 if state.due(every.save_interval) or (state.is_best and every.keep_best):

@@ -46,7 +46,7 @@ class OurMemory(nn.Module):
         visible = Visibility(0, T, document_BT, device)
         self.context = self.model.make_context(
             nobody, None, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
-            needs_losses=True, ngram_BTU=None,
+            needs_losses=True, token_BT=nobody, embedded_BTD=None, ngram_BTU=None,
         )  # fmt: skip
         self.read = torch.compile(self.norm_and_read) if compiled else self.norm_and_read
 

@@ -43,7 +43,7 @@ EXPERIMENTS = ["1_4_0", "1_5_2", "1_4_8", "1_4_7", "1_5_0", "1_4_10"]  # the mos
 def flops_per_token(config: ModelConfig) -> float:
     """See the module's docstring."""
     D, kv_width = config.dim, config.kv_heads * config.head_dim
-    block = 2 * D * D + 2 * D * kv_width + 3 * D * config.hidden_dim
+    block = 2 * D * D + 2 * D * kv_width + (3 if config.ffn_activation == "swiglu" else 2) * D * config.hidden_dim
     matrices = config.n_layers * block + config.vocab_size * D
     return 6 * matrices + 12 * config.n_layers * config.max_seq_len * D
 

@@ -71,7 +71,7 @@ def make_micro_step(subject: Subject, device, dtype: torch.dtype) -> MicroStep:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return subject.model(**batch, return_logits=False)
 
-    graphed = graphable(subject.config, device, 1, "bfloat16", subject.compiled) is None
+    graphed = graphable(subject.config, device, "bfloat16", subject.compiled) is None
     return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
 
 

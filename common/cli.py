@@ -1,11 +1,18 @@
-"""`run_command(main)`: how every command line ends."""
+"""What all command lines share: how they end (`run_command`), and types of arguments."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
 
 def run_command(main: Callable[[], int | None], *refusals: type[Exception]) -> None:
-    """Run a command; exit with one sentence for ValueError, OSError and `refusals`, with 130 for Ctrl-C."""
+    """Run a command; exit with one sentence for ValueError, OSError and `refusals`, with 130 for Ctrl-C.
+
+    A character that the terminal cannot show is printed as "?".
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         code = main()
     except (ValueError, OSError, *refusals) as problem:
@@ -15,3 +22,35 @@ def run_command(main: Callable[[], int | None], *refusals: type[Exception]) -> N
         sys.exit(130)
     if code:
         sys.exit(code)
+
+
+def positive_int(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def choose_device(name: str | None):
+    """The torch device of `--device`; without a name cuda where there is a GPU, else the CPU.
+
+    Raises:
+        ValueError: the device does not exist on this machine.
+    """
+    import torch  # not all command lines need it
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name!r} is not one that a run can use: give cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name!r} is not there, PyTorch sees {torch.cuda.device_count()} GPUs: give cpu")
+    return device

@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.cli import run_command
-from common.files import atomic, parse_json, read_lines, require_file
+from common.cli import positive_int, run_command
+from common.files import atomic, parse_json, read_lines, require_file, require_text
 
 # The fields that a question of each kind must have.
 FIELDS = {
@@ -22,6 +22,11 @@ FIELDS = {
     "edit": ("uuid", "subject", "predicate", "object", "new_object", "new_sentence", "question"),
 }
 BLANK = "___"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+VERDICTS = {
+    "yes": {"yes", "y", "true", "t", "1", "supports", "supported", "correct", "entailment"},
+    "no": {"no", "n", "false", "f", "0", "refutes", "refuted", "incorrect", "contradiction"},
+}
 RELATION_PROMPT = "Subject: {subject}\nObject: {object}\nRelation:"
 VERIFICATION_PROMPT = "{statement}\nIs this true?"
 YES, NO = " yes", " no"
@@ -35,12 +40,14 @@ REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The first `limit` objects of a JSON Lines file; None: all.
+    """The first `limit` questions of a JSON Lines file; None: all.
+
+    The answer of a multiple choice becomes its letter, that of a statement "yes" or "no", however the file has it.
 
     Args:
-        fields: what every object must have.  flag: the command-line flag that named the file.
+        fields: what every question must have.  flag: the command-line flag that named the file.
     Raises:
-        FileNotFoundError, ValueError: the file is missing or malformed; the message names the line.
+        FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
     rows = []
     for number, line in read_lines(require_file(path, flag)):
@@ -48,17 +55,83 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
             break
         if line.isspace():
             continue
-        row = parse_json(line, f"{path}, line {number}")
+        place = f"{path}, line {number}"
+        row = parse_json(line, place)
         missing = [name for name in fields if not isinstance(row, dict) or name not in row]
         if missing:
-            raise ValueError(f"{path}, line {number}: no field {missing[0]!r}")
-        rows.append(row)
+            raise ValueError(f"{place}: no field {missing[0]!r}")
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: a question must be a JSON object")
+        rows.append(normalised(row, fields, place))
+    if not rows:
+        raise ValueError(f"{path} has no questions, every line is blank: give another --{flag}")
     return rows
+
+
+def normalised(row: dict, fields: tuple[str, ...], place: str) -> dict:
+    """A question with texts for texts, and its answer in the one form that tasks use.
+
+    Raises:
+        ValueError: a field has another type, the blank is missing, or the answer is none that is known.
+    """
+    row = {name: value for name, value in row.items() if name not in ("uuid", "part") or value not in (None, "")}
+    for name in (*fields, "uuid", "part"):
+        if name in row and name not in ("choices", "answer"):
+            if type(row[name]) not in (str, int, float):
+                raise ValueError(f"{place}: {name!r} must be a text, got {row[name]!r:.40}")
+            row[name] = require_text(str(row[name]), place)
+    if "question" in fields and BLANK not in row["question"]:
+        raise ValueError(f"{place}: the question has no blank {BLANK} where its answer goes")
+    if "choices" in fields:
+        choices = row["choices"] if isinstance(row["choices"], list) else []
+        if not 2 <= len(choices) <= len(LETTERS) or any(type(choice) not in (str, int, float) for choice in choices):
+            raise ValueError(f"{place}: 'choices' must be a list of 2 to {len(LETTERS)} texts")
+        row["choices"] = [require_text(str(choice), place) for choice in choices]
+        if "answer" in fields:
+            row["answer"] = LETTERS[choice_of(row["answer"], row["choices"], place)]
+    elif "answer" in fields:
+        row["answer"] = verdict_of(row["answer"], place)
+    return row
+
+
+def choice_of(answer, choices: list[str], place: str) -> int:
+    """The index of the right choice, which the answer names by letter, by index from 0, or by its text.
+
+    Raises:
+        ValueError: it names none, or two by two of these ways.
+    """
+    text = str(answer).strip() if type(answer) in (str, int) else ""
+    named = {i for i, choice in enumerate(choices) if text and choice.strip() == text}
+    named = set() if len(named) > 1 else named
+    if len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
+        named.add(LETTERS.index(text.upper()))
+    if text.isdecimal() and int(text) < len(choices):
+        named.add(int(text))
+    if len(named) != 1:
+        found, last = "two choices" if named else "no choice", len(choices) - 1
+        raise ValueError(
+            f"{place}: the answer {answer!r:.40} names {found}: write its letter (A to {LETTERS[last]}), its index "
+            f"(0 to {last}) or its text"
+        )
+    return named.pop()
+
+
+def verdict_of(answer, place: str) -> str:
+    """ "yes" or "no", from the usual words for a true and a false statement.
+
+    Raises:
+        ValueError: it is another word.
+    """
+    word = str(answer).strip().casefold() if type(answer) in (str, int, bool) else ""
+    for verdict, words in VERDICTS.items():
+        if word in words:
+            return verdict
+    raise ValueError(f"{place}: the answer {answer!r:.40} is neither true nor false: write yes or no")
 
 
 def answer_index(row: dict) -> int:
     """The index of the right choice, from the answer's letter."""
-    return ord(row["answer"]) - ord("A")
+    return LETTERS.index(row["answer"])
 
 
 def counterfactual_index(row: dict) -> int:
@@ -103,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=Path, help=f"file of {kind} questions with their answers")
-    parser.add_argument("--limit", type=int, help="questions of each file, at most; default: all")
+    parser.add_argument("--limit", type=positive_int, help="questions of each file, at most; default: all")
     parser.add_argument(
         "--reworded", type=float, default=0.0,
         help="share of the object questions that name the relation instead of the wording of the entries",
@@ -111,6 +184,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the order of the questions")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     args = parser.parse_args()
+    if not 0 <= args.reworded <= 1:
+        raise ValueError(f"--reworded must lie in [0, 1], got {args.reworded}")
     rng = random.Random(args.seed)
     paths = {kind: path for kind in KINDS if (path := getattr(args, kind))}
     pairs = [pair for kind, path in paths.items() for pair in KINDS[kind](path, args.limit, rng, args.reworded)]

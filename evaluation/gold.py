@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.constants import NO_ENTRY
+from common.files import require_file
 from dataset.knowledge import Fact, read_knowledge
-from dataset.questions import read_questions
+from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
 from .config import EvalConfig
@@ -35,6 +36,19 @@ class Gold:
     def fact(self, question: dict) -> Fact | None:
         """The fact; None if the knowledge file does not have it."""
         return self.facts.get(question.get("uuid"))
+
+
+def require_questions(config: EvalConfig) -> None:
+    """Read every file of questions and find the validation text, before any task runs.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed.
+    """
+    if config.val_path:
+        require_file(config.val_path, "val_path")
+    for kind in ("object", "relation", "verification", "edit"):
+        if path := getattr(config, f"{kind}_path"):
+            read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
 
 
 def find_gold(

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import choose_device, positive_int, run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.run import write_json
@@ -37,15 +37,16 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks of the harness")
     parser.add_argument("--include_path", help="folder of local tasks (YAML)")
-    parser.add_argument("--limit", type=int, help="examples of each task, at most")
+    parser.add_argument("--limit", type=positive_int, help="examples of each task, at most")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--batch_size", type=int, default=16, help="sequences of a batch")
+    parser.add_argument("--batch_size", type=positive_int, default=16, help="sequences of a batch")
     args = parser.parse_args()
     try:
         import lm_eval  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError('lm-evaluation-harness is missing: .venv/bin/python -m pip install "lm-eval[hf]"') from None
-    results = run_harness(args.run, args.tasks, args.include_path, args.limit, args.device, args.batch_size)
+    device = str(choose_device(args.device))
+    results = run_harness(args.run, args.tasks, args.include_path, args.limit, device, args.batch_size)
     write_json(Path(args.run) / "harness.json", results)
     print(json.dumps(results, indent=2, default=str))
 

@@ -8,6 +8,11 @@ from common.files import read_json
 QUESTION_TASKS = ("object", "relation", "verification")
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share for people; "-" where there was nothing to count."""
+    return "-" if share is None else f"{share:.{digits}%}"
+
+
 def measures_of(results: dict) -> dict[str, str]:
     """The cells of a column, by the name of the measure."""
     cells = {}
@@ -22,20 +27,20 @@ def measures_of(results: dict) -> dict[str, str]:
             result = results[task]
             for name, part in ({"": result} | result.get("parts", {})).items():
                 low, high = part["ci95"]
-                cells[f"{task} {name}".strip()] = f"{part['accuracy']:.1%} ±{(high - low) / 2:.1%}"
+                cells[f"{task} {name}".strip()] = f"{percent(part['accuracy'])} ±{percent((high - low) / 2)}"
     if "exact_match" in results:
-        cells["object, written freely"] = f"{results['exact_match']['accuracy']:.1%}"
+        cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
     if "object" in results:
-        cells["object planted"] = f"{results['object']['planted']['accuracy']:.1%}"
+        cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
-        cells[f"gold entry read, {layer}"] = f"{shares['selected']['accuracy']:.1%}"
-        among = [f"{shares[f'candidate_{n}']['accuracy']:.1%}" for n in (4, 16, 64)]
+        cells[f"gold entry read, {layer}"] = percent(shares["selected"]["accuracy"])
+        among = [percent(shares[f"candidate_{n}"]["accuracy"]) for n in (4, 16, 64)]
         cells[f"gold entry among 4/16/64, {layer}"] = "/".join(among)
     for number in ("1", "100", "10000"):
         if number in results.get("edits", {}):
             shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]
             cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
-                f"{share:.0%}" for share in shares
+                percent(share, 0) for share in shares
             )
     return cells
 
@@ -45,9 +50,9 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
     chance = {}
     for task in QUESTION_TASKS:
         known = [results[task]["chance"] for results in rows.values() if task in results]
-        chance |= {measure: f"{known[0]:.1%}" for measure in measures if known and measure.split()[0] == task}
+        chance |= {measure: percent(known[0]) for measure in measures if known and measure.split()[0] == task}
     guesses = next((results["frequency"] for results in rows.values() if "frequency" in results), {})
-    frequent = {m: f"{guesses[m.split()[0]]['accuracy']:.1%}" for m in measures if m in guesses}
+    frequent = {m: percent(guesses[m.split()[0]]["accuracy"]) for m in measures if m in guesses}
     return ({"chance": chance} if chance else {}) | ({"chance, by frequency": frequent} if frequent else {})
 
 

@@ -21,12 +21,30 @@ class CoreConfig:
         None, "key/value heads G of grouped-query attention; None: as many as n_heads",
         within=(0, None), divides="n_heads",
     )  # fmt: skip
-    ffn_dim: int | None = flag(None, "inner width F of the feed-forward; None: 8/3 dim, rounded up to 64")
+    ffn_dim: int | None = flag(
+        None, "inner width F of the feed-forward; None: 8/3 dim (swiglu) or 4 dim (relu2), rounded up to 64"
+    )
+    ffn_activation: str = flag(
+        "swiglu", "feed-forward: gated by SiLU, or without a gate by a squared ReLU of equal parameters",
+        choices=["swiglu", "relu2"],
+    )  # fmt: skip
     vocab_size: int = flag(6400, "vocabulary V; a training run takes the tokenizer's", within=(1, None))
     max_seq_len: int = flag(512, "longest sequence T, in tokens", within=(1, None), basic=True)
     rope_theta: float = flag(10000.0, "base of the rotary position embedding")
     norm_eps: float = flag(1e-5, "epsilon of every RMSNorm")
     residual_in_fp32: bool = flag(True, "keep the residual stream in float32 under autocast; False: in its precision")
+    qk_norm: bool = flag(False, "bring the queries and keys of each attention head to unit scale, with a learned gain")
+    residual_scalars: bool = flag(
+        False, "each block enters with a learned multiple of the stream plus one of the normed token embeddings"
+    )
+    zero_init_out: bool = flag(False, "start the projections that write to the stream at zero")
+    value_embeddings: list[int] | None = flag(
+        None, "blocks, counted from 0, whose attention values add a learned vector of the token; None: no block"
+    )
+    tie_embeddings: bool = flag(True, "one matrix for token embeddings and head; False: one for each")
+    logit_softcap: float = flag(
+        0.0, "largest logit c: each logit x becomes c tanh(x / c), in float32; 0: no cap", within=(0, None)
+    )
     dropout: float = flag(0.0, "dropout on the outputs of attention and feed-forward", within=(0, 1), open_end=True)
     use_flash_attn: bool = flag(True, "fused attention; False: the plain softmax of the textbook (slow reference)")
     flash_backend: str = flag(
@@ -49,6 +67,11 @@ class CoreConfig:
             not self.use_moe or 1 <= self.n_experts_per_tok <= self.n_experts,
             f"--n_experts_per_tok {self.n_experts_per_tok} must lie in [1, --n_experts {self.n_experts}]",
         )
+        for layer in self.value_embeddings or []:
+            require(
+                0 <= layer < self.n_layers,
+                f"--value_embeddings {layer} must lie in [0, {self.n_layers - 1}], the blocks",
+            )
 
     @property
     def head_dim(self) -> int:
@@ -60,8 +83,9 @@ class CoreConfig:
 
     @property
     def hidden_dim(self) -> int:
-        """F: the inner width of the feed-forward."""
-        return self.ffn_dim or -(-8 * self.dim // (3 * 64)) * 64
+        """F: the inner width of the feed-forward. Two matrices of relu2 have the parameters of swiglu's three."""
+        gated = -(-8 * self.dim // (3 * 64)) * 64
+        return self.ffn_dim or (gated if self.ffn_activation == "swiglu" else 3 * gated // 2)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class OriginalHFConfig(PreTrainedConfig):
         values = asdict(config)
         del values["model_type"]  # a class attribute here
         return cls(
-            **values, num_hidden_layers=config.cache_layers, tie_word_embeddings=True,
+            **values, num_hidden_layers=config.cache_layers, tie_word_embeddings=config.tie_embeddings,
             bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
 

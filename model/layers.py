@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers import initialization as init
 
 from .base_config import CoreConfig
 from .visibility import Visibility
@@ -30,7 +31,8 @@ class Context:
     attention_mask: Tensor | BlockMask | None  # None: plain causal attention
     cache: object | None  # transformers.Cache
     needs_losses: bool  # else no auxiliary term of the memory is computed
-    ngram_BTU: Tensor | None  # each position's rows of the n-gram table
+    token_BT: Tensor  # the tokens of the forward pass
+    embedded_BTD: Tensor | None  # their embeddings at unit scale, for `residual_scalars`
     ngram_BTU: Tensor | None  # each position's rows of the n-gram table
 
 
@@ -95,6 +97,11 @@ def in_autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
+def at_unit_scale(embedded_BTD: Tensor) -> Tensor:
+    """Embeddings start near 0.02, which the epsilon of the other norms would shrink."""
+    return F.rms_norm(embedded_BTD, embedded_BTD.shape[-1:], eps=1e-8).to(embedded_BTD.dtype)
+
+
 def split_heads(x_BTD: Tensor, n_heads: int) -> Tensor:
     return x_BTD.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
@@ -145,12 +152,27 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.dim, config.dim + 2 * config.kv_heads * config.head_dim, bias=False)
         self.out_proj = StreamLinear(config.dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        if config.qk_norm:
+            self.q_gain_E, self.k_gain_E = (nn.Parameter(torch.empty(config.head_dim)) for _ in range(2))
+        self.value_embedding = None
+        if layer in (config.value_embeddings or []):
+            self.value_embedding = nn.Embedding(config.vocab_size, config.kv_heads * config.head_dim)
+
+    def init_parameters(self) -> None:
+        if self.config.qk_norm:
+            init.ones_(self.q_gain_E)
+            init.ones_(self.k_gain_E)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
         qkv_BTHE = self.qkv_proj(in_autocast(x_BTD)).unflatten(-1, (H + 2 * G, -1))
         qk_BTHE, v_BTGE = qkv_BTHE.split([H + G, G], dim=2)
-        qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E)
+        if self.config.qk_norm:
+            gain_HE = torch.cat([self.q_gain_E.expand(H, -1), self.k_gain_E.expand(G, -1)])
+            qk_BTHE = F.rms_norm(qk_BTHE, qk_BTHE.shape[-1:], eps=self.config.norm_eps) * gain_HE
+        if self.value_embedding is not None:
+            v_BTGE = v_BTGE + self.value_embedding(context.token_BT).view_as(v_BTGE).to(v_BTGE.dtype)
+        qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E).to(v_BTGE.dtype)
         q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
         v_BGTE = v_BTGE.transpose(1, 2)
         if context.cache is not None:
@@ -173,6 +195,22 @@ class FeedForward(nn.Module):
         return self.dropout(self.out_proj(F.silu(gate_BTF) * up_BTF)), {}
 
 
+class SquaredReLU(nn.Module):
+    """A feed-forward without a gate. Source: So et al. 2021, arXiv:2109.08668."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.dropout(self.out_proj(F.relu(self.up_proj(x_BTD)).square())), {}
+
+
+FEED_FORWARDS = {"swiglu": FeedForward, "relu2": SquaredReLU}
+
+
 class MixtureOfExperts(nn.Module):
     """Each token is served by its best routed experts, weighted by a softmax over them, and by the shared experts.
 
@@ -184,8 +222,9 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.n_chosen = config.n_experts_per_tok
         self.router = nn.Linear(config.dim, config.n_experts, bias=False)
-        self.experts = nn.ModuleList(FeedForward(config) for _ in range(config.n_experts))
-        self.shared_experts = nn.ModuleList(FeedForward(config) for _ in range(config.n_shared_experts))
+        make = FEED_FORWARDS[config.ffn_activation]
+        self.experts = nn.ModuleList(make(config) for _ in range(config.n_experts))
+        self.shared_experts = nn.ModuleList(make(config) for _ in range(config.n_shared_experts))
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         flat_ND = x_BTD.flatten(0, 1)
@@ -203,7 +242,7 @@ class MixtureOfExperts(nn.Module):
 
 
 def make_feed_forward(config: CoreConfig) -> nn.Module:
-    return MixtureOfExperts(config) if config.use_moe else FeedForward(config)
+    return MixtureOfExperts(config) if config.use_moe else FEED_FORWARDS[config.ffn_activation](config)
 
 
 def make_norm(config: CoreConfig) -> nn.RMSNorm:

@@ -13,18 +13,25 @@ from common.constants import IGNORED
 NEVER = 1e-9  # a probability of zero has no logarithm
 
 
-def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+def softcapped(logits_BTV: Tensor, cap: float) -> Tensor:
+    """Logits within -cap to cap, in float32; as they are where the cap is 0. Source: Gemma 2, arXiv:2408.00118."""
+    return cap * (logits_BTV.float() / cap).tanh() if cap else logits_BTV
+
+
+def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor, softcap: float = 0.0) -> Tensor:
     """Mean negative log-likelihood in nats over the positions whose next token has a label.
 
     `labels_BT` stands beside the input, not shifted (the convention of transformers): the logits at t are held against
     the label at t + 1. A batch without any label gives 0.
     """
-    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    logits_BTV, next_BT = softcapped(logits_BTV, softcap), F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     total = F.cross_entropy(logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (next_BT != IGNORED).sum().clamp(min=1)
 
 
-def copying_loss(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor) -> Tensor:
+def copying_loss(
+    logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor, softcap: float = 0.0
+) -> Tensor:
     """`language_model_loss` of a model that draws the next token from its logits or copies one of W words.
 
     Equal to that loss over `words.mixed_log_probabilities`, without a second tensor of B*T*V.
@@ -33,7 +40,7 @@ def copying_loss(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels
         copy_BTW: float32, the probability that each word is copied; the rest of 1 is drawn.
     Source: See et al. 2017, arXiv:1704.04368, equation 9.
     """
-    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    logits_BTV, next_BT = softcapped(logits_BTV, softcap), F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     drawn_BT = -F.cross_entropy(
         logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(next_BT)

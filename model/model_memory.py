@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, DerivedWeights, in_autocast, make_norm
-from .losses import copying_loss
+from .losses import copying_loss, softcapped
 from .memory.bank import MemoryBank, access_histogram, usage_statistics
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
@@ -46,7 +46,7 @@ class MemoryBlock(Block):
         self.fusion_dropout = nn.Dropout(config.fusion_dropout)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
-        x_BTD = self.add_ngrams(x_BTD, context)
+        x_BTD = self.enter(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         m_BTD = in_autocast(self.memory_norm(h_BTD))
         found, aux = self.retrieval(m_BTD, context)
@@ -132,11 +132,12 @@ class MemoryTransformer(Transformer):
         copy_BTW = self.pointer(x_BTD, context.shared, context.unit_embedding_VD)
         reading = pointer_reading(copy_BTW, context.shared)
         token_BTW, logits_BTV = context.shared.tokens.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
-        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels)
+        cap = self.settings.logit_softcap
+        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels, cap)
         if not return_logits:
             return None, lm_loss, [reading]
         copy_BTW, token_BTW = copy_BTW[:, -logits_to_keep:], token_BTW[:, -logits_to_keep:]
-        return mixed_log_probabilities(logits_BTV, copy_BTW, token_BTW), lm_loss, [reading]
+        return mixed_log_probabilities(softcapped(logits_BTV, cap), copy_BTW, token_BTW), lm_loss, [reading]
 
     def compile_parts(self) -> None:
         super().compile_parts()

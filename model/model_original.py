@@ -21,12 +21,13 @@ from .layers import (
     Attention,
     Context,
     StreamLinear,
+    at_unit_scale,
     in_autocast,
     make_feed_forward,
     make_norm,
     rotary_table,
 )
-from .losses import language_model_loss
+from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
 from .static_cache import CACHE, StaticCache
 from .visibility import Visibility
@@ -53,6 +54,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
+        # What the block enters with is this times the stream, and times the token embeddings.
+        self.enter_scale = nn.Parameter(torch.empty(2)) if config.residual_scalars else None
         self.ngram_gate = NgramGate(config) if config.ngram_table_rows and layer in config.ngram_table_layers else None
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
@@ -60,14 +63,21 @@ class Block(nn.Module):
             self.ffn_norm = make_norm(config)
             self.feed_forward = make_feed_forward(config)
 
+    def init_parameters(self) -> None:
+        if self.enter_scale is not None:
+            init.copy_(self.enter_scale, torch.tensor([1.0, 0.0]))
+
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
         """The stream after this block, its named loss terms, and what it read."""
-        x_BTD = self.add_ngrams(x_BTD, context)
+        x_BTD = self.enter(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
         return h_BTD + y_BTD, aux, None
 
-    def add_ngrams(self, x_BTD: Tensor, context: Context) -> Tensor:
+    def enter(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """The stream that the block reads and adds to. Source: modded-nanogpt, for the scalars."""
+        if self.enter_scale is not None:
+            x_BTD = self.enter_scale[0] * x_BTD + self.enter_scale[1] * context.embedded_BTD
         return x_BTD if self.ngram_gate is None else self.ngram_gate(x_BTD, context.ngram_BTU)
 
 
@@ -84,6 +94,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def __init__(self, config: OriginalHFConfig):
         super().__init__(config)
         self.settings = settings = config.unwrap()
+        if not settings.tie_embeddings:
+            self._tied_weights_keys = {}
         self.embedding = nn.Embedding(settings.vocab_size, settings.dim)
         self.ngram_table = NgramTable(settings) if settings.ngram_table_rows else None
         self.make_blocks()
@@ -153,7 +165,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, StreamLinear):
+        if isinstance(module, StreamLinear) and self.settings.zero_init_out:
+            init.zeros_(module.weight)
+        elif isinstance(module, StreamLinear):
             # 2 n_layers outputs add up in the stream; its variance shall not grow with depth (GPT-2).
             init.normal_(module.weight, std=INIT_STD / (2 * self.settings.n_layers) ** 0.5)
         elif isinstance(module, (nn.Linear, nn.Embedding)):
@@ -235,17 +249,18 @@ class Transformer(PreTrainedModel, GenerationMixin):
             document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
+        x_BTD, terms, readings = self.embedding(input_ids), {}, []
+        if not self.settings.residual_in_fp32:
+            x_BTD = in_autocast(x_BTD)
         matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         context = self.make_context(
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=visible.mask(fused=self.settings.use_flash_attn),
-            needs_losses=self.training or labels is not None,
+            needs_losses=self.training or labels is not None, token_BT=input_ids,
+            embedded_BTD=at_unit_scale(x_BTD) if self.settings.residual_scalars else None,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
 
-        x_BTD, terms, readings = self.embedding(input_ids), {}, []
-        if not self.settings.residual_in_fp32:
-            x_BTD = in_autocast(x_BTD)
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)
@@ -272,5 +287,6 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         """From the last states: logits (or None), the language-model loss (or None), and what was read on the way."""
         logits_BTV = self.lm_head(x_BTD[:, -logits_to_keep:])
-        lm_loss = None if labels is None else self.language_model_loss(logits_BTV, labels)
-        return logits_BTV if return_logits else None, lm_loss, []
+        cap = self.settings.logit_softcap
+        lm_loss = None if labels is None else self.language_model_loss(logits_BTV, labels, cap)
+        return softcapped(logits_BTV, cap) if return_logits else None, lm_loss, []

@@ -19,12 +19,11 @@ if [ "${LIST:-}" = 1 ]; then
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-processes=${NUM_PROCESSES:-1} on_gpu=1
-"$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" || on_gpu=0
+processes=${NUM_PROCESSES:-1}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 if [ "$processes" = 1 ] && [ -z "${ACCELERATE_FLAGS:-}" ]; then
     launch=()  # without a launcher between, signals and exit codes are the run's own
-elif [ $on_gpu = 0 ]; then
+elif ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
     export ACCELERATE_USE_CPU=true  # accelerate's launcher would start one process and say nothing
     launch=(-m torch.distributed.run --nproc_per_node "$processes")
 else

@@ -3,47 +3,47 @@
 # on the same tokens, evaluation, records. Run again, it starts over with the same seed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+source run_file/_progress.sh
 begin=$SECONDS
 data=dataset/quickstart
+
+cores=$(nproc)
+export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE EVALUATE=0
 
 echo "== facts, their texts and questions; a tokenizer"
 "$PYTHON" -m dataset.quickstart --out $data
 "$PYTHON" -m dataset.questions --out $data/questions.jsonl --limit 4000 \
-    --object $data/object_train.jsonl --relation $data/relation_train.jsonl --verification $data/verification_train.jsonl
-cat $data/pretrain.jsonl $data/questions.jsonl > $data/train.jsonl
+    --object $data/object_train.jsonl --relation $data/relation_train.jsonl --verification $data/verification_train.jsonl &
+questions=$!
 "$PYTHON" -m dataset.tokenizer --data $data/pretrain.jsonl --vocab_size 2048 --out $data/tokenizer
+wait $questions
+cat $data/pretrain.jsonl $data/questions.jsonl > $data/train.jsonl
 
-echo "== two models, trained side by side (logs: out/quickstart_*/train.log)"
-cores=$(nproc)
-export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) EVALUATE=0
-train() {
-    bash run_file/_launch.sh --no_resume --out_dir "out/$1" "${@:2}" \
+echo "== two models, trained and evaluated side by side (logs: out/quickstart_*/train.log)"
+try() { # log, command: silent, unless it fails
+    "${@:2}" > "$1" 2>&1 || { tail -n 5 "$1" >&2; return 1; }
+}
+run() { # name, flags of its model
+    try "out/$1.log" bash run_file/_launch.sh --no_resume --out_dir "out/$1" "${@:2}" \
         --data_path $data/train.jsonl --val_path $data/val.jsonl --tokenizer_path $data/tokenizer \
         --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
         --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
         --database_init_path $data/knowledge.json \
         --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048 \
         --epochs 20 --max_steps 250 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
-        --log_interval 20 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50 \
-        > "out/$1.log" 2>&1 || { tail -n 5 "out/$1.log" >&2; return 1; }
+        --log_interval 10 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50
+    if ! kill -0 "${plain:-$$}" 2>/dev/null; then # the other model is done: all cores are free
+        export OMP_NUM_THREADS=$cores
+    fi
+    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 400
 }
 mkdir -p out
-train quickstart_plain --model_type model_original &
+rm -rf out/quickstart_{plain,memory}{.log,.eval.log,/train.log}
+run quickstart_plain --model_type model_original &
 plain=$!
-train quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 \
-    --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
-memory=$!
-wait $plain
-wait $memory
-
-echo "== evaluation"
-evaluate() {
-    "$PYTHON" eval_model.py --run "out/$1" --limit 400 > "out/$1.eval.log" 2>&1 || { tail -n 5 "out/$1.eval.log" >&2; return 1; }
-}
-evaluate quickstart_plain &
-plain=$!
-evaluate quickstart_memory
-wait $plain
+run quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words \
+    --pointer --memory_layers 1 --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
+follow quickstart_plain=$plain quickstart_memory=$!
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
 echo
 echo "seen: facts that the training text and the bank hold; bank_only: facts that only the bank holds."

@@ -1,9 +1,10 @@
-"""List, show, compare, record, start, sweep and check experiments.
+"""List, show, compare, record, keep, start, sweep and check experiments.
 
     python -m experiment list
     python -m experiment compare out/experiment_1_4_0 out/experiment_1_4_8
     python -m experiment new 1.4.9 --from 1.4.8 -- --fusion_heads 16
     python -m experiment sweep heads --from 1.4.8 --grid fusion_heads=4,8,16 seed=1,2 -- --max_steps 500
+    python -m experiment keep out/knowledge_1_5_0_10000_seed1 out/knowledge_1_5_0_10000_seed2
 
 A run is named by its folder, its name in out/, or the number of its experiment; a folder of runs stands for all in it.
 Flags for the training script stand after --.
@@ -12,16 +13,18 @@ Flags for the training script stand after --.
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from common.cli import run_command
-from runs import record_values as measures
-from runs.record import fill_record
-from runs.run import Run, find_runs, open_run, open_runs
 
+from .record import fill_record
+from .record_text import STATES
+from .record_values import value_of
+from .run import Run, find_runs, open_run, open_runs
 from .tables import FORMATS, Table, show
 
-# What `show` tells of a run, and the value of a record that says it.
+# What `show` prints of a run, and the value of a record that it prints.
 SHOWN = {
     "state": "STATE", "command": "COMMAND_LINE", "start": "START_TIME", "end": "COMPLETION_TIME",
     "time in training": "CURRENT_TIME", "environment": "ENVIRONMENT", "commit": "COMMIT_HASH",
@@ -47,15 +50,14 @@ def list_command(args) -> int:
 
 def show_command(args) -> int:
     run = open_run(args.run, args.root)
-    rows = [{"of": label, "value": measures.value_of(name, run).strip()} for label, name in SHOWN.items()]
+    rows = [{"of": label, "value": value_of(name, run).strip()} for label, name in SHOWN.items()]
     show([Table(str(run.path), rows)], args.format)
     return 0
 
 
 def compare_command(args) -> int:
-    from runs.plots import draw
-
     from .compare import compare
+    from .plots import draw
 
     runs = open_runs(args.runs, args.root)
     names = {run.path.resolve(): run for run in runs}
@@ -76,7 +78,7 @@ def fill_command(args) -> int:
     for run in open_runs(args.runs, args.root):
         path = fill_record(run.path, args.experiment_dir)
         blanks = len(BLANK.findall(path.read_text(encoding="utf-8")))
-        print(f"{path}: {measures.STATES.get(run.state, run.state)}; {blanks} blanks are left for people; "
+        print(f"{path}: {STATES.get(run.state, run.state)}; {blanks} blanks are left for people; "
               f"curves: {run.path / 'curves.png'}")  # fmt: skip
     return 0
 
@@ -94,6 +96,16 @@ def documents_command(args) -> int:
 
     for path in write(ROOT):
         print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+def keep_command(args) -> int:
+    from .keep import rows_of
+    from .results import append_rows
+
+    rows = rows_of(open_runs(args.runs, args.root), args.experiment, args.protocol, args.split, args.partial)
+    append_rows(rows, args.file)
+    print(f"{args.file}: {len(rows)} rows of {', '.join(dict.fromkeys(f'{r.experiment}, {r.protocol}' for r in rows))}")
     return 0
 
 
@@ -117,11 +129,46 @@ def sweep_command(args) -> int:
 
 
 def sync_command(args) -> int:
-    from runs.tracking import replay
+    from .tracking import replay
 
     for run in open_runs(args.runs, args.root):
         print(f"{run.path}: {replay(run.path, args.mode)}\nrecord: {fill_record(run.path)}")
     return 0
+
+
+def argument(*names: str, **options) -> tuple[tuple, dict]:
+    return names, options
+
+
+RUN = argument("run", metavar="RUN")
+RUNS = argument("runs", nargs="+", metavar="RUN")
+ROOTS = argument("--root", default="out", help="folder of the runs")
+FORMAT = argument("--format", choices=FORMATS, default="table")
+BASE = argument("--from", dest="base", required=True, metavar="NUMBER", help="the experiment to start from")
+# Name, function, what --help says, arguments.
+COMMANDS: list[tuple[str, Callable, str, list]] = [
+    ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age", [ROOTS, FORMAT]),
+    ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
+    ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
+     [RUNS, argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
+    ("fill", fill_command, "fill the records of runs, also of runs that failed",
+     [RUNS, argument("--experiment_dir", help="folder of the records; default: that of the run's flags"), ROOTS]),
+    ("keep", keep_command, "append the results of finished runs to experiment/results.jsonl",
+     [RUNS, argument("--experiment", metavar="NUMBER", help="default: as the folder's name says"),
+      argument("--protocol", help="such as knowledge-10k; default: as the folder's name says"),
+      argument("--split", default="dev", help="which questions were asked, such as dev or held-out"),
+      argument("--partial", action="store_true", help="accept an evaluation with --limit, and note it"),
+      argument("--file", default=str(ROOT / "experiment/results.jsonl"), help="where the rows go"), ROOTS]),
+    ("check", check_command, "do all scripts parse, is any number of a record or document stale?", [ROOTS, FORMAT]),
+    ("documents", documents_command, "write tables, values and figures of the documents from the rows", []),
+    ("new", new_command, "script and record of a new experiment; flags after -- change those of the base",
+     [argument("number", metavar="NUMBER", help="such as 1.4.9"), BASE]),
+    ("sweep", sweep_command, "run a grid over flags, one point after the other; repeated, it continues",
+     [argument("name", metavar="NAME", help="folder of the sweep in the folder of the runs"), BASE,
+      argument("--grid", nargs="+", required=True, metavar="FLAG=V,V"), ROOTS, FORMAT]),
+    ("sync", sync_command, "send the metrics of runs to SwanLab",
+     [RUNS, argument("--mode", choices=MODES, help="default: online with an account, else local"), ROOTS]),
+]  # fmt: skip
 
 
 def main() -> int:
@@ -130,34 +177,11 @@ def main() -> int:
         prog="python -m experiment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(name: str, function, help: str, *arguments: tuple) -> None:
+    for name, function, help, arguments in COMMANDS:
         added = commands.add_parser(name, help=help, description=help)
         added.set_defaults(function=function)
-        for flag, options in arguments:
-            added.add_argument(flag, **options)
-
-    root = ("--root", {"default": "out", "help": "folder of the runs"})
-    form = ("--format", {"choices": FORMATS, "default": "table"})
-    runs = ("runs", {"nargs": "+", "metavar": "RUN"})
-    base = ("--from", {"dest": "base", "required": True, "metavar": "NUMBER", "help": "the experiment to start from"})
-    png = ("--png", {"help": "where the curves are drawn; without it compare.png in the folder of the runs"})
-    directory = ("--experiment_dir", {"help": "where the records are; without it as the run was told"})
-    grid = ("--grid", {"nargs": "+", "required": True, "metavar": "FLAG=V,V"})
-    name = ("name", {"metavar": "NAME", "help": "folder of the sweep in that of the runs"})
-    number = ("number", {"metavar": "NUMBER", "help": "such as 1.4.9"})
-    modes = ("--mode", {"choices": MODES, "help": "without it online with an account, else local"})
-    command("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age", root, form)
-    command("show", show_command, "what was measured of a run", ("run", {"metavar": "RUN"}), root, form)
-    command("compare", compare_command, "differing flags, results, winners; curves as PNG", runs, png, root, form)
-    command("fill", fill_command, "fill the records of runs, whatever became of them", runs, directory, root)
-    command("check", check_command, "do all scripts parse, is a number of a record or document stale?", root, form)
-    command("documents", documents_command, "write tables, values and figures of the documents from the rows")
-    command("new", new_command, "script and record of a new experiment; flags after -- change the base's", number, base)
-    command(
-        "sweep", sweep_command, "a grid over flags, run one by one; again, it goes on", name, base, grid, root, form
-    )
-    command("sync", sync_command, "bring the metrics of runs into SwanLab", runs, modes, root)
+        for names, options in arguments:
+            added.add_argument(*names, **options)
     args = parser.parse_args(own)
     if dashes and args.function not in (new_command, sweep_command):
         parser.error("only new and sweep take flags after --")

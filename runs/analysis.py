@@ -13,17 +13,17 @@ from .run import Run
 SPIKE_FACTOR = 3.0  # a spike rises above the median of its neighbourhood by this many spreads
 NEIGHBOURHOOD = 10
 MIN_SPIKE = 0.05  # nats; smaller wiggles are noise whatever the spread is
-MIN_FALL = 0.01  # nats; a loss that falls by less over a fifth of the run stands still
+MIN_FALL = 0.01  # nats; a loss that falls by less over a fifth of the run is on a plateau
 MIN_RISE = 0.2  # nats; a loss that ends this far above its lowest has diverged
 
 
 def at_fractions(values: list[float], fractions=(0.1, 0.25, 0.5, 0.75, 1.0)) -> list[float]:
-    """The values at these shares of the way through a curve."""
+    """The values at these fractions of a curve's length."""
     return [values[min(len(values) - 1, max(0, round(fraction * len(values)) - 1))] for fraction in fractions]
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Least-squares slope; 0 for fewer than two different places."""
+    """Least-squares slope; 0 for fewer than two different steps."""
     if len(points) < 2:
         return 0.0
     x_mean, y_mean = mean(x for x, _ in points), mean(y for _, y in points)
@@ -36,7 +36,7 @@ def last_tenth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def spikes(points: list[tuple[float, float]]) -> list[float]:
-    """The places where a curve jumps above the values just before it."""
+    """The steps at which a curve jumps above the values just before it."""
     found = []
     for i in range(NEIGHBOURHOOD, len(points)):
         before = [value for _, value in points[i - NEIGHBOURHOOD : i]]
@@ -52,7 +52,7 @@ def smoothed(values: list[float]) -> list[float]:
 
 
 def plateaus(points: list[tuple[float, float]], share: float = 0.2) -> list[tuple[float, float]]:
-    """Stretches (first, last place) of at least this share of a curve in which it falls by less than MIN_FALL."""
+    """Stretches (first, last step), at least this share of a curve long, in which it falls by less than MIN_FALL."""
     width = max(NEIGHBOURHOOD, round(share * len(points)))
     smooth, found = smoothed([value for _, value in points]), []
     for i in range(NEIGHBOURHOOD - 1, len(points) - width):  # the running median settles first

@@ -1,4 +1,4 @@
-"""Whether the scripts start, the records say what the runs say, and the documents what the rows say."""
+"""Checks: every script resolves to valid flags, every record agrees with its run, every document with its rows."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def check_script(path: Path) -> str | None:
 
 
 def check_record(path: Path, runs: list[Run]) -> str | None:
-    """What is wrong with a record, or None: damaged markers, and values that its run no longer has."""
+    """What is wrong with a record, or None: damaged markers, or values that differ from its run."""
     text = path.read_text(encoding="utf-8")
     markers, read = len(MARKER.findall(text)), len(INLINE.findall(text)) + len(BLOCK.findall(text))
     if markers != read:
@@ -51,7 +51,7 @@ def check_record(path: Path, runs: list[Run]) -> str | None:
 
 
 def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
-    """The run that a record was filled from: the one of its output folder, if that belongs to its experiment."""
+    """The run that filled a record: it has the record's experiment and output folder."""
     folders = [value for value, name, _ in INLINE.findall(text) if name == "OUT_DIR"]
     experiment = path.stem.removeprefix("EXPERIMENT_")
     for run in runs:

@@ -32,10 +32,13 @@ def list_runs(runs: list[Run], title: str = "runs") -> Table:
 
 
 def groups_of(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs that differ by their seed alone stand together, under the name of the first."""
+    """Runs that differ only by their seed form one group, named after the first."""
     by_identity: dict[tuple, list[Run]] = {}
     for run in runs:
-        by_identity.setdefault(run.identity, []).append(run)
+        # The weights to start from may be those of the same seed: out/text_seed1, out/text_seed2.
+        own = re.compile(rf"seed_?{run.flag('seed')}(?!\d)")
+        identity = tuple((name, own.sub("seed", value)) for name, value in run.identity)
+        by_identity.setdefault(identity, []).append(run)
     groups = {}
     for group in by_identity.values():
         label = group[0].name
@@ -61,7 +64,7 @@ def differing_flags(groups: dict[str, list[Run]]) -> Table:
 
 
 def verdict(values: dict[str, list[float]], measure: Metric) -> str:
-    """Who wins, by how much, and whether the spread over seeds allows to say so."""
+    """The winner and its lead; no winner if the lead is within the noise over seeds."""
     known = {label: found for label, found in values.items() if found}
     if measure.better is None or len(known) < 2:
         return ""
@@ -83,7 +86,7 @@ def verdict(values: dict[str, list[float]], measure: Metric) -> str:
 
 
 def spread(found: list[float], measure: Metric) -> dict:
-    """A cell of several values: `text` is for people, the rest for programs."""
+    """A cell of several values: `text` for people, the rest for programs."""
     middle, width = mean(found), stdev(found) if len(found) > 1 else None
     text = measure.text(middle) + (f" ± {measure.text(width)}" if width is not None else "")
     return {"mean": middle, "standard_deviation": width, "n": len(found), "text": text}

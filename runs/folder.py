@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -105,6 +105,7 @@ class RunFolder:
     def __init__(self, path: str | Path, writes: bool = True, resumes: bool = False, **facts):
         self.path, self.writes = Path(path), writes
         self.log_file, self.tracker = logging.getLogger("run"), None
+        self.explained = nullcontext
         before = None
         if writes:
             before = Run(path) if resumes and (self.path / "run.json").exists() else None
@@ -124,17 +125,19 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, flags: Flags, accelerator, stop) -> Iterator["RunFolder"]:
+    def open(cls, flags: Flags, accelerator, stop, peers) -> Iterator["RunFolder"]:
         """Claim the folder `--out_dir` for a session of training, empty with `--no_resume`.
 
         On leaving, the outcome stands in run.json and the record is filled.
 
         Args:
             stop: a `trainer.stop.Stop`, which knows whether a signal ended the run.
+            peers: a `trainer.peers.Peers`, which knows whether the death of another process did.
         Raises:
             ValueError: another process trains in the folder, or SwanLab is asked for and missing.
         """
         folder = cls.claimed(flags, accelerator)
+        folder.explained, peers.on_loss = peers.named, folder.fail
         try:
             with folder.stage("env"):
                 folder.start_tracker(flags)
@@ -201,7 +204,8 @@ class RunFolder:
         self.facts["stages"].append(stage)
         self.save()
         try:
-            yield
+            with self.explained():
+                yield
             stage["state"] = "finished"
         except SystemExit:  # a signal before the first step
             stage["state"] = "stopped"
@@ -227,10 +231,10 @@ class RunFolder:
         """Write one line of metrics.jsonl."""
         self.tracker.log(metrics, step)
 
-    def fail(self) -> None:
-        """Close the run as "failed", with the traceback of the exception at hand."""
+    def fail(self, error: str | None = None) -> None:
+        """Close the run as "failed", with this error or the traceback of the exception at hand."""
         if self.facts["state"] == "running":
-            self.set(state="failed", error=short_traceback(), end_time=now())
+            self.set(state="failed", error=error or short_traceback(), end_time=now())
 
     def finish(self, state: str) -> None:
         """Close the run as "finished" or "stopped"."""

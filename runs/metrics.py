@@ -45,8 +45,8 @@ class Metric:
     """A number of a run.
 
     Attributes:
-        name: the producer's name, and the measure of a row of results. One that ends in * stands for all that begin so.
-        label: what tables call it. A * in a score's path puts the key that it stands for in the place of {}.
+        name: the producer's name, and the measure of a row of results. A * at its end matches any name.
+        label: its name in tables. {} is replaced by the key that * matches in a score's path.
         unit: of rows of results. Shares lie in [0, 1] everywhere else; their unit is %.
         better: min or max; None: neither wins.
         text: how people see it.
@@ -77,7 +77,7 @@ class Metric:
         return run.score(*self.path) if self.path else run.last(self.name)
 
     def scores(self, results: dict) -> Iterator[tuple[str, dict, float]]:
-        """(what * stands for, the results around the score, the score) of all that the path leads to."""
+        """(the key that * matches, the results around the score, the score) for every match of the path."""
         found = [("", {}, results)]
         for key in self.path:
             found = [
@@ -116,12 +116,12 @@ def answers(task: str, part: str) -> Metric:
 
 def edits(number: int) -> list[Metric]:
     """The scores after a number of edits, without which they stand after one."""
-    after, told = ("" if number == 1 else f"_{number}"), f"edits: {number}"
+    after, label = ("" if number == 1 else f"_{number}"), f"edits: {number}"
     names = {"ES": "edit_success", "PS": "edit_paraphrase", "NS": "edit_neighbourhood"}
     time = Metric(
-        f"edit_ms{after}", f"ms an edit, {told}", "ms", min, digits(3), path=("edits", str(number), "ms_per_edit")
+        f"edit_ms{after}", f"ms an edit, {label}", "ms", min, digits(3), path=("edits", str(number), "ms_per_edit")
     )
-    return [*(share(name + after, f"{key}, {told}", "edits", str(number), key) for key, name in names.items()), time]
+    return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
 def best(run: Run) -> float | None:
@@ -213,7 +213,7 @@ def scores_of(run: Run) -> dict[str, float]:
 
 
 def dashboard_name(name: str) -> str:
-    """A logged metric's name on the dashboard, its group first; one that the table lacks stands under `train`."""
+    """A logged metric's name on the dashboard, its group first; a name that the table lacks goes under `train`."""
     for m in METRICS:
         if m.group and m.name.endswith("*") and name.startswith(m.name[:-1]):
             return m.group + name.removeprefix(m.name[:-1])

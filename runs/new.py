@@ -58,7 +58,7 @@ def split_flags(tokens: list[str]) -> list[list[str]]:
     """[--a, 1, --b] as [[--a, 1], [--b]].
 
     Raises:
-        ValueError: a value stands before the first flag.
+        ValueError: a value comes before the first flag.
     """
     flags: list[list[str]] = []
     for token in tokens:

@@ -1,4 +1,4 @@
-"""The curves of runs as PNG, from their metrics alone: no tracker is needed to see them."""
+"""The curves of runs as PNG, drawn from metrics.jsonl; no tracker is needed."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 
 
 def figure_of(runs: dict[str, Run]):
-    """All panels for which there are data, a colour for each run; runs are given by their legend."""
+    """A panel for each group of metrics that has data, a colour for each run. The keys of `runs` are the legend."""
     from matplotlib.figure import Figure
 
     drawn = {
@@ -28,7 +28,7 @@ def figure_of(runs: dict[str, Run]):
                     bars(axes, points[-1][1], color, label)
                 elif points:
                     axes.plot(*zip(*points, strict=True), style, color=f"C{color}", label=label, lw=1.2, ms=4)
-                    label = None  # a run stands once in the legend
+                    label = None  # one legend entry for each run
                 for step in run.not_finite(name):
                     axes.axvline(step, color=f"C{color}", ls="--", lw=1)
         axes.set_title(title, fontsize=9)
@@ -43,7 +43,7 @@ def figure_of(runs: dict[str, Run]):
 
 
 def draw(runs: dict[str, Run], path: str | Path) -> Path:
-    """Write the curves of runs, given by their legend, as a PNG."""
+    """Write the curves of runs as a PNG. The keys of `runs` are the legend."""
     # Without the library's version in it, equal curves are equal files.
     figure_of(runs).savefig(path, dpi=DPI, metadata={"Software": None})
     return Path(path)

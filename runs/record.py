@@ -1,11 +1,11 @@
-"""The Markdown record of an experiment: measured values are filled in, everything else is left to its authors.
+"""The Markdown record of an experiment: measured values are filled in, all other text belongs to its authors.
 
     python -m experiment fill out/experiment_1_4_8
 
-A measured value stands before a marker, invisible once rendered: `2.4713`<!--FINAL_LOSS:1c9a7f02-->. For a fenced block
-the marker is the line after it. The digits are a checksum of the value as it was filled in: filling again replaces it,
-unless a person has changed it since, and no other text is ever touched. A marker without digits is not filled yet:
-it is filled if a placeholder such as `[FINAL_LOSS]` stands before it.
+A marker follows each measured value and is invisible once rendered: `2.4713`<!--FINAL_LOSS:1c9a7f02-->. After a fenced
+block it is the next line. Its digits are the checksum of the value that was filled in. Filling again replaces the value
+only if the checksum still fits, so changes by a person stay. A marker without digits is filled only if a placeholder
+such as `[FINAL_LOSS]` precedes it.
 """
 
 import re
@@ -29,12 +29,12 @@ def checksum(text: str) -> str:
 
 
 def written_by_hand(text: str, filled: str | None) -> bool:
-    """Whether a person wrote the text at a marker: it is neither the value filled in nor a [PLACEHOLDER]."""
+    """Whether a person wrote the text at a marker: it is neither the filled value nor a [PLACEHOLDER]."""
     return checksum(text) != filled if filled else not re.fullmatch(r"\[\w+\]\s*", text)
 
 
 def fill_text(text: str, value: Callable[[str], str | None]) -> str:
-    """The record with the value of every marker's name, except where a person has changed it or the value is None."""
+    """The record with the value of every marker filled in, unless a person changed it or the value is None."""
 
     def inline(match: re.Match) -> str:
         old, name, filled = match.groups()
@@ -58,7 +58,7 @@ def record_path(experiment: str, directory: str | Path) -> Path:
 
 
 def write_record(path: Path, value: Callable[[str], str | None]) -> None:
-    """Fill a record, which begins as the template, in one step: a reader sees the old text or the new."""
+    """Fill a record, which starts as a copy of the template, in one atomic step."""
     source = path if path.exists() else TEMPLATE
     text = fill_text(source.read_text(encoding="utf-8"), value)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +67,9 @@ def write_record(path: Path, value: Callable[[str], str | None]) -> None:
 
 
 def fill_record(run_dir: str | Path, experiment_dir: str | Path | None = None) -> Path:
-    """Create the record of a run's experiment from the template if there is none, fill in what was measured, and draw
-    the run's curves beside its metrics.
+    """Fill in the measured values of a run's record, and draw the run's curves in its folder.
+
+    The record is created from the template if there is none.
 
     Raises:
         FileNotFoundError: the folder has no run.json, or there is no template.

@@ -19,16 +19,16 @@ PATH = Path(__file__).parents[1] / "experiment" / "results.jsonl"
 ARMS = {
     "plain": "the model without a memory",
     "memory": "the model with its memory",
-    "shuffled": "every entry of the bank stands in another entry's row",
+    "shuffled": "every entry of the bank is in another entry's row",
     "counterfactual": "the entry of every asked fact states a wrong object",
     "oracle": "every position reads the entry that holds the answer",
-    "prompt": "the sentence that holds the answer stands in the prompt",
+    "prompt": "the prompt holds the sentence with the answer",
     "lookup": "no model: the answer is read from the entry that the n-grams find",
     "no_memory": "every entry of the bank is padding, which is not read",
     "frequency": "no model: the answer that is most frequent in the bank's other facts",
     "chance": "no model: a guess",
 }
-# Two rows that agree in all of these state the same number twice.
+# Two rows that agree in all of these are duplicates.
 IDENTITY = ("experiment", "arm", "measure", "split", "protocol", "seeds", "commit", "machine")
 
 
@@ -143,7 +143,9 @@ def read_rows(path: str | Path = PATH) -> list[Row]:
             text = str(problem)
             raise ValueError(text if text.startswith(where) else f"{where}: {text}") from None
         if row.identity in seen:
-            raise ValueError(f"{where}: {row.key} of these seeds and this commit stands in line {seen[row.identity]}")
+            raise ValueError(
+                f"{where}: {row.key} of these seeds and this commit is in line {seen[row.identity]} already"
+            )
         seen[row.identity] = number
         rows.append(row)
     return rows
@@ -158,17 +160,19 @@ def find(rows: Iterable[Row], **wanted) -> Row:
     found = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
     if len(found) == 1:
         return found[0]
-    told = ", ".join(f"{name} {value}" for name, value in wanted.items())
+    described = ", ".join(f"{name} {value}" for name, value in wanted.items())
     if not found:
-        raise ValueError(f"results.jsonl has no row with {told}")
-    raise ValueError(f"results.jsonl has {len(found)} rows with {told}: {', '.join(row.key for row in found[:4])}, ...")
+        raise ValueError(f"results.jsonl has no row with {described}")
+    raise ValueError(
+        f"results.jsonl has {len(found)} rows with {described}: {', '.join(row.key for row in found[:4])}, ..."
+    )
 
 
 def append_rows(new: list[Row], path: str | Path = PATH) -> None:
     """Add rows at the end of the file, all of them or none.
 
     Raises:
-        ValueError: a row stands there already, or twice among the new ones.
+        ValueError: a row is in the file already, or twice among the new ones.
     """
     path = Path(path)
     known = {row.identity for row in read_rows(path)}

@@ -1,4 +1,4 @@
-"""A grid over flags: runs one after the other, each in its own folder, until all are finished."""
+"""A grid over flags: its runs go one after the other, each in its own folder, until all are finished."""
 
 import itertools
 import json
@@ -17,10 +17,10 @@ from .tables import Table
 
 
 def read_grid(axes: list[str]) -> dict[str, list[str]]:
-    """`learning_rate=1e-4,2e-4` as {"learning_rate": ["1e-4", "2e-4"]}; values of a list stand with spaces between.
+    """`learning_rate=1e-4,2e-4` as {"learning_rate": ["1e-4", "2e-4"]}; separate the values of a list flag by spaces.
 
     Raises:
-        ValueError: an axis has no values, or stands twice.
+        ValueError: an axis has no values, or occurs twice.
     """
     grid: dict[str, list[str]] = {}
     for axis in axes:
@@ -47,7 +47,7 @@ def is_done(run: Run) -> bool:
 
 
 def begin(folder: Path, plan: dict) -> None:
-    """Note what the sweep runs, so that the same name is not continued with something else.
+    """Write down the plan of a sweep, so that its name cannot be reused for another one.
 
     Raises:
         ValueError: the folder holds another sweep.
@@ -60,7 +60,7 @@ def begin(folder: Path, plan: dict) -> None:
 
 
 def wait_for(command: list[str], **options) -> int:
-    """The exit status of a command. Ctrl-C reaches it as well, and it is given the time to save its checkpoint."""
+    """The exit status of a command. Ctrl-C reaches the command too; wait until it has saved."""
     with subprocess.Popen(command, **options) as process:
         try:
             return process.wait()
@@ -72,13 +72,13 @@ def wait_for(command: list[str], **options) -> int:
 def run_sweep(
     script: Path, grid: dict[str, list[str]], flags: list[str], folder: Path, root: Path
 ) -> tuple[list[Table], int]:
-    """Run what is not finished yet of a grid, in order; a point that fails is told and does not stop the others.
+    """Run the unfinished points of a grid in order; a point that fails is reported and does not stop the others.
 
     Returns:
         The tables of all runs, and the number of runs that did not finish.
     Raises:
         ValueError: the folder holds another sweep, or a run of it is being trained by another process.
-        KeyboardInterrupt: the run at hand was stopped by a signal; the same command goes on with it.
+        KeyboardInterrupt: the current run was stopped by a signal; the same command continues it.
     """
     split_flags(flags)
     begin(folder, {"script": script.name, "grid": grid, "flags": flags})
@@ -89,7 +89,7 @@ def run_sweep(
             print(f"{label}: finished before", flush=True)
             continue
         if is_locked(path):
-            raise ValueError(f"another process is training in {path}: let it end, then go on with the sweep")
+            raise ValueError(f"another process is training in {path}: let it end, then repeat the sweep")
         start = time.monotonic()
         axes = [token for name, value in point.items() for token in (f"--{name}", *shlex.split(value))]
         own = ["--out_dir", str(path), "--experiment", path.name, "--experiment_dir", str(folder / "records")]
@@ -99,7 +99,7 @@ def run_sweep(
             code = wait_for(["bash", str(script), *flags, *axes, *own], cwd=root, stdout=output, stderr=output)
         run = Run(path)
         if code in (130, 143) or run.state == "stopped":
-            raise KeyboardInterrupt(f"{label}: stopped; the same command goes on with it")
+            raise KeyboardInterrupt(f"{label}: stopped; the same command continues it")
         last = (log.read_text(errors="replace").splitlines() or ["it printed nothing"])[-1]
         outcome = f"validation loss {run.best['val_loss']:.4f}" if code == 0 and run.best else f"failed, {log}: {last}"
         print(f"{label}: {outcome}, {span(time.monotonic() - start)}", flush=True)
@@ -108,7 +108,7 @@ def run_sweep(
 
 
 def sweep_tables(points: dict[Path, dict[str, str]], runs: list[Run]) -> list[Table]:
-    """A row for each run, its point of the grid first, the best validation on top; then the means over seeds."""
+    """A row for each run, the best validation first; then the means over seeds."""
     table = list_runs(runs)
     dropped = ("run", "experiment", "seed", "age")
     rows = [{name: value for name, value in row.items() if name not in dropped} for row in table.rows]

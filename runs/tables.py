@@ -10,12 +10,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 FORMATS = ("table", "markdown", "json")
-WIDE = 160  # columns, where the output is no terminal that would say
+WIDE = 160  # columns, if the output is not a terminal
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values; `formats` says how a column's values are written for people, as `text` does in a dict."""
+    """Rows of raw values. `formats` writes a column's values for people; a dict brings its own `text`."""
 
     title: str
     rows: list[dict]
@@ -45,7 +45,7 @@ def rich_table(table: Table) -> RichTable:
     for name in table.columns:
         made.add_column(name, justify="right" if table.is_numeric(name) else "left", overflow="fold")
     for row in table.rows:
-        made.add_row(*map(Text, table.cells(row)))  # Text: a path may hold what rich takes for markup
+        made.add_row(*map(Text, table.cells(row)))  # Text: rich would read brackets in a path as markup
     return made
 
 

@@ -1,4 +1,4 @@
-"""Metrics: metrics.jsonl always, SwanLab when asked. The file is the truth; a tracker that dies stops no run."""
+"""Metrics: always in metrics.jsonl, on request in SwanLab too. A failure of SwanLab never stops a run."""
 
 import importlib.util
 import json
@@ -41,11 +41,11 @@ def swanlab_mode(wanted: str | None) -> str:
 
 
 class SwanLab:
-    """A SwanLab run behind a thread: no call waits for it, and one that fails or hangs is given up and told once.
+    """A SwanLab run behind a thread. No call waits for it; if it fails or hangs, it is given up with one message.
 
     Args:
-        before: the "swanlab" of `facts` when the run was last open. Online the run goes on; a local one is replaced,
-            because local SwanLab cannot continue a run: the caller logs again what it should hold.
+        before: the "swanlab" of `facts` when the run was last open. An online run is continued. A local one is
+            replaced, because local SwanLab cannot continue a run: the caller logs its metrics again.
     """
 
     def __init__(self, name: str, project: str, flags: dict[str, dict], mode: str, before: dict | None = None):
@@ -58,12 +58,12 @@ class SwanLab:
 
     @property
     def is_new(self) -> bool:
-        """Whether this is not the continuation of an earlier run, so that it begins empty."""
+        """Whether the run starts empty: it does not continue an earlier one."""
         return self.mode == "local" or not self.before
 
     @property
     def facts(self) -> dict:
-        """What run.json keeps: enough to find this run again, and where a person sees it."""
+        """For run.json: how to find this run again, and where a person can see it."""
         if self.run is None or self.mode == "disabled":
             return {"swanlab": self.before, "swanlab_url": None}
         folder = Path(self.run.dir).name
@@ -72,14 +72,14 @@ class SwanLab:
         return {"swanlab": found, "swanlab_url": places.get(self.mode) or self.run.url}
 
     def call(self, function) -> None:
-        """Have the thread call function(run) in turn."""
+        """Queue function(run) for the thread."""
         if self.problem is None:
             self.calls.put(function)
             if self.calls.qsize() > BACKLOG:
                 self._give_up(f"{BACKLOG} calls wait for it")
 
     def wait(self, patience: float | None = None) -> None:
-        """Until all calls so far are done, but not longer than `patience` seconds, or PATIENCE."""
+        """Wait until all calls so far are done, at most `patience` seconds (default PATIENCE)."""
         patience = patience or PATIENCE
         done, deadline = threading.Event(), time.monotonic() + patience
         self.call(lambda _: done.set())
@@ -101,7 +101,7 @@ class SwanLab:
                 self.wait()
 
     def log_samples(self, samples: list[dict], step: int) -> None:
-        """Continuations as text, each under its prompt: the local dashboard shows no text without a caption."""
+        """Continuations as text with their prompts as captions: the local dashboard needs captions."""
         if samples:
             prompts, texts = [s["prompt"] for s in samples], [s["greedy"] for s in samples]
             self.call(lambda run: run.log_text(key="val/samples", data=texts, caption=prompts, step=step))
@@ -125,11 +125,10 @@ class SwanLab:
     def _give_up(self, reason: str) -> None:
         if self.problem is None:
             self.problem = reason
-            told = (
-                f"SwanLab failed ({reason}); metrics.jsonl goes on alone, `python -m experiment sync` replays it later"
-            )
-            log.error(told)
-            print(told, file=sys.stderr)
+            cure = "metrics.jsonl is still written, and `python -m experiment sync` sends it later"
+            message = f"SwanLab failed ({reason}); {cure}"
+            log.error(message)
+            print(message, file=sys.stderr)
 
     def _open(self, name: str, flags: dict[str, dict]) -> None:
         import swanlab
@@ -147,7 +146,7 @@ class SwanLab:
 
 
 def delete_local(folder: str) -> None:
-    """Take a run out of the local dashboard's files."""
+    """Delete a run from the local dashboard's files."""
     os.environ["SWANLAB_LOG_DIR"] = str(Path(SWANLAB_DIR).resolve())
     if not (Path(SWANLAB_DIR) / "runs.swanlab").exists():
         return
@@ -166,7 +165,7 @@ class Tracker:
     """Writes metrics of the main process; every method does nothing where `writes` is False.
 
     Args:
-        before: what run.json keeps of SwanLab from the session that this one continues.
+        before: the "swanlab" of run.json, from the session that this one continues.
     """
 
     def __init__(
@@ -179,11 +178,11 @@ class Tracker:
 
     @property
     def facts(self) -> dict:
-        """What run.json keeps of the tracker."""
+        """The tracker's facts for run.json."""
         return self.swanlab.facts if self.swanlab else {}
 
     def rewind(self, step: int) -> None:
-        """Forget the metrics after `step`, which a resumed run will log again, and open the file for appending."""
+        """Drop the metrics after `step`, which a resumed run logs again, and open the file for appending."""
         if not self.writes:
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -196,7 +195,7 @@ class Tracker:
             self.swanlab.log_lines([json.loads(line) for line in kept])
 
     def log(self, metrics: dict[str, float | list[int]], step: int) -> None:
-        """One line of metrics.jsonl. JSON has no NaN: a value that is not finite becomes null."""
+        """Write one line of metrics.jsonl. A value that is not finite becomes null, as JSON has no NaN."""
         if not self.writes:
             return
         finite = {name: v if isinstance(v, list) or math.isfinite(v) else None for name, v in metrics.items()}
@@ -213,21 +212,21 @@ class Tracker:
 
 
 def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = False) -> str:
-    """Bring a run into SwanLab from its files: metrics, evaluation, samples as text, curves as image.
+    """Send a run to SwanLab from its files: metrics, evaluation, samples as text, curves as image.
 
-    A run that SwanLab has already is continued (online) or replaced (local); `has_metrics` says that its metrics need
-    not be sent again in the former case.
+    A run that SwanLab already has is continued (online) or replaced (local). With `has_metrics` a continued run does
+    not get its metrics again.
 
     Returns:
         Where it can be seen.
     Raises:
-        ValueError: SwanLab is missing or did not take it, or the run is still being trained.
+        ValueError: SwanLab is missing or failed, or the run is still being trained.
     """
     from .plots import draw_run
 
     run = Run(run_dir)
     if run.state == "running":
-        raise ValueError(f"{run_dir} is still being trained: bring it into SwanLab when that has ended")
+        raise ValueError(f"{run_dir} is still being trained: wait until it has ended")
     before = run.info.get("swanlab") or {}
     swanlab = SwanLab(
         run.name, run.flag("swanlab_project"), run.flags, swanlab_mode(mode or before.get("mode")), before

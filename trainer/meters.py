@@ -22,7 +22,7 @@ class Meter:
     """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses."""
 
     def __init__(self, state: TrainState, accelerator):
-        self.state, self.accelerator = state, accelerator
+        self.state = state
         self.outcome: Outcome | None = None
         self.tokens, self.paused_at, self.clock = 0, 0.0, time.perf_counter()
         self.progress = tqdm(
@@ -49,11 +49,11 @@ class Meter:
         self.clock += time.perf_counter() - self.paused_at
 
     def read(self) -> dict[str, float]:
-        """The metrics since the last call, by name; waits for the device. Call it within `paused`, in every process."""
+        """The metrics since the last call, by name; waits for the device. Call it within `paused`."""
         state, outcome = self.state, self.outcome
         n_skipped = int(state.skipped) - state.skipped_at_log
         n_taken = state.loss_steps - n_skipped
-        loss = float(self.accelerator.reduce(state.loss_sum, "mean")) / n_taken if n_taken else math.nan
+        loss = float(state.loss_sum) / n_taken if n_taken else math.nan
         grad_norm = float(outcome.grad_norm)
         self.paused_at = time.perf_counter()
         speed = self.tokens / (self.paused_at - self.clock)

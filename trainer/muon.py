@@ -25,14 +25,13 @@ MOMENTUM = "momentum_"  # in the optimizer's state, with the number of the piece
 UPDATE_RMS = 0.2  # of AdamW's updates: with it AdamW's learning rate fits
 
 
-def orthogonalized(matrix_MIO: Tensor) -> Tensor:
-    """Each matrix with its singular values brought near 1, between about 0.7 and 1.2, in bfloat16.
+def orthogonalized(x_MIO: Tensor) -> Tensor:
+    """Each matrix, in bfloat16, with its singular values brought near 1, between about 0.7 and 1.2; zeros stay zeros.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Differs: many matrices at once; tall ones
     are multiplied from the right instead of being transposed.
     """
     a, b, c = COEFFICIENTS
-    x_MIO = matrix_MIO.bfloat16()
     tall = x_MIO.shape[-2] > x_MIO.shape[-1]
     x_MIO = x_MIO / x_MIO.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):
@@ -41,6 +40,21 @@ def orthogonalized(matrix_MIO: Tensor) -> Tensor:
         left, right = (x_MIO, factor_MII) if tall else (factor_MII, x_MIO)
         x_MIO = torch.baddbmm(x_MIO, left, right, beta=a)
     return x_MIO
+
+
+def nesterov(gradient_X: Tensor, momentum_X: Tensor, decay: float, skip: Tensor) -> Tensor:
+    """The update in bfloat16; the momentum, in float32, changes in place.
+
+    Args:
+        skip: float32 scalar; where 1, the update is zero and the momentum stays, whatever the gradient.
+    """
+    gradient_X = gradient_X.masked_fill(skip.bool(), 0.0)
+    momentum_X.lerp_(gradient_X, (1 - decay) * (1 - skip))
+    return gradient_X.lerp(momentum_X, decay).masked_fill(skip.bool(), 0.0).bfloat16()
+
+
+# On a GPU one pass over the memory instead of one for each operation; the same code for every number of elements.
+compiled_nesterov = torch.compile(nesterov, dynamic=True)
 
 
 @dataclass
@@ -96,13 +110,12 @@ class Stack:
         Args:
             skip: float32 scalar on the device; 1 leaves parameters and momentum as they are, whatever the gradients.
         """
-        goes_on = 1 - skip
-        gradient_MIO = self.gradients().masked_fill_(skip.bool(), 0.0)
-        self.momentum_MIO.lerp_(gradient_MIO, (1 - momentum) * goes_on)
-        update_MIO = orthogonalized(gradient_MIO.lerp_(self.momentum_MIO, momentum)).float()
-        update_MIO *= -lr * UPDATE_RMS * sqrt(max(update_MIO.shape[1:])) * goes_on
-        torch._foreach_mul_(self.parameters, 1 - lr * weight_decay * goes_on)
-        torch._foreach_add_(self.parameters, update_MIO.split([piece.n for piece in self.pieces]))
+        make = compiled_nesterov if self.momentum_MIO.is_cuda else nesterov
+        update_X = make(self.gradients().flatten(), self.momentum_MIO.view(-1), momentum, skip)
+        update_MIO = orthogonalized(update_X.view_as(self.momentum_MIO)).float()
+        torch._foreach_mul_(self.parameters, 1 - lr * weight_decay * (1 - skip))
+        updates = update_MIO.split([piece.n for piece in self.pieces])
+        torch._foreach_add_(self.parameters, updates, alpha=-lr * UPDATE_RMS * sqrt(max(update_MIO.shape[1:])))
 
 
 class Muon(torch.optim.Optimizer):

@@ -11,7 +11,7 @@ from .config import OptimConfig
 from .muon import Muon
 
 MEMORY_PARAMETERS = ("query_proj", "keys_2RK")
-MUON_SKIPS = ("router",)  # a head over the experts
+MUON_SKIPS = ("router", "value_embedding")  # a head over the experts, a table of tokens
 NARROWEST = 8  # rows and columns of a matrix worth orthogonalising; narrower ones are a few vectors
 
 

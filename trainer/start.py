@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env, set_seed
 from torch import nn
 
@@ -32,10 +32,7 @@ def start(flags: Flags) -> Accelerator:
         ValueError: Accelerate is told to shard the model.
     """
     require_whole_weights()
-    accelerator = Accelerator(
-        mixed_precision=MIXED_PRECISION[flags.optim.dtype],
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[flags.optim.dtype])
     torch.set_float32_matmul_precision("high")
     if flags.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this

@@ -21,8 +21,8 @@ class Outcome:
     """What one optimizer step did; its tensors are on the device.
 
     Attributes:
-        loss: the mean over the tokens of this process's micro-batches, scaled so that the mean of the processes is that
-            of all tokens.  grad_norm: before clipping.  skipped: bool, loss or gradient was not finite; 0-d all three.
+        loss: the mean over the tokens of all processes.  grad_norm: before clipping.  skipped: bool, loss or gradient
+            was not finite. All three are 0-d.
         readings, aux_losses: of the last micro-batch, as the model returns them.
         first_bad: the first parameter whose gradient is not finite, if that was asked for.
         time_shares: share of the step's time by part, of a timed step.

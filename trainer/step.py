@@ -1,11 +1,10 @@
 """One optimizer step: forward and backward of its micro-batches, clipping, AdamW.
 
-On one GPU a micro-batch is captured once as CUDA graphs and then replayed. A small model's step is hundreds of short
+On a GPU a micro-batch is captured once as CUDA graphs and then replayed. A small model's step is hundreds of short
 kernels, and launching them one by one from Python takes longer than running them. A replay launches all at once.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from model.config import ModelConfig
 from model.losses import count_targets
 
 from .config import Flags
+from .distributed import GradientMean, broadcast_from_main
 from .meters import Stopwatch
 from .optim import make_optimizer, set_lr
 from .state import Outcome
@@ -25,8 +25,10 @@ EAGER_CALLS = 3  # compilation, autotuning and the first gradients must have hap
 class TrainStep:
     """Makes optimizer steps. One whose loss or gradient is not finite changes nothing; that is decided on the device.
 
+    Several processes exchange their gradients once a step, after its last micro-step.
+
     Attributes:
-        model: the model as it is called, in training mode.  optimizer: the bare AdamW.
+        model: in training mode, its forward pass in the precision of `--dtype`.  optimizer: the bare optimizer.
         graphed: whether micro-steps are replayed from CUDA graphs.
     Raises:
         ValueError: `--use_cuda_graph` is given and not possible.
@@ -34,15 +36,19 @@ class TrainStep:
 
     def __init__(self, model: nn.Module, flags: Flags, accelerator, stop: Stop):
         optim, run, self.device = flags.optim, flags.run, accelerator.device
-        self.accelerator, self.stop, self.bare = accelerator, stop, model
+        self.accelerator, self.stop = accelerator, stop
         self.n_micro_steps, self.grad_clip = optim.accumulation_steps, optim.grad_clip or float("inf")
         self.optimizer = make_optimizer(model, optim, self.device)
-        self.model, self.accelerated = accelerator.prepare(model, self.optimizer)
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone, no wrapper
+        self.accelerated = accelerator.prepare_optimizer(self.optimizer)
+        if accelerator.num_processes > 1:
+            broadcast_from_main(model)
+        self.average_gradients = GradientMean(model.parameters(), accelerator.num_processes)
         compiled = self.device.type == "cuda" if run.use_compile is None else run.use_compile
         if compiled:
             model.compile_parts()
         self.model.train()
-        obstacle = graphable(flags.model, self.device, accelerator.num_processes, optim.dtype, compiled)
+        obstacle = graphable(flags.model, self.device, optim.dtype, compiled)
         if run.use_cuda_graph and obstacle:
             raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
         self.graphed = run.use_cuda_graph is not False and obstacle is None
@@ -67,14 +73,14 @@ class TrainStep:
             weights = self.weights_of(window)
         loss = torch.zeros((), device=self.device)
         for micro_batch, weight in zip(window, weights, strict=True):
-            with nullcontext() if micro_batch is window[-1] else self.accelerator.no_sync(self.model):
-                out = self.micro_step(micro_batch, weight, 1 / self.n_micro_steps, self.watch)
+            out = self.micro_step(micro_batch, weight, 1 / self.n_micro_steps, self.watch)
             loss += out.lm_loss.detach() * weight
         with self.watch("optimizer"):
+            loss = self.average_gradients(loss)
             # Clipping by a norm that is not a number spreads it to every gradient.
-            first_bad = first_bad_gradient(self.bare) if timed and self.may_end_the_run() else None
+            first_bad = first_bad_gradient(self.model) if timed and self.may_end_the_run() else None
             grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-            skipped = step_if_finite(self.accelerated, self.accelerator.reduce(loss), grad_norm)
+            skipped = step_if_finite(self.accelerated, loss, grad_norm)
             self.accelerated.zero_grad(set_to_none=not self.graphed)
         self.last_skipped = skipped
         return Outcome(
@@ -121,12 +127,10 @@ def first_bad_gradient(model: nn.Module) -> str | None:
     return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)
 
 
-def graphable(config: ModelConfig, device: torch.device, processes: int, dtype: str, compiled: bool) -> str | None:
+def graphable(config: ModelConfig, device: torch.device, dtype: str, compiled: bool) -> str | None:
     """Why a model's step cannot be captured; None where it can."""
     if device.type != "cuda":
         return "there is no CUDA device"
-    if processes > 1:
-        return "several processes exchange gradients during the backward pass"
     if not compiled:
         return "without --use_compile the blocks copy constants from the host"
     if torch.are_deterministic_algorithms_enabled():

@@ -20,7 +20,7 @@ HELD_OUT = ("held-out", "knowledge-10k")
 # What answers: the label of its bar, experiment, arm.
 ANSWERERS = (
     ("plain model", "1.4.0", "plain"), ("memory model", "1.5.0", "memory"), ("bank shuffled", "1.5.0", "shuffled"),
-    ("bank counterfactual", "1.5.0", "counterfactual"), ("look-up without a model", "word look-up", "lookup"),
+    ("bank counterfactual", "1.5.0", "counterfactual"), ("look-up without a model", "*", "lookup"),
 )  # fmt: skip
 QUESTIONS = {"object": "object, of five", "relation": "relation, of five", "verification": "verification, of two"}
 SPEEDS = {

@@ -1,5 +1,6 @@
 """What every generated table shares: cells from rows, Markdown, and the line that says where the numbers come from."""
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -27,6 +28,7 @@ CHINESE = {
     "object, written freely": "object, 自由作答",
     "validation loss": "验证 Loss",
 }
+NUMBERS = re.compile(r"[\d.,±%/()– ]*")
 EDITS = ("edit_success", "edit_paraphrase", "edit_neighbourhood")
 
 
@@ -74,8 +76,9 @@ class Page:
 
     def table(self, head: Iterable[str], lines: Iterable[Iterable[str]], source: bool = True) -> str:
         head = [self.say(word) for word in head]
-        rule = ["---", *["---:"] * (len(head) - 1)]
         body = [[self.say(line[0]), *line[1:]] for line in map(list, lines)]
+        is_number = [all(map(NUMBERS.fullmatch, column)) for column in zip(*body, strict=True)]
+        rule = ["---", *("---:" if number else "---" for number in is_number[1:])]
         text = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *body))
         return text + ("\n\n" + self.sources() if source else "")
 

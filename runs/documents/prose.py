@@ -23,10 +23,12 @@ def problems_of_text(text: str, path: Path, root: Path) -> list[str]:
 
 
 def long_lines(text: str, path: Path) -> list[str]:
-    """Lines over 120 characters outside tables, and a document of too many lines."""
+    """Lines over 120 characters outside tables, lines that begin with a mark, and a document of too many lines."""
     lines, most = text.splitlines(), LINES.get(path.name, 120)
     found = [] if most is None or len(lines) <= most else [f"{len(lines)} lines; at most {most}"]
     for number, line in enumerate(lines, 1):
+        if line.lstrip().startswith("<!--v:"):
+            found.append(f"line {number} begins with a mark, which ends the paragraph: put a word before it")
         if len(line) > LONGEST_LINE and not line.lstrip().startswith("|") and "<!--v:" not in line:
             found.append(f"line {number} has {len(line)} characters; at most {LONGEST_LINE}")
     return found

@@ -1,9 +1,9 @@
 """The rows of results, and how one of them is named and written.
 
 A KEY is EXPERIMENT/ARM/MEASURE/SPLIT/PROTOCOL for `experiment/results.jsonl`, such as
-1.5.0/memory/object/held-out/knowledge-10k; and BENCHMARK/FIELD=VALUE,.../FIELD for `benchmark/results/`, such as
-step/model=1_5_2,batch_size=48/ratio_to_plain. Of rows with one key the newest counts, and of equally new ones the last
-in its file.
+1.5.0/memory/object/held-out/knowledge-10k, where * stands for any experiment; and BENCHMARK/FIELD=VALUE,.../FIELD for
+`benchmark/results/`, such as step/model=1_5_2,batch_size=48/ratio_to_plain. Of rows with one key the newest counts, and
+of equally new ones the last in its file.
 """
 
 from dataclasses import dataclass
@@ -60,8 +60,9 @@ class Rows:
         )
 
     def result(self, *key: str) -> Row | None:
-        """The newest row of experiment, arm, measure, split and protocol."""
-        found = [row for row in self.results if row.key == "/".join(key)]
+        """The newest row of experiment, arm, measure, split and protocol; the experiment * is any."""
+        wanted = "/".join(key)
+        found = [row for row in self.results if wanted in (row.key, row.key.replace(row.experiment, "*", 1))]
         return max(reversed(found), key=lambda row: row.date) if found else None
 
     def benchmark(self, benchmark: str, **fields) -> dict | None:

@@ -4,7 +4,8 @@ from .page import EDITS, Page
 from .rows import MISSING
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
-LOOKUP, PLAIN, MEMORY = ("word look-up", "lookup"), ("1.4.0", "plain"), ("1.5.0", "memory")
+LOOKUP = ("*", "lookup")  # of whatever experiment it stands beside
+PLAIN, MEMORY = ("1.4.0", "plain"), ("1.5.0", "memory")
 KINDS = ("object", "relation", "verification")
 VARIANTS = {
     "1.4.0": "plain",
@@ -101,8 +102,8 @@ def edits(page: Page) -> str:
 
 
 def supervision(page: Page) -> str:
-    measures = ("gold_among_4", "gold_among_16", "gold_among_64", "object")
-    names = [name for name in VARIANTS if page.rows.result(name, "memory", "gold_among_4", *DEV)]
+    measures = ("gold_among_4_block_2", "gold_among_16_block_2", "gold_among_64_block_2", "object")
+    names = [name for name in VARIANTS if page.rows.result(name, "memory", "gold_among_4_block_2", *DEV)]
     return page.table(
         ["variant", "right entry among 4", "among 16", "among 64", "object", "object, oracle retrieval"],
         [
@@ -124,10 +125,14 @@ def more_questions(page: Page) -> str:
 def text_loss(page: Page) -> str:
     def line(label: str, protocol: str, experiment: str, arm: str) -> list[str]:
         where = ("dev", protocol)
-        own = page.cells(where, experiment, arm, "val_loss", "film_loss")
-        return [label, *own, page.cell(where, experiment, "shuffled", "film_loss")]
+        own = page.cells(where, experiment, arm, "val_loss", "val_loss_wikipedia_film_summaries")
+        return [label, *own, page.cell(where, experiment, "shuffled", "val_loss_wikipedia_film_summaries")]
 
-    names = [name for name in (*VARIANTS, "1.5.1") if page.rows.result(name, "memory", "film_loss", "dev", "text-2000")]
+    names = [
+        name
+        for name in (*VARIANTS, "1.5.1")
+        if page.rows.result(name, "memory", "val_loss_wikipedia_film_summaries", "dev", "text-2000")
+    ]
     return page.table(
         ["model", "all text", "film summaries", "films, bank shuffled"],
         [

@@ -10,11 +10,22 @@ from model.memory import FUSIONS, RETRIEVALS
 TABLE = {
     "ngram_table_rows": 13, "ngram_table_heads": 2, "ngram_table_dim": 8, "ngram_table_layers": [0, 1],
 }  # fmt: skip
+RECIPE = {
+    "qk_norm": True,
+    "residual_scalars": True,
+    "ffn_activation": "relu2",
+    "tie_embeddings": False,
+    "value_embeddings": [0],
+    "logit_softcap": 5.0,
+}
 BASELINES = {
     "original": {"model_type": "model_original"},
     "original-gqa": {"model_type": "model_original", "n_kv_heads": 2},
     "original-moe": {"model_type": "model_original", "use_moe": True},
     "original-textbook": {"model_type": "model_original", "use_flash_attn": False},
+    "original-qk-norm": {"model_type": "model_original", "qk_norm": True, "n_kv_heads": 2},
+    "original-recipe": {"model_type": "model_original"} | RECIPE,
+    "original-recipe-moe": {"model_type": "model_original", "use_moe": True} | RECIPE,
     "original-table": {"model_type": "model_original"} | TABLE,
 }
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
@@ -55,6 +66,8 @@ EXTRAS = {
     "words-cosine": {"fusion": "words", "selection": "cosine", "memory_layers": [0]},
     "memory-gqa": {"n_kv_heads": 1},
     "memory-textbook": {"use_flash_attn": False},
+    "memory-recipe": {"keep_ffn": True} | RECIPE,
+    "memory-untied": {"tie_embeddings": False, "logit_softcap": 5.0, "fusion_scope": "token"},
     "memory-table": TABLE | {"ngram_table_orders": [3], "ngram_table_layers": [1]},
 }
 NGRAMS = {
@@ -67,6 +80,7 @@ NGRAMS = {
     "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
+    "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True} | RECIPE,
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS

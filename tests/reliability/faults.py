@@ -5,6 +5,7 @@ import importlib
 import os
 import resource
 import signal
+import time
 from functools import partial, wraps
 from itertools import count
 from pathlib import Path
@@ -79,6 +80,27 @@ def on_rank(rank: int, other: partial) -> None:
     """A fault in one process of several."""
     if int(os.environ["RANK"]) == rank:
         other()
+
+
+def on_ranks(faults: dict[int, partial]) -> None:
+    """A fault of its own in some of several processes."""
+    for rank, other in faults.items():
+        on_rank(rank, other)
+
+
+def die_noting(path: Path, original, *args, **kwargs):
+    """Die, and leave a file with the time."""
+    path.write_text(str(time.time()))
+    die()
+
+
+def wait_before(seconds: float, original, *args, **kwargs):
+    time.sleep(seconds)
+    return original(*args, **kwargs)
+
+
+def refuse(original, *args, **kwargs):
+    raise ValueError("no more")
 
 
 def set_variable(name: str, value: str) -> None:

@@ -17,7 +17,7 @@ from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.stop import StopVotes
 
-from .faults import fault, note_bank_hashes, on_rank, send, set_variable
+from .faults import die_noting, fault, note_bank_hashes, on_rank, on_ranks, refuse, send, set_variable, wait_before
 
 ROOT = Path(__file__).parents[2]
 STILL = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
@@ -67,6 +67,68 @@ def test_a_signal_in_the_last_step_is_known_to_all_processes(runs):
     ended = runs.start_ranks("run", "--max_steps", "4", "--batch_size", "2", fault=partial(on_rank, 1, signalled))
     assert [one.code for one in ended] == [143, 143], ended[0].output
     assert "stopped by signal 15 at step 4;" in (runs.folder / "run" / "train.log").read_text()
+
+
+SECONDS = 10  # which a process may outlive another by
+
+
+def assert_ended_by(lost: int, ended, n: int) -> None:
+    assert ended.code == 1 and "Traceback" not in ended.output, ended.output
+    assert ended.output.count("error: ") == 1
+    assert f"error: process {lost} of {n} has died or failed, so this one, " in ended.output
+    assert "the same command goes on from the newest checkpoint" in ended.output
+
+
+def start_and_kill(runs, out: str, killed: int, n: int, **others: partial) -> list:
+    """The ranks of a run of which one dies in step 6; the others must end soon after.
+
+    Args:
+        others: a fault by rank, as `rank_0`.
+    """
+    died = runs.folder / "died"
+    faults = {int(rank.removeprefix("rank_")): other for rank, other in others.items()}
+    faults[killed] = fault("trainer.step:count_targets", 11, partial(die_noting, died))
+    ended = runs.start_ranks(out, "--batch_size", "2", n=n, fault=partial(on_ranks, faults))
+    assert time.time() - float(died.read_text()) < SECONDS
+    assert ended[killed].code == -signal.SIGKILL
+    return [one for rank, one in enumerate(ended) if rank != killed]
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_dead_process_ends_the_others_with_one_sentence_that_names_it(runs, survives, lost):
+    assert [one.code for one in runs.start_ranks("whole", "--batch_size", "2", n=3)] == [0, 0, 0]
+    with survives("kill -9 of one process of three"):
+        for one in start_and_kill(runs, "cut", lost, 3):
+            assert_ended_by(lost, one, 3)
+        if lost:
+            facts = json.loads((runs.folder / "cut" / "run.json").read_text())
+            assert facts["state"] == "failed" and "process 2 of 3 has died" in facts["error"]
+        assert [one.code for one in runs.start_ranks("cut", "--batch_size", "2", n=3)] == [0, 0, 0]
+        states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("whole", "cut")]
+        assert states[0] == states[1]
+
+
+def test_a_process_that_hangs_when_another_has_died_is_ended_too(runs, survives):
+    hangs = fault("trainer.step:count_targets", 11, partial(wait_before, 60))  # as a collective of a GPU does
+    with survives("kill -9 of one process of two"):
+        (other,) = start_and_kill(runs, "run", 1, 2, rank_0=hangs)
+        assert_ended_by(1, other, 2)
+        facts = json.loads((runs.folder / "run" / "run.json").read_text())
+        assert facts["state"] == "failed" and facts["error"].startswith("process 1 of 2 has died")
+
+
+def test_a_process_that_only_takes_long_is_left_alone(runs):
+    slow = fault("trainer.step:count_targets", 3, partial(wait_before, 6))
+    ended = runs.start_ranks("run", "--batch_size", "2", fault=partial(on_rank, 1, slow))
+    assert [one.code for one in ended] == [0, 0], ended[0].output
+    assert not any("rror" in one.output or "arning" in one.output for one in ended), ended
+
+
+def test_a_failure_of_one_process_is_named_by_the_others_and_told_by_itself(runs):
+    fails = fault("trainer.step:count_targets", 11, refuse)
+    ended = runs.start_ranks("run", "--batch_size", "2", fault=partial(on_rank, 1, fails))
+    assert_ended_by(1, ended[0], 2)
+    assert ended[1].code == 1 and ended[1].output.count("error: ") == 1 and "error: no more" in ended[1].output
 
 
 @pytest.mark.gpu

@@ -137,6 +137,7 @@ def test_long_lines_and_long_documents_are_found():
     assert long_lines("x" * 121 + "\n| " + "x" * 200, Path("a.md")) == ["line 1 has 121 characters; at most 120"]
     assert long_lines("\n" * 151, Path("README.md")) == ["151 lines; at most 150"]
     assert long_lines("\n" * 151, Path("log.md")) == []
+    assert "begins with a mark" in long_lines("a\n<!--v:k-->1<!--/v-->", Path("a.md"))[0]
 
 
 def test_figures_have_the_same_bytes_each_time_and_other_colors_in_the_dark():
@@ -147,3 +148,40 @@ def test_figures_have_the_same_bytes_each_time_and_other_colors_in_the_dark():
         first = draw(data, LIGHT)
         assert draw(data, LIGHT) == first != draw(data, DARK), name
         assert "<svg" in first and not re.search(r"\d{4}-\d{2}-\d{2}T", first), name
+
+
+def test_every_test_that_a_promise_names_exists():
+    table = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(table) > 15
+    for line in table:
+        cell = line.rsplit("|", 2)[1]
+        for file, names in re.findall(r"`([\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", cell):
+            path = ROOT / file if "/" in file else ROOT / "tests/reliability" / file
+            tests = re.findall(r"^def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", names):
+                assert any(name in test for test in tests), f"{file} has no test about {name}"
+
+
+def test_every_command_in_a_document_exists_with_its_flags():
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("*/*/*.py"), *ROOT.glob("run_file/*.sh")]
+    code = "\n".join(path.read_text() for path in sources)
+    documents = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    lines = [line for path in documents for line in commands_in(path.read_text())]
+    assert len(lines) > 40
+    for line in lines:
+        for module in re.findall(r"python -m ([\w.]+)", line):
+            path = ROOT / module.replace(".", "/")
+            assert module == "pytest" or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
+        for path in re.findall(r"(?:bash|python) ([\w/]+\.(?:sh|py))", line):
+            assert (ROOT / path).exists() or "1_6_0" in path, line
+        for flag in set(re.findall(r"--(\w+)", line)) - {"help"}:
+            assert re.search(rf'"--{flag}"|^    {flag}: |--{flag}\)', code, flags=re.MULTILINE), (
+                f"{line}: no flag --{flag}"
+            )
+
+
+def commands_in(text: str) -> list[str]:
+    """The commands of the bash blocks, continued lines joined, comments and words after -- left out."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = (line.split("#")[0].strip() for line in blocks.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line]

@@ -325,7 +325,7 @@ def test_a_sweep_runs_each_point_once_and_goes_on_with_what_failed(swept, tmp_pa
 def test_a_sweep_ends_with_the_run_that_was_stopped(swept, tmp_path):
     script = swept.parent / "train.py"
     script.write_text(script.read_text().replace('"finished"', '"stopped"'))
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="the same command continues it"):
         run_sweep(swept, read_grid(["dim=8,4", "seed=1"]), [], tmp_path / "out", tmp_path)
     assert (tmp_path / "out/calls").read_text().split() == ["dim_8__seed_1"]
 

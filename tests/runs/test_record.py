@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import record_values as measures
+from runs import record_text
 from runs.analysis import at_fractions, divergence, last_tenth, plateaus, self_bleu, slope, spikes
 from runs.folder import hold_lock, session_of
 from runs.record import fill_record, fill_text
@@ -186,7 +186,7 @@ def test_the_time_in_training_is_that_of_all_sessions(tmp_path):
 def test_the_change_of_code_is_that_since_the_base_experiments_run(tmp_path, monkeypatch):
     repository = tmp_path / "repository"
     repository.mkdir()
-    monkeypatch.setattr(measures, "ROOT", repository)
+    monkeypatch.setattr(record_text, "ROOT", repository)
     run_git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
     commits = []
     for text in ("one\ntwo\n", "one\n2\nthree\n"):

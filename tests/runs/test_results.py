@@ -42,7 +42,7 @@ def test_the_same_number_is_refused_twice(tmp_path):
             append_rows(new, path)
     assert path.read_text() == before
     path.write_text(before * 2)
-    with pytest.raises(ValueError, match="line 2: .* stands in line 1"):
+    with pytest.raises(ValueError, match="line 2: .* is in line 1 already"):
         read_rows(path)
 
 

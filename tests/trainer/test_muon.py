@@ -11,7 +11,7 @@ from tests.conftest import tiny_model
 from tests.tiny_runs import metrics
 from trainer.checkpoint import load_optimizer_tensors, optimizer_tensors
 from trainer.config import OptimConfig, parse_cli
-from trainer.muon import Muon, orthogonalized, pieces_of
+from trainer.muon import Muon, compiled_nesterov, nesterov, orthogonalized, pieces_of
 from trainer.optim import make_optimizer, parameter_groups
 from trainer.step import step_if_finite
 
@@ -31,6 +31,21 @@ def steps_with(optimizer, parameters, n: int = 4, seed: int = 1) -> None:
         optimizer.step()
 
 
+def in_float64(matrix: torch.Tensor, lr: float, decay: float, weight_decay: float, n: int = 4, seed: int = 1):
+    """The matrix after `steps_with`, by the formulas of Jordan et al. 2024 and Liu et al. 2025."""
+    generator, matrix, momentum = torch.Generator().manual_seed(seed), matrix.double(), 0.0
+    for _ in range(n):
+        gradient = torch.randn(matrix.shape, generator=generator).double()
+        momentum = decay * momentum + (1 - decay) * gradient
+        update = (1 - decay) * gradient + decay * momentum
+        update = update / update.norm()
+        for _ in range(5):
+            gram = update @ update.T
+            update = 3.4445 * update + (-4.7750 * gram + 2.0315 * gram @ gram) @ update
+        matrix = (1 - lr * weight_decay) * matrix - lr * 0.2 * max(matrix.shape) ** 0.5 * update
+    return matrix
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48), (9, 31)], ids=str)
 def test_one_matrix_steps_as_with_torch_optim_muon(shape):
     if not hasattr(torch.optim, "Muon"):
@@ -43,12 +58,13 @@ def test_one_matrix_steps_as_with_torch_optim_muon(shape):
     )
     steps_with(muon, [ours])
     steps_with(reference, [theirs])
-    # The products are those of bfloat16, in another order.
-    assert (ours - theirs).norm() < 1e-2 * (theirs - start).norm()
+    exact = in_float64(start, lr=0.02, decay=0.9, weight_decay=0.1)
+    our_error, their_error = ((each.detach().double() - exact).norm() for each in (ours, theirs))
+    assert our_error < 1.2 * their_error < 0.03 * (exact - start.double()).norm()  # both multiply in bfloat16
 
 
 def test_the_update_is_nearly_orthogonal_and_has_the_size_of_adamws():
-    matrix_MIO = orthogonalized(torch.randn(3, 32, 64)).float()
+    matrix_MIO = orthogonalized(torch.randn(3, 32, 64).bfloat16()).float()
     assert 0.6 < torch.linalg.svdvals(matrix_MIO).min() and torch.linalg.svdvals(matrix_MIO).max() < 1.3
     matrix = nn.Parameter(torch.zeros(32, 64))
     muon = muon_of(matrix, rows=[[32]], lr=1.0)
@@ -68,6 +84,20 @@ def test_joined_matrices_step_as_separate_ones(heights):
         one.step()
         several.step()
     assert torch.equal(joined, torch.cat(apart)) and not torch.equal(joined, whole)
+
+
+@pytest.mark.parametrize("skip", [0.0, 1.0])
+def test_the_compiled_momentum_equals_the_plain_one(skip):
+    for n in (100, 1, 333):
+        gradient_X, momentum_X, made = torch.randn(n), torch.randn(n), []
+        for make in (nesterov, compiled_nesterov):
+            momentum = momentum_X.clone()
+            made.append((make(gradient_X, momentum, 0.9, torch.tensor(skip)), momentum))
+        (plain, plain_momentum), (compiled, compiled_momentum) = made
+        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-5)
+        torch.testing.assert_close(compiled_momentum, plain_momentum)
+        assert plain.dtype == torch.bfloat16 and bool(plain.any()) == (skip == 0)
+        assert torch.equal(plain_momentum, momentum_X) == (skip == 1)
 
 
 def test_rows_that_do_not_fill_a_parameter_are_refused():

@@ -1,0 +1,126 @@
+"""eval.json: the results of a run. Each evaluation adds to the file; it never replaces a result by a smaller one.
+
+A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all). A result
+replaces that of an earlier evaluation unless that one had a larger limit. Every result that was ever measured is a line
+of evaluations.jsonl.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.files import read_json
+from runs.run import write_json
+
+FILE, LOG = "eval.json", "evaluations.jsonl"
+
+
+def read_results(run_dir: Path) -> dict:
+    """The content of eval.json; empty where there is none.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    path = run_dir / FILE
+    results = read_json(path) if path.exists() else {}
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} is not a JSON object: delete it, and evaluate again")
+    return results
+
+
+def size_of(result: dict, results: dict) -> float:
+    """How many questions a result was allowed."""
+    limit = result.get("limit", results.get("about", {}).get("limit"))
+    return math.inf if limit is None else limit
+
+
+class ResultFile:
+    """The results of a run, old and new, on the disk.
+
+    Args:
+        about: facts of this evaluation: at least its `limit` and the `step` of the weights.
+    Attributes:
+        measured: the results of this evaluation alone, in the form of eval.json.
+        larger: names of results that were not stored, because eval.json has larger ones.
+        problem: why results could not be written; empty if they were.
+    """
+
+    def __init__(self, run_dir: str | Path, about: dict):
+        self.run_dir, self.about = Path(run_dir), about
+        self.measured: dict = {"arms": {}, "about": about}
+        self.larger: list[str] = []
+        self.problem = ""
+
+    def require_writable(self) -> None:
+        """Refuse a folder that cannot be written, before anything is evaluated.
+
+        Raises:
+            ValueError: the folder is read-only or full, or eval.json is damaged.
+        """
+        read_results(self.run_dir)
+        try:
+            with self._locked() as log:
+                log.write(b" " * 4096)  # a full disk refuses it
+                log.flush()
+                log.truncate(log.tell() - 4096)
+        except OSError as problem:
+            raise ValueError(
+                f"{self.run_dir} cannot be written, and {FILE} goes there: make room or give permission, or evaluate "
+                f"a copy of the folder ({problem.strerror})"
+            ) from None
+
+    def add(self, task: str, control: str, result: dict) -> None:
+        """Store a result at once, unless a larger one is there."""
+        result = result | {"limit": self.about["limit"]}
+        (self.measured["arms"].setdefault(control, {}) if control else self.measured)[task] = result
+        line = {"task": task, "control": control} | self.about | {"result": result}
+        try:
+            with self._locked() as log:
+                log.write(json.dumps(line, ensure_ascii=False, default=str).encode() + b"\n")
+                log.flush()
+                results = self._results()
+                into = results["arms"].setdefault(control, {}) if control else results
+                if task in into and size_of(into[task], results) > size_of(result, {}):
+                    self.larger.append(f"{task}, {control}" if control else task)
+                    return
+                into[task] = result
+                write_json(self.run_dir / FILE, results)
+        except (OSError, ValueError) as problem:
+            self.problem = str(problem)
+
+    def close(self, **facts) -> None:
+        """Write facts of the whole evaluation, such as its peak memory."""
+        self.measured |= facts
+        try:
+            with self._locked():
+                write_json(self.run_dir / FILE, self._results() | {"about": self.about} | facts)
+        except (OSError, ValueError) as problem:
+            self.problem = str(problem)
+
+    def _results(self) -> dict:
+        """eval.json as it is now. Results of other weights are moved to a file of their own."""
+        results = read_results(self.run_dir)
+        step = results.get("about", {}).get("step", self.about["step"])
+        if step != self.about["step"]:
+            (self.run_dir / FILE).replace(self.run_dir / f"eval_step{step}.json")
+            results = {}
+        if "about" in results:  # each result keeps its own limit when `about` changes
+            old = results["about"].get("limit")
+            parts = (results, *results.get("arms", {}).values())
+            for result in (value for part in parts for name, value in part.items() if isinstance(value, dict)):
+                if "seconds" in result:
+                    result.setdefault("limit", old)
+        results.setdefault("arms", {})
+        return results | {"about": self.about}
+
+    @contextmanager
+    def _locked(self) -> Iterator:
+        """The log, open for appending; one process at a time changes the two files."""
+        with open(self.run_dir / LOG, "ab") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            log.seek(0, os.SEEK_END)
+            yield log

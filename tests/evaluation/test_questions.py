@@ -1,0 +1,103 @@
+"""Files of questions: common forms of an answer are taken, others are refused with their line."""
+
+import json
+
+import pytest
+
+from dataset import questions
+from dataset.questions import FIELDS, read_questions
+
+CHOICES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv"]
+OBJECT = {"question": "It is in ___.", "choices": CHOICES, "subject": "s", "predicate": "p"}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_rows(kind, *rows, limit=None):
+        path = tmp_path / "q.jsonl"
+        path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+        return read_questions(path, FIELDS[kind], limit, f"{kind}_path")
+
+    return read_rows
+
+
+@pytest.mark.parametrize("answer", ["C", "c", " c ", "2", 2, "Lima"])
+def test_the_common_forms_of_a_choice_are_taken(read, answer):
+    assert read("object", OBJECT | {"answer": answer})[0]["answer"] == "C"
+
+
+@pytest.mark.parametrize("answer", ["F", "5", 5, -1, "", "Paris", None, True, 2.0, ["C"], "AB", "²"])
+def test_other_forms_of_a_choice_are_refused_with_their_line(read, answer):
+    with pytest.raises(ValueError, match="line 2: the answer .* names no choice: write its letter .A to E.") as refusal:
+        read("object", OBJECT | {"answer": "A"}, OBJECT | {"answer": answer})
+    assert "\n" not in str(refusal.value)
+
+
+def test_choices_that_are_numbers_or_letters_are_not_confused(read):
+    years = {"question": "In ___.", "choices": ["1930", 1931, "0"]}
+    assert read("object", years | {"answer": "1931"})[0]["answer"] == "B"
+    assert read("object", years | {"answer": 1930})[0]["answer"] == "A"
+    with pytest.raises(ValueError, match="names two choices"):
+        read("object", years | {"answer": "0"})
+    assert read("object", years | {"choices": ["A", "B"], "answer": "B"})[0]["answer"] == "B"
+    with pytest.raises(ValueError, match="names two choices"):
+        read("object", years | {"choices": ["B", "A"], "answer": "B"})
+
+
+@pytest.mark.parametrize("answer", ["yes", "Yes", "TRUE", True, 1, "SUPPORTS", "supported", " y "])
+def test_the_common_words_for_a_true_statement_are_taken(read, answer):
+    rows = read("verification", {"statement": "s", "answer": answer}, {"statement": "s", "answer": "REFUTES"})
+    assert [row["answer"] for row in rows] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("answer", ["no", "No", "false", False, 0, "REFUTED", "f"])
+def test_the_common_words_for_a_false_statement_are_taken(read, answer):
+    assert read("verification", {"statement": "s", "answer": answer})[0]["answer"] == "no"
+
+
+@pytest.mark.parametrize("answer", ["NOT ENOUGH INFO", "maybe", "", None, 2, 0.5, []])
+def test_other_words_for_a_statement_are_refused_with_their_line(read, answer):
+    with pytest.raises(ValueError, match="line 1: the answer .* is neither true nor false: write yes or no"):
+        read("verification", {"statement": "s", "answer": answer})
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (OBJECT | {"answer": "A", "question": "Where is it?"}, "line 1: the question has no blank ___"),
+        (OBJECT | {"answer": "A", "choices": "Rome"}, "line 1: 'choices' must be a list of 2 to 26 texts"),
+        (OBJECT | {"answer": "A", "choices": ["Rome"]}, "line 1: 'choices' must be a list"),
+        (OBJECT | {"answer": "A", "choices": ["Rome", None]}, "line 1: 'choices' must be a list"),
+        (OBJECT | {"answer": "A", "question": None}, "line 1: 'question' must be a text"),
+        (OBJECT | {"answer": "A", "uuid": ["u"]}, "line 1: 'uuid' must be a text"),
+        ("[]\n", "line 1: no field 'question'"),
+        ("\n \n", "has no questions, every line is blank: give another --object_path"),
+    ],
+)
+def test_a_malformed_question_is_refused_in_one_sentence(read, row, message):
+    with pytest.raises(ValueError, match=message):
+        read("object", row)
+
+
+def test_an_empty_uuid_names_no_fact(read):
+    rows = read("object", *(OBJECT | {"answer": "A", "uuid": uuid} for uuid in ("", None, "u")))
+    assert ["uuid" in row for row in rows] == [False, False, True]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x"])
+def test_a_limit_below_one_is_refused(tmp_path, monkeypatch, capsys, limit):
+    flags = ["questions", "--object", "o.jsonl", "--limit", limit, "--out", str(tmp_path / "out.jsonl")]
+    monkeypatch.setattr("sys.argv", flags)
+    with pytest.raises(SystemExit):
+        questions.main()
+    assert "is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_training_questions_say_yes_where_the_statement_is_true(tmp_path, monkeypatch):
+    path, out = tmp_path / "v.jsonl", tmp_path / "out.jsonl"
+    answers = ["Yes", True, "SUPPORTS", "1", "no", "REFUTES"]
+    path.write_text("".join(json.dumps({"statement": "s", "answer": answer}) + "\n" for answer in answers))
+    monkeypatch.setattr("sys.argv", ["questions", "--verification", str(path), "--out", str(out)])
+    questions.main()
+    learnt = sorted(json.loads(line)["answer"] for line in out.open())
+    assert learnt == [" no"] * 2 + [" yes"] * 4

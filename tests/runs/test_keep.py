@@ -1,0 +1,109 @@
+"""Rows are made of finished, whole evaluations, and state what eval.json states."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runs.keep import mean_interval, rows_of, wilson_interval
+from runs.results import find, read_rows
+from runs.run import Run
+from tests.runs.test_experiment import command
+from tests.runs.test_record import write_run
+
+
+def answers(right: int, n: int = 100) -> dict:
+    return {"accuracy": right / n, "n": n, "ci95": [0.0, 1.0], "chance": 0.2}
+
+
+def evaluated(path: Path, seed: int = 1, right: int = 90, **about) -> Run:
+    """A finished run with an evaluation of a memory model under two controls."""
+    write_run(path, seed=seed, experiment=path.name.removeprefix("experiment_"))
+    flags = json.loads((path / "flags.json").read_text())
+    flags["run"]["seed"], flags["data"]["init_path"] = seed, f"out/text_seed{seed}"
+    (path / "flags.json").write_text(json.dumps(flags))
+    results = {
+        "language": {"loss": 2.5 + seed / 100, "n": 5000, "sources": {"films": {"loss": 2.0, "n": 10}}},
+        "object": answers(right) | {"planted": answers(3), "parts": {"seen": answers(40, 50)}},
+        "retrieval": {"layers": {"block 2": {"selected": answers(80), "candidate_4": answers(70)}}},
+        "edits": {"1": {"ES": 0.9, "PS": 0.8, "NS": None, "n": {"ES": 50, "PS": 100}, "ms_per_edit": 0.4, "edits": 1}},
+        "frequency": {"object": answers(23)},
+        "lookup": {"object": answers(88), "reworded_0": answers(50)},
+        "resources": {"host_mib": 900.0},
+        "arms": {"bank shuffled": {"object": answers(26)}, "bank counterfactual": {"object": answers(4)}},
+        "about": {"date": "2026-11-26T10:00:00", "limit": None, "git_commit": "0123abcdef"} | about,
+    }
+    (path / "eval.json").write_text(json.dumps(results))
+    return Run(path)
+
+
+def test_one_run_gives_a_row_for_each_number_with_the_interval_of_a_share(tmp_path):
+    run = evaluated(tmp_path / "knowledge_1_5_0_10000_seed1")
+    rows = {(row.arm, row.measure): row for row in rows_of([run])}
+    row = rows["memory", "object"]
+    assert (row.experiment, row.protocol, row.split) == ("1.5.0", "knowledge-10k", "dev")
+    assert (row.value, row.unit, row.n, row.seeds, row.values) == (90.0, "%", 100, [1], [90.0])
+    assert row.interval == pytest.approx([82.56, 94.48], abs=0.01)
+    assert (row.commit, row.machine, row.date, row.source) == ("0123abc", "Card", "2026-11-26", "run")
+    assert rows["memory", "object_seen"].value == 80.0 and rows["memory", "val_loss_films"].n == 10
+    assert rows["memory", "val_loss"].interval is None and "one seed" in rows["memory", "val_loss"].note
+    assert rows["memory", "gold_read_block_2"].value == 80.0 and rows["memory", "edit_success"].n == 50
+    assert ("memory", "edit_neighbourhood") not in rows
+    assert [rows[arm, "object"].value for arm in ("shuffled", "counterfactual", "frequency", "lookup")] == [
+        26,
+        4,
+        23,
+        88,
+    ]
+    assert rows["memory", "peak_mib"].value == 10000 and rows["memory", "best_val_loss"].value == 2.4
+
+
+def test_seeds_of_one_experiment_give_one_row_with_their_spread(tmp_path):
+    runs = [evaluated(tmp_path / f"knowledge_1_5_0_10000_seed{seed}", seed, 88 + seed) for seed in (1, 2, 3)]
+    row = find(rows_of(runs), arm="memory", measure="object")
+    assert (row.value, row.values, row.seeds) == (90.0, [89.0, 90.0, 91.0], [1, 2, 3])
+    assert row.interval == pytest.approx([90 - 4.303 / 3**0.5, 90 + 4.303 / 3**0.5], abs=1e-3)
+
+
+def test_the_command_appends_rows_once(tmp_path):
+    run, file = evaluated(tmp_path / "experiment_1_5_0"), tmp_path / "results.jsonl"
+    told = command("keep", run.path, "--file", file, root=tmp_path)
+    rows = read_rows(file)
+    assert f"{len(rows)} rows" in told and {row.protocol for row in rows} == {"pretraining"}
+    assert "already" in command("keep", run.path, "--file", file, root=tmp_path, code=1)
+    assert len(read_rows(file)) == len(rows)
+    command("keep", run.path, "--file", file, "--protocol", "again", "--split", "held-out", root=tmp_path)
+    assert len(read_rows(file)) == 2 * len(rows)
+
+
+def test_what_is_not_whole_is_refused(tmp_path):
+    stopped = write_run(tmp_path / "experiment_1_1_1", state="stopped")
+    with pytest.raises(ValueError, match="is stopped, not finished"):
+        rows_of([Run(stopped)])
+    with pytest.raises(ValueError, match="no whole eval.json"):
+        rows_of([Run(write_run(tmp_path / "experiment_1_1_2"))])
+    with pytest.raises(ValueError, match="evaluated before its training ended"):
+        rows_of([evaluated(tmp_path / "experiment_1_1_3", date="2026-01-01T00:00:00")])
+    limited = evaluated(tmp_path / "experiment_1_1_4", limit=50)
+    with pytest.raises(ValueError, match="on the first 50 questions"):
+        rows_of([limited])
+    assert "the first 50 questions" in rows_of([limited], allow_limit=True)[0].note
+    one = json.loads((limited.path / "eval.json").read_text())
+    one["about"]["limit"], one["object"] = None, one["object"] | {"seconds": 1.0, "limit": 20}
+    (limited.path / "eval.json").write_text(json.dumps(one))
+    with pytest.raises(ValueError, match="on the first 20 questions"):
+        rows_of([Run(limited.path)])
+    del one["resources"]
+    (limited.path / "eval.json").write_text(json.dumps(one))
+    with pytest.raises(ValueError, match="no whole eval.json"):
+        rows_of([Run(limited.path)])
+    with pytest.raises(ValueError, match="with edits in its bank"):
+        rows_of([evaluated(tmp_path / "experiment_1_1_5", edits=2)])
+    with pytest.raises(ValueError, match="does not say its experiment"):
+        rows_of([evaluated(tmp_path / "mine")])
+    assert rows_of([evaluated(tmp_path / "yours")], "9.9", "mine")[0].experiment == "9.9"
+
+
+def test_the_intervals_are_those_of_the_books():
+    assert wilson_interval(0.5, 100) == pytest.approx([0.4038, 0.5962], abs=1e-4)
+    assert mean_interval([1.0, 2.0]) == pytest.approx([1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5])

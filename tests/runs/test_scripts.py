@@ -1,0 +1,56 @@
+"""The parts of the bash scripts that no training runs through."""
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def bash(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_progress_of_runs_is_told_and_a_failure_handed_on(tmp_path):
+    for name, line in (("plain", "INFO step 20/250 loss 5.1234 lr 0.002"), ("memory", "INFO started")):
+        (tmp_path / f"out/{name}").mkdir(parents=True)
+        (tmp_path / f"out/{name}/train.log").write_text(f"2026-11-28 20:00:00 {line}\n")
+    follow = f"source {ROOT}/run_file/_progress.sh; sleep 1 & a=$!; sh -c 'exit 3' & follow plain=$a memory=$!"
+    done = bash(follow, tmp_path)
+    assert done.returncode == 3
+    assert "plain: step 20/250 loss 5.1234 | memory: starting" in done.stdout
+    (tmp_path / "out/plain.eval.log").write_text("evaluating: object\nevaluating: object, bank shuffled\n  0%|")
+    done = bash(f"source {ROOT}/run_file/_progress.sh; sleep 0.1 & follow plain=$!", tmp_path)
+    assert done.returncode == 0 and "plain: evaluating: object, bank shuffled" in done.stdout
+
+
+def test_the_environment_is_built_once_and_a_failure_is_one_sentence(tmp_path):
+    (tmp_path / "run_file").mkdir()
+    (tmp_path / "run_file/_env.sh").symlink_to(ROOT / "run_file/_env.sh")
+    (tmp_path / "requirements.txt").write_text("")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    # A python3 that makes a .venv whose pip does what a file says.
+    (tools / "python3").write_text(
+        '#!/bin/sh\necho "$@" >> calls\n'
+        '[ "$2" != venv ] || { mkdir -p .venv/bin; cp tools/python3 .venv/bin/python; }\n'
+        '[ "$2" != pip ] || exit "$(cat pip_ends_with)"\n'
+    )
+    (tools / "python3").chmod(0o755)
+    (tmp_path / "pip_ends_with").write_text("1")
+    path = f"{tools}:{os.environ['PATH']}"
+    script = "source run_file/_env.sh; echo $PYTHON"
+    failed = bash(script, tmp_path, PATH=path, PYTHON="")
+    assert failed.returncode == 1 and "error: pip could not install requirements.txt" in failed.stderr
+    (tmp_path / "pip_ends_with").write_text("0")
+    for _ in range(2):
+        assert bash(script, tmp_path, PATH=path, PYTHON="").stdout.endswith(".venv/bin/python\n")
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("-m pip install") == 2
+    assert bash(script, tmp_path, PYTHON="mine").stdout == "mine\n"
