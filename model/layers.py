@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import initialization as init
 
 from .base_config import CoreConfig
+from .flash import DocumentStarts, flash_attention
 from .visibility import Visibility
 
 INIT_STD = 0.02
@@ -65,11 +66,8 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: CoreCon
             q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=flex_options(q_BHTE)
         )
     causal = mask is None and q_BHTE.shape[2] > 1
-    if config.flash_backend == "flash_attn" and mask is None:
-        from flash_attn import flash_attn_func
-
-        out_BTHE = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHTE, k_BGXE, v_BGXE)), causal=causal)
-        return out_BTHE.transpose(1, 2)
+    if isinstance(mask, DocumentStarts) or (config.flash_backend == "flash_attn" and mask is None and q_BHTE.is_cuda):
+        return flash_attention(q_BHTE, k_BGXE, v_BGXE, mask)
     return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -16,6 +17,7 @@ from transformers.utils import can_return_tuple
 
 from .compat import convert_state_dict, is_current
 from .config import ModelConfig, OriginalHFConfig
+from .flash import DocumentStarts, document_starts, takes_documents
 from .layers import (
     INIT_STD,
     Attention,
@@ -131,6 +133,13 @@ class Transformer(PreTrainedModel, GenerationMixin):
         if oracle_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
         return Context(**shared)
+
+    def attention_mask(self, visible: Visibility) -> Tensor | BlockMask | DocumentStarts | None:
+        """What `attend` takes, for the attention that the flags ask for."""
+        settings = self.settings
+        if settings.use_flash_attn and settings.flash_backend == "flash_attn" and takes_documents(visible):
+            return document_starts(visible.document_BX)
+        return visible.mask(fused=settings.use_flash_attn)
 
     # The training loop knows of the memory only through the next five methods.
 
@@ -255,9 +264,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
         matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         context = self.make_context(
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
-            attention_mask=visible.mask(fused=self.settings.use_flash_attn),
+            attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
-            embedded_BTD=at_unit_scale(x_BTD) if self.settings.residual_scalars else None,
+            embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
 

@@ -5,8 +5,12 @@ follow() {
     while :; do
         line= alive=
         for pair in "$@"; do
-            line+="${line:+ | }${pair%%=*}: $(state_of "${pair%%=*}")"
-            ! kill -0 "${pair#*=}" 2>/dev/null || alive=1
+            if kill -0 "${pair#*=}" 2>/dev/null; then
+                alive=1
+                line+="${line:+ | }${pair%%=*}: $(state_of "${pair%%=*}")"
+            else
+                line+="${line:+ | }${pair%%=*}: ended"
+            fi
         done
         [ -n "$alive" ] || break
         if [ -t 1 ]; then

@@ -8,6 +8,7 @@
 # fields of the quick start's files. REWORDED is the share of object questions that are reworded for learning.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+source run_file/_progress.sh
 data=${DATA:-dataset/stable} seed=${SEED:-1} questions=${QUESTIONS:-10000}
 export OMP_NUM_THREADS=1
 mkdir -p out
@@ -17,6 +18,7 @@ mkdir -p out
 
 run() {
     name=knowledge_cpu_${1}_seed$seed
+    rm -f "out/$name.eval.log"
     EVALUATE=0 bash run_file/_launch.sh --out_dir "out/$name" --seed "$seed" "${@:2}" \
         --data_path "$data/questions_$questions.jsonl" --database_init_path "$data/knowledge.json" \
         --object_path "$data/object_mcq_dev.jsonl" --relation_path "$data/relation_mcq_dev.jsonl" \
@@ -34,6 +36,6 @@ run() {
 run plain --model_type model_original &
 plain=$!
 run memory --model_type model_memory --retrieval ngram --fusion words --pointer --memory_layers 1 2 --keep_ffn \
-    --retrieval_noise 0.1 --freeze_ratio 1.0 --knowledge_num 1048576 --knowledge_length 32
-wait $plain
+    --retrieval_noise 0.1 --freeze_ratio 1.0 --knowledge_num 1048576 --knowledge_length 32 &
+follow "knowledge_cpu_plain_seed$seed=$plain" "knowledge_cpu_memory_seed$seed=$!"
 "$PYTHON" eval_model.py --compare "out/knowledge_cpu_plain_seed$seed" "out/knowledge_cpu_memory_seed$seed"

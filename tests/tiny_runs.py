@@ -43,7 +43,7 @@ class Runs:
             kill_after: seconds after which SIGKILL comes.
         """
         output = self.folder / f"{out}.output"
-        process = FORKS.Process(target=run_forked, args=(self.argv(out, *flags), output, fault, {}))
+        process = self.make_process(self.argv(out, *flags), output, fault, {})
         process.start()
         process.join(kill_after)
         if process.is_alive():
@@ -53,18 +53,19 @@ class Runs:
 
     def start_ranks(self, out: str, *flags: str, n: int = 2, fault: Callable | None = None) -> list[Ended]:
         """The same as `n` processes that a launcher would start together, without the launcher; `fault` is in each."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         processes, outputs = [], [self.folder / f"{out}.output{rank}" for rank in range(n)]
         for rank, output in enumerate(outputs):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            arguments = (self.argv(out, *flags), output, fault, {name: str(value) for name, value in place.items()})
-            processes.append(FORKS.Process(target=run_forked, args=arguments))
+            environment = {name: str(value) for name, value in place.items()}
+            processes.append(self.make_process(self.argv(out, *flags), output, fault, environment))
             processes[-1].start()
         for process in processes:
             process.join()
         return [Ended(p.exitcode, output.read_text()) for p, output in zip(processes, outputs, strict=True)]
+
+    def make_process(self, argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]):
+        return FORKS.Process(target=run_forked, args=(argv, output, fault, environment))
 
     def argv(self, out: str, *flags: str) -> list[str]:
         return [
@@ -73,6 +74,12 @@ class Runs:
             "--database_init_path", str(self.data / "facts.json"), "--experiment_dir", str(self.folder / "records"),
             *flags,
         ]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def run_forked(argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]) -> None:

@@ -242,15 +242,15 @@ def check_together(flags: Flags) -> None:
         "--entry_rows needs blocks that read the memory: --memory_layers names none",
     )
     if model.use_flash_attn and model.flash_backend == "flash_attn":
-        require_flash_attn(data.data_mode)
+        require_flash_attn(optim.dtype)
 
 
-def require_flash_attn(data_mode: str) -> None:
+def require_flash_attn(dtype: str) -> None:
     require(
         importlib.util.find_spec("flash_attn") is not None,
         "--flash_backend flash_attn needs the flash-attn package: pip install flash-attn, or leave the flag out",
     )
     require(
-        data_mode == "padded",
-        "--flash_backend flash_attn sees no borders of documents: add --data_mode padded, or leave the flag out",
+        dtype != "float32",
+        "--flash_backend flash_attn computes in 16 bits: take --dtype bfloat16 or float16, or leave the flag out",
     )

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,10 +19,14 @@ log = logging.getLogger("run")
 
 
 class Meter:
-    """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses."""
+    """The numbers of a log line, and the progress bar. The tokens/s are those of learning, without the pauses.
 
-    def __init__(self, state: TrainState, accelerator):
-        self.state = state
+    Args:
+        describe: writes the numbers of a step as text, for the log.
+    """
+
+    def __init__(self, state: TrainState, accelerator, describe: Callable[[dict[str, float]], str]):
+        self.state, self.describe = state, describe
         self.outcome: Outcome | None = None
         self.tokens, self.paused_at, self.clock = 0, 0.0, time.perf_counter()
         self.progress = tqdm(
@@ -65,8 +69,7 @@ class Meter:
             **{f"aux/{name}": value.item() for name, value in outcome.aux_losses.items()}, **outcome.time_shares,
         }  # fmt: skip
         self.progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
-        place = state.step, state.total_steps
-        log.info("step %d/%d loss %.4f lr %.3g %.0f tokens/s", *place, loss, outcome.lr, speed)
+        log.info("step %d/%d %s", state.step, state.total_steps, self.describe(metrics))
         if n_skipped:
             log.warning("%d of these %d steps were skipped: loss not finite", n_skipped, state.loss_steps)
         state.start_interval()

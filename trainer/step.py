@@ -48,7 +48,7 @@ class TrainStep:
         if compiled:
             model.compile_parts()
         self.model.train()
-        obstacle = graphable(flags.model, self.device, optim.dtype, compiled)
+        obstacle = graphable(flags.model, self.device, optim.dtype, compiled, flags.data.data_mode == "packed")
         if run.use_cuda_graph and obstacle:
             raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
         self.graphed = run.use_cuda_graph is not False and obstacle is None
@@ -127,7 +127,7 @@ def first_bad_gradient(model: nn.Module) -> str | None:
     return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)
 
 
-def graphable(config: ModelConfig, device: torch.device, dtype: str, compiled: bool) -> str | None:
+def graphable(config: ModelConfig, device: torch.device, dtype: str, compiled: bool, packed: bool = True) -> str | None:
     """Why a model's step cannot be captured; None where it can."""
     if device.type != "cuda":
         return "there is no CUDA device"
@@ -137,6 +137,8 @@ def graphable(config: ModelConfig, device: torch.device, dtype: str, compiled: b
         return "some operations of --deterministic wait for the host"
     if config.use_moe:
         return "--use_moe sends tokens to experts in numbers that the host must know"
+    if config.use_flash_attn and config.flash_backend == "flash_attn" and packed:
+        return "--flash_backend flash_attn must know on the host how many documents the packed rows hold"
     return "--dtype float16 scales its loss on the host" if dtype == "float16" else None
 
 

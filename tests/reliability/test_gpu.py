@@ -3,6 +3,7 @@
 SOAK_MINUTES=60 python -m pytest tests/reliability/test_gpu.py -k minutes      # 10 without it
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from tests.tiny_runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
 from .test_long import assert_no_growth, read_resources, watch_resources
+from .test_processes import STILL, assert_ended_by, start_and_kill
 from .test_resume import CHECKPOINT, REWRITTEN, STEP, TAUGHT, WORDS, assert_same_run
 
 pytestmark = [
@@ -36,18 +38,18 @@ class GpuRuns(Runs):
     """Starts tiny runs on the GPU, each in a new interpreter: a process that has used CUDA cannot be forked."""
 
     def start(self, out: str, *flags: str, fault: Callable | None = None, kill_after: float | None = 600) -> Ended:
-        output = self.folder / f"{out}.output"
-        arguments = (self.argv(out, *SIZES, *flags), output, fault)
-        process = multiprocessing.get_context("spawn").Process(target=run_script, args=arguments)
-        process.start()
-        process.join(kill_after)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        return Ended(process.exitcode, output.read_text() if output.exists() else "")
+        return super().start(out, *flags, fault=fault, kill_after=kill_after)
+
+    def argv(self, out: str, *flags: str) -> list[str]:
+        return super().argv(out, *SIZES, *flags)
+
+    def make_process(self, argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]):
+        arguments = (argv, output, fault, environment)
+        return multiprocessing.get_context("spawn").Process(target=run_script, args=arguments)
 
 
-def run_script(argv: list[str], output: Path, fault: Callable | None) -> None:
+def run_script(argv: list[str], output: Path, fault: Callable | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
     redirect(output)
     import train_pretrain_accelerate as script
 
@@ -80,6 +82,34 @@ def test_a_killed_deterministic_run_on_a_gpu_goes_on_bit_for_bit(gpu_runs, survi
         assert ended.code == 0, ended.output
         assert "resumed from" in (gpu_runs.folder / "cut" / "train.log").read_text()
         assert_same_run(gpu_runs.folder / "whole", gpu_runs.folder / "cut")
+
+
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+
+
+@two_gpus
+@pytest.mark.parametrize("model", MODELS)
+def test_two_gpus_learn_what_one_does_from_captured_steps(gpu_runs, model):
+    flags = (*MODELS[model], *STILL, "--use_cuda_graph", "--dtype", "float32")
+    ended = gpu_runs.start("one", *flags)
+    assert ended.code == 0, ended.output
+    halves = ("--batch_size", "2", *(("--entry_rows", "1") if "--entry_rows" in flags else ()))
+    for one in gpu_runs.start_ranks("two", *flags, *halves):
+        assert one.code == 0 and "arning" not in one.output, one.output
+    for name in ("loss", "val_loss"):
+        pairs = zip(*(metrics(gpu_runs.folder / out, name) for out in ("one", "two")), strict=True)
+        for one_step, two_steps in pairs:
+            assert one_step == pytest.approx(two_steps, abs=5e-2)
+
+
+@two_gpus
+def test_a_dead_process_ends_the_one_that_waits_for_it_on_its_gpu(gpu_runs, survives):
+    with survives("kill -9 of a process of two GPUs"):
+        (other,) = start_and_kill(gpu_runs, "cut", 1, 2)
+        assert_ended_by(1, other, 2)
+        facts = json.loads((gpu_runs.folder / "cut" / "run.json").read_text())
+        assert facts["state"] == "failed" and "process 1 of 2 has died" in facts["error"]
+        assert [one.code for one in gpu_runs.start_ranks("cut", "--batch_size", "2")] == [0, 0]
 
 
 def thirds(rows: list) -> tuple[list, list]:

@@ -226,15 +226,16 @@ def test_a_flag_out_of_range_is_refused(flags):
         parse_cli(flags.split())
 
 
-def test_flash_attn_must_be_there_and_sees_no_borders_of_documents(monkeypatch):
+def test_flash_attn_must_be_there_and_computes_in_16_bits(monkeypatch):
     flags = ["--flash_backend", "flash_attn", "--data_mode"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the flash-attn package: pip install"):
         parse_cli([*flags, "padded"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(ValueError, match="--data_mode padded"):
-        parse_cli([*flags, "packed"])
-    assert parse_cli([*flags, "padded"]).model.flash_backend == "flash_attn"
+    with pytest.raises(ValueError, match="take --dtype bfloat16 or float16"):
+        parse_cli([*flags, "padded", "--dtype", "float32"])
+    for mode in ("padded", "packed"):
+        assert parse_cli([*flags, mode]).model.flash_backend == "flash_attn"
 
 
 def test_the_weights_of_another_version_are_refused(tmp_path):

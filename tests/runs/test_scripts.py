@@ -21,7 +21,7 @@ def test_the_progress_of_runs_is_told_and_a_failure_handed_on(tmp_path):
     for name, line in (("plain", "INFO step 20/250 loss 5.1234 lr 0.002"), ("memory", "INFO started")):
         (tmp_path / f"out/{name}").mkdir(parents=True)
         (tmp_path / f"out/{name}/train.log").write_text(f"2026-11-28 20:00:00 {line}\n")
-    follow = f"source {ROOT}/run_file/_progress.sh; sleep 1 & a=$!; sh -c 'exit 3' & follow plain=$a memory=$!"
+    follow = f"source {ROOT}/run_file/_progress.sh; sleep 2 & a=$!; (sleep 0.6; exit 3) & follow plain=$a memory=$!"
     done = bash(follow, tmp_path)
     assert done.returncode == 3
     assert "plain: step 20/250 loss 5.1234 | memory: starting" in done.stdout
