@@ -27,7 +27,7 @@ class PeerLost(ConnectionError):
 
 
 class Peers:
-    """A context for all that several processes do together; with one process it does nothing.
+    """A context for all that several processes do together; one process alone watches nothing.
 
     On leaving, the process group is closed. If another process has died, this one ends with exit code 1: by `named`, or
     where it hangs in a collective operation of the device by force.
@@ -53,9 +53,7 @@ class Peers:
         return self
 
     def __exit__(self, kind, problem, traceback) -> None:
-        if self.n == 1:
-            return
-        if problem is None:
+        if self.n > 1 and problem is None:
             try:
                 self.accelerator.wait_for_everyone()  # what the main process writes last must not be cut off
             except RuntimeError as failure:

@@ -79,7 +79,7 @@ def assert_ended_by(lost: int, ended, n: int) -> None:
     assert "the same command goes on from the newest checkpoint" in ended.output
 
 
-def start_and_kill(runs, out: str, killed: int, n: int, **others: partial) -> list:
+def start_and_kill(runs, out: str, killed: int, n: int, *flags: str, **others: partial) -> list:
     """The ranks of a run of which one dies in step 6; the others must end soon after.
 
     Args:
@@ -88,7 +88,7 @@ def start_and_kill(runs, out: str, killed: int, n: int, **others: partial) -> li
     died = runs.folder / "died"
     faults = {int(rank.removeprefix("rank_")): other for rank, other in others.items()}
     faults[killed] = fault("trainer.step:count_targets", 11, partial(die_noting, died))
-    ended = runs.start_ranks(out, "--batch_size", "2", n=n, fault=partial(on_ranks, faults))
+    ended = runs.start_ranks(out, "--batch_size", "2", *flags, n=n, fault=partial(on_ranks, faults))
     assert time.time() - float(died.read_text()) < SECONDS
     assert ended[killed].code == -signal.SIGKILL
     return [one for rank, one in enumerate(ended) if rank != killed]
@@ -96,14 +96,16 @@ def start_and_kill(runs, out: str, killed: int, n: int, **others: partial) -> li
 
 @pytest.mark.parametrize("lost", [0, 2])
 def test_a_dead_process_ends_the_others_with_one_sentence_that_names_it(runs, survives, lost):
-    assert [one.code for one in runs.start_ranks("whole", "--batch_size", "2", n=3)] == [0, 0, 0]
+    flags = ("--batch_size", "2", "--log_interval", "3")  # the checkpoint of step 4 lies between two log lines
+    assert [one.code for one in runs.start_ranks("whole", *flags, n=3)] == [0, 0, 0]
     with survives("kill -9 of one process of three"):
-        for one in start_and_kill(runs, "cut", lost, 3):
+        for one in start_and_kill(runs, "cut", lost, 3, *flags):
             assert_ended_by(lost, one, 3)
         if lost:
             facts = json.loads((runs.folder / "cut" / "run.json").read_text())
             assert facts["state"] == "failed" and "process 2 of 3 has died" in facts["error"]
-        assert [one.code for one in runs.start_ranks("cut", "--batch_size", "2", n=3)] == [0, 0, 0]
+        assert [one.code for one in runs.start_ranks("cut", *flags, n=3)] == [0, 0, 0]
+        assert metrics(runs.folder / "whole", "loss") == metrics(runs.folder / "cut", "loss")
         states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("whole", "cut")]
         assert states[0] == states[1]
 
