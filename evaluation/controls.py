@@ -27,10 +27,7 @@ from .config import EvalConfig
 @contextmanager
 def replaced_bank(model, token_NL: torch.Tensor) -> Iterator[None]:
     """The model with another table in its bank. Retrieval by n-grams still finds rows by their right texts."""
-    if model.settings.uses_ngrams:
-        model.bank.ngrams()  # builds the index of the right entries, in case nothing has been retrieved so far
-    right_NL = model.bank.tokens.clone()
-    model.bank.tokens.copy_(token_NL)
+    right_NL = model.bank.swap(token_NL)
     try:
         yield
     finally:

@@ -139,8 +139,6 @@ class Journal:
                         f"{n_rows} entries of {length} tokens"
                     )
                 last[change.row] = change
-        if last and bank.config.uses_ngrams:
-            bank.ngrams()  # builds the index of the trained entries; edits then change it as in their own session
         if last:
             apply(bank, list(last.values()))
 

@@ -173,6 +173,9 @@ class Flags:
         return asdict(self)
 
 
+CONFIGS = (ModelConfig, DataConfig, OptimConfig, RunConfig)
+
+
 class OneSentenceParser(HfArgumentParser):
     """Refuses in one sentence. `--help` lists the basic flags first, then the others under their config's heading."""
 
@@ -210,7 +213,7 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
     Raises:
         ValueError: a flag does not exist or a value is refused; one sentence says which and why.
     """
-    parser = OneSentenceParser(ModelConfig, DataConfig, OptimConfig, RunConfig)
+    parser = OneSentenceParser(*CONFIGS)
     *configs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]

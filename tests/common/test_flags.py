@@ -5,10 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from common.flags import check, flag
-from model.config import ModelConfig
-from trainer.config import BASIC, DataConfig, OneSentenceParser, OptimConfig, RunConfig
-
-CONFIGS = (ModelConfig, DataConfig, OptimConfig, RunConfig)
+from trainer.config import BASIC, CONFIGS, OneSentenceParser
 
 
 @dataclass(frozen=True)

@@ -115,3 +115,17 @@ def test_columns_are_clusters_of_what_the_entries_of_a_row_do_not_share():
     order_N = content_order(vector_ND, 8, torch.arange(64))
     column_RR = shuffle.flatten()[order_N].view(8, 8)
     assert (column_RR == column_RR[:1]).all()
+
+
+@pytest.mark.parametrize("change", ["write", "swap"])
+def test_the_bank_indexes_its_entries_as_trained_before_it_is_changed(change):
+    banks = [tiny_model(retrieval="ngram", ngram_lengths=[2], fusion="words", keep_ffn=True).bank for _ in range(2)]
+    banks[0].ngrams()  # a forward pass has built it
+    for bank in banks:
+        rows = torch.tensor([3, 17])
+        old = bank.write(rows, bank.tokens[rows].flip(-1)) if change == "write" else bank.swap(bank.tokens.flip(0))
+        assert old.shape == (bank.tokens[rows] if change == "write" else bank.tokens).shape
+    first, second = (bank.ngrams() for bank in banks)
+    assert torch.equal(first.base["ngrams"].key_P, second.base["ngrams"].key_P)
+    assert torch.equal(first.rarity_V, second.rarity_V) and torch.equal(first.stale_N, second.stale_N)
+    assert set(second.edited) == ({3, 17} if change == "write" else set())
