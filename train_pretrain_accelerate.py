@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from common.cli import run_command
 from runs.folder import RunFolder
 from runs.metrics import log_text
+from trainer.ahead import prepared_ahead
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
@@ -61,8 +62,10 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     run.rewind(state.step, goes_on=state.step < state.total_steps)
     stop.waits_for_step = True
 
-    reader, meter = loader.iterate(state.step * optim.accumulation_steps), Meter(state, accelerator, log_text)
-    with closing(reader) as batches, meter:
+    batches, meter = loader.iterate(state.step * optim.accumulation_steps), Meter(state, accelerator, log_text)
+    if flags.model.reads_bank:
+        batches = prepared_ahead(batches, model.search_text, device)
+    with closing(batches), meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)
             outcome = step(batches, lr, timed=state.due(every.log_interval, ahead=1))

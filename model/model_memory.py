@@ -26,6 +26,7 @@ from .memory.bank import MemoryBank, access_histogram, usage_statistics
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, MemoryContext, Reading
+from .memory.ngram_index import Matches
 from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
 from .model_original import Block, Transformer
@@ -99,17 +100,20 @@ class MemoryTransformer(Transformer):
             self.settings.retrieval_class.refresh(self.settings, self.bank, self.embedding.weight)
 
     def make_context(
-        self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, visible: Visibility, cache,
-        needs_losses: bool, **shared
+        self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, matches: tuple | None,
+        visible: Visibility, cache, needs_losses: bool, **shared
     ) -> Context:  # fmt: skip
         """The bank, and what retrieval, fusion and pointer declare to need, once for all blocks."""
         shared |= {"visible": visible, "cache": cache, "needs_losses": needs_losses}
         config, needs = self.settings, self.settings.prepares
         if not config.reads_bank:
-            return super().make_context(input_BT, labels_BT, oracle_B, **shared)
+            return super().make_context(input_BT, labels_BT, oracle_B, matches, **shared)
         retrieval, parameter_VD = config.retrieval_class, self.embedding.weight
         embedding_VD, unit_VD = self.derived(lambda: embeddings(parameter_VD, "unit_embeddings" in needs), parameter_VD)
-        inputs = ForwardPass(input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses)
+        inputs = ForwardPass(
+            input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses,
+            matches=matches and Matches(*matches),
+        )  # fmt: skip
         found = retrieval.search(config, self.bank, inputs, lay_out="text" in needs)
         text = None
         if "text" in needs and not retrieval.uses_ngrams:
@@ -142,6 +146,15 @@ class MemoryTransformer(Transformer):
             self.copying_loss = torch.compile(copying_loss)
 
     # What the training loop calls: see the docstrings of `Transformer`.
+
+    @torch.no_grad()
+    def search_text(
+        self, input_ids: Tensor, labels: Tensor | None = None, document_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if not self.settings.reads_bank:
+            return {}
+        matches = self.settings.retrieval_class.search_text(self.settings, self.bank, input_ids, document_ids)
+        return {f"match_{name}": value for name, value in matches._asdict().items()} if matches else {}
 
     def count_reads(self, readings: list[Reading | None]) -> None:
         for reading in filter(None, readings):

@@ -126,7 +126,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.settings, layer)
 
-    def make_context(self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, **shared) -> Context:
+    def make_context(
+        self, input_BT: Tensor, labels_BT: Tensor | None, oracle_B: Tensor | None, matches: tuple | None, **shared
+    ) -> Context:
         """What the blocks of one forward pass share."""
         if oracle_B is not None:
             raise ValueError("a model without a memory cannot be made to read an entry")
@@ -139,7 +141,13 @@ class Transformer(PreTrainedModel, GenerationMixin):
             return document_starts(visible.document_BX)
         return visible.mask(fused=settings.use_flash_attn)
 
-    # The training loop knows of the memory only through the next four methods.
+    # The training loop knows of the memory only through the next five methods.
+
+    def search_text(
+        self, input_ids: Tensor, labels: Tensor | None = None, document_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Arguments of `forward` that depend on the text and the bank alone, of a batch to train on; none here."""
+        return {}
 
     def refresh(self) -> None:
         """Bring up to date what depends on the parameters alone; a replayed step calls it outside of its graph."""
@@ -215,6 +223,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
         return_logits: bool = True,
         past_key_values: object | None = None,
         entry_B: Tensor | None = None,
+        match_entry_BTC: Tensor | None = None,
+        match_score_BTC: Tensor | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -227,6 +237,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
+            match_entry_BTC, match_score_BTC: as `search_text` returns them; without them the forward pass searches.
 
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
@@ -250,8 +261,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
         x_BTD, terms, readings = self.embedding(input_ids), {}, []
         if not self.settings.residual_in_fp32:
             x_BTD = in_autocast(x_BTD)
+        matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         context = self.make_context(
-            input_ids, labels, entry_B, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
+            input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
             embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,

@@ -46,9 +46,8 @@ class Peers:
     def __enter__(self) -> "Peers":
         if self.n > 1:
             self._connect()
-            os.register_at_fork(
-                after_in_child=self._close
-            )  # a worker that outlives its process must not hide its death
+            # A worker that outlives its process must not hide the death of that.
+            os.register_at_fork(after_in_child=self._close)
             threading.Thread(target=self._watch, daemon=True, name="peers").start()
         return self
 
@@ -63,9 +62,9 @@ class Peers:
         self.unwinding.set()
         if problem is None:
             self._send(GOODBYE)
+        self._close()
         with suppress(RuntimeError):
             self.accelerator.end_training()  # closes the process group
-        self._close()
 
     @property
     def sentence(self) -> str:
@@ -106,18 +105,27 @@ class Peers:
         call = [server.getsockname()[1], secrets.token_bytes(16)] if self.rank == 0 else [None, None]
         torch.distributed.broadcast_object_list(call, src=0)
         port, secret = call
-        if self.rank:
-            connection = socket.create_connection(("127.0.0.1" if is_local else host, port), CONNECT_S)
-            connection.sendall(secret + self.rank.to_bytes(4, "big"))
-            self._keep(connection, 0)
-            return
+        try:
+            if self.rank:
+                connection = socket.create_connection(("127.0.0.1" if is_local else host, port), CONNECT_S)
+                connection.sendall(secret + self.rank.to_bytes(4, "big"))
+                self._keep(connection, 0)
+            else:
+                self._accept(server, secret)
+        except OSError as problem:
+            raise ConnectionError(
+                f"process {self.rank} of {self.n} has no connection to the others ({problem}): "
+                f"every machine must be able to reach {host} on any port"
+            ) from None
+
+    def _accept(self, server: socket.socket, secret: bytes) -> None:
         with server:
             while len(self.connections) < self.n - 1:
                 connection, _ = server.accept()
                 connection.settimeout(CONNECT_S)
-                told = received(connection, 20)
-                if secrets.compare_digest(told[:16], secret):
-                    self._keep(connection, int.from_bytes(told[16:], "big"))
+                told = received(connection, len(secret) + 4)
+                if secrets.compare_digest(told[: len(secret)], secret):
+                    self._keep(connection, int.from_bytes(told[len(secret) :], "big"))
                 else:
                     connection.close()
 

@@ -19,6 +19,7 @@ from ..layers import Context
 from ..ops.entries import CommonTokens
 from ..visibility import Visibility
 from .entry_tokens import EntryTokens
+from .ngram_index import Matches
 
 
 class Found(NamedTuple):
@@ -64,6 +65,7 @@ class ForwardPass(NamedTuple):
         oracle_B: int64, an entry that every position of a row must read; NO_ENTRY: no change. None: no oracle.
         embedding_VD: the embedding parameter.
         training: whether the model is in training mode.  needs_losses: whether auxiliary losses are wanted.
+        matches: the result of `search_text`, where the training loop has it already.
     """
 
     input_BT: Tensor
@@ -74,6 +76,7 @@ class ForwardPass(NamedTuple):
     embedding_VD: Tensor
     training: bool
     needs_losses: bool
+    matches: Matches | None = None
 
 
 @dataclass
@@ -106,6 +109,13 @@ class Retrieval(nn.Module):
     @classmethod
     def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:
         """Update what depends on parameters alone. A replayed training step calls this outside of its graph."""
+
+    @classmethod
+    def search_text(cls, config: MemoryConfig, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:
+        """The part of `search` in training that reads the text and the bank alone; None: there is none.
+
+        The training loop calls it for the next micro-batch, while the current one is learned from.
+        """
 
     @classmethod
     def search(cls, config: MemoryConfig, bank, inputs: ForwardPass, lay_out: bool) -> object:

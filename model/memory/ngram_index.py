@@ -59,6 +59,9 @@ class Matches(NamedTuple):
     entry_BTC: Tensor
     score_BTC: Tensor
 
+    def best(self, n: int) -> "Matches":
+        return Matches(self.entry_BTC[..., :n], self.score_BTC[..., :n])
+
 
 def pack(token_XG: Tensor, bits: int) -> Tensor:
     """(X,) int64: n tokens as one number, the first one in the highest bits."""

@@ -16,7 +16,7 @@ from common.constants import NO_ENTRY, PADDING
 from ..ops import keep_best
 from ..visibility import FLEX_BLOCK
 from .ngram_index import Matches, NgramIndex, last
-from .text import previous, text_so_far
+from .text import previous, starts, text_so_far
 
 FEW_POSITIONS = 256  # are compared with all tokens of the window at once: fewer launches, but W times the memory
 
@@ -69,6 +69,14 @@ def find_matches(
         stored_BTX = torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)
         cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)
     return rank(matches, index, text_BX, start_BX, cut), previous(text_BX, start_BX)[:, cut:]
+
+
+def matches_of(index: NgramIndex, inputs, layer: int = 0, n_kept: int | None = None):
+    """As `find_matches`, for a `ForwardPass`, which may hold the matches already."""
+    document_BX = inputs.visible.document_BX
+    if inputs.matches is None:
+        return find_matches(index, inputs.input_BT, document_BX, inputs.cache, layer, n_kept)
+    return inputs.matches, previous(inputs.input_BT, starts(inputs.input_BT, document_BX))
 
 
 def rank(matches: Matches, index: NgramIndex, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:

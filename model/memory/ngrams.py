@@ -15,8 +15,8 @@ from common.flags import flag, require
 
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
-from .ngram_index import NgramConfig
-from .ngram_search import find_matches
+from .ngram_index import Matches, NgramConfig
+from .ngram_search import find_matches, matches_of
 
 
 class Ngrams(Retrieval):
@@ -31,6 +31,12 @@ class Ngrams(Retrieval):
         retrieval_noise: float = flag(
             0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
         )
+        bank_control: str | None = flag(
+            None,
+            "control, for training and evaluation: shuffled searches as ever, but reads another entry in place of each "
+            "that it finds, always the same one",
+            choices=["shuffled"], needs="--retrieval ngram",
+        )  # fmt: skip
 
         def check(self) -> None:
             NgramConfig.check(self)
@@ -47,11 +53,16 @@ class Ngrams(Retrieval):
         init.ones_(self.score_scale)
 
     @classmethod
+    def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
+        return find_matches(bank.ngrams(), input_BT, document_BT)[0].best(config.num_selected)
+
+    @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        S, layer, document_BX = config.num_selected, config.cache_layers - 1, inputs.visible.document_BX
-        matches, previous_BT = find_matches(bank.ngrams(), inputs.input_BT, document_BX, inputs.cache, layer)
-        entry_BTS, score_BTS = matches.entry_BTC[..., :S], matches.score_BTC[..., :S]
+        matches, previous_BT = matches_of(bank.ngrams(), inputs, config.cache_layers - 1)
+        entry_BTS, score_BTS = matches.best(config.num_selected)
+        if config.bank_control == "shuffled":
+            entry_BTS = shuffled(entry_BTS, len(bank.tokens))
         if inputs.oracle_B is not None:
             certain = 10 * math.log(len(bank.tokens))  # as if ten n-grams were found nowhere else
             entry_BTS, score_BTS = read_first(inputs.oracle_B[:, None, None], entry_BTS, score_BTS, certain, 0.0)
@@ -70,3 +81,11 @@ class Ngrams(Retrieval):
         found = context.shared
         log_weight_BTS = self.score_scale * found.log_weight_BTS
         return Found(found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens), {}
+
+
+def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:
+    """The entries' images under one permutation of the bank, which moves neighbours far apart; NO_ENTRY stays."""
+    stride = round(0.618 * n_entries) or 1
+    while math.gcd(stride, n_entries) > 1:
+        stride += 1
+    return ((entry_BTS * stride + n_entries // 2) % n_entries).where(entry_BTS != NO_ENTRY, NO_ENTRY)

@@ -25,8 +25,8 @@ from ..losses import balance_loss, diversity_loss, retrieval_loss, similarity_lo
 from ..ops import best_of_rows, search_grid
 from ..ops.token_attention import sum_by_token
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
-from .ngram_index import NgramConfig
-from .ngram_search import find_matches
+from .ngram_index import Matches, NgramConfig
+from .ngram_search import find_matches, matches_of
 
 TEACHER_CANDIDATES = 16  # entries that the n-gram search ranks where it only supervises
 
@@ -136,6 +136,12 @@ class ProductKeys(Retrieval):
             bank.norms(embedding_VD)
 
     @classmethod
+    def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:
+        if not config.teaches_retrieval:
+            return None
+        return find_matches(bank.ngrams(), input_BT, document_BT, n_kept=TEACHER_CANDIDATES)[0].best(1)
+
+    @classmethod
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Shared:
         norm_N = bank.norms(inputs.embedding_VD) if config.needs_cosine(inputs.needs_losses) else None
         supervised = inputs.training and config.teaches_retrieval and inputs.labels_BT is not None
@@ -220,7 +226,7 @@ def retrieval_targets(config: ProductKeys.Config, bank, inputs: ForwardPass) -> 
     something).
     """
     input_BT, labels_BT = inputs.input_BT, inputs.labels_BT
-    matches, _ = find_matches(bank.ngrams(), input_BT, inputs.visible.document_BX, n_kept=TEACHER_CANDIDATES)
+    matches, _ = matches_of(bank.ngrams(), inputs._replace(cache=None), n_kept=TEACHER_CANDIDATES)
     entry_BT1, R = matches.entry_BTC[..., :1], config.grid_side
     predicted_BT1 = ((labels_BT != IGNORED) | (input_BT == PADDING))[..., None]
     unknown_BT1 = (entry_BT1 == NO_ENTRY) | predicted_BT1

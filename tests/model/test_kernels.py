@@ -211,7 +211,7 @@ def test_attending_to_entries_errs_no_more_than_torch(B, T, past, X, heads, widt
 
     with monkeypatch.context() as patch:
         poison(patch)
-        actual = run(visible.runs(B), (dtype, dtype, torch.float32))
+        actual = run(visible.spans(B), (dtype, dtype, torch.float32))
     dense = visible.mask(X, fused=False)
     truth, eager = run(dense, [torch.float64] * 3), run(dense, (dtype, dtype, torch.float32))
     # Where all that a query sees is dropped, each logit has lost what MASKED leaves no bits for.

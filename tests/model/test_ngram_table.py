@@ -141,6 +141,15 @@ def test_the_table_acts_only_through_its_gates(kind):
     assert torch.equal(model(ids).logits, plain(ids).logits)
 
 
+@pytest.mark.parametrize("kind", [PLAIN, {"fusion": "words", "keep_ffn": True}])
+def test_each_gate_acts_once(kind):
+    model, calls = tiny_model(**kind, **TABLE), []
+    for layer in TABLE["ngram_table_layers"]:
+        model.blocks[layer].ngram_gate.register_forward_hook(lambda *args, layer=layer: calls.append(layer))
+    model(random_ids(2, T))
+    assert calls == TABLE["ngram_table_layers"]
+
+
 def test_a_model_with_a_table_starts_nearly_as_the_plain_one():
     model, plain, ids = tiny_model(**PLAIN, **TABLE), tiny_model(**PLAIN), random_ids(8, 32)
     plain.load_state_dict(model.state_dict(), strict=False)

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from model.model_memory import MemoryTransformer
+from tests.tiny_runs import metrics
 from trainer.ahead import prepared_ahead
 
 CPU = torch.device("cpu")
@@ -71,3 +74,22 @@ def test_on_another_stream_nothing_is_overwritten_before_it_is_used():
             total += (batch["large"] != number).sum()
         del batch
         assert int(total) == 0
+
+
+WORDS = ("--retrieval", "ngram", "--fusion", "words", "--pointer", "--keep_ffn", "--retrieval_noise", "0.3")
+TAUGHT = ("--retrieval_loss_coef", "1", "--teacher_forcing", "0.5", "--ngram_lengths", "2", "--entry_rows", "2")
+
+
+def search_inside_the_step() -> None:
+    MemoryTransformer.search_text = lambda self, **batch: {}
+
+
+@pytest.mark.parametrize("flags", [WORDS, TAUGHT], ids=["ngram", "taught"])
+def test_a_run_that_searches_ahead_equals_one_that_searches_in_each_step(runs, flags):
+    ended = runs.start("ahead", *flags), runs.start("inside", *flags, fault=search_inside_the_step)
+    assert [run.code for run in ended] == [0, 0], ended[0].output + ended[1].output
+    ahead, inside = runs.folder / "ahead", runs.folder / "inside"
+    for name in ("loss", "val_loss", "grad_norm"):
+        assert metrics(ahead, name) == metrics(inside, name)
+    weights = [load_file(out / "model.safetensors") for out in (ahead, inside)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])

@@ -1,0 +1,42 @@
+"""What is searched ahead of a training step equals what the step would search itself."""
+
+import pytest
+import torch
+
+from common.constants import NO_ENTRY
+from tests.conftest import tiny_model
+from tests.model.variants import VARIANTS
+
+SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "taught"))]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
+    model, results = tiny_model(**VARIANTS[name]).train(), []
+    ids, documents = torch.randint(3, 61, (3, 32)), (torch.arange(32) // 11).expand(3, -1).contiguous()
+    ids[0, -5:] = 0
+    batch = {"input_ids": ids, "labels": ids.masked_fill(torch.rand(3, 32) < 0.3, -100), "document_ids": documents}
+    ahead = model.search_text(**batch)
+    assert set(ahead) == ({"match_entry_BTC", "match_score_BTC"} if name in SEARCHING else set())
+    for found in ({}, ahead):
+        torch.manual_seed(1)  # dropout, noise, teacher forcing
+        model.zero_grad()
+        out = model(**batch, **found, return_logits=False)
+        out.loss.backward()
+        results.append([out.loss, *(parameter.grad for parameter in model.parameters())])
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_matches_found_ahead_are_used(name):
+    model, ids = tiny_model(**VARIANTS[name]).train(), torch.randint(3, 61, (3, 32))
+    found = model.search_text(ids)
+    none = {"match_entry_BTC": torch.full_like(found["match_entry_BTC"], NO_ENTRY),
+            "match_score_BTC": torch.zeros_like(found["match_score_BTC"])}  # fmt: skip
+    labels = ids.clone()
+    labels[:, ::2] = -100
+    losses = []
+    for matches in (found, none):
+        torch.manual_seed(1)
+        losses.append(model(ids, labels=labels, **matches).loss.detach())
+    assert losses[0] != losses[1]
