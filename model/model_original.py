@@ -245,59 +245,65 @@ class Transformer(PreTrainedModel, GenerationMixin):
         cache = cache if cache is not None else past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        is_step = isinstance(cache, StaticCache) and cache.step_position_T is None and input_ids.shape[1] == 1
-        if is_step and cache.get_seq_length():
+        step_position_T = getattr(cache, "step_position_T", None)
+        if (
+            isinstance(cache, StaticCache)
+            and step_position_T is None
+            and input_ids.shape[1] == 1
+            and cache.get_seq_length()
+        ):
             if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
                 raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
             return cache.make_step(self, input_ids, attention_mask)
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
         matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
-        x_BTD, context = self.begin(input_ids, labels, document_ids, cache, entry_B, matches)
-        terms, readings = {}, []
-        for block in self.blocks:
-            x_BTD, aux, reading = block(x_BTD, context)
-            readings.append(reading)
-            for name, value in aux.items():
-                terms.setdefault(name, []).append(value)
-        aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
-
+        x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
+        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context)
         logits_BTV, lm_loss, more_readings = self.predict(
             in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
         )
         readings += more_readings
         if self.training:
             self.count_reads(readings)
-        loss = None if labels is None else lm_loss + self.weighted(aux_losses)
-        named = {"lm_loss": lm_loss, "aux_losses": aux_losses, "readings": readings, CACHE: cache}
-        return LanguageModelOutput(loss=loss, logits=logits_BTV, **named)
+        weighted = (getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items())
+        loss = None if labels is None else lm_loss + sum(weighted)
+        return LanguageModelOutput(
+            loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
+            readings=readings, **{CACHE: cache},
+        )  # fmt: skip
 
     def begin(
-        self, input_BT: Tensor, labels_BT: Tensor | None, document_BX: Tensor | None, cache, oracle_B: Tensor | None,
-        matches: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Context]:  # fmt: skip
-        """The stream before the first block, and what the blocks share."""
+        self, input_ids: Tensor, labels, document_ids, attention_mask, cache, entry_B, matches
+    ) -> tuple[Tensor, Context]:
+        """The embedded text, and what every block sees of the forward pass; arguments as those of `forward`."""
+        T, step_position_T = input_ids.shape[1], getattr(cache, "step_position_T", None)
         past = cache.get_seq_length() if cache is not None else 0
-        step_position_T = getattr(cache, "step_position_T", None)
         if step_position_T is not None:
-            past = cache.capacity - input_BT.shape[1]
-        visible = Visibility(past, input_BT.shape[1], document_BX, input_BT.device, step_position_T)
+            past = cache.capacity - T
+        visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
-        x_BTD = self.embedding(input_BT)
+        x_BTD = self.embedding(input_ids)
         if not self.settings.residual_in_fp32:
             x_BTD = in_autocast(x_BTD)
         context = self.make_context(
-            input_BT, labels_BT, oracle_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
+            input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
-            needs_losses=self.training or labels_BT is not None, token_BT=input_BT,
+            needs_losses=self.training or labels is not None, token_BT=input_ids,
             embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
-            ngram_BTU=self.ngram_table and self.ngram_table(input_BT, visible, cache),
+            ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
         return x_BTD, context
 
-    def weighted(self, aux_losses: dict[str, Tensor]) -> Tensor | float:
-        """The sum of the auxiliary losses, each times its `--<name>_loss_coef`."""
-        return sum(getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items())
+    def run_blocks(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], list]:
+        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings."""
+        terms, readings = {}, []
+        for block in self.blocks:
+            x_BTD, aux, reading = block(x_BTD, context)
+            readings.append(reading)
+            for name, value in aux.items():
+                terms.setdefault(name, []).append(value)
+        return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         """From the last states: logits (or None), the language-model loss (or None), and what was read on the way."""
