@@ -104,8 +104,15 @@ class Transformer(PreTrainedModel, GenerationMixin):
         self.norm = make_norm(settings)
         self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
         self.language_model_loss = language_model_loss
-        self.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+        ids = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+        self.generation_config = GenerationConfig()
+        self.set_special_tokens(*ids)
         self.post_init()
+
+    def set_special_tokens(self, bos: int, eos: int, pad: int) -> None:
+        """Tell `generate`, and whoever reads the configuration, the special ids of the tokenizer."""
+        for target in (self.config, self.generation_config):
+            target.bos_token_id, target.eos_token_id, target.pad_token_id = bos, eos, pad
 
     @classmethod
     def from_pretrained(cls, path, *args, **options):
