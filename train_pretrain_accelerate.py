@@ -14,7 +14,6 @@ from transformers.utils import logging as transformers_logging
 from common.cli import run_command
 from runs.folder import RunFolder
 from runs.metrics import log_text
-from trainer.ahead import prepared_ahead
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
@@ -62,9 +61,8 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     run.rewind(state.step, goes_on=state.step < state.total_steps)
     stop.waits_for_step = True
 
-    batches, meter = loader.iterate(state.step * optim.accumulation_steps), Meter(state, accelerator, log_text)
-    if flags.model.reads_bank:
-        batches = prepared_ahead(batches, model.search_text, device)
+    batches = step.prepared(loader.iterate(state.step * optim.accumulation_steps))
+    meter = Meter(state, accelerator, log_text)
     with closing(batches), meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)

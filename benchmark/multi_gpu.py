@@ -60,7 +60,7 @@ def measure_here(args, experiment: str) -> dict | None:
         torch.manual_seed(flags.run.seed)
         model = build_model(flags.model, bank_NL if flags.model.reads_bank else None).to(accelerator.device)
         step = TrainStep(model, flags, accelerator, Stop(accelerator.num_processes))
-        batches = cycle(pinned_batches(flags, bank_NL, accelerator))
+        batches = step.prepared(batch for batch in cycle(pinned_batches(flags, bank_NL, accelerator)))
         begin = time.perf_counter()
         for _ in range(WARM_UP):
             outcome = step(batches, 1e-4, timed=False)

@@ -17,7 +17,7 @@ from common.constants import PADDING
 from common.files import LONGEST, atomic, explained, open_text, require_file, require_text, whole
 
 from .cache import content_key, tokenizer_key
-from .tokenizer import encode_texts
+from .tokenizer import encode_as_text, encode_texts
 
 BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge file that each row holds
 CHARACTERS_AT_ONCE = 1 << 20
@@ -49,12 +49,29 @@ def encode_entries(tokenizer, texts: list[str], length: int) -> tuple[np.ndarray
         length: L, tokens per entry.
     Returns:
         (X, L) int64 token ids, cut or padded with PADDING; (X,) int64, the tokens of each text before it is cut.
+    Raises:
+        ValueError: the tokenizer gives the id of padding to a piece of text.
     """
-    ids = encode_texts(tokenizer, texts)
+    ids = [
+        without_padding(tokenizer, text, own) for text, own in zip(texts, encode_texts(tokenizer, texts), strict=True)
+    ]
     token_XL = np.full((len(ids), length), PADDING, dtype=np.int64)
     for row, own in enumerate(ids):
         token_XL[row, : len(own)] = own[:length]
     return token_XL, np.array([len(own) for own in ids], dtype=np.int64)
+
+
+def without_padding(tokenizer, text: str, ids: list[int]) -> list[int]:
+    """The ids of a text, none of which is PADDING: a special token of this id, in a text, is ordinary characters."""
+    if PADDING not in ids:
+        return ids
+    ids = encode_as_text(tokenizer, text)
+    if PADDING in ids:
+        raise ValueError(
+            f"the tokenizer gives the id {PADDING} to a part of {text!r:.60}, but this id marks padding in a bank: "
+            "give another --tokenizer_path, whose id 0 is its padding token and which knows all characters"
+        )
+    return ids
 
 
 def entry_text(tokenizer, token_L: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""Pretraining text: JSON Lines, tokenised once into a memory-mapped cache, served as packed or padded rows.
+"""Training text: JSON Lines, tokenised once into a memory-mapped cache, read as packed or padded rows.
 
 Axes: B rows of a batch · T positions of a row
 """
@@ -27,7 +27,7 @@ DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 1 << 22
 
 @dataclass(frozen=True)
 class Document:
-    """A text to learn; of its first `given` characters, a question perhaps, nothing is to be predicted."""
+    """A text. Its first `given` characters, such as a question, are not predicted."""
 
     text: str
     given: int = 0
@@ -35,10 +35,12 @@ class Document:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Every line: `{"text"}`, or `{"prompt", "answer"}`, of which only the answer is learnt.
+    """Every line: `{"text"}`, or `{"prompt", "answer"}`, of which only the answer is predicted.
+
+    A line with `text` and `prompt` but without `answer` is a text; synthetic texts often keep their prompt.
 
     Raises:
-        ValueError: a line is not a JSON object of one of these forms, naming file and line.
+        ValueError: a line is not a JSON object of one of these forms; file and line are named.
     """
     for number, line in read_lines(path):
         if line.isspace():
@@ -46,18 +48,18 @@ def read_documents(path: Path) -> Iterator[Document]:
         place = f"{path}, line {number}"
         value = parse_json(line, place)
         fields = value if isinstance(value, dict) else {}
-        prompt, answer = (
-            (fields.get("prompt"), fields.get("answer")) if "prompt" in fields else ("", fields.get("text"))
-        )
+        is_question = "prompt" in fields and ("answer" in fields or "text" not in fields)
+        prompt, answer = (fields.get("prompt"), fields.get("answer")) if is_question else ("", fields.get("text"))
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise ValueError(f'{place}: no "text" field with a string in it, nor "prompt" and "answer"')
+            has = f"it has {', '.join(map(repr, list(fields)[:6]))}" if fields else "it is not an object with fields"
+            raise ValueError(f'{place}: no "text" field with a string in it, nor "prompt" and "answer": {has}'[:300])
         source = fields.get("source")
         text = require_text(prompt + answer, place)
         yield Document(text, len(prompt), source if isinstance(source, str) else None)
 
 
 def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
-    """Write tokens.bin, offsets.npy (documents + 1), answers.npy and report.json: each document as bos, text, eos."""
+    """Write tokens.bin, offsets.npy (documents + 1), answers.npy and report.json. A document is bos, text, eos."""
     dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max + 1 else np.uint32
     bos, eos, encoder = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.backend_tokenizer
     start, n_empty, n_bytes, n_characters = time.perf_counter(), 0, 0, 0
@@ -102,9 +104,11 @@ def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
 
 @dataclass
 class TokenCache:
-    """A file's documents as token ids: `token_N` on disk, document d in `offset_D[d]` to `offset_D[d + 1]`.
+    """The documents of a file as token ids.
 
-    `answer_D`: the first token to be learnt in each, counted from its start; 1 where only the bos is given.
+    Attributes:
+        token_N: all tokens, on the disk.  offset_D: document d is at `offset_D[d]` to `offset_D[d + 1]`.
+        answer_D: the first predicted token of each document, from its start; 1 where only bos is given.
     """
 
     token_N: np.memmap
@@ -114,7 +118,7 @@ class TokenCache:
 
 
 def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: str = "data_path") -> TokenCache:
-    """The tokens of a JSON Lines file; tokenised now if its content or the tokenizer is new.
+    """The tokens of a JSON Lines file, tokenised now if content or tokenizer are new.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, empty or malformed, or its cache is damaged.
@@ -138,11 +142,19 @@ class PretrainDataset(torch.utils.data.Dataset):
     """Rows of `max_seq_len` tokens over a range of a cache's documents.
 
     packed: the stream of documents, cut into full rows; `document_ids` count the documents of a row from 0. A document
-    that crosses the end of a row goes on in the next. The tokens after the last full row are left out (and reported).
-    padded: one document a row, cut at the end, padded with label -100; no `document_ids`.
+    that crosses the end of a row continues in the next one. The tokens after the last full row are left out.
+    padded: one document per row, cut at the end, padded with label -100; no `document_ids`.
+
+    Args:
+        labelled_only: leave out rows in which no token is predicted, such as the middle of a long prompt.
+    Raises:
+        ValueError: with `labelled_only`, no row is left.
     """
 
-    def __init__(self, cache: TokenCache, first: int, last: int, max_seq_len: int, mode: str, pad_token_id: int):
+    def __init__(
+        self, cache: TokenCache, first: int, last: int, max_seq_len: int, mode: str, pad_token_id: int,
+        labelled_only: bool = False,
+    ):  # fmt: skip
         self.cache, self.first, self.last, self.mode = cache, first, last, mode
         self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
         self.begin, self.end = int(cache.offset_D[first]), int(cache.offset_D[last])
@@ -157,27 +169,55 @@ class PretrainDataset(torch.utils.data.Dataset):
             "documents": last - first, "tokens": n_tokens, "rows": self.n_rows, "tokens_left_out": left_out,
             "mode": mode,
         }  # fmt: skip
+        self.labelled_rows = None
+        if labelled_only and (unlabelled := self._targets_per_row() == 0).any():
+            self.labelled_rows = np.flatnonzero(~unlabelled)
+            self.n_rows = len(self.labelled_rows)
+            self.report |= {"rows": self.n_rows, "rows_without_labels": int(unlabelled.sum())}
+            if not self.n_rows:
+                raise ValueError(
+                    f"every prompt fills a row of --max_seq_len {max_seq_len} tokens, so no answer is left to predict: "
+                    "give a larger --max_seq_len"
+                )
 
     def __len__(self) -> int:
         return self.n_rows
+
+    def _targets_per_row(self) -> np.ndarray:
+        """(rows,) int64: tokens that are predicted in each row. The first token of a row never is."""
+        offset_D, T = self.cache.offset_D[self.first : self.last + 1] - self.begin, self.max_seq_len
+        answer_D = self.cache.answer_D[self.first : self.last]
+        if self.mode == "padded":
+            return np.maximum(np.minimum(np.diff(offset_D), T) - np.maximum(answer_D, 1), 0)
+        begin_D, end_D = np.minimum(offset_D[:-1] + answer_D, offset_D[1:]), offset_D[1:]
+        edges = np.arange(self.n_rows + 1) * T
+
+        def predicted_before(position: np.ndarray) -> np.ndarray:
+            document = np.clip(np.searchsorted(begin_D, position, side="right") - 1, 0, None)
+            before = np.concatenate([[0], np.cumsum(end_D - begin_D)])[document]
+            return before + np.clip(np.minimum(position, end_D[document]) - begin_D[document], 0, None)
+
+        first_is_predicted = predicted_before(edges[:-1] + 1) - predicted_before(edges[:-1])
+        return np.diff(predicted_before(edges)) - first_is_predicted
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.fetch(np.array([row])).items()}
 
     def fetch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """A batch of rows: `input_ids`, `labels` and, when packed, `document_ids`; (B, T) int64 each."""
+        """A batch of rows: `input_ids`, `labels` and, if packed, `document_ids`; (B, T) int64 each."""
+        rows = rows if self.labelled_rows is None else self.labelled_rows[rows]
         batch = self._fetch_packed(rows) if self.mode == "packed" else self._fetch_padded(rows)
         return {name: torch.from_numpy(value) for name, value in batch.items()}
 
     def _fetch_packed(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         T = self.max_seq_len
-        place_BT = self.begin + rows[:, None] * T + np.arange(T)
-        inside_BT = place_BT < self.end  # only the single row of a text shorter than T has an outside
-        input_BT = self.cache.token_N[np.minimum(place_BT, self.end - 1)].astype(np.int64)
-        document_BT = np.searchsorted(self.cache.offset_D, place_BT, side="right") - 1
+        position_BT = self.begin + rows[:, None] * T + np.arange(T)
+        inside_BT = position_BT < self.end  # false only in the single row of a text shorter than T
+        input_BT = self.cache.token_N[np.minimum(position_BT, self.end - 1)].astype(np.int64)
+        document_BT = np.searchsorted(self.cache.offset_D, position_BT, side="right") - 1
         known_BT = np.minimum(document_BT, self.last - 1)
-        # The first token of a document is not to be predicted from the document before.
-        given_BT = place_BT - self.cache.offset_D[known_BT] < self.cache.answer_D[known_BT]
+        # The first token of a document is not predicted from the document before.
+        given_BT = position_BT - self.cache.offset_D[known_BT] < self.cache.answer_D[known_BT]
         return {
             "input_ids": np.where(inside_BT, input_BT, self.pad_token_id),
             "labels": np.where(inside_BT & ~given_BT, input_BT, IGNORED),
@@ -189,24 +229,26 @@ class PretrainDataset(torch.utils.data.Dataset):
         length_B = np.minimum(self.cache.offset_D[self.first + rows + 1] - start_B, self.max_seq_len)
         column_T = np.arange(self.max_seq_len)
         inside_BT = column_T < length_B[:, None]
-        place_BT = np.minimum(start_B[:, None] + column_T, self.end - 1)
-        input_BT = np.where(inside_BT, self.cache.token_N[place_BT].astype(np.int64), self.pad_token_id)
-        learnt_BT = inside_BT & (column_T >= self.cache.answer_D[self.first + rows][:, None])
-        labels_BT = np.where(learnt_BT, input_BT, IGNORED)
+        position_BT = np.minimum(start_B[:, None] + column_T, self.end - 1)
+        input_BT = np.where(inside_BT, self.cache.token_N[position_BT].astype(np.int64), self.pad_token_id)
+        predicted_BT = inside_BT & (column_T >= self.cache.answer_D[self.first + rows][:, None])
+        labels_BT = np.where(predicted_BT, input_BT, IGNORED)
         return {"input_ids": input_BT, "labels": labels_BT}
 
 
 def open_pretrain_data(
     data_path, tokenizer, max_seq_len: int, mode: str, cache_dir, part: str = "train", val_fraction: float = 0.0,
-    flag: str = "data_path",
+    flag: str = "data_path", labelled_only: bool = False,
 ) -> PretrainDataset:  # fmt: skip
     """The rows of a JSON Lines file, or of one part of it.
 
     Args:
         mode: "packed" or "padded".
         part: "train" or "val"; the last `val_fraction` of the documents are "val".
+        labelled_only: leave out rows without a token to predict.
     Raises:
-        FileNotFoundError, ValueError: the file is missing, empty or malformed, or too short to hold any out.
+        FileNotFoundError, ValueError: the file is missing, empty or malformed, too short for a validation part, or
+            all of its prompts fill whole rows.
     """
     cache = open_token_cache(data_path, tokenizer, cache_dir, flag)
     n_documents = len(cache.offset_D) - 1
@@ -215,11 +257,14 @@ def open_pretrain_data(
         raise ValueError(f"{data_path} has {n_documents} documents, too few to hold any out: give a --val_path")
     cut = n_documents - held_out
     first, last = (0, cut) if part == "train" else (cut, n_documents)
-    return PretrainDataset(cache, first, last, max_seq_len, mode, tokenizer.pad_token_id)
+    try:
+        return PretrainDataset(cache, first, last, max_seq_len, mode, tokenizer.pad_token_id, labelled_only)
+    except ValueError as problem:
+        raise ValueError(f"{data_path}: {problem}") from None
 
 
 def open_entries(token_NL: np.ndarray, tokenizer, max_seq_len: int) -> PretrainDataset:
-    """The entries of a bank as packed rows: each a document, all of it given and nothing to be learnt.
+    """The entries of a bank as packed rows. Each entry is a document of which nothing is predicted.
 
     Args:
         token_NL: (N, L) token ids, padded with 0.
@@ -235,20 +280,20 @@ def open_entries(token_NL: np.ndarray, tokenizer, max_seq_len: int) -> PretrainD
 
 
 def batch_rows(n_rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """(batches, batch_size): an epoch's order, a pure function of the arguments; an incomplete batch is left out."""
+    """(batches, batch_size): the rows of an epoch, a pure function of the arguments, without an incomplete batch."""
     order = np.random.default_rng([seed, epoch]).permutation(n_rows)
     n_batches = n_rows // batch_size
     return order[: n_batches * batch_size].reshape(n_batches, batch_size)
 
 
 class BatchLoader:
-    """This process's share of every global batch, fetched ahead by one background thread.
+    """This process's share of every global batch, fetched in advance by one background thread.
 
-    A global batch has `world_size * batch_size` rows; process r takes the r-th part. So two processes with half the
-    batch each see together exactly the rows of one process with the whole.
+    A global batch has `world_size * batch_size` rows; process r takes the r-th part. Two processes with half the batch
+    see together exactly the rows of one process with the whole batch.
 
     Args:
-        beside: another dataset and how many of its rows follow those of each batch; it has an order of its own.
+        beside: another dataset, and how many of its rows are added to each batch; it has its own order.
     """
 
     def __init__(
@@ -263,7 +308,7 @@ class BatchLoader:
         return len(self.dataset) // (self.batch_size * self.world_size)
 
     def iterate(self, start_batch: int, ahead: int = 32) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches from the `start_batch`-th of the run on, epoch after epoch, without end; `close` it after use."""
+        """Batches of the run from number `start_batch` on, epoch after epoch, without end; `close` it after use."""
         ready: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
 
@@ -280,7 +325,7 @@ class BatchLoader:
                     put(batch)
                     if stopped.is_set():
                         return
-            except BaseException as problem:  # handed to the consumer, who raises it
+            except BaseException as problem:  # the consumer raises it
                 put(problem)
 
         thread = threading.Thread(target=fetch_ahead, daemon=True)
@@ -293,7 +338,7 @@ class BatchLoader:
                 yield item
         finally:
             stopped.set()
-            thread.join()  # a thread that works on while the interpreter ends aborts the process
+            thread.join()  # a thread that still runs when the interpreter ends would abort the process
 
     def _batches(self, start_batch: int) -> Iterator[dict[str, torch.Tensor]]:
         batches = self._batches_of(self.dataset, self.batch_size, start_batch)

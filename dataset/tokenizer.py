@@ -4,6 +4,7 @@ python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/t
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common.cli import run_command
-from common.files import parse_json, read_lines, require_file, require_text
+from common.constants import PADDING
+from common.files import parse_json, read_json, read_lines, require_file, require_text
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -67,7 +69,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """Open a tokenizer folder.
+    """Open a tokenizer folder; in a run folder, its longest text is the context of the model.
 
     Raises:
         FileNotFoundError: there is no tokenizer in the folder.
@@ -79,15 +81,76 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as problem:  # the Rust parser raises bare exceptions
         raise ValueError(f"{path} holds no tokenizer that can be opened ({str(problem).splitlines()[0]})") from None
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     if None in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         raise ValueError(f"{path} lacks a bos, eos or pad token: name them in its tokenizer_config.json")
+    config = Path(path) / "config.json"
+    if config.exists() and (context := read_json(config).get("max_seq_len")):
+        tokenizer.model_max_length = context
     return tokenizer
+
+
+def vocabulary_size(tokenizer) -> int:
+    """One more than the highest id: some tokenizers have unused ids between their tokens."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def with_padding_first(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokenizer, with the ids of its padding token and of the token with id 0 exchanged.
+
+    A bank marks padding by id 0 (`PADDING`). In the order of GPT-2 or Qwen, id 0 is a piece of text.
+
+    Raises:
+        ValueError: the ids of this kind of tokenizer cannot be exchanged.
+    """
+    old = tokenizer.pad_token_id
+    if old == PADDING:
+        return tokenizer
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    exchanged = {old: PADDING, PADDING: old}
+    vocab = spec["model"]["vocab"]
+    if isinstance(vocab, dict):
+        vocab[tokenizer.pad_token] = old  # an added token may be missing here
+        spec["model"]["vocab"] = {token: exchanged.get(number, number) for token, number in vocab.items()}
+    else:  # pairs of token and score, in the order of their ids
+        if old == len(vocab):
+            vocab.append([tokenizer.pad_token, 0.0])
+        if old < len(vocab):
+            vocab[PADDING], vocab[old] = vocab[old], vocab[PADDING]
+    if "unk_id" in spec["model"]:
+        spec["model"]["unk_id"] = exchanged.get(spec["model"]["unk_id"], spec["model"]["unk_id"])
+    for token in spec["added_tokens"]:
+        token["id"] = exchanged.get(token["id"], token["id"])
+    spec["added_tokens"].sort(key=lambda token: token["id"])
+    spec["post_processor"] = None  # it adds tokens around a text, by their old ids; this project adds its own
+    new = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(spec)), pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, unk_token=tokenizer.unk_token,
+        chat_template=tokenizer.chat_template, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    if new.get_vocab() != {token: exchanged.get(number, number) for token, number in tokenizer.get_vocab().items()}:
+        raise ValueError(
+            f"a bank needs the padding token {tokenizer.pad_token} at id 0, and this tokenizer cannot be changed so: "
+            "give another --tokenizer_path, such as one of `python -m dataset.tokenizer`"
+        )
+    return new
 
 
 def encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens around it; on all cores."""
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
+
+
+def encode_as_text(tokenizer, text: str) -> list[int]:
+    """Token ids of a text in which the names of special tokens are ordinary characters."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    try:
+        return backend.encode(text, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = False
 
 
 def border(alone: list[int], joined: list[int]) -> int:

@@ -91,6 +91,8 @@ def language(model, tokenizer, config: EvalConfig) -> dict | None:
         total_X.index_add_(0, group_BT[has_label_BT], loss_BT[has_label_BT])
         n_X += torch.bincount(group_BT[has_label_BT], minlength=len(names))
         n_rows += len(labels_BT)
+    if not n_X.sum():
+        raise ValueError(f"{config.val_path} has no token to predict: give another --val_path")
     loss = float(total_X.sum() / n_X.sum())
     result = {
         "loss": loss, "perplexity": math.exp(min(loss, 50.0)),

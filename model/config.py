@@ -101,7 +101,9 @@ class OriginalHFConfig(PreTrainedConfig):
     """A ModelConfig in the form that transformers saves, loads and hands to `generate`."""
 
     model_type = "model_original"
-    attribute_map = {"hidden_size": "dim", "num_attention_heads": "n_heads"}
+    attribute_map = {
+        "hidden_size": "dim", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len"
+    }  # fmt: skip
 
     @classmethod
     def wrap(cls, config: ModelConfig) -> "OriginalHFConfig":

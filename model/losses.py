@@ -1,7 +1,7 @@
 """The language-model loss and every auxiliary term, as pure functions.
 
 Axes: B batch · T position · V vocabulary · R sub-keys per half · C candidates
-      W words that can be copied · H halves of a query · X what they choose from · Y = B*T*H choices
+      W tokens that can be copied · H halves of a query · X what they choose from · Y = B*T*H choices
 """
 
 import torch
@@ -21,8 +21,8 @@ def softcapped(logits_BTV: Tensor, cap: float) -> Tensor:
 def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor, softcap: float = 0.0) -> Tensor:
     """Mean negative log-likelihood in nats over the positions whose next token has a label.
 
-    `labels_BT` stands beside the input, not shifted (the convention of transformers): the logits at t are held against
-    the label at t + 1. A batch without any label gives 0.
+    `labels_BT` is beside the input, not shifted (the convention of transformers): the logits at t predict the label at
+    t + 1. A batch without any label gives 0.
     """
     logits_BTV, next_BT = softcapped(logits_BTV, softcap), F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     total = F.cross_entropy(logits_BTV.flatten(0, 1).float(), next_BT.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -32,12 +32,12 @@ def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor, softcap: float = 
 def copying_loss(
     logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor, softcap: float = 0.0
 ) -> Tensor:
-    """`language_model_loss` of a model that draws the next token from its logits or copies one of W words.
+    """`language_model_loss` of a model that draws the next token from its logits or copies one of W tokens.
 
-    Equal to that loss over `words.mixed_log_probabilities`, without a second tensor of B*T*V.
+    Equal to that loss over `memory.tokens.mixed_log_probabilities`, without a second tensor of B*T*V.
 
     Args:
-        copy_BTW: float32, the probability that each word is copied; the rest of 1 is drawn.
+        copy_BTW: float32, the probability that each token is copied; the rest of 1 is drawn.
     Source: See et al. 2017, arXiv:1704.04368, equation 9.
     """
     logits_BTV, next_BT = softcapped(logits_BTV, softcap), F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)

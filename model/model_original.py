@@ -104,8 +104,15 @@ class Transformer(PreTrainedModel, GenerationMixin):
         self.norm = make_norm(settings)
         self.lm_head = nn.Linear(settings.dim, settings.vocab_size, bias=False)
         self.language_model_loss = language_model_loss
-        self.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+        ids = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+        self.generation_config = GenerationConfig()
+        self.set_special_tokens(*ids)
         self.post_init()
+
+    def set_special_tokens(self, bos: int, eos: int, pad: int) -> None:
+        """Tell `generate`, and whoever reads the configuration, the special ids of the tokenizer."""
+        for target in (self.config, self.generation_config):
+            target.bos_token_id, target.eos_token_id, target.pad_token_id = bos, eos, pad
 
     @classmethod
     def from_pretrained(cls, path, *args, **options):
@@ -244,26 +251,50 @@ class Transformer(PreTrainedModel, GenerationMixin):
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
         """
-        B, T = input_ids.shape
         cache = cache if cache is not None else past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         step_position_T = getattr(cache, "step_position_T", None)
-        if isinstance(cache, StaticCache) and step_position_T is None and T == 1 and cache.get_seq_length():
+        if (
+            isinstance(cache, StaticCache)
+            and step_position_T is None
+            and input_ids.shape[1] == 1
+            and cache.get_seq_length()
+        ):
             if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
                 raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
             return cache.make_step(self, input_ids, attention_mask)
+        if document_ids is None and attention_mask is not None and not attention_mask.all():
+            document_ids = attention_mask  # padding is a document of its own
+        matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
+        x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
+        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context)
+        logits_BTV, lm_loss, more_readings = self.predict(
+            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
+        )
+        readings += more_readings
+        if self.training:
+            self.count_reads(readings)
+        weighted = (getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items())
+        loss = None if labels is None else lm_loss + sum(weighted)
+        return LanguageModelOutput(
+            loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
+            readings=readings, **{CACHE: cache},
+        )  # fmt: skip
+
+    def begin(
+        self, input_ids: Tensor, labels, document_ids, attention_mask, cache, entry_B, matches
+    ) -> tuple[Tensor, Context]:
+        """The embedded text, and what every block sees of the forward pass; arguments as those of `forward`."""
+        T, step_position_T = input_ids.shape[1], getattr(cache, "step_position_T", None)
         past = cache.get_seq_length() if cache is not None else 0
         if step_position_T is not None:
             past = cache.capacity - T
-        if document_ids is None and attention_mask is not None and not attention_mask.all():
-            document_ids = attention_mask  # padding is a document of its own
         visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
-        x_BTD, terms, readings = self.embedding(input_ids), {}, []
+        x_BTD = self.embedding(input_ids)
         if not self.settings.residual_in_fp32:
             x_BTD = in_autocast(x_BTD)
-        matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         context = self.make_context(
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
@@ -271,29 +302,17 @@ class Transformer(PreTrainedModel, GenerationMixin):
             embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
+        return x_BTD, context
 
+    def run_blocks(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], list]:
+        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings."""
+        terms, readings = {}, []
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)
             for name, value in aux.items():
                 terms.setdefault(name, []).append(value)
-        aux_losses = {name: torch.stack(values).mean() for name, values in terms.items()}
-
-        logits_BTV, lm_loss, more_readings = self.predict(
-            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
-        )
-        readings += more_readings
-        if self.training:
-            self.count_reads(readings)
-        loss = None
-        if labels is not None:
-            loss = lm_loss + sum(
-                getattr(self.settings, f"{name}_loss_coef") * value for name, value in aux_losses.items()
-            )
-        return LanguageModelOutput(
-            loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
-            readings=readings, **{CACHE: cache},
-        )  # fmt: skip
+        return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         """From the last states: logits (or None), the language-model loss (or None), and what was read on the way."""

@@ -103,6 +103,10 @@ class StaticCache(Cache):
         self.step = None
 
     @torch.no_grad()
+    def waits_for_step(self, input_ids: Tensor) -> bool:
+        """Whether one more token would be a step of its own: not the prompt, and not from within a step."""
+        return self.step_position_T is None and input_ids.shape[1] == 1 and bool(self.get_seq_length())
+
     def make_step(self, model: nn.Module, input_B1: Tensor, attention_mask: Tensor | None):
         """What the model makes of one more token.
 

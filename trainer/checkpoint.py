@@ -120,6 +120,8 @@ def save_result(out_dir: Path, model: nn.Module, tokenizer) -> None:
     temporary = out_dir / ".writing_result"
     with whole_or_not_at_all(temporary, out_dir):
         shutil.rmtree(temporary, ignore_errors=True)
+        model.set_special_tokens(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        tokenizer.model_max_length = model.settings.max_seq_len
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in temporary.iterdir():

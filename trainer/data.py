@@ -6,7 +6,7 @@ from pathlib import Path
 from common.files import require_file
 from dataset.knowledge import load_bank
 from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
-from dataset.tokenizer import load_tokenizer
+from dataset.tokenizer import load_tokenizer, vocabulary_size, with_padding_first
 
 from .config import Flags
 
@@ -51,11 +51,13 @@ def load_data(flags: Flags, accelerator, run) -> Data:
     """
     data, model = flags.data, flags.model
     tokenizer = load_tokenizer(data.tokenizer_path)
-    if len(tokenizer) > model.vocab_size:
+    if (size := vocabulary_size(tokenizer)) > model.vocab_size:
         raise ValueError(
-            f"the tokenizer {data.tokenizer_path} has {len(tokenizer)} entries: pass --vocab_size {len(tokenizer)} "
-            f"or more, got {model.vocab_size}"
+            f"the tokenizer {data.tokenizer_path} has {size} entries: pass --vocab_size {size} or more, got "
+            f"{model.vocab_size}"
         )
+    if model.reads_bank:
+        tokenizer = with_padding_first(tokenizer)
     bank = entries = None
     # The main process builds the caches, the others then find them.
     with accelerator.main_process_first():
@@ -66,7 +68,7 @@ def load_data(flags: Flags, accelerator, run) -> Data:
             run.report("knowledge", bank.report)
         val_path = data.val_path or data.data_path
         held_out = 0.0 if data.val_path else data.val_fraction
-        options = {"mode": data.data_mode, "cache_dir": data.cache_dir}
+        options = {"mode": data.data_mode, "cache_dir": data.cache_dir, "labelled_only": True}
         train = open_pretrain_data(
             data.data_path, tokenizer, model.max_seq_len, part="train", val_fraction=held_out, **options
         )

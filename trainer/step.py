@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.losses import count_targets
 
+from .ahead import prepared_ahead
 from .config import Flags
 from .distributed import GradientMean, broadcast_from_main
 from .meters import Stopwatch
@@ -37,6 +38,7 @@ class TrainStep:
     def __init__(self, model: nn.Module, flags: Flags, accelerator, stop: Stop):
         optim, run, self.device = flags.optim, flags.run, accelerator.device
         self.accelerator, self.stop = accelerator, stop
+        self.reads_bank = flags.model.reads_bank
         self.n_micro_steps, self.grad_clip = optim.accumulation_steps, optim.grad_clip or float("inf")
         self.optimizer = make_optimizer(model, optim, self.device)
         self.model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone, no wrapper
@@ -56,6 +58,13 @@ class TrainStep:
         self.watch = Stopwatch(self.device)
         self.every_bad_step_ends_the_run = run.max_skipped_in_row == 1
         self.last_skipped: Tensor | None = None
+
+    def prepared(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The batches of a generator with what a memory model finds in the bank for their text, one ahead of the step.
+
+        The baseline searches nothing.
+        """
+        return prepared_ahead(batches, self.model.search_text, self.device) if self.reads_bank else batches
 
     def forward(self, batch: dict[str, Tensor]):
         return self.model(**batch, return_logits=False)

@@ -7,7 +7,7 @@ import torch
 
 from common.constants import IGNORED
 from dataset import pretrain
-from dataset.pretrain import BatchLoader, batch_rows, open_entries, open_pretrain_data
+from dataset.pretrain import BatchLoader, batch_rows, open_entries, open_pretrain_data, read_documents
 
 from .conftest import TEXTS
 
@@ -193,3 +193,38 @@ def test_a_question_without_answer_is_refused(write, tokenizer, tmp_path):
     path = write("q.jsonl", [{"text": "Words."}, {"prompt": "Who?"}])
     with pytest.raises(ValueError, match="line 2"):
         open_pretrain_data(path, tokenizer, 64, "packed", tmp_path / "cache")
+
+
+def test_a_text_that_has_kept_its_prompt_is_a_text(write, tmp_path):
+    path = write("t.jsonl", [{"prompt": "Write a tale.", "text": "Once.", "format": "story"}, {"text": "Twice."}])
+    assert [(d.text, d.given) for d in read_documents(path)] == [("Once.", 0), ("Twice.", 0)]
+    asked = write("q.jsonl", [{"prompt": "Who?", "answer": " I.", "text": "ignored"}])
+    assert [(d.text, d.given) for d in read_documents(asked)] == [("Who? I.", 4)]
+    wrong = write("w.jsonl", [{"instruction": "Write.", "output": "Once."}])
+    with pytest.raises(ValueError, match="line 1: no \"text\" field .*: it has 'instruction', 'output'"):
+        list(read_documents(wrong))
+
+
+@pytest.mark.parametrize("mode", ["packed", "padded"])
+@pytest.mark.parametrize("T", [4, 7, 16, 33])
+def test_rows_in_which_nothing_is_predicted_are_left_out(write, tokenizer, tmp_path, mode, T):
+    rng = np.random.default_rng(T)
+    lines = [
+        {"prompt": "year " * int(rng.integers(1, 60)), "answer": " of" * int(rng.integers(1, 4))} for _ in range(30)
+    ]
+    path = write("q.jsonl", [*lines, {"text": "Document 1 tells."}])
+    every = open_pretrain_data(path, tokenizer, T, mode, tmp_path / "cache")
+    labelled = open_pretrain_data(path, tokenizer, T, mode, tmp_path / "cache", labelled_only=True)
+    batch = every.fetch(np.arange(len(every)))
+    has_target = (batch["labels"][:, 1:] != IGNORED).any(dim=1)
+    assert 0 < len(labelled) == int(has_target.sum()) < len(every)
+    kept = labelled.fetch(np.arange(len(labelled)))
+    for name, value in batch.items():
+        assert torch.equal(kept[name], value[has_target])
+    assert labelled.report["rows_without_labels"] == int((~has_target).sum())
+
+
+def test_prompts_that_fill_all_rows_are_refused_with_their_file(write, tokenizer, tmp_path):
+    path = write("q.jsonl", [{"prompt": "year of " * 40, "answer": " 1801"}] * 3)
+    with pytest.raises(ValueError, match="q.jsonl: every prompt fills a row of --max_seq_len 8 tokens.*give a larger"):
+        open_pretrain_data(path, tokenizer, 8, "padded", tmp_path / "cache", labelled_only=True)

@@ -173,7 +173,7 @@ def test_every_command_in_a_document_exists_with_its_flags():
             path = ROOT / module.replace(".", "/")
             assert module == "pytest" or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
         for path in re.findall(r"(?:bash|python) ([\w/]+\.(?:sh|py))", line):
-            assert (ROOT / path).exists() or "1_6_0" in path, line
+            assert (ROOT / path).exists() or "1_7_0" in path, line
         for flag in set(re.findall(r"--(\w+)", line)) - {"help"}:
             assert re.search(rf'"--{flag}"|^    {flag}: |--{flag}\)', code, flags=re.MULTILINE), (
                 f"{line}: no flag --{flag}"
