@@ -222,6 +222,6 @@ def several_gpus(page: Page) -> str:
 
 
 RESULT_TABLES = (
-    headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, recipe, cpu,
-    first_memories, several_gpus,
+    headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, recipe,
+    cpu, first_memories, several_gpus,
 )  # fmt: skip
