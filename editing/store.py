@@ -2,8 +2,9 @@
 
 import json
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from common.constants import PADDING
 from common.files import atomic, read_json, require_file, require_text
 from dataset.knowledge import Bank, Fact, encode_entries, entry_text, read_values
-from dataset.tokenizer import load_tokenizer
+from dataset.tokenizer import encode_texts, load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply
 from runs.load import load_run_bank
 from runs.run import now
+
+from .search import TextSearch
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,34 @@ class MemoryStore:
 
     def __init__(self, run_dir: str | Path, device: str = "cpu", knowledge_path: str | None = None):
         self.run_dir, self.knowledge_path, self.origin_problem = Path(run_dir), knowledge_path, ""
+        self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
+        self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
         self.model = load_run(run_dir, device)
         if not self.model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
         self.tokenizer = load_tokenizer(run_dir)
-        self.bank, self.journal = self.model.bank, Journal(run_dir)
-        self._seen = self.journal.size()
+        self.bank, self.journal, self.search = self.model.bank, Journal(run_dir), TextSearch(self.tokenizer)
+
+    def refresh(self) -> None:
+        """Take over what other processes have written to the journal since the last look at it.
+
+        Raises:
+            ValueError: the journal was deleted.
+        """
+        state = self.journal.state()
+        if state == self._seen:
+            return
+        if not state[0]:
+            raise ValueError(f"{self.journal.path} was deleted while the run was open: open the run again")
+        self.journal.replay(self.bank)
+        self._seen = state
 
     # Reading.
 
     def show(self, row: int) -> Row:
+        """An entry with its fact, as it is now."""
         self._check(row)
+        self.refresh()
         history = self._history(row)
         edited = bool(history) and history[0].old_tokens != history[-1].new_tokens
         if edited:
@@ -64,23 +84,25 @@ class MemoryStore:
         return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, edited)
 
     def text(self, row: int) -> str:
-        """The text of an entry, empty for an empty one."""
+        """The text of an entry as it is now, empty for an empty one."""
+        self.refresh()
         return entry_text(self.tokenizer, self.bank.tokens[row].tolist())
 
     def search_words(self, text: str, n: int = 10) -> list[tuple[float, Row]]:
-        """Entries that share rare tokens with a text: (sum of the tokens' rarity in nats, entry), best first."""
-        ids = sorted(set(self._encode(text)))
-        index = self.bank.ngrams()
-        score_N = torch.zeros(len(self.bank.tokens), device=self.bank.tokens.device)
-        for token in ids:
-            score_N += (self.bank.tokens == token).any(dim=1) * index.rarity_V[token]
-        score_X, row_X = score_N.topk(min(n, len(score_N)))
-        return [(s, self.show(r)) for s, r in zip(score_X.tolist(), row_X.tolist(), strict=True) if s > 0]
+        """Entries that share rare words with a text: (sum of the words' rarity in nats, entry), best first.
+
+        Case, width and Unicode form do not matter.
+        """
+        self.refresh()
+        found = self.search.best(require_text(text, "the text"), self.bank.tokens, n)
+        return [(score, self.show(row)) for score, row in found]
 
     @torch.no_grad()
     def search_model(self, text: str, n: int = 10) -> list[tuple[str, float, Row]]:
         """What the model reads after a text: (block or pointer, weight, entry), heaviest first in each block."""
-        ids = torch.tensor([[self.tokenizer.bos_token_id, *self._encode(text)]], device=self.model.device)
+        self.refresh()
+        (own,) = encode_texts(self.tokenizer, [require_text(text, "the text")])
+        ids = torch.tensor([[self.tokenizer.bos_token_id, *own]], device=self.model.device)
         found = []
         for layer, reading in enumerate(self.model(ids, logits_to_keep=1).readings):
             if reading is None:
@@ -92,18 +114,10 @@ class MemoryStore:
 
     def changed(self) -> Iterator[tuple[int, str, str]]:
         """(row, text after training, text now) of every row that was edited."""
-        first, last = {}, {}
-        for entry in self.journal.entries():
-            for change in entry.changes:
-                first.setdefault(change.row, change)
-                last[change.row] = change
-        for row in sorted(last):
-            if (first[row].old_tokens, first[row].old_frozen) != (last[row].new_tokens, last[row].new_frozen):
-                yield (
-                    row,
-                    entry_text(self.tokenizer, first[row].old_tokens),
-                    entry_text(self.tokenizer, last[row].new_tokens),
-                )
+        for row in sorted({change.row for entry in self.journal.entries() for change in entry.changes}):
+            first, last = self._history(row)[0], self._history(row)[-1]
+            if (first.old_tokens, first.old_frozen) != (last.new_tokens, last.new_frozen):
+                yield row, entry_text(self.tokenizer, first.old_tokens), entry_text(self.tokenizer, last.new_tokens)
 
     # Changes.
 
@@ -117,7 +131,15 @@ class MemoryStore:
 
     def edit_many(self, texts: Iterable[tuple[int, str]], source: str = "edit") -> int:
         """Edit many entries in one line of the journal; if one text is refused, none is edited."""
-        return self._change("edit", lambda: [self._edited(row, text, source) for row, text in texts])
+
+        def change() -> list[Change]:
+            wanted = list(texts)
+            for row, count in Counter(row for row, _ in wanted).items():
+                if count > 1:
+                    raise ValueError(f"entry {row} is edited {count} times at once: give it one text")
+            return [self._edited(row, text, source) for row, text in wanted]
+
+        return self._change("edit", change)
 
     def add(self, text: str, source: str = "add") -> int:
         """Put a text into the first empty row; returns the row.
@@ -187,53 +209,91 @@ class MemoryStore:
     # Files.
 
     def export(self, path: str | Path, only_changed: bool = False) -> int:
-        """Write entries as JSON Lines with `row`, `text` and origin; returns their number. `import_file` reads them."""
+        """Write entries as JSON Lines; returns their number. `import_file` restores them exactly.
+
+        A line has `row`, `text`, `frozen` and the origin; `tokens` where the text alone would give other tokens, as
+        for a sentence that was cut.
+        """
         rows = [row for row, *_ in self.changed()] if only_changed else range(len(self.bank.tokens))
+        length = self.bank.tokens.shape[1]
         with atomic(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for row in rows:
-                entry = self.show(row)
+                entry, tokens = self.show(row), self.bank.tokens[row].tolist()
                 origin = {"uuid": entry.fact.uuid, "source": entry.fact.source} if entry.fact else {}
                 value = {"row": row, "text": entry.text, "frozen": entry.frozen} | origin
+                token_1L, n_tokens = encode_entries(self.tokenizer, [entry.text], length)
+                if n_tokens[0] > length or token_1L[0].tolist() != tokens:
+                    value["tokens"] = [token for token in tokens if token != PADDING]
                 file.write(json.dumps(value, ensure_ascii=False) + "\n")
         return len(rows)
 
     def import_file(self, path: str | Path) -> int:
         """Make the edits of a file with `{"row", "text"}` lines, all or none; returns their number.
 
+        An empty text empties the entry. `frozen` and the origin are optional; `tokens` count if they give the text.
+
         Raises:
             FileNotFoundError, ValueError: the file is missing, or a line is malformed or refused; it is named.
         """
-        wanted = []
-        for line, value in read_values(require_file(path)):
-            if (
-                not isinstance(value, dict)
-                or type(value.get("row")) is not int
-                or not isinstance(value.get("text"), str)
-            ):
-                raise ValueError(f'{path}, line {line}: an edit needs "row", a number, and "text", a string')
-            try:
-                self._check(value["row"])
-                if self.text(value["row"]) != value["text"]:
-                    wanted.append(
-                        self._edited(value["row"], value["text"], str(value.get("source") or Path(path).name))
-                    )
-            except ValueError as problem:
-                raise ValueError(f"{path}, line {line}: {problem}") from None
-        if wanted:
-            self._change("import", lambda: wanted)
-        return len(wanted)
+        values = list(read_values(require_file(path)))
+        made: list[Change] = []
+
+        def changes() -> list[Change]:
+            lines: dict[int, int] = {}
+            for line, value in values:
+                try:
+                    change = self._imported(value, Path(path).name)
+                    if (first := lines.setdefault(value["row"], line)) != line:
+                        raise ValueError(f"entry {value['row']} is on line {first} already")
+                except ValueError as problem:
+                    raise ValueError(f"{path}, line {line}: {problem}") from None
+                if (change.old_tokens, change.old_frozen) != (change.new_tokens, change.new_frozen):
+                    made.append(change)
+            return made
+
+        self._change("import", changes)
+        return len(made)
 
     # Helpers.
 
     def _change(self, operation: str, changes_now, undone: list[int] | None = None) -> int:
+        """Write the changes that `changes_now` returns, then make them; returns the number of the line, 0 for none."""
         with self.journal.lock():
-            if self.journal.size() != self._seen:  # another process has written to it
-                self.journal.replay(self.bank)
+            self.refresh()
             changes = changes_now()
+            if not changes:
+                return 0
             number = self.journal.append(operation, now(), changes, undone[0] if undone else None)
             apply(self.bank, changes)
-            self._seen = self.journal.size()
+            self._seen = self.journal.state()
         return number
+
+    def _imported(self, value, name: str) -> Change:
+        """The change that a line of an exported file asks for."""
+        known = isinstance(value, dict) and type(value.get("row")) is int and isinstance(value.get("text"), str)
+        if not known or not isinstance(value.get("frozen", False), bool):
+            raise ValueError('an edit needs "row", a number, and "text", a string; "frozen" is true or false')
+        row, text, length = value["row"], value["text"], self.bank.tokens.shape[1]
+        self._check(row)
+        frozen, before = value.get("frozen", bool(self.bank.frozen[row])), self._history(row)
+        if entry_text(self.tokenizer, self.bank.tokens[row].tolist()) == text.strip():  # only `frozen` may differ
+            origin = {key: getattr(before[-1], key) for key in ("text", "uuid", "source")} if before else {}
+            return self._change_of(row, frozen=frozen, **origin)
+        if not text.strip():
+            return self._change_of(row, [PADDING] * length, frozen)
+        origin = {"source": str(value.get("source") or name), "uuid": str(value.get("uuid") or "")}
+        require_text("".join(origin.values()), "the origin")
+        tokens = value.get("tokens")
+        if isinstance(tokens, list) and self._spells(tokens, text):
+            tokens = tokens + [PADDING] * (length - len(tokens))
+            return self._change_of(row, tokens, frozen, text=text, **origin)
+        change = self._edited(row, text, origin["source"])
+        return replace(change, new_frozen=frozen, uuid=origin["uuid"] or change.uuid)
+
+    def _spells(self, tokens: list, text: str) -> bool:
+        """Whether these are tokens of the vocabulary that fit an entry and give this text."""
+        valid = all(type(token) is int and 0 < token < self.model.settings.vocab_size for token in tokens)
+        return valid and len(tokens) <= self.bank.tokens.shape[1] and entry_text(self.tokenizer, tokens) == text
 
     def _change_of(self, row: int, tokens: list[int] | None = None, frozen: bool | None = None, **origin) -> Change:
         old, was_frozen = self.bank.tokens[row].tolist(), bool(self.bank.frozen[row])
@@ -256,12 +316,16 @@ class MemoryStore:
         if not 0 <= row < len(self.bank.tokens):
             raise ValueError(f"there is no entry {row}: they are numbered from 0 to {len(self.bank.tokens) - 1}")
 
-    def _encode(self, text: str) -> list[int]:
-        require_text(text, "the text")
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
     def _history(self, row: int) -> list[Change]:
-        return [c for entry in self.journal.entries() for c in entry.changes if c.row == row]
+        """All changes of a row, oldest first."""
+        state = self.journal.state()
+        if self._histories is None or self._histories[0] != state:
+            changes = defaultdict(list)
+            for entry in self.journal.entries():
+                for change in entry.changes:
+                    changes[change.row].append(change)
+            self._histories = state, changes
+        return self._histories[1].get(row, [])
 
     @cached_property
     def _trained_bank(self) -> Bank | None:

@@ -13,6 +13,7 @@ from common.cli import run_command
 from .store import MemoryStore
 from .trace import TracedToken, trace
 
+REFRESH_SECONDS = 5  # between two looks at the journal for edits of other processes
 COLUMNS = ["where", "weight", "entry", "text"]
 
 
@@ -40,19 +41,20 @@ def make_page(store: MemoryStore):
         if not prompt.strip():
             raise gr.Error("Write the beginning of a sentence first.")
         try:
+            store.refresh()
             traced = trace(store.model, store.tokenizer, prompt, int(new_tokens))
         except ValueError as problem:
             raise gr.Error(str(problem)) from None
         spans = [(prompt, None)] + [(token.text, share_read(token)) for token in traced]
-        return gr.update(value=spans), traced, [], "", ""
+        return gr.update(value=spans), traced, [], "", "", changes()
 
     def choose_token(traced: list[TracedToken], event: gr.SelectData):
         index = event.index - 1  # the prompt comes first
         return reads(store, traced[index]) if 0 <= index < len(traced) else []
 
     def choose_entry(table, event: gr.SelectData):
-        row = table[event.index[0]]
-        return str(row[2]), row[3]
+        row = int(table[event.index[0]][2])
+        return str(row), store.text(row)  # as it is now: another process may have edited it
 
     def save(entry: str, text: str):
         if not entry:
@@ -98,7 +100,9 @@ def make_page(store: MemoryStore):
             label="Edited entries", elem_id="changed",
         )  # fmt: skip
 
-        generated = [output, traced, table, entry, text]
+        generated = [output, traced, table, entry, text, changed]
+        page.load(changes, None, [changed])
+        gr.Timer(REFRESH_SECONDS).tick(changes, None, [changed])
         button.click(generate, [prompt, length], generated)
         prompt.submit(generate, [prompt, length], generated)
         output.select(choose_token, [traced], [table])

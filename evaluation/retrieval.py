@@ -11,7 +11,6 @@ from common.constants import NO_ENTRY
 from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
-from model.ops import search_grid
 
 from .config import EvalConfig, accuracy
 from .facts import ask_objects
@@ -21,13 +20,6 @@ TASK_VERSION = 1
 CANDIDATES = (1, 4, 16, 64)
 MAX_POSTINGS = 4096  # the exhaustive search ignores n-grams in more places of the bank
 MAX_EXHAUSTIVE = 200  # questions of the exhaustive search
-
-
-def best_entries(model, reading, block, n: int) -> torch.Tensor:
-    """(X, n): the best entries by product key for the last query of each row."""
-    query_X12K = reading.query_BTD[:, -1:].unflatten(-1, (2, -1))
-    score_X12R = torch.einsum("btpk,prk->btpr", query_X12K, block.retrieval.keys_2RK.to(query_X12K.dtype))
-    return search_grid(score_X12R, min(n, model.settings.grid_side))[1][:, 0]
 
 
 @torch.no_grad()
@@ -50,7 +42,8 @@ def candidates_and_reads(
             if model.settings.uses_ngrams:
                 entry_XC = matches.entry_BTC[:, -1]
             else:
-                entry_XC = best_entries(model, reading, model.blocks[layer], max(CANDIDATES))
+                query_X1D = reading.query_BTD[:, -1:]
+                entry_XC = model.blocks[layer].retrieval.candidates(query_X1D, max(CANDIDATES))[:, 0]
             found.setdefault(name, []).append(entry_XC.cpu())
     return {n: torch.cat(x) for n, x in found.items()}, {n: torch.cat(x) for n, x in read.items()}
 

@@ -88,9 +88,13 @@ class Journal:
                 raise ValueError(f"{self.path}, line {number}: not a journal line ({what})") from None
         return entries
 
-    def size(self) -> int:
-        """Bytes of the file. It only grows."""
-        return self.path.stat().st_size if self.path.exists() else 0
+    def state(self) -> tuple[int, int]:
+        """Size and time of the file: another state means new lines."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
 
     def _whole_lines(self) -> list[bytes]:
         if not self.path.exists():

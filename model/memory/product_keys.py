@@ -150,8 +150,7 @@ class ProductKeys(Retrieval):
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         config, (norm_N, targets) = self.config, context.shared
         query_BTD = self.make_query(x_BTD)
-        query_2MK = query_BTD.flatten(0, 1).unflatten(-1, (2, -1)).transpose(0, 1)
-        score_BT2R = torch.bmm(query_2MK, self.keys_2RK.transpose(1, 2)).transpose(0, 1).unflatten(0, x_BTD.shape[:2])
+        score_BT2R = self.score_sub_keys(query_BTD)
         balanced = context.needs_losses and config.balance_loss_coef > 0
         scale = self.keys_2RK.shape[-1] ** -0.5
         score_BTC, entry_BTC, usage = search_grid(score_BT2R, config.num_candidates, balanced, scale)
@@ -174,6 +173,16 @@ class ProductKeys(Retrieval):
             log_weight_BTS = torch.where(forced_BT1 == NO_ENTRY, log_weight_BTS, score_BTS.log_softmax(dim=-1))
         token_BTSL = context.bank_token_NL[entry_BTS.flatten()].view(*entry_BTS.shape, -1)
         return Found(entry_BTS, token_BTSL, log_weight_BTS, query_BTD=query_BTD.detach()), aux
+
+    def score_sub_keys(self, query_BTD: Tensor) -> Tensor:
+        """(B, T, 2, R): the product of each half of a query with the sub-keys of that half."""
+        query_2MK = query_BTD.flatten(0, 1).unflatten(-1, (2, -1)).transpose(0, 1)
+        return torch.bmm(query_2MK, self.keys_2RK.transpose(1, 2)).transpose(0, 1).unflatten(0, query_BTD.shape[:2])
+
+    def candidates(self, query_BTD: Tensor, n: int) -> Tensor:
+        """(B, T, n) int64: the n best entries by product key, best first; R where R is fewer."""
+        score_BT2R = self.score_sub_keys(query_BTD.to(self.keys_2RK.dtype))
+        return search_grid(score_BT2R, min(n, score_BT2R.shape[-1]))[1]
 
     def slot_of_target(self, entry_BTC: Tensor, index_BTH: Tensor) -> Tensor:
         """(B, T, 1) int64: the right entry's slot among the candidates, IGNORED where it is not one of them."""

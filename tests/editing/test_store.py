@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, pipeline
 
 from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
+from editing.search import TextSearch, terms
 from editing.store import MemoryStore
 from model import load_run
 from tests.conftest import tiny_model
@@ -179,3 +180,81 @@ def test_every_way_into_a_run_sees_its_edits(run):
     with pytest.raises(ValueError, match="line 1: not a journal line"):
         MemoryStore(run).journal.path.write_text("{}\n")
         AutoModelForCausalLM.from_pretrained(run)
+
+
+def test_an_edit_of_another_process_reaches_an_open_store(run):
+    store, other = MemoryStore(run), MemoryStore(run)
+    assert store.search_words("Oslo", 1)[0][1].row == 2
+    other.edit(2, "Bern is in Aargau.")
+    assert store.text(2) == "Bern is in Aargau." == store.show(2).text
+    other.edit(1, "Kyiv is big.")
+    assert store.search_words("Oslo", 1) == [] and store.search_words("kyiv", 1)[0][1].row == 1
+    other.delete(1)
+    assert all(entry.row != 1 for _, _, entry in store.search_model("Kyiv is", 4))
+    other.undo()
+    assert [row for row, *_ in store.changed()] == [1, 2]
+
+
+def test_an_edit_made_while_a_run_is_loaded_is_not_missed(run, monkeypatch):
+    from editing import store as module
+
+    def load_then_edit(path, device):
+        model = load_run(path, device)
+        if not MemoryStore.__dict__.get("busy"):
+            monkeypatch.setattr(MemoryStore, "busy", True, raising=False)
+            MemoryStore(run).edit(0, "Paris is in Spain.")
+        return model
+
+    monkeypatch.setattr(module, "load_run", load_then_edit)
+    assert MemoryStore(run).text(0) == "Paris is in Spain."
+
+
+def test_an_export_restores_the_same_bank_bit_for_bit(run, tmp_path):
+    store, path = MemoryStore(run), tmp_path / "bank.jsonl"
+    tokenizer = load_tokenizer(run)
+    cut = tokenizer("The city of Žďár nad Sázavou in Moravia", add_special_tokens=False).input_ids[:7]
+    assert tokenizer(entry_text(tokenizer, cut), add_special_tokens=False).input_ids != cut  # cut within a character
+    model = load_run(run)
+    model.bank.tokens[3] = torch.tensor([*cut, 0])
+    model.save_pretrained(run)
+    store = MemoryStore(run)
+    store.edit(0, "Paris is in Spain.", source="me")
+    store.delete(1)
+    store.freeze(2)
+    store.export(path)
+    before = store.bank.tokens.clone(), store.bank.frozen.clone(), [store.show(row).fact for row in range(6)]
+    store.edit_many([(0, "a"), (1, "b"), (3, "c"), (4, "d")])
+    store.freeze(2, False)
+    assert store.import_file(path) == 5
+    for open_store in (store, MemoryStore(run)):
+        assert torch.equal(open_store.bank.tokens, before[0]) and torch.equal(open_store.bank.frozen, before[1])
+    assert store.show(0).fact == before[2][0] and store.text(1) == store.text(4) == ""
+    assert store.import_file(path) == 0
+    store.undo()
+    assert [store.text(row) for row in (0, 1, 3, 4)] == ["a", "b", "c", "d"]
+
+
+def test_an_entry_named_twice_in_a_file_is_refused(run, tmp_path):
+    store, path = MemoryStore(run), tmp_path / "twice.jsonl"
+    path.write_text('{"row": 0, "text": "a"}\n{"row": 0, "text": "b"}\n')
+    with pytest.raises(ValueError, match="line 2: entry 0 is on line 1 already"):
+        store.import_file(path)
+    with pytest.raises(ValueError, match="entry 0 is edited 2 times at once"):
+        store.edit_many([(0, "a"), (0, "b")])
+    assert store.journal.entries() == []
+
+
+@pytest.mark.parametrize("text", ["édouard", "ÉDOUARD", "e\u0301douard", "Ｅ\u0301ｄｏｕａｒｄ", "was Édouard there"])
+@pytest.mark.parametrize("stored", ["Édouard is big.", "E\u0301douard is big.", "ÉDOUARD is big."])
+def test_search_does_not_depend_on_case_width_or_unicode_form(run, text, stored):
+    tokenizer, model = load_tokenizer(run), load_run(run)
+    model.bank.tokens = torch.zeros(6, 24, dtype=torch.int16)
+    ids = tokenizer(stored, add_special_tokens=False).input_ids
+    model.bank.tokens[4, : len(ids)] = torch.tensor(ids)
+    found = TextSearch(tokenizer).best(text, model.bank.tokens, 3)
+    assert [row for _, row in found] == [4]
+
+
+def test_words_are_whole_and_scripts_without_spaces_are_searched_by_pairs():
+    assert terms("Berlin in ΣΑΣ, 1984") == ["berlin", "in", "σασ", "1984"]
+    assert terms("东京是A城市") == ["东京", "京是", "a", "城市"] and terms("京") == ["京"]
