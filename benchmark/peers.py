@@ -45,7 +45,7 @@ class OurMemory(nn.Module):
         document_BT = (torch.arange(T, device=device) * 4 // T).expand(batch_size, T).contiguous()
         visible = Visibility(0, T, document_BT, device)
         self.context = self.model.make_context(
-            nobody, None, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
+            nobody, None, None, None, visible=visible, cache=None, cos_T1E=None, sin_T1E=None, attention_mask=None,
             needs_losses=True, token_BT=nobody, embedded_BTD=None, ngram_BTU=None,
         )  # fmt: skip
         self.read = torch.compile(self.norm_and_read) if compiled else self.norm_and_read

@@ -31,7 +31,7 @@ from trainer.config import OptimConfig
 from trainer.optim import make_optimizer
 
 from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, set_up, sizes_of
-from .subject import Subject, make_batches, prepare, release, start, take_turn, train_step
+from .subject import Subject, make_batches, next_batch, prepare, release, start, take_turn, train_step
 
 PAIRS = [
     ("fast float32", "reference float32"), ("fast float32", "eager float32"), ("eager float32", "reference float32"),
@@ -58,7 +58,7 @@ def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int,
         plain.step_ms = []
         while (done := len(subject.step_ms)) < steps:
             for model in (plain, subject) if subject is not plain else (plain,):
-                take_turn(model, model.batches, min(turn, steps - done), device)
+                take_turn(model, min(turn, steps - done), device)
         measured = numbers(subject, plain)
         if profile_path:
             with open(profile_path, "a") as file:
@@ -74,8 +74,8 @@ def profile(subject: Subject, device, n_steps: int = 3, n_kernels: int = 25) -> 
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.profiler.profile(activities=kinds) as profiler:
-        for batch in subject.batches[:n_steps]:
-            train_step(subject, batch, device)
+        for _ in range(n_steps):
+            train_step(subject, next_batch(subject, device), device)
         if on_gpu:
             torch.cuda.synchronize()
     wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU

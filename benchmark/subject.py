@@ -6,13 +6,16 @@ frequent as those of text, and up to a third of them stand in entries of the ban
 
 import gc
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import torch
 
 from model import build_model
 from model.config import ModelConfig
+from trainer.ahead import prepared_ahead
 from trainer.config import OptimConfig
 from trainer.optim import make_optimizer
 from trainer.step import EAGER_CALLS, MicroStep, graphable
@@ -31,6 +34,7 @@ class Subject:
     compiled: bool = True
     batch_size: int = 48
     batches: list[dict] = field(default_factory=list)
+    supply: Iterator[dict] | None = None  # the batches without end, the text of the next one searched meanwhile
     model: torch.nn.Module | None = None
     optimizer: object = None
     micro_step: MicroStep | None = None
@@ -90,13 +94,21 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=
     subject.first_step_s = time.perf_counter() - begin
 
 
-def take_turn(subject: Subject, batches: list[dict], n: int, device) -> None:
+def next_batch(subject: Subject, device) -> dict:
+    """As training has it: a retrieval by n-grams has searched its text beside the step before."""
+    if subject.supply is None:
+        subject.supply = (batch for batch in cycle(subject.batches))
+        if subject.config.reads_bank and not subject.reference:
+            subject.supply = prepared_ahead(subject.supply, subject.model.search_text, device)
+    return next(subject.supply)
+
+
+def take_turn(subject: Subject, n: int, device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         others = torch.cuda.memory_allocated() - resident_bytes(subject)
-    for step in range(n):
-        batch = batches[(len(subject.step_ms) + step) % len(batches)]
-        subject.step_ms.append(timed_ms(lambda batch=batch: train_step(subject, batch, device), device))
+    for _ in range(n):
+        subject.step_ms.append(timed_ms(lambda: train_step(subject, next_batch(subject, device), device), device))
     if device.type == "cuda":
         subject.peak_gib = max(subject.peak_gib, (torch.cuda.max_memory_allocated() - others) / 2**30)
 
@@ -115,7 +127,7 @@ def release(*subjects: Subject) -> None:
     """Give the memory of measured models back."""
     for subject in subjects:
         subject.model = subject.optimizer = subject.micro_step = None
-        subject.batches = []
+        subject.batches, subject.supply = [], None
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -125,5 +137,5 @@ def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
     """Build a model and take it past compilation and capture."""
     subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
     prepare(subject, bank_NL, subject.batches[0], device)
-    take_turn(subject, subject.batches, EAGER_CALLS + 2, device)
+    take_turn(subject, EAGER_CALLS + 2, device)
     subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing

@@ -5,14 +5,17 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
+import socket
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = 1 << 22
-LONGEST = 1 << 26  # characters of a line or a JSON value: a quote that is not closed shall not fill the memory
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST = 1 << 26  # characters of a line or a JSON value: a quote without its end must not fill the memory
 
 
 def require_file(path: str | Path, flag: str | None = None) -> Path:
@@ -30,16 +33,16 @@ def require_file(path: str | Path, flag: str | None = None) -> Path:
 
 
 def open_text(path: Path):
-    """A text file, or a gzipped one, for reading line by line; to be read within `explained`."""
+    """A text file, or a gzipped one, to be read line by line within `explained`."""
     return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n")
 
 
 @contextmanager
 def explained(path: Path, place: Callable[[], str]) -> Iterator[None]:
-    """Name file and place of what cannot be read: broken UTF-8, a damaged archive, a fault of the disk.
+    """Name the file and the place that cannot be read: broken UTF-8, a damaged archive, a fault of the disk.
 
     Raises:
-        ValueError: in the place of the error.
+        ValueError: instead of the error.
     """
     try:
         try:
@@ -51,7 +54,7 @@ def explained(path: Path, place: Callable[[], str]) -> Iterator[None]:
 
 
 def line_of_broken_utf8(path: Path) -> int:
-    """Where the text of a file that is not UTF-8 breaks: a reader is ahead of its lines when it finds out."""
+    """The line of a file that is not UTF-8. A reader has read further than this line when it finds out."""
     decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         while block := file.read(BLOCK):
@@ -88,7 +91,7 @@ def parse_json(text: str, place: str):
         return json.loads(text)
     except json.JSONDecodeError as problem:
         raise ValueError(f"{place}: not valid JSON ({problem.msg})") from None
-    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets nested as deep
+    except (ValueError, RecursionError) as problem:  # thousands of digits or of nested brackets
         raise ValueError(f"{place}: not valid JSON ({problem})") from None
 
 
@@ -118,25 +121,30 @@ def require_text(text: str, place: str) -> str:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[None]:
-    """Name the folder of derived files that turn out to be cut or of another kind.
+    """Name the folder of derived files that are cut or damaged.
 
     Raises:
-        ValueError: in the place of the error.
+        ValueError: instead of the error.
     """
     try:
         yield
     except (ValueError, OSError, EOFError, LookupError, TypeError) as problem:
         what = " ".join(str(problem).split())
-        raise ValueError(f"{folder} is damaged: delete it, and it is made anew ({what})") from None
+        raise ValueError(f"{folder} is damaged: delete it, and it is made again ({what})") from None
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` only when the block ends well; a folder or a file.
+    """A temporary path that replaces `path` only when the block ends well; a folder or a file.
 
-    Processes that race write to names of their own, and the first to finish wins.
+    Processes that make the same path at the same time use different temporary paths. The first to finish wins. What
+    killed processes of this machine have left in the folder is deleted.
+
+    Raises:
+        OSError: it cannot be written; one sentence names the path where the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    delete_leftovers(path.parent)
     try:
         yield temporary
         for written in temporary.iterdir() if temporary.is_dir() else [temporary]:
@@ -144,13 +152,42 @@ def atomic(path: Path) -> Iterator[Path]:
         try:
             os.replace(temporary, path)
         except OSError as problem:
-            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the folder that another process has finished
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has finished the same folder
                 raise
+    except OSError as problem:
+        if problem.errno in FULL or "requested and" in str(problem):  # the words of numpy for half an array
+            raise OSError(f"no room to write {path}: make room, or choose another disk ({problem})") from problem
+        raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        delete(temporary)
+
+
+def delete(path: Path) -> None:
+    """Delete a folder or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete temporary paths of `atomic` whose process, on this machine, does not live any more."""
+    pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)")
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        found = pattern.fullmatch(name)
+        if found and not is_alive(int(found.group(1))):
+            delete(folder / name)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process with this number lives on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
 
 
 def flush(path: Path) -> None:

@@ -230,16 +230,16 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
     """Write tokens.npy, facts.jsonl with offsets.npy, and report.json."""
     folder.mkdir(parents=True)
     dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max + 1 else np.int32
-    token_NL = np.lib.format.open_memmap(
-        folder / "tokens.npy", mode="w+", dtype=dtype, shape=(knowledge_num, knowledge_length)
-    )
     counts = dict.fromkeys(("read", "empty", "duplicated", "unused"), 0)
     lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
     facts = different_facts(path, knowledge_num, counts)
-    with open(folder / "facts.jsonl", "wb") as out:
+    # Written piece by piece, not through a memory map: on a full disk a map kills the process without a message.
+    with open(folder / "facts.jsonl", "wb") as out, open(folder / "tokens.npy", "wb") as table:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(table, header | {"shape": (knowledge_num, knowledge_length)})
         while chunk := list(islice(facts, SENTENCES_AT_ONCE)):
             token_XL, length_X = encode_entries(tokenizer, [fact.sentence for fact in chunk], knowledge_length)
-            token_NL[len(lengths) : len(lengths) + len(chunk)] = token_XL
+            table.write(token_XL.astype(dtype).tobytes())
             lengths += length_X.tolist()
             for fact, token_L, length in zip(chunk, token_XL, length_X, strict=True):
                 offsets.append(offsets[-1] + out.write(json.dumps(asdict(fact), ensure_ascii=False).encode() + b"\n"))
@@ -260,7 +260,6 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
         "mean_tokens": round(float(length_N.mean()), 2),
         "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
     }  # fmt: skip
-    token_NL.flush()
     np.save(folder / "offsets.npy", np.array(offsets[:-1]))
     (folder / "report.json").write_text(json.dumps(report))
 

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,8 +57,7 @@ class MemoryStore:
     def refresh(self) -> None:
         """Take over what other processes have written to the journal since the last look at it.
 
-        Raises:
-            ValueError: the journal was deleted.
+        Raises ValueError if the journal was deleted.
         """
         state = self.journal.state()
         if state == self._seen:
@@ -114,8 +113,8 @@ class MemoryStore:
 
     def changed(self) -> Iterator[tuple[int, str, str]]:
         """(row, text after training, text now) of every row that was edited."""
-        for row in sorted({change.row for entry in self.journal.entries() for change in entry.changes}):
-            first, last = self._history(row)[0], self._history(row)[-1]
+        for row, history in sorted(self._changes_by_row().items()):
+            first, last = history[0], history[-1]
             if (first.old_tokens, first.old_frozen) != (last.new_tokens, last.new_frozen):
                 yield row, entry_text(self.tokenizer, first.old_tokens), entry_text(self.tokenizer, last.new_tokens)
 
@@ -134,9 +133,8 @@ class MemoryStore:
 
         def change() -> list[Change]:
             wanted = list(texts)
-            for row, count in Counter(row for row, _ in wanted).items():
-                if count > 1:
-                    raise ValueError(f"entry {row} is edited {count} times at once: give it one text")
+            if len({row for row, _ in wanted}) < len(wanted):
+                raise ValueError("an entry is edited twice at once: give it one text")
             return [self._edited(row, text, source) for row, text in wanted]
 
         return self._change("edit", change)
@@ -318,6 +316,10 @@ class MemoryStore:
 
     def _history(self, row: int) -> list[Change]:
         """All changes of a row, oldest first."""
+        return self._changes_by_row().get(row, [])
+
+    def _changes_by_row(self) -> dict[int, list[Change]]:
+        """The whole journal; read again only after it has changed."""
         state = self.journal.state()
         if self._histories is None or self._histories[0] != state:
             changes = defaultdict(list)
@@ -325,7 +327,7 @@ class MemoryStore:
                 for change in entry.changes:
                     changes[change.row].append(change)
             self._histories = state, changes
-        return self._histories[1].get(row, [])
+        return self._histories[1]
 
     @cached_property
     def _trained_bank(self) -> Bank | None:

@@ -75,6 +75,10 @@ def make_page(store: MemoryStore):
     def changes() -> list[list]:
         return [[row, before, after] for row, before, after in store.changed()]
 
+    def changes_of_others(shown):
+        state = store.journal.state()
+        return (gr.skip(), gr.skip()) if state == shown else (changes(), state)
+
     with gr.Blocks(title=f"Memory of {store.run_dir.name}", analytics_enabled=False) as page:
         traced = gr.State([])
         gr.Markdown(f"## Memory of {store.run_dir.name}\nGenerate, click a word, edit an entry that was read.")
@@ -102,7 +106,8 @@ def make_page(store: MemoryStore):
 
         generated = [output, traced, table, entry, text, changed]
         page.load(changes, None, [changed])
-        gr.Timer(REFRESH_SECONDS).tick(changes, None, [changed])
+        shown = gr.State(store.journal.state())
+        gr.Timer(REFRESH_SECONDS).tick(changes_of_others, [shown], [changed, shown])
         button.click(generate, [prompt, length], generated)
         prompt.submit(generate, [prompt, length], generated)
         output.select(choose_token, [traced], [table])

@@ -254,13 +254,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         cache = cache if cache is not None else past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        step_position_T = getattr(cache, "step_position_T", None)
-        if (
-            isinstance(cache, StaticCache)
-            and step_position_T is None
-            and input_ids.shape[1] == 1
-            and cache.get_seq_length()
-        ):
+        if isinstance(cache, StaticCache) and cache.waits_for_step(input_ids):
             if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
                 raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
             return cache.make_step(self, input_ids, attention_mask)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 
 from . import drawing
@@ -98,11 +99,11 @@ def draw_loss(points: list[dict], colors: Colors) -> str:
     figure = new_figure(7.6 if len(names) > 1 else 5.2, 2.9, colors)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, (name, label) in zip(panels, names.items(), strict=True):
-        for run in dict.fromkeys(point["run"] for point in points):
+        for run, style in zip(dict.fromkeys(point["run"] for point in points), cycle(("--", "-", "-."))):
             own = sorted((point for point in points if point["run"] == run), key=lambda point: point["step"])
             x = [point[name] / (1e6 if name == "tokens" else 1) for point in own]
             y = [point["val_loss"] for point in own]
-            axes.plot(x, y, color=getattr(colors, own[0]["arm"]), label=own[0].get("label", run))
+            axes.plot(x, y, style, color=getattr(colors, own[0]["arm"]), label=own[0].get("label", run))
         axes.set_xlabel(label)
         finish_axes(axes, colors)
     panels[0].set_ylabel("validation loss, nats a token")

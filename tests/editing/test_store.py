@@ -239,7 +239,7 @@ def test_an_entry_named_twice_in_a_file_is_refused(run, tmp_path):
     path.write_text('{"row": 0, "text": "a"}\n{"row": 0, "text": "b"}\n')
     with pytest.raises(ValueError, match="line 2: entry 0 is on line 1 already"):
         store.import_file(path)
-    with pytest.raises(ValueError, match="entry 0 is edited 2 times at once"):
+    with pytest.raises(ValueError, match="an entry is edited twice at once"):
         store.edit_many([(0, "a"), (0, "b")])
     assert store.journal.entries() == []
 
