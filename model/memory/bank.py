@@ -86,9 +86,13 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def ngrams(self) -> NgramIndex:
-        """The index of the entries; built on the first call, then updated by `write` alone."""
-        if self._ngrams is None or self._ngrams.stale_N.device != self.tokens.device:
-            self._ngrams = NgramIndex(self.tokens, self.config)
+        """The index of the entries as trained, with the edits since; built on the first call, then updated by `write`.
+
+        Where the bank has moved to another device, the index is built there from the same trained entries.
+        """
+        index = self._ngrams
+        if index is None or index.stale_N.device != self.tokens.device:
+            self._ngrams = NgramIndex(self.tokens, self.config, index.edited if index else None)
         return self._ngrams
 
     def count_tokens(self) -> Tensor:

@@ -125,10 +125,18 @@ class NgramIndex:
     """Posting lists of the n-grams and pairs of a bank. Edited rows have lists of their own, so an edit is fast.
 
     Memory: 12 bytes for each token of the bank, and 12 for each pair.
+
+    Args:
+        token_NL: the bank as it is; the index reads edited rows from this tensor.
+        edited: row -> its tokens as trained, of each row that has been edited since.
     """
 
-    def __init__(self, token_NL: Tensor, config: NgramConfig):
+    def __init__(self, token_NL: Tensor, config: NgramConfig, edited: dict[int, Tensor] | None = None):
         self.config, self.token_NL = config, token_NL
+        if edited:
+            edited_X = torch.tensor(list(edited), dtype=torch.int64, device=token_NL.device)
+            trained_XL = torch.stack(list(edited.values())).to(token_NL)
+            token_NL = token_NL.index_copy(0, edited_X, trained_XL)
         self.bits = (config.vocab_size - 1).bit_length()
         self.length = max(config.ngram_lengths)
         # Not counted again at an edit, which would change the ranks of other entries.
@@ -138,6 +146,8 @@ class NgramIndex:
         self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
         self.edits: dict[str, PostingList] = {}
         self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
+        if edited:
+            self.edit(edited_X, trained_XL)
 
     def _index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
         """Postings of the n-gram that begins at each token, and of the pairs of each entry's rarest tokens."""

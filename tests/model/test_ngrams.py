@@ -191,6 +191,52 @@ def test_what_many_edits_say_points_to_none_of_them():
         assert set(find_matches(index, text, None)[0].entry_BTC[0, -1].tolist()) - {NO_ENTRY} == found
 
 
+def ranks_after_edits_and_a_move(model, move):
+    """Before the move, after it and after the undo: the index, what it finds in a text, and how rare tokens are."""
+    text, rows = torch.tensor([[7, 8, 5, 6, 7, 8, 20, 21]]), torch.tensor([4, 9])
+
+    def seen():
+        index = model.bank.ngrams()
+        found, _ = find_matches(index, text.to(index.stale_N.device), None)
+        return [x.cpu().clone() for x in (*found, index.rarity_V, index.rank_V, index.stale_N)]
+
+    trained = seen()
+    old_XL = model.bank.write(rows, torch.tensor([[7, 8, 5, 6, 0], [5, 6, 5, 6, 0]]))
+    edited = seen()
+    model = move(model)
+    moved, n_edited = seen(), len(model.bank.ngrams().edited)
+    model.bank.write(rows.to(model.device), old_XL.to(model.device))
+    return trained, edited, moved, n_edited, seen()
+
+
+def to_another_device(model):
+    """Without a GPU: the index alone is taken elsewhere, which the bank sees as a move."""
+    model.bank._ngrams.stale_N = model.bank._ngrams.stale_N.to("meta")
+    return model
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        to_another_device,
+        pytest.param(
+            lambda model: model.to("cuda"),
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ],
+    ids=["index", "cuda"],
+)
+def test_an_index_that_moves_still_counts_the_bank_as_trained(move):
+    sizes = {**CONFIG, "ngram_lengths": [1, 2], "ngram_pairs": 2, "knowledge_num": 36, "vocab_size": 61}
+    model = tiny_model(**sizes, fusion="words", keep_ffn=True)
+    model.bank.fill(torch.tensor([[7 + n % 9, 8, 20 + n, 0, 0] for n in range(36)]))
+    trained, edited, moved, n_edited, undone = ranks_after_edits_and_a_move(model, move)
+    assert n_edited == 2 and not torch.equal(edited[0], trained[0])
+    for before, after in zip(edited + trained, moved + undone, strict=True):
+        torch.testing.assert_close(after, before)
+    assert not model.bank.ngrams().edits
+
+
 def test_a_row_that_is_named_twice_is_undone_too():
     model = tiny_model(**{**CONFIG, "ngram_pairs": 2}, fusion="words", keep_ffn=True)
     text, rows = torch.arange(3, 15)[None], torch.tensor([5, 5])
