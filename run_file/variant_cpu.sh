@@ -8,7 +8,8 @@
 # --retrieval product keys find the entries, and they learn too slowly for a run of this size.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-data=dataset/quickstart name=${1:?give a name for the run, then flags}
+source run_file/_quickstart.sh
+name=${1:?give a name for the run, then flags}
 for needed in $data/train.jsonl out/quickstart_plain/eval.json out/quickstart_memory/eval.json; do
     if [ ! -f $needed ]; then
         echo "error: there is no $needed: run bash run_file/quickstart.sh first" >&2
@@ -17,14 +18,7 @@ for needed in $data/train.jsonl out/quickstart_plain/eval.json out/quickstart_me
 done
 
 EVALUATE=0 bash run_file/_launch.sh --no_resume --out_dir "out/$name" --experiment_dir out/records \
-    --base_experiment quickstart_plain \
-    --data_path $data/train.jsonl --val_path $data/val.jsonl --tokenizer_path $data/tokenizer \
-    --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
-    --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
-    --database_init_path $data/knowledge.json \
-    --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048 \
-    --epochs 20 --max_steps 250 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
-    --log_interval 20 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50 \
+    --base_experiment quickstart_plain "${small[@]}" --log_interval 20 \
     --model_type model_memory --memory_layers 1 --keep_ffn --knowledge_num 25281 --knowledge_length 24 "${@:2}"
 "$PYTHON" eval_model.py --run "out/$name" --limit 400 --tasks language object retrieval \
     --arms "bank shuffled" "gold entry forced"

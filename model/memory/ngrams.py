@@ -13,8 +13,7 @@ from transformers import initialization as init
 from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
 
-from ..visibility import FLEX_BLOCK
-from .entry_tokens import EntryTokens, lay_out_tokens
+from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches, NgramConfig
 from .ngram_search import find_matches, matches_of
@@ -71,28 +70,17 @@ class Ngrams(Retrieval):
         if inputs.training and config.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < config.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(bank.tokens)), entry_BTS)
-        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
-        read = compiled_tokens_of if entry_BTS.is_cuda and entry_BTS.shape[1] % FLEX_BLOCK == 0 else tokens_of
-        token_BTSL, tokens = read(bank.tokens, entry_BTS, missing_BTS, inputs.input_BT, previous_BT, lay_out)
+        token_BTSL = bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
+        tokens = None
+        if lay_out:
+            found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
+            tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
         return Found(entry_BTS, token_BTSL, score_BTS.log1p(), missing_BTS, tokens)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
         log_weight_BTS = self.score_scale * found.log_weight_BTS
         return Found(found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens), {}
-
-
-def tokens_of(
-    bank_NL: Tensor, entry_BTS: Tensor, missing_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor, lay_out: bool
-) -> tuple[Tensor, EntryTokens | None]:
-    """(B, T, S, L) the tokens of the entries, PADDING where one is missing; and, if `lay_out`, as `lay_out_tokens`."""
-    token_BTSL = bank_NL[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
-    if not lay_out:
-        return token_BTSL, None
-    return token_BTSL, lay_out_tokens(token_BTSL, entry_BTS.masked_fill(missing_BTS, NO_ENTRY), input_BT, previous_BT)
-
-
-compiled_tokens_of = torch.compile(tokens_of, dynamic=False)  # a dozen passes over all tokens become one
 
 
 def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:

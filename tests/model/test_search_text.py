@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from common.constants import NO_ENTRY
-from model.memory.ngrams import compiled_tokens_of, tokens_of
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
@@ -41,14 +40,3 @@ def test_matches_found_ahead_are_used(name):
         torch.manual_seed(1)
         losses.append(model(ids, labels=labels, **matches).loss.detach())
     assert losses[0] != losses[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lay_out", [False, True])
-def test_the_compiled_reading_of_entries_equals_the_plain_one(lay_out):
-    bank, entry = torch.randint(0, 61, (50, 5), dtype=torch.int16), torch.randint(0, 50, (2, 32, 3))
-    ids, previous = torch.randint(3, 61, (2, 32)), torch.randint(0, 61, (2, 32))
-    given = bank, entry, torch.rand(2, 32, 3) < 0.3, ids, previous, lay_out
-    (a, plain), (b, compiled) = tokens_of(*given), compiled_tokens_of(*given)
-    assert torch.equal(a, b)
-    assert (plain is None and compiled is None) if not lay_out else all(map(torch.equal, plain, compiled))
