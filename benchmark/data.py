@@ -32,7 +32,8 @@ from typing import TextIO
 import torch
 
 from common.cli import run_command
-from dataset.pretrain import BatchLoader, open_pretrain_data
+from dataset.loader import BatchLoader
+from dataset.pretrain import open_pretrain_data
 from dataset.quickstart import documents, read_facts
 from dataset.tokenizer import load_tokenizer
 

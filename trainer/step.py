@@ -155,8 +155,8 @@ class MicroStep:
     """Adds the gradients of one micro-batch to those that the parameters hold.
 
     Args:
-        forward: batch -> the model's output with `loss` and `lm_loss`; whatever it does with the output besides is
-            captured too. Every batch must have the shapes of the first.
+        forward: batch -> the model's output with `loss` and `lm_loss`. Everything that `forward` does is captured.
+            Every batch must have the shapes of the first.
         backward: called with the loss.
         refresh: called before each forward pass, outside of the graph.
     """
