@@ -161,7 +161,6 @@ class MemoryTransformer(Transformer):
             self.bank.count(reading.entry_BTS, reading.weight_BTS)
 
     def after_step(self, step: int, outcome, accelerator) -> None:
-        super().after_step(step, outcome, accelerator)
         if not self.settings.reads_bank:
             return
         readings = [reading for reading in outcome.readings if reading is not None]

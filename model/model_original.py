@@ -167,8 +167,6 @@ class Transformer(PreTrainedModel, GenerationMixin):
                 on the device: the loss or gradient was not finite, so no parameter has changed.
             accelerator: gathers the readings of all processes; every process must call.
         """
-        if self.ngram_table:
-            self.ngram_table.after_step(outcome, accelerator)
 
     def metrics(self, accelerator) -> dict[str, float | list[int]]:
         """What the model measures of itself for a line of metrics.jsonl, by name; it counts reads anew from here.
@@ -208,7 +206,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             block.compile()
         if self.ngram_table:
-            self.ngram_table.compile_parts()
+            self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
     def fixed_cache(self, length: int) -> dict:

@@ -97,6 +97,10 @@ class OptimConfig:
         3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
     )
     muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
+    ngram_table_lr_scale: float = flag(
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None)
+    )
+    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the rows of the n-gram table", within=(0, None))
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)
