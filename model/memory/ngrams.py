@@ -79,7 +79,10 @@ class Ngrams(Retrieval):
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
-        return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
+        log_weight_BTS = self.score_scale * found.log_weight_BTS
+        return Found(
+            found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens, is_normalised=False
+        ), {}
 
 
 def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:
