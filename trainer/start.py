@@ -74,7 +74,7 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
-        if bank is not None and flags.model.retrieval == "product_key":
+        if bank is not None and flags.model.retrieval_class.has_grid:
             check_order(order_N, flags.data.init_path)
         load_weights(model, flags.data.init_path)
     return model

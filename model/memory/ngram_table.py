@@ -1,7 +1,7 @@
 """A hashed n-gram table: learned vectors of the last few tokens, gated into the stream of chosen blocks.
 
 The last n tokens of each order n are hashed by several heads; each head has rows of its own, of which it reads one.
-Different n-grams may share a row of one head, but hardly a row of every head.
+Two n-grams may collide in one head. A collision in all heads is unlikely.
 
 Axes: B batch · T position · X positions: the T new ones, after up to O - 1 that a cache holds · D width of the stream
       O tokens of the longest order · K heads of all orders · W width of a row · U width of a position's rows, K * W
@@ -120,7 +120,7 @@ class NgramTable(nn.Module):
         n_heads = len(config.ngram_table_orders) * config.ngram_table_heads
         self.rows = nn.Embedding(n_heads * config.ngram_table_rows, config.ngram_table_dim)
         self.norm = nn.RMSNorm(config.ngram_table_width, eps=1e-8)  # rows start small
-        # Kept with the weights, which mean nothing under other multipliers.
+        # Saved with the weights: rows trained with other multipliers are useless.
         self.register_buffer("multiplier_KO", multipliers(config.ngram_table_orders, config.ngram_table_heads))
 
     def forward(self, input_BT: Tensor, visible: Visibility, cache=None) -> Tensor:
@@ -149,7 +149,7 @@ class NgramTable(nn.Module):
 
 
 class NgramGate(nn.Module):
-    """Adds to a block's stream what a position's rows say, as far as they agree with the stream."""
+    """Adds the position's rows to the stream, times a gate: the sigmoid of their similarity to the stream."""
 
     def __init__(self, config: NgramTableConfig):
         super().__init__()
