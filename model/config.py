@@ -125,4 +125,6 @@ class OriginalHFConfig(PreTrainedConfig):
 
 
 class MemoryHFConfig(OriginalHFConfig):
+    """The configuration of `model_memory` in transformers' form."""
+
     model_type = "model_memory"

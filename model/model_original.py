@@ -36,7 +36,7 @@ from .visibility import Visibility
 
 @dataclass
 class LanguageModelOutput(CausalLMOutputWithPast):
-    """What a forward pass returns: transformers' output, its `loss`, `logits` and cache, and beside them
+    """What a forward pass returns: transformers' output with `loss`, `logits` and cache, and more.
 
     Attributes:
         lm_loss: scalar in nats a token; None without labels.

@@ -26,6 +26,8 @@ PAIR_POSTINGS, PAIRS_USED = 4, 4  # pairs with more postings are ignored; so man
 
 @dataclass(frozen=True)
 class NgramConfig(MemoryConfig):
+    """Flags of the n-gram index."""
+
     heading = "n-gram index: of --retrieval ngram, and of --retrieval_loss_coef"
 
     ngram_lengths: list[int] = flag([3, 4], "lengths n of the n-grams that point to entries, in tokens")

@@ -78,6 +78,8 @@ def last_tokens(text_BX: Tensor, start_BX: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class NgramTableConfig(CoreConfig):
+    """Flags of the hashed n-gram table."""
+
     heading = "hashed n-gram table, of both models"
 
     ngram_table_rows: int = flag(
