@@ -83,13 +83,13 @@ def check_range(f: Field, value) -> None:
 
 def check_bounds(f: Field, values: dict) -> None:
     value = values[f.name]
-    if not value:
+    if value is None:
         return
     low, high = f.metadata["within"] or (None, None)
     if isinstance(high, str):
         inside = low <= value <= values[high]
         require(inside, f"--{f.name} {value} must lie in [{low}, --{high} {values[high]}]")
-    if other := f.metadata["divides"]:
+    if (other := f.metadata["divides"]) and value:  # 0 stands for a default
         require(values[other] % value == 0, f"--{f.name} {value} does not divide --{other} {values[other]}")
     if other := f.metadata["multiple_of"]:
         require(value % values[other] == 0, f"--{f.name} {value} is not a multiple of --{other} {values[other]}")

@@ -14,6 +14,7 @@ from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
 from model import build_model
 from model.compat import convert_state_dict
+from model.memory.ngram_table import LEARNING_STATE
 
 from .checkpoint import load_tensors
 from .config import Flags
@@ -91,8 +92,19 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
         )
 
 
+def weights_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by name, without those of the bank and of an optimizer's state."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith("bank.") and name.rpartition(".")[2] not in LEARNING_STATE
+    }
+
+
 def load_weights(model: nn.Module, run_dir: str | Path) -> None:
-    """Take over the trained parameters of another run; the bank stays the one that the model was built with.
+    """Take over the trained parameters of another run, and the multipliers that the rows of its n-gram table fit.
+
+    The bank stays the one that the model was built with. The state of an optimizer starts anew.
 
     Raises:
         FileNotFoundError, ValueError: the folder holds no weights, or those of another architecture.
@@ -100,8 +112,8 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
     path = Path(run_dir) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
-    trained, own = convert_state_dict(load_tensors(path)), dict(model.named_parameters())
-    trained = {name: tensor for name, tensor in trained.items() if not name.startswith("bank.")}
+    trained, own = weights_alone(convert_state_dict(load_tensors(path))), dict(model.named_parameters())
+    own |= weights_alone(dict(model.named_buffers()))
     for name in sorted(own.keys() ^ trained.keys()):
         raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
     for name, parameter in own.items():

@@ -27,6 +27,7 @@ from .text import previous, text_so_far
 
 MASK = (1 << 64) - 1
 MIXER = 0xBF58476D1CE4E5B9 - (1 << 64)  # as int64; of splitmix64
+LEARNING_STATE = ("square_R", "visits_R")  # buffers of `--ngram_table_optimizer rows`, as AdamW has moments
 HASH_BITS = 31  # of a key, before they are scaled to the rows: their product must fit into an int64
 
 
@@ -157,7 +158,7 @@ class NgramTable(nn.Module):
         self.register_buffer("multiplier_KO", multipliers(config.ngram_table_orders, config.ngram_table_heads))
         if self.learns_alone:
             self.rows.weight.requires_grad_(False)
-            for name in ("square_R", "visits_R"):
+            for name in LEARNING_STATE:
                 self.register_buffer(name, torch.zeros(self.rows.num_embeddings))
         self.gradient_RW = self.touched_R = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from common.flags import check, flag
-from trainer.config import BASIC, CONFIGS, OneSentenceParser
+from trainer.config import BASIC, CONFIGS, OneSentenceParser, parse_cli
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Config(Base):
     count: int = flag(0, "", within=(0, None))
     kind: str = flag("a", "", choices=["a", "b"])
     copies: bool = flag(False, "", needs=["--kind b: a has nothing to copy", "--count"])
+    marks: bool = flag(False, "", needs="--copies True: only a copy is marked")
 
 
 @pytest.mark.parametrize(
@@ -31,12 +32,15 @@ class Config(Base):
         ({"groups": 5}, "--groups 5 does not divide --width 12"),
         ({"groups": 0}, "--groups must be at least 1, got 0"),
         ({"chosen": 5}, "--chosen 5 must lie in [1, --heads 4]"),
+        ({"chosen": 0}, "--chosen 0 must lie in [1, --heads 4]"),
+        ({"chosen": -1}, "--chosen -1 must lie in [1, --heads 4]"),
         ({"share": 1.0}, "--share must lie in [0, 1), got 1.0"),
         ({"share": float("nan")}, "--share must be a finite number, got nan"),
         ({"count": -1}, "--count must not be negative, got -1"),
         ({"kind": "c"}, "--kind must be one of ['a', 'b'], got 'c'"),
         ({"copies": True}, "--copies needs --kind b: a has nothing to copy"),
         ({"copies": True, "kind": "b"}, "--copies needs --count"),
+        ({"marks": True}, "--marks needs --copies True: only a copy is marked"),
     ],
 )
 def test_a_rule_that_is_broken_is_named(values, sentence):
@@ -47,7 +51,31 @@ def test_a_rule_that_is_broken_is_named(values, sentence):
 
 def test_rules_that_hold_pass():
     check(Config())
-    check(Config(groups=3, chosen=4, share=0.0, copies=True, kind="b", count=1))
+    check(Config(groups=3, chosen=4, share=0.0, copies=True, kind="b", count=1, marks=True))
+
+
+def test_zero_of_a_flag_that_divides_another_stands_for_its_default():
+    assert parse_cli(["--n_kv_heads", "0"]).model.kv_heads == 32
+
+
+@pytest.mark.parametrize(
+    "argv, sentence",
+    [
+        ("--num_selected 0", "--num_selected 0 must lie in [1, --num_candidates 16]"),
+        ("--pointer True", "--pointer needs --retrieval ngram: the pointer reads what the n-grams found"),
+        ("--pointer", "--pointer needs --retrieval ngram: the pointer reads what the n-grams found"),
+        ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
+    ],
+)
+def test_a_command_line_that_breaks_a_rule_is_named(argv, sentence):
+    with pytest.raises(ValueError) as refusal:
+        parse_cli(argv.split())
+    assert str(refusal.value) == sentence
+
+
+def test_a_need_holds_only_while_its_flag_is_on():
+    assert not parse_cli(["--pointer", "False"]).model.pointer
+    assert parse_cli(["--pointer", "True", "--retrieval", "ngram", "--fusion", "words"]).model.pointer
 
 
 def test_a_bound_by_another_flag_holds_only_for_what_is_in_use():
