@@ -66,11 +66,14 @@ def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) 
 
 
 def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
-    """Shares of the object questions in the bank, for each reading block and for the pointer:
+    """Shares of the object questions in the bank, for each reading block and for the pointer.
 
     `candidate_C`: the gold entry is among the first C candidates (chance: C entries at random).
     `selected`: it is among the entries read; `selected_if_right`, `selected_if_wrong`: by the model's answer.
     `exhaustive`: it is the best of all entries by n-gram matches, over the first 200 questions.
+
+    A model with `--bank_control shuffled` reads other entries than its search finds. There `candidate_C` and
+    `exhaustive` are of what the search finds, and `selected` is of what is read.
     """
     if not model.settings.reads_bank or config.object_path is None or config.gold is None:
         return None

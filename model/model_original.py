@@ -4,10 +4,8 @@ Axes: B batch · T position · D width · V vocabulary
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
@@ -15,7 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .compat import convert_state_dict, is_current
+from .compat import earlier_state
 from .config import ModelConfig, OriginalHFConfig
 from .flash import DocumentStarts, document_starts, takes_documents
 from .generation import Generation
@@ -25,6 +23,7 @@ from .layers import (
     Context,
     StreamLinear,
     at_unit_scale,
+    autocast_dtype,
     in_autocast,
     make_feed_forward,
     make_norm,
@@ -38,7 +37,7 @@ from .visibility import Visibility
 
 @dataclass
 class LanguageModelOutput(CausalLMOutputWithPast):
-    """What a forward pass returns: transformers' output, its `loss`, `logits` and cache, and beside them
+    """What a forward pass returns: transformers' output with `loss`, `logits` and cache, and more.
 
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
@@ -118,13 +117,9 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
     @classmethod
     def from_pretrained(cls, path, *args, **options):
         """As in transformers; weights of an earlier layout are converted (`model/compat.py`)."""
-        weights = Path(path) / "model.safetensors"
-        if not weights.is_file():
+        state = earlier_state(path) if path else None
+        if state is None:
             return super().from_pretrained(path, *args, **options)
-        with safe_open(weights, "pt") as file:
-            if is_current(file.keys()):
-                return super().from_pretrained(path, *args, **options)
-            state = convert_state_dict({name: file.get_tensor(name) for name in file.keys()})
         config = options.pop("config", None) or cls.config_class.from_pretrained(path)
         return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
 
@@ -145,7 +140,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
     def attention_mask(self, visible: Visibility) -> Tensor | BlockMask | DocumentStarts | None:
         """What `attend` takes, for the attention that the flags ask for."""
         settings = self.settings
-        if settings.use_flash_attn and settings.flash_backend == "flash_attn" and takes_documents(visible):
+        has_package = settings.use_flash_attn and settings.flash_backend == "flash_attn"
+        if has_package and takes_documents(visible, autocast_dtype(self.embedding.weight)):
             return document_starts(visible.document_BX)
         return visible.mask(fused=settings.use_flash_attn)
 
@@ -172,8 +168,6 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
                 on the device: the loss or gradient was not finite, so no parameter has changed.
             accelerator: gathers the readings of all processes; every process must call.
         """
-        if self.ngram_table:
-            self.ngram_table.after_step(outcome, accelerator)
 
     def metrics(self, accelerator) -> dict[str, float | list[int]]:
         """What the model measures of itself for a line of metrics.jsonl, by name; it counts reads anew from here.
@@ -213,7 +207,7 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             block.compile()
         if self.ngram_table:
-            self.ngram_table.compile_parts()
+            self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
     def fixed_cache(self, length: int) -> dict:

@@ -4,8 +4,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 source run_file/_progress.sh
+source run_file/_quickstart.sh
 begin=$SECONDS
-data=dataset/quickstart
 
 cores=$(nproc)
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE EVALUATE=0
@@ -24,14 +24,7 @@ try() { # log, command: silent, unless it fails
     "${@:2}" > "$1" 2>&1 || { tail -n 5 "$1" >&2; return 1; }
 }
 run() { # name, flags of its model
-    try "out/$1.log" bash run_file/_launch.sh --no_resume --out_dir "out/$1" "${@:2}" \
-        --data_path $data/train.jsonl --val_path $data/val.jsonl --tokenizer_path $data/tokenizer \
-        --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
-        --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
-        --database_init_path $data/knowledge.json \
-        --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048 \
-        --epochs 20 --max_steps 250 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
-        --log_interval 10 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50
+    try "out/$1.log" bash run_file/_launch.sh --no_resume --out_dir "out/$1" "${small[@]}" --log_interval 10 "${@:2}"
     if ! kill -0 "${plain:-$$}" 2>/dev/null; then # the other model is done: all cores are free
         export OMP_NUM_THREADS=$cores
     fi

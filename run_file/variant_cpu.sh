@@ -7,21 +7,15 @@
 # The first word names the run folder, out/NAME; flags for the training follow and win over those below.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-data=dataset/quickstart name=${1:?give a name for the run, then flags}
+source run_file/_quickstart.sh
+name=${1:?give a name for the run, then flags}
 if [ ! -f $data/train.jsonl ]; then
     echo "error: there is no $data/train.jsonl: run bash run_file/quickstart.sh first" >&2
     exit 1
 fi
 
 EVALUATE=0 bash run_file/_launch.sh --no_resume --out_dir "out/$name" --experiment_dir out/records \
-    --base_experiment quickstart_plain \
-    --data_path $data/train.jsonl --val_path $data/val.jsonl --tokenizer_path $data/tokenizer \
-    --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
-    --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
-    --database_init_path $data/knowledge.json \
-    --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048 \
-    --epochs 20 --max_steps 250 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32 \
-    --log_interval 20 --eval_interval 250 --save_interval 250 --memory_monitor_interval 50 \
+    --base_experiment quickstart_plain "${small[@]}" --log_interval 20 \
     --model_type model_memory --memory_layers 1 --keep_ffn --knowledge_num 25281 --knowledge_length 24 "${@:2}"
 "$PYTHON" eval_model.py --run "out/$name" --limit 400 --tasks language object retrieval \
     --arms "bank shuffled" "gold entry forced"

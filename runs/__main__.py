@@ -92,7 +92,7 @@ def check_command(args) -> int:
 
 
 def documents_command(args) -> int:
-    from .documents import write
+    from .documents.write import write
 
     for path in write(ROOT):
         print(f"written: {path.relative_to(ROOT)}")

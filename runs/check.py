@@ -9,7 +9,7 @@ from runs.record_values import value_of
 from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
-from . import documents
+from .documents.write import problems as problems_of_documents
 from .new import script_flags
 
 MARKER = re.compile(r"<!--(?:flag:)?\w+(?::[0-9a-f]{8})?-->")
@@ -69,4 +69,4 @@ def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((root / "experiment").glob("EXPERIMENT_*.md")):
         if problem := check_record(path, runs):
             yield path.relative_to(root), problem
-    yield from documents.problems(root)
+    yield from problems_of_documents(root)

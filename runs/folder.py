@@ -28,7 +28,10 @@ from .run import LOCK, Run, git, now, write_json
 from .tracking import Tracker
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
-LEFT_OVER = ("eval.json", "memory_journal.jsonl", BANK_ORDER, "train.log", "model.safetensors")
+LEFT_OVER = (
+    "eval.json", "eval_step*.json", "evaluations.jsonl", "memory_journal.jsonl", BANK_ORDER, "train.log",
+    "model.safetensors",
+)  # fmt: skip
 
 
 def hold_lock(run_dir: Path) -> int:
@@ -91,7 +94,7 @@ class RunFolder:
     """The folder of a run that trains. Only the main process writes.
 
     The facts of the run are written to run.json at every change. As long as the process lives it holds the folder's
-    lock: a run that was killed is not taken for one that goes on. A run that goes on after an interruption has its
+    lock. So a killed run is not mistaken for a running one. A run that goes on after an interruption has its
     earlier sessions under `earlier_sessions`.
 
     Args:
@@ -257,8 +260,9 @@ def clear(path: Path) -> None:
     """Delete the checkpoints and results of an earlier run from its folder."""
     for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS)):
         shutil.rmtree(folder)
-    for name in LEFT_OVER:
-        (path / name).unlink(missing_ok=True)
+    for pattern in LEFT_OVER:
+        for file in path.glob(pattern):
+            file.unlink()
 
 
 def make_log(out_dir: str | Path, writes: bool) -> logging.Logger:

@@ -43,7 +43,7 @@ def runs(run_data, tmp_path) -> Runs:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """The table of the faults that tests tried, survived and lost."""
+    """The table of the faults injected, survived and failed."""
     counts = {"tried": Counter(), "survived": Counter()}
     # The reports carry the counts here from whichever process ran the test.
     for report in (r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, [])):
@@ -56,6 +56,6 @@ def pytest_terminal_summary(terminalreporter) -> None:
     rows = [(what, tried[what], survived[what]) for what in tried]
     rows.append(("all", tried.total(), survived.total()))
     width = max(len(what) for what, *_ in rows)
-    terminalreporter.write_line(f"\n{'faults'.ljust(width)}  tried  survived  lost")
+    terminalreporter.write_line(f"\n{'faults'.ljust(width)}  injected  survived  failed")
     for what, n_tried, n_survived in rows:
-        terminalreporter.write_line(f"{what.ljust(width)}  {n_tried:5}  {n_survived:8}  {n_tried - n_survived:4}")
+        terminalreporter.write_line(f"{what.ljust(width)}  {n_tried:8}  {n_survived:8}  {n_tried - n_survived:6}")

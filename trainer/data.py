@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.files import require_file
 from dataset.knowledge import load_bank
-from dataset.pretrain import BatchLoader, PretrainDataset, open_entries, open_pretrain_data
+from dataset.loader import BatchLoader
+from dataset.pretrain import PretrainDataset, open_entries, open_pretrain_data
 from dataset.tokenizer import load_tokenizer, vocabulary_size, with_padding_first
 
 from .config import Flags

@@ -65,7 +65,11 @@ class GradientMean:
         return loss_1.squeeze(0)
 
     def create_missing(self, present_P: Tensor) -> None:
-        """Give a parameter a gradient that another process has. Waits for the device only if one is missing."""
+        """Give a parameter a gradient that another process has.
+
+        Waits for the device in every step in which this process misses one. Only experts of `--use_moe` that received
+        no token do, and that forward pass waits for the device anyway.
+        """
         if not all(self.pattern):
             for parameter, present in zip(self.parameters, present_P.tolist(), strict=True):
                 if parameter.grad is None and present:

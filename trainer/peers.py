@@ -27,10 +27,10 @@ class PeerLost(ConnectionError):
 
 
 class Peers:
-    """A context for all that several processes do together; one process alone watches nothing.
+    """Context manager around a run of several processes. It does nothing in a run of one.
 
-    On leaving, the process group is closed. If another process has died, this one ends with exit code 1: by `named`, or
-    where it hangs in a collective operation of the device by force.
+    On leaving, the process group is closed. If another process dies, this one ends with exit code 1: by an exception,
+    or by `os._exit` if it hangs in a collective.
 
     Attributes:
         on_loss: called with the sentence before this process is ended by force.

@@ -114,7 +114,7 @@ class TrainState:
         return self.step == self.best_step
 
     def due(self, interval: int, ahead: int = 0) -> bool:
-        """Whether something that happens every `interval` steps and after the last happens now, or `ahead` later."""
+        """True at every multiple of `interval` and at the last step; `ahead` looks that many steps forward."""
         step = self.step + ahead
         return step % interval == 0 or step == self.total_steps
 

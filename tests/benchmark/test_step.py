@@ -104,6 +104,21 @@ def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatc
     assert all(len(losses) == 3 for losses in rows[-1]["losses"].values()) and len(rows[-1]["losses"]) == 4
 
 
+@pytest.mark.parametrize("name, searches", [("1_5_2", True), ("1_4_0", False)])
+def test_a_step_is_measured_as_training_makes_it_its_text_searched_before(name, searches, monkeypatch):
+    config = script_config(name, knowledge_num=256, dim=64, n_layers=6, n_heads=4, max_seq_len=64)
+    model = subject.Subject(name, config, compiled=False, batch_size=2)
+    subject.start(model, torch.randint(3, 99, (256, config.knowledge_length)), torch.device("cpu"))
+    seen = []
+    monkeypatch.setattr(subject, "train_step", lambda of, batch, device: seen.append(batch))
+    subject.take_turn(model, 5, torch.device("cpu"))
+    assert len(seen) == len(model.step_ms) == 5
+    for batch in seen:
+        found = model.model.search_text(**{key: batch[key] for key in ("input_ids", "document_ids")})
+        assert bool(found) == searches and set(batch) == {"input_ids", "labels", "document_ids", *found}
+        assert all(torch.equal(batch[key], value) for key, value in found.items())
+
+
 def test_what_no_time_is_left_for_is_said_and_a_reference_that_parts_is_seen(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     flags = "--batch_size 2 --seq_len 64 --dim 64 --n_layers 6 --n_heads 4 --knowledge_num 256 --steps 2 --no_compile"

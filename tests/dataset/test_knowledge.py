@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from dataset import knowledge as memory_init
+from dataset import knowledge
 from dataset.convert import read_trex, read_triples, write_knowledge
 from dataset.knowledge import Fact, load_bank, read_knowledge
 
@@ -14,7 +14,7 @@ TARGET = {"sentence": "A is in B.", "subject": "A", "predicate": "in", "object":
 @pytest.mark.parametrize("characters", [1, 7, 1 << 20])
 @pytest.mark.parametrize("as_array", [True, False])
 def test_every_accepted_form_is_read_however_the_blocks_fall(write, monkeypatch, characters, as_array):
-    monkeypatch.setattr(memory_init, "CHARACTERS_AT_ONCE", characters)
+    monkeypatch.setattr(knowledge, "CHARACTERS_AT_ONCE", characters)
     values = [{"target": [TARGET, {"sentence": "Two, in one."}]}, {"sentence": "Plain [1]"}, {"text": "T\n é"}, "Bare"]
     path = write("k.json", [json.dumps(values, indent=1)] if as_array else map(json.dumps, values))
     sentences = ["A is in B.", "Two, in one.", "Plain [1]", "T\n é", "Bare"]
@@ -51,7 +51,7 @@ def test_the_ids_are_as_wide_as_the_vocabulary_needs(tokenizer, tmp_path, write,
 def test_an_unchanged_file_is_not_read_again(tokenizer, tmp_path, write, monkeypatch):
     path = write("k.jsonl", map(json.dumps, SENTENCES))
     first = load_bank(path, tokenizer, 4, 4, tmp_path).tokens
-    monkeypatch.delattr(memory_init, "build_bank")
+    monkeypatch.delattr(knowledge, "build_bank")
     assert (load_bank(path, tokenizer, 4, 4, tmp_path).tokens == first).all()
 
 
@@ -77,7 +77,7 @@ def test_triples_become_knowledge_and_come_back(tmp_path, write):
     path = write("t.tsv", ["subject\tpredicate\tobject", "Oslo\tis in\tNorway", "a\tb\tc\tmine\tOwn sentence."])
     facts = list(read_triples(path))
     assert [fact.sentence for fact in facts] == ["Oslo is in Norway.", "Own sentence."]
-    assert facts[0].uuid == memory_init.triple_uuid("Oslo", "is in", "Norway") and facts[1].source == "mine"
+    assert facts[0].uuid == knowledge.triple_uuid("Oslo", "is in", "Norway") and facts[1].source == "mine"
     assert write_knowledge(tmp_path / "k.json", facts) == 2
     assert list(read_knowledge(tmp_path / "k.json")) == facts
     assert isinstance(json.loads((tmp_path / "k.json").read_text()), list)

@@ -7,7 +7,8 @@ import torch
 
 from common.constants import IGNORED
 from dataset import pretrain
-from dataset.pretrain import BatchLoader, batch_rows, open_entries, open_pretrain_data, read_documents
+from dataset.loader import BatchLoader, batch_rows
+from dataset.pretrain import open_entries, open_pretrain_data, read_documents
 
 from .conftest import TEXTS
 

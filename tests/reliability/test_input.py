@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from common import files
-from dataset import knowledge as memory_init
+from dataset import knowledge
 from dataset.convert import read_trex, read_triples
 from dataset.knowledge import load_bank, read_knowledge
 from dataset.pretrain import open_token_cache, read_documents
@@ -148,8 +148,8 @@ def test_every_sentence_of_a_knowledge_file_is_accounted_for(tokenizer, tmp_path
 
 def test_a_line_or_value_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LONGEST", 1000)
-    monkeypatch.setattr(memory_init, "LONGEST", 1000)
-    monkeypatch.setattr(memory_init, "CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr(knowledge, "LONGEST", 1000)
+    monkeypatch.setattr(knowledge, "CHARACTERS_AT_ONCE", 100)
     (tmp_path / "t.jsonl").write_text('{"text": "One."}\n{"text": "' + "x" * 5000)
     with pytest.raises(ValueError, match="line 2: longer than 1000 characters"):
         list(read_documents(tmp_path / "t.jsonl"))

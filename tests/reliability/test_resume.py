@@ -112,10 +112,13 @@ def test_starting_over_leaves_nothing_of_the_run_before(runs):
     assert runs.start("run").code == 0
     out = runs.folder / "run"
     before = (out / "metrics.jsonl").read_text()
-    for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy"):
+    left_over = (
+        "eval.json", "eval_step2.json", "eval_step4.json", "evaluations.jsonl", "memory_journal.jsonl", "bank_rows.npy",
+    )  # fmt: skip
+    for name in left_over:
         (out / name).write_text("{}")
     assert runs.start("run", "--no_resume", "--seed", "7").code == 0
-    assert not any((out / name).exists() for name in ("eval.json", "memory_journal.jsonl", "bank_rows.npy"))
+    assert not any((out / name).exists() for name in left_over)
     assert (out / "metrics.jsonl").read_text() != before and "resumed" not in (out / "train.log").read_text()
 
 

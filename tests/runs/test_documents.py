@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runs.documents import FIGURE_FOLDER, problems, write
 from runs.documents.figures import DARK, FIGURES, LIGHT
 from runs.documents.prose import anchors_of, broken_links, long_lines, unmarked_numbers
 from runs.documents.rows import Rows
+from runs.documents.write import FIGURE_FOLDER, problems, write
 
 ROOT = Path(__file__).parents[2]
 KEY = "1.5.0/memory/object/held-out/knowledge-10k"
