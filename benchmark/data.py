@@ -1,8 +1,8 @@
-"""Data: the tokenizer's speed, the time that training waits for batches, and the time to a run's first step.
+r"""Data: the tokenizer's speed, the time that training waits for batches, and the time to a run's first step.
 
 python -m benchmark.data                        # writes 0.5 GB to the temporary folder, then deletes it
 python -m benchmark.data --text_path my.jsonl --knowledge_mb 50 --knowledge_num 65536
-python -m benchmark.data --text_mb 2 --knowledge_mb 1 --knowledge_num 1024 --batch_size 2 --seq_len 64 \\
+python -m benchmark.data --text_mb 2 --knowledge_mb 1 --knowledge_num 1024 --batch_size 2 --seq_len 64 \
     --accumulation_steps 1 --dim 32 --n_layers 1 --n_heads 4 --repeats 4 --no_compile
 
 tokeniser: MB/s from JSON Lines to the token cache, with reading and writing. The text is made from the quick start's

@@ -1,7 +1,7 @@
-"""Optimizer steps of the training script on one GPU and on several, in turns.
+r"""Optimizer steps of the training script on one GPU and on several, in turns.
 
 python -m benchmark.multi_gpu                              # on one GPU and on all of this machine
-python -m benchmark.multi_gpu --processes 1 2 --experiments 1_4_0 --dim 32 --n_layers 6 --n_heads 4 --batch_size 2 \\
+python -m benchmark.multi_gpu --processes 1 2 --experiments 1_4_0 --dim 32 --n_layers 6 --n_heads 4 --batch_size 2 \
     --seq_len 64 --knowledge_num 256 --repeats 2 --no_compile      # on a CPU: whether it works
 
 Each turn starts the processes anew, as a launcher does, and each process makes the steps of `trainer.step.TrainStep` on

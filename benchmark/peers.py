@@ -64,6 +64,8 @@ class OurMemory(nn.Module):
 
 
 class Peer(nn.Module):
+    """A product-key memory of another package, as a layer."""
+
     def __init__(self, config: ModelConfig, compiled: bool, device: torch.device, **heads):
         super().__init__()
         # An optional dependency.

@@ -65,6 +65,8 @@ class ReferenceKeys(ProductKeys):
 
 
 class ReferenceBlock(MemoryBlock):
+    """A block whose retrieval and fusion are the references in plain torch."""
+
     def __init__(self, config: ModelConfig, layer: int, memory_index: int):
         super().__init__(config, layer, memory_index)
         self.retrieval, self.fusion = ReferenceKeys(config), ReferenceFusion(config, memory_index)

@@ -83,7 +83,7 @@ def product_key_case(queries: list[Tensor], N: int, C: int, args, device: torch.
 
 
 def ngram_texts(token_NL: Tensor, B: int, T: int, n: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """n rotating (input_ids, document_ids), and the entries (B, stretches of 3 L tokens) that the first repeats."""
+    """Make n pairs (input_ids, document_ids), and the entries (B, stretches of 3 L tokens) that the first repeats."""
     L = token_NL.shape[1]
     texts, planted = [], None
     for _ in range(n):

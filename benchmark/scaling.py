@@ -1,7 +1,7 @@
-"""Growth of a training step with the bank, the candidates and the selected entries.
+r"""Growth of a training step with the bank, the candidates and the selected entries.
 
 python -m benchmark.scaling                      # --seconds 300 for all of it: each size is a compilation
-python -m benchmark.scaling --batch_size 2 --seq_len 32 --dim 64 --n_layers 6 --knowledge_nums 256 1024 \\
+python -m benchmark.scaling --batch_size 2 --seq_len 32 --dim 64 --n_layers 6 --knowledge_nums 256 1024 \
     --candidates 4 16 --selected 2 4 --repeats 2 --no_compile
 
 1.4.8 with knowledge_num from 2^14 to 2^22, with num_candidates C and with num_selected S, all else as in its script;

@@ -117,7 +117,7 @@ def choice_of(answer, choices: list[str], place: str) -> int:
 
 
 def verdict_of(answer, place: str) -> str:
-    """ "yes" or "no", from the usual words for a true and a false statement.
+    """Answer "yes" or "no", from the usual words for a true and a false statement.
 
     Raises:
         ValueError: it is another word.

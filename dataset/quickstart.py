@@ -53,7 +53,7 @@ def wordings(fact: Fact) -> list[str]:
 
 
 def part(fact: Fact) -> str:
-    """ "seen" or "bank_only": it depends on subject and predicate alone, not on the seed."""
+    """The part of a fact, "seen" or "bank_only"; subject and predicate alone decide it, not the seed."""
     digest = hashlib.blake2b(f"{fact.subject}\x1f{fact.predicate}".encode(), digest_size=8).digest()
     return "seen" if int.from_bytes(digest, "big") < SEEN_SHARE * 2**64 else "bank_only"
 

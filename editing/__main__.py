@@ -73,7 +73,7 @@ def add(store: MemoryStore, args) -> None:
 
 
 def warn_of_grid(store: MemoryStore, why: str) -> None:
-    if store.model.settings.retrieval == "product_key":
+    if store.model.settings.retrieval_class.has_grid:
         print(
             f"note: product keys find an entry by its position in their grid, and {why}: it may never be read; "
             "to change a fact about a subject, edit the entry of this subject",

@@ -33,7 +33,7 @@ def share_read(token: TracedToken) -> float:
     return min(sum(lookup.weight for lookup in token.lookups if lookup.layer == last), 1.0)
 
 
-def make_page(store: MemoryStore):
+def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one piece)
     """The page, as Gradio blocks."""
     import gradio as gr
 

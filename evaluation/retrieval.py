@@ -66,7 +66,7 @@ def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) 
 
 
 def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
-    """Shares of the object questions in the bank, for each reading block and for the pointer:
+    """Shares of the object questions in the bank, for each reading block and for the pointer.
 
     `candidate_C`: the gold entry is among the first C candidates (chance: C entries at random).
     `selected`: it is among the entries read; `selected_if_right`, `selected_if_wrong`: by the model's answer.

@@ -37,7 +37,7 @@ def build_model(config: ModelConfig, bank_tokens: torch.Tensor | None = None, se
 
 
 def __getattr__(name: str):
-    """`load_run` of runs/load.py, imported at its first use: no module of this package depends on `runs`."""
+    """`load_run` of runs/load.py, imported at its first use, so that `import model` imports nothing of `runs`."""
     if name != "load_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from runs.load import load_run

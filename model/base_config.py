@@ -35,11 +35,11 @@ class CoreConfig:
     residual_in_fp32: bool = flag(True, "keep the residual stream in float32 under autocast; False: in its precision")
     qk_norm: bool = flag(False, "bring the queries and keys of each attention head to unit scale, with a learned gain")
     residual_scalars: bool = flag(
-        False, "each block enters with a learned multiple of the stream plus one of the normed token embeddings"
+        False, "input of each block: a * stream + b * normed token embeddings, with learned a and b"
     )
     zero_init_out: bool = flag(False, "start the projections that write to the stream at zero")
     value_embeddings: list[int] | None = flag(
-        None, "blocks, counted from 0, whose attention values add a learned vector of the token; None: no block"
+        None, "blocks, counted from 0, whose attention adds a learned vector of the token to its values; None: no block"
     )
     tie_embeddings: bool = flag(True, "one matrix for token embeddings and head; False: one for each")
     logit_softcap: float = flag(
@@ -48,7 +48,9 @@ class CoreConfig:
     dropout: float = flag(0.0, "dropout on the outputs of attention and feed-forward", within=(0, 1), open_end=True)
     use_flash_attn: bool = flag(True, "fused attention; False: the plain softmax of the textbook (slow reference)")
     flash_backend: str = flag(
-        "pytorch", "which fused attention: PyTorch's own, or the flash-attn package", choices=["pytorch", "flash_attn"]
+        "pytorch",
+        "which fused attention: PyTorch's own, or that of the flash-attn package in 16 bits (PyTorch's in float32)",
+        choices=["pytorch", "flash_attn"],
     )
 
     use_moe: bool = flag(False, "mixture of experts in place of each dense feed-forward")

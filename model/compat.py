@@ -12,8 +12,10 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 RENAMES = {
@@ -46,3 +48,17 @@ def convert_state_dict(old: dict[str, Tensor]) -> dict[str, Tensor]:
             parts = [new.pop(f"{match[1]}.{part}_proj.weight") for part in "qkv"]
             new[f"{match[1]}.qkv_proj.weight"] = torch.cat(parts)
     return new
+
+
+def earlier_state(run_dir: str | Path) -> dict[str, Tensor] | None:
+    """The converted weights of a folder if their layout is an earlier one.
+
+    None: the layout is the current one, or the folder holds no weights.
+    """
+    weights = Path(run_dir) / "model.safetensors"
+    if not weights.is_file():
+        return None
+    with safe_open(weights, "pt") as file:
+        if is_current(file.keys()):
+            return None
+        return convert_state_dict({name: file.get_tensor(name) for name in file.keys()})

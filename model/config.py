@@ -81,6 +81,11 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return self.reads_bank and self.retrieval_class.uses_ngrams
 
     @property
+    def searches_text(self) -> bool:
+        """Whether training can look up the text of a batch before its forward pass."""
+        return self.reads_bank and self.retrieval_class.searches_text(self)
+
+    @property
     def prepares(self) -> frozenset[str]:
         """What the fusion and the pointer need once for each forward pass."""
         fusion = self.fusion_class.prepares if self.reading_layers else frozenset()
@@ -120,4 +125,6 @@ class OriginalHFConfig(PreTrainedConfig):
 
 
 class MemoryHFConfig(OriginalHFConfig):
+    """The configuration of `model_memory` in transformers' form."""
+
     model_type = "model_memory"

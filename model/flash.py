@@ -6,6 +6,7 @@ Axes: B batch · T position · H query heads · G key/value heads · E per-head 
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,9 +29,14 @@ def document_starts(document_BT: Tensor) -> DocumentStarts:
     return DocumentStarts(F.pad(start_Y, (0, 1), value=B * T), T)
 
 
-def takes_documents(visible) -> bool:
-    """Whether a Visibility is one of whole rows, on a GPU, in which documents follow one another."""
-    return visible.document_BX is not None and visible.past == 0 and visible.device.type == "cuda"
+def computes(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the package does: in 16 bits on a GPU."""
+    return dtype in (torch.float16, torch.bfloat16) and device.type == "cuda"
+
+
+def takes_documents(visible, dtype: torch.dtype) -> bool:
+    """Whether the package attends to a Visibility of whole rows in which documents follow one another."""
+    return visible.document_BX is not None and visible.past == 0 and computes(dtype, visible.device)
 
 
 def flash_attention(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: DocumentStarts | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import initialization as init
 
 from .base_config import CoreConfig
-from .flash import DocumentStarts, flash_attention
+from .flash import DocumentStarts, computes, flash_attention
 from .visibility import Visibility
 
 INIT_STD = 0.02
@@ -66,7 +66,8 @@ def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: CoreCon
             q_BHTE, k_BGXE, v_BGXE, block_mask=mask, enable_gqa=grouped, kernel_options=flex_options(q_BHTE)
         )
     causal = mask is None and q_BHTE.shape[2] > 1
-    if isinstance(mask, DocumentStarts) or (config.flash_backend == "flash_attn" and mask is None and q_BHTE.is_cuda):
+    has_package = config.flash_backend == "flash_attn" and computes(q_BHTE.dtype, q_BHTE.device)
+    if isinstance(mask, DocumentStarts) or (has_package and mask is None):
         return flash_attention(q_BHTE, k_BGXE, v_BGXE, mask)
     return F.scaled_dot_product_attention(q_BHTE, k_BGXE, v_BGXE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
@@ -89,10 +90,15 @@ def textbook_attention(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask_BTX:
     return score_BHTX.masked_fill(~mask_BTX, float("-inf")).softmax(dim=-1).to(v_BHXE.dtype) @ v_BHXE
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The precision of autocast where that is on, else that of the tensor."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def in_autocast(x: Tensor) -> Tensor:
     """The tensor in the precision of autocast, where that is on."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return x.to(autocast_dtype(x))
 
 
 def at_unit_scale(embedded_BTD: Tensor) -> Tensor:

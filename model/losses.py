@@ -34,7 +34,7 @@ def copying_loss(
 ) -> Tensor:
     """`language_model_loss` of a model that draws the next token from its logits or copies one of W tokens.
 
-    Equal to that loss over `memory.tokens.mixed_log_probabilities`, without a second tensor of B*T*V.
+    Equal to that loss over `mixed_log_probabilities` of memory/tokens.py, without a second tensor of B*T*V.
 
     Args:
         copy_BTW: float32, the probability that each token is copied; the rest of 1 is drawn.

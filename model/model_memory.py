@@ -79,7 +79,7 @@ class MemoryTransformer(Transformer):
         loaded = super().from_pretrained(path, *args, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.settings.reads_bank and Path(path).is_dir():
-            from runs.journal import Journal  # imported here: no module of this package depends on `runs`
+            from runs.journal import Journal  # at the first call, so that `import model` imports nothing of `runs`
 
             Journal(path).replay(model.bank)
         return loaded
@@ -161,7 +161,6 @@ class MemoryTransformer(Transformer):
             self.bank.count(reading.entry_BTS, reading.weight_BTS)
 
     def after_step(self, step: int, outcome, accelerator) -> None:
-        super().after_step(step, outcome, accelerator)
         if not self.settings.reads_bank:
             return
         readings = [reading for reading in outcome.readings if reading is not None]

@@ -4,10 +4,8 @@ Axes: B batch · T position · D width · V vocabulary
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
@@ -15,15 +13,17 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .compat import convert_state_dict, is_current
+from .compat import earlier_state
 from .config import ModelConfig, OriginalHFConfig
 from .flash import DocumentStarts, document_starts, takes_documents
+from .generation import Generation
 from .layers import (
     INIT_STD,
     Attention,
     Context,
     StreamLinear,
     at_unit_scale,
+    autocast_dtype,
     in_autocast,
     make_feed_forward,
     make_norm,
@@ -37,7 +37,7 @@ from .visibility import Visibility
 
 @dataclass
 class LanguageModelOutput(CausalLMOutputWithPast):
-    """What a forward pass returns: transformers' output, its `loss`, `logits` and cache, and beside them
+    """What a forward pass returns: transformers' output with `loss`, `logits` and cache, and more.
 
     Attributes:
         lm_loss: scalar in nats a token; None without labels.
@@ -83,7 +83,7 @@ class Block(nn.Module):
         return x_BTD if self.ngram_gate is None else self.ngram_gate(x_BTD, context.ngram_BTU)
 
 
-class Transformer(PreTrainedModel, GenerationMixin):
+class Transformer(Generation, PreTrainedModel, GenerationMixin):
     """`model_original`. A subclass changes `make_block` and `make_context`, nothing else."""
 
     config_class = OriginalHFConfig
@@ -117,13 +117,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
     @classmethod
     def from_pretrained(cls, path, *args, **options):
         """As in transformers; weights of an earlier layout are converted (`model/compat.py`)."""
-        weights = Path(path) / "model.safetensors"
-        if not weights.is_file():
+        state = earlier_state(path) if path else None
+        if state is None:
             return super().from_pretrained(path, *args, **options)
-        with safe_open(weights, "pt") as file:
-            if is_current(file.keys()):
-                return super().from_pretrained(path, *args, **options)
-            state = convert_state_dict({name: file.get_tensor(name) for name in file.keys()})
         config = options.pop("config", None) or cls.config_class.from_pretrained(path)
         return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
 
@@ -144,7 +140,8 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def attention_mask(self, visible: Visibility) -> Tensor | BlockMask | DocumentStarts | None:
         """What `attend` takes, for the attention that the flags ask for."""
         settings = self.settings
-        if settings.use_flash_attn and settings.flash_backend == "flash_attn" and takes_documents(visible):
+        has_package = settings.use_flash_attn and settings.flash_backend == "flash_attn"
+        if has_package and takes_documents(visible, autocast_dtype(self.embedding.weight)):
             return document_starts(visible.document_BX)
         return visible.mask(fused=settings.use_flash_attn)
 
@@ -171,8 +168,6 @@ class Transformer(PreTrainedModel, GenerationMixin):
                 on the device: the loss or gradient was not finite, so no parameter has changed.
             accelerator: gathers the readings of all processes; every process must call.
         """
-        if self.ngram_table:
-            self.ngram_table.after_step(outcome, accelerator)
 
     def metrics(self, accelerator) -> dict[str, float | list[int]]:
         """What the model measures of itself for a line of metrics.jsonl, by name; it counts reads anew from here.
@@ -212,7 +207,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             block.compile()
         if self.ngram_table:
-            self.ngram_table.compile_parts()
+            self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
 
     def fixed_cache(self, length: int) -> dict:
@@ -234,6 +229,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         entry_B: Tensor | None = None,
         match_entry_BTC: Tensor | None = None,
         match_score_BTC: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -247,6 +243,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
             match_entry_BTC, match_score_BTC: as `search_text` returns them; without them the forward pass searches.
+            output_hidden_states: return `hidden_states`: the embeddings, and the stream after each block, last normed.
 
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
@@ -255,17 +252,19 @@ class Transformer(PreTrainedModel, GenerationMixin):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if isinstance(cache, StaticCache) and cache.waits_for_step(input_ids):
-            if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
-                raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
+            if self.training or output_hidden_states or any(x is not None for x in (labels, document_ids, entry_B)):
+                raise ValueError("a step in a StaticCache takes no labels, document_ids, entry_B, dropout or hidden states")
             return cache.make_step(self, input_ids, attention_mask)
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
         matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
-        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context)
-        logits_BTV, lm_loss, more_readings = self.predict(
-            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
-        )
+        hidden_states = [x_BTD] if output_hidden_states else None
+        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)
+        x_BTD = in_autocast(self.norm(x_BTD))
+        if hidden_states:
+            hidden_states = (*hidden_states[:-1], x_BTD)
+        logits_BTV, lm_loss, more_readings = self.predict(x_BTD, context, labels, logits_to_keep, return_logits)
         readings += more_readings
         if self.training:
             self.count_reads(readings)
@@ -273,7 +272,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         loss = None if labels is None else lm_loss + sum(weighted)
         return LanguageModelOutput(
             loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
-            readings=readings, **{CACHE: cache},
+            readings=readings, hidden_states=hidden_states, **{CACHE: cache},
         )  # fmt: skip
 
     def begin(
@@ -298,12 +297,20 @@ class Transformer(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
         return x_BTD, context
 
-    def run_blocks(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], list]:
-        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings."""
+    def run_blocks(
+        self, x_BTD: Tensor, context: Context, hidden_states: list | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], list]:
+        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings.
+
+        Args:
+            hidden_states: a list that gets the stream after each block.
+        """
         terms, readings = {}, []
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)
+            if hidden_states is not None:
+                hidden_states.append(x_BTD)
             for name, value in aux.items():
                 terms.setdefault(name, []).append(value)
         return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings

@@ -1,7 +1,7 @@
 """Work on a batch that needs no weights, done while the step before it runs.
 
 The n-gram search of the bank depends on the text and the bank alone. Its kernels are short and many, and fill a small
-part of a GPU: on a stream of their own they cost a step nearly nothing.
+part of a GPU: on a stream of their own they overlap with the step before.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Batch = dict[str, Tensor]
 
 
 def prepared_ahead(batches: Iterator[Batch], prepare: Callable[..., Batch], device: torch.device) -> Iterator[Batch]:
-    """Every batch with what `prepare` makes of it, begun when the batch before it is handed out.
+    """Yields each batch joined with `prepare(batch)`. Preparation of the next batch starts before this one is returned.
 
     Args:
         batches: a generator of batches on the CPU; it is closed with this one.

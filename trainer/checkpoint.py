@@ -70,8 +70,9 @@ class Checkpoints:
 
 
 def save_checkpoint(out_dir, state: dict, model: nn.Module, optimizer, keep: int, accelerator) -> Path:
-    """Write a checkpoint under a temporary name, flush it to disk, rename it, then delete all but the newest `keep`
-    and that of `best_step`.
+    """Write a checkpoint, then delete all but the newest `keep` and that of `best_step`.
+
+    It is written under a temporary name, flushed to disk, and renamed.
 
     Called by every process: each writes its own random state, the main process everything else. A kill at any moment,
     or a full disk, leaves the older checkpoints as they were.

@@ -82,8 +82,7 @@ class OptimConfig:
     learning_rate: float = flag(2e-4, "peak of the schedule", within=(0, None), basic=True)
     lr_schedule: str = flag(
         "cosine",
-        "how the learning rate falls: from the warm-up on along a cosine or a line, or (wsd) only at the end, along a "
-        "line or as 1 - sqrt",
+        "cosine, linear: falls after the warm-up. wsd: constant, then a linear fall. wsd_sqrt: constant, then 1 - sqrt",
         choices=["cosine", "linear", "wsd", "wsd_sqrt"],
     )
     decay_ratio: float = flag(
@@ -98,6 +97,10 @@ class OptimConfig:
         3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
     )
     muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
+    ngram_table_lr_scale: float = flag(
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None)
+    )
+    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the rows of the n-gram table", within=(0, None))
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)
@@ -229,7 +232,7 @@ def check_together(flags: Flags) -> None:
     words, length = data.cluster_words, model.knowledge_length
     require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     require(
-        data.cluster_cache_path is None or not model.reads_bank or model.retrieval == "product_key",
+        data.cluster_cache_path is None or not model.reads_bank or model.retrieval_class.has_grid,
         "--cluster_cache_path orders the grid of product keys: it needs --retrieval product_key",
     )
     require(
@@ -241,10 +244,10 @@ def check_together(flags: Flags) -> None:
         "--entry_rows needs blocks that read the memory: --memory_layers names none",
     )
     if model.use_flash_attn and model.flash_backend == "flash_attn":
-        require_flash_attn(optim.dtype)
+        require_flash_attn(optim.dtype, flags.run.deterministic)
 
 
-def require_flash_attn(dtype: str) -> None:
+def require_flash_attn(dtype: str, deterministic: bool) -> None:
     require(
         importlib.util.find_spec("flash_attn") is not None,
         "--flash_backend flash_attn needs the flash-attn package: pip install flash-attn, or leave the flag out",
@@ -252,4 +255,8 @@ def require_flash_attn(dtype: str) -> None:
     require(
         dtype != "float32",
         "--flash_backend flash_attn computes in 16 bits: take --dtype bfloat16 or float16, or leave the flag out",
+    )
+    require(
+        not deterministic,
+        "--flash_backend flash_attn does not repeat bit for bit: leave it out, or leave out --deterministic",
     )

@@ -2,10 +2,10 @@
 
 Axes: M matrices of one shape · I rows · O columns
 
-No library does all that a step needs here: equal shapes in one batch, matrices that are stored joined, and a decision
-on the device to skip the step. Read for it: torch.optim.Muon of torch 2.13 and timm 1.0.31 (one matrix after another);
-optimuon 0.1.1 and pytorch-optimizer 4.1 (batched; no skipping on the device); gram-newton-schulz 0.1.6 (batched and
-split; no skipping, and its kernels need Hopper GPUs and further packages); heavyball 3.2.1 (no skipping either).
+Own code, because no library has all three: batches of equal shapes, joined matrices, skipping on the device. Compared:
+torch.optim.Muon of torch 2.13 and timm 1.0.31 (one matrix after another); optimuon 0.1.1 and pytorch-optimizer 4.1
+(batched; no skipping on the device); gram-newton-schulz 0.1.6 (batched and split; no skipping, and its kernels need
+Hopper GPUs and further packages); heavyball 3.2.1 (no skipping either).
 """
 
 from collections import defaultdict

@@ -19,10 +19,9 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Matrices decay; norms, queries and sub-keys do not, and the last two may have a learning rate of their own.
 
     With `optimizer` muon the blocks' matrices are a group of their own; "matrices" then holds embeddings and head.
-    The rows of an n-gram table are a group of their own, which AdamW steps, unless the table steps them itself.
+    The rows of an n-gram table are a group of their own, which AdamW steps.
     Every group carries `name` and `lr_scale`; the learning rate itself is set at each step.
     """
-    table = model.settings
     groups = {
         "muon": {
             "params": [], "weight_decay": config.weight_decay, "lr_scale": config.muon_lr_scale,
@@ -32,7 +31,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         "norms": {"params": [], "weight_decay": 0.0, "lr_scale": 1.0},
         "memory": {"params": [], "weight_decay": 0.0, "lr_scale": config.memory_lr_scale},
         "tables": {
-            "params": [], "weight_decay": table.ngram_table_weight_decay, "lr_scale": table.ngram_table_lr_scale,
+            "params": [], "weight_decay": config.ngram_table_weight_decay, "lr_scale": config.ngram_table_lr_scale,
         },
     }  # fmt: skip
     for name, parameter in model.named_parameters():
@@ -41,8 +40,6 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
             group = groups["memory"]
         elif name == "ngram_table.rows.weight":
             group = groups["tables"]
-            if not parameter.requires_grad:
-                continue
         elif config.optimizer == "muon" and is_muon(parts, parameter):
             group = groups["muon"]
             group["rows"].append(matrix_heights(parts[-2], parameter, model.settings))

@@ -14,7 +14,6 @@ from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
 from model import build_model
 from model.compat import convert_state_dict
-from model.memory.ngram_table import LEARNING_STATE
 
 from .checkpoint import load_tensors
 from .config import Flags
@@ -75,7 +74,7 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
         if accelerator.is_main_process:
             np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
-        if bank is not None and flags.model.retrieval == "product_key":
+        if bank is not None and flags.model.retrieval_class.has_grid:
             check_order(order_N, flags.data.init_path)
         load_weights(model, flags.data.init_path)
     return model
@@ -93,12 +92,8 @@ def check_order(order_N: np.ndarray | None, init_path: str) -> None:
 
 
 def weights_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors by name, without those of the bank and of an optimizer's state."""
-    return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not name.startswith("bank.") and name.rpartition(".")[2] not in LEARNING_STATE
-    }
+    """Tensors by name, without those of the bank."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("bank.")}
 
 
 def load_weights(model: nn.Module, run_dir: str | Path) -> None:

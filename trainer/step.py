@@ -38,7 +38,7 @@ class TrainStep:
     def __init__(self, model: nn.Module, flags: Flags, accelerator, stop: Stop):
         optim, run, self.device = flags.optim, flags.run, accelerator.device
         self.accelerator, self.stop = accelerator, stop
-        self.reads_bank = flags.model.reads_bank
+        self.searches_text = flags.model.searches_text
         self.n_micro_steps, self.grad_clip = optim.accumulation_steps, optim.grad_clip or float("inf")
         self.optimizer = make_optimizer(model, optim, self.device)
         self.model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone, no wrapper
@@ -62,9 +62,9 @@ class TrainStep:
     def prepared(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """The batches of a generator with what a memory model finds in the bank for their text, one ahead of the step.
 
-        The baseline searches nothing.
+        The baseline and product keys without supervision search nothing.
         """
-        return prepared_ahead(batches, self.model.search_text, self.device) if self.reads_bank else batches
+        return prepared_ahead(batches, self.model.search_text, self.device) if self.searches_text else batches
 
     def forward(self, batch: dict[str, Tensor]):
         return self.model(**batch, return_logits=False)

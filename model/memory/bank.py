@@ -96,7 +96,7 @@ class MemoryBank(nn.Module):
         return self._ngrams
 
     def count_tokens(self) -> Tensor:
-        """(V,) int64: how often each token stands in the bank."""
+        """(V,) int64: how often each token occurs in the bank."""
         count_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=self.tokens.device)
         for token_XL in self.tokens.split(ROWS_AT_ONCE):
             count_V += torch.bincount(token_XL.flatten().long(), minlength=len(count_V))
@@ -109,9 +109,9 @@ class MemoryBank(nn.Module):
             count_V = self.count_tokens()
             count_V[PADDING] = -1
             token_K = count_V.topk(min(COMMON_TOKENS, len(count_V) - 1)).indices
-            place_V = torch.full_like(count_V, -1, dtype=torch.int16)
-            place_V[token_K] = torch.arange(len(token_K), dtype=torch.int16, device=token_K.device)
-            self._common = CommonTokens(token_K, place_V)
+            rank_V = torch.full_like(count_V, -1, dtype=torch.int16)
+            rank_V[token_K] = torch.arange(len(token_K), dtype=torch.int16, device=token_K.device)
+            self._common = CommonTokens(token_K, rank_V)
         return self._common
 
     @torch.no_grad()

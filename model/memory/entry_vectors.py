@@ -46,7 +46,7 @@ class VectorFusion(Fusion):
 
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
         norm, log_weight_BTS = self.entry_norm, found.log_weight_BTS
-        if found.missing_BTS is not None:
+        if not found.is_normalised:
             log_weight_BTS = log_weight_BTS.log_softmax(dim=-1)
         entries = Entries(found.token_BTSL, context.embedding_VD, norm.weight, norm.eps, context.common)
         y_BTD = self.fuse(x_BTD, entries, log_weight_BTS, context)

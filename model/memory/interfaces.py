@@ -29,7 +29,8 @@ class Found(NamedTuple):
         entry_BTS: int64, rows of the bank; any row where nothing was found.
         token_BTSL: integer, the entries' tokens; PADDING where nothing was found.
         log_weight_BTS: float32, logarithms of the entries' weights.
-        missing_BTS: bool, where nothing was found. None: nowhere, and the weights of a position sum to 1.
+        missing_BTS: bool, where nothing was found. None: nowhere.
+        is_normalised: whether the weights of a position sum to 1.
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
     """
@@ -40,6 +41,7 @@ class Found(NamedTuple):
     missing_BTS: Tensor | None = None
     tokens: EntryTokens | None = None
     query_BTD: Tensor | None = None
+    is_normalised: bool = True
 
 
 class Reading(NamedTuple):
@@ -101,6 +103,7 @@ class Retrieval(nn.Module):
 
     Config: type = MemoryConfig
     uses_ngrams = False  # `search` looks tokens up in the bank's n-gram index, and stores the text in the cache
+    has_grid = False  # an entry is found by its place in a grid of rows and columns, so the order of the bank matters
 
     def __init__(self, config: MemoryConfig):
         super().__init__()
@@ -109,6 +112,11 @@ class Retrieval(nn.Module):
     @classmethod
     def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:
         """Update what depends on parameters alone. A replayed training step calls this outside of its graph."""
+
+    @classmethod
+    def searches_text(cls, config: MemoryConfig) -> bool:
+        """Whether `search_text` finds anything; False spares the training loop from preparing batches."""
+        return cls.uses_ngrams
 
     @classmethod
     def search_text(cls, config: MemoryConfig, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:

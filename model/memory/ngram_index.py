@@ -21,11 +21,13 @@ from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 
-PAIR_POSTINGS, PAIRS_USED = 4, 4  # a pair with more postings points to nothing; at most so many pairs of a position do
+PAIR_POSTINGS, PAIRS_USED = 4, 4  # pairs with more postings are ignored; so many pairs are used per position at most
 
 
 @dataclass(frozen=True)
 class NgramConfig(MemoryConfig):
+    """Flags of the n-gram index."""
+
     heading = "n-gram index: of --retrieval ngram, and of --retrieval_loss_coef"
 
     ngram_lengths: list[int] = flag([3, 4], "lengths n of the n-grams that point to entries, in tokens")
@@ -94,7 +96,7 @@ class PostingList:
 
 
 def rarity(count_V: Tensor, n_entries: int) -> Tensor:
-    """(V,) float32: ln(N / count), no less than 0: how much it says that an entry holds a token. Padding: 0."""
+    """(V,) float32: information of a token in nats: ln(N / its count in the bank), at least 0; padding 0."""
     rarity_V = torch.log(n_entries / count_V.clamp(min=1)).clamp(min=0)
     rarity_V[PADDING] = 0
     return rarity_V

@@ -1,7 +1,7 @@
 """A hashed n-gram table: learned vectors of the last few tokens, gated into the stream of chosen blocks.
 
 The last n tokens of each order n are hashed by several heads; each head has rows of its own, of which it reads one.
-Different n-grams may share a row of one head, but hardly a row of every head.
+Two n-grams may collide in one head. A collision in all heads is unlikely.
 
 Axes: B batch · T position · X positions: the T new ones, after up to O - 1 that a cache holds · D width of the stream
       O tokens of the longest order · K heads of all orders · W width of a row · U width of a position's rows, K * W
@@ -21,13 +21,11 @@ from common.flags import flag, require
 
 from ..base_config import CoreConfig
 from ..layers import INIT_STD, in_autocast, make_norm
-from ..ops import learn_rows
 from ..visibility import Visibility
 from .text import previous, text_so_far
 
 MASK = (1 << 64) - 1
 MIXER = 0xBF58476D1CE4E5B9 - (1 << 64)  # as int64; of splitmix64
-LEARNING_STATE = ("square_R", "visits_R")  # buffers of `--ngram_table_optimizer rows`, as AdamW has moments
 HASH_BITS = 31  # of a key, before they are scaled to the rows: their product must fit into an int64
 
 
@@ -80,6 +78,8 @@ def last_tokens(text_BX: Tensor, start_BX: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class NgramTableConfig(CoreConfig):
+    """Flags of the hashed n-gram table."""
+
     heading = "hashed n-gram table, of both models"
 
     ngram_table_rows: int = flag(
@@ -93,16 +93,6 @@ class NgramTableConfig(CoreConfig):
     ngram_table_orders: list[int] = flag([2, 3], "orders of the table: how many last tokens a row stands for")
     ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
     ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True)
-    ngram_table_optimizer: str = flag(
-        "adamw",
-        "AdamW steps the whole table; rows steps the rows that were read, each by a running mean of its own gradient's "
-        "squares and without momentum, for less time and memory",
-        choices=["adamw", "rows"],
-    )
-    ngram_table_lr_scale: float = flag(
-        1.0, "learning rate of the table's rows, relative to the other parameters", within=(0, None)
-    )
-    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the table's rows", within=(0, None))
 
     def check(self) -> None:
         orders = self.ngram_table_orders
@@ -120,53 +110,20 @@ class NgramTableConfig(CoreConfig):
         return len(self.ngram_table_orders) * self.ngram_table_heads * self.ngram_table_dim
 
 
-class GatherAndCollect(torch.autograd.Function):
-    """`table.rows(row_X)`, whose gradient goes to `table.collect` instead of to the weights.
-
-    Args:
-        trained: any tensor with a gradient, without which there would be no backward pass; it gets none from here.
-    """
-
-    @staticmethod
-    def forward(ctx, trained: Tensor, table: "NgramTable", row_X: Tensor) -> Tensor:
-        ctx.table, ctx.row_X = table, row_X
-        return table.rows(row_X)
-
-    @staticmethod
-    def backward(ctx, grad_XW: Tensor) -> tuple[None, None, None]:
-        ctx.table.collect(ctx.row_X, grad_XW)
-        return None, None, None
-
-
 class NgramTable(nn.Module):
     """The rows of all heads, and the rows that each position reads, side by side and normed.
 
-    A row is `ngram_table_dim` float32 numbers. In training a number takes 16 bytes with AdamW, and a step moves 44 of
-    them at least. With `--ngram_table_optimizer rows` it takes 8, and a step moves 28 for each that it has read.
-
-    Attributes:
-        square_R, visits_R, gradient_RW, touched_R: what `ops.learn_rows` takes; only with `rows`.
+    A row is `ngram_table_dim` float32 numbers. Memory with AdamW: 16 bytes a number.
     """
 
     def __init__(self, config: NgramTableConfig):
         super().__init__()
-        self.config, self.learns_alone = config, config.ngram_table_optimizer == "rows"
+        self.config = config
         n_heads = len(config.ngram_table_orders) * config.ngram_table_heads
         self.rows = nn.Embedding(n_heads * config.ngram_table_rows, config.ngram_table_dim)
         self.norm = nn.RMSNorm(config.ngram_table_width, eps=1e-8)  # rows start small
-        # Kept with the weights, which mean nothing under other multipliers.
+        # Saved with the weights: rows trained with other multipliers are useless.
         self.register_buffer("multiplier_KO", multipliers(config.ngram_table_orders, config.ngram_table_heads))
-        if self.learns_alone:
-            self.rows.weight.requires_grad_(False)
-            for name in LEARNING_STATE:
-                self.register_buffer(name, torch.zeros(self.rows.num_embeddings))
-        self.gradient_RW = self.touched_R = None
-
-    def compile_parts(self) -> None:
-        if not self.learns_alone:
-            return self.compile()
-        # Around the gathering, whose backward pass has a side effect.
-        self.look_up, self.join = torch.compile(self.look_up), torch.compile(self.join)
 
     def forward(self, input_BT: Tensor, visible: Visibility, cache=None) -> Tensor:
         """(B, T, U) in the precision of autocast.
@@ -175,43 +132,11 @@ class NgramTable(nn.Module):
             cache: a transformers cache or None; its last layer keeps the tokens, here where nothing else does.
         """
         row_BTK = self.look_up(input_BT, visible.document_BX, cache)
-        if self.learns_alone and self.training and torch.is_grad_enabled():
-            return self.join(GatherAndCollect.apply(self.norm.weight, self, row_BTK))
-        return self.join(self.rows(row_BTK))
-
-    def join(self, vector_BTKW: Tensor) -> Tensor:
+        vector_BTKW = self.rows(row_BTK)
         if self.training and self.config.ngram_table_dropout:  # of whole rows
             kept_BTK1 = torch.ones_like(vector_BTKW[..., :1])
             vector_BTKW = vector_BTKW * F.dropout(kept_BTK1, self.config.ngram_table_dropout)
         return in_autocast(self.norm(vector_BTKW.flatten(-2)))
-
-    @torch.no_grad()
-    def collect(self, row_X: Tensor, grad_XW: Tensor) -> None:
-        """Add the gradient of rows that were read to that of the step."""
-        weight_RW = self.rows.weight
-        if self.gradient_RW is None or self.gradient_RW.device != weight_RW.device:
-            self.gradient_RW = torch.zeros_like(weight_RW)
-            self.touched_R = torch.zeros(len(weight_RW), dtype=torch.uint8, device=weight_RW.device)
-        row_Y = row_X.flatten()
-        self.gradient_RW.index_add_(0, row_Y, grad_XW.flatten(0, -2).to(weight_RW.dtype))
-        self.touched_R.index_fill_(0, row_Y, 1)
-
-    @torch.no_grad()
-    def after_step(self, outcome, accelerator) -> None:
-        """Step the rows that a training step has read; nothing where AdamW does it. Every process must call.
-
-        Args:
-            outcome: `lr`, and `skipped`, a bool scalar on the device.
-        """
-        if self.gradient_RW is None:
-            return
-        if accelerator.num_processes > 1:
-            self.gradient_RW.copy_(accelerator.reduce(self.gradient_RW, "mean"))
-            self.touched_R.copy_(accelerator.reduce(self.touched_R.int()) > 0)
-        lr, decay = outcome.lr * self.config.ngram_table_lr_scale, self.config.ngram_table_weight_decay
-        learn_rows(
-            self.rows.weight, self.gradient_RW, self.square_R, self.visits_R, self.touched_R, lr, decay, outcome.skipped
-        )
 
     @torch.no_grad()
     def look_up(self, input_BT: Tensor, document_BX: Tensor | None = None, cache=None) -> Tensor:
@@ -226,7 +151,7 @@ class NgramTable(nn.Module):
 
 
 class NgramGate(nn.Module):
-    """Adds to a block's stream what a position's rows say, as far as they agree with the stream."""
+    """Adds the position's rows to the stream, times a gate: the sigmoid of their similarity to the stream."""
 
     def __init__(self, config: NgramTableConfig):
         super().__init__()

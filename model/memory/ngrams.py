@@ -33,8 +33,8 @@ class Ngrams(Retrieval):
         )
         bank_control: str | None = flag(
             None,
-            "control, for training and evaluation: shuffled searches as ever, but reads another entry in place of each "
-            "that it finds, always the same one",
+            "control, for training and evaluation; shuffled: each found entry is replaced by another one, always the "
+            "same",
             choices=["shuffled"], needs="--retrieval ngram",
         )  # fmt: skip
 
@@ -75,12 +75,14 @@ class Ngrams(Retrieval):
         if lay_out:
             found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
             tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
-        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), missing_BTS, tokens)
+        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), missing_BTS, tokens, is_normalised=False)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
         log_weight_BTS = self.score_scale * found.log_weight_BTS
-        return Found(found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens), {}
+        return Found(
+            found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens, is_normalised=False
+        ), {}
 
 
 def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:

@@ -54,6 +54,8 @@ class Shared(NamedTuple):
 class ProductKeys(Retrieval):
     """Query, search, compare, select: in that order."""
 
+    has_grid = True
+
     @dataclass(frozen=True)
     class Config(NgramConfig):
         heading = "--retrieval product_key"
@@ -134,6 +136,10 @@ class ProductKeys(Retrieval):
     def refresh(cls, config: Config, bank, embedding_VD: Tensor) -> None:
         if config.needs_cosine():
             bank.norms(embedding_VD)
+
+    @classmethod
+    def searches_text(cls, config: Config) -> bool:
+        return config.teaches_retrieval
 
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:

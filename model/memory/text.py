@@ -36,7 +36,7 @@ def text_so_far(
     past = cache.get_seq_length() if cache is not None else 0
     if not past:
         return input_BT, starts(input_BT, document_BX), None
-    # Before the beginning of a text its first token fills up, each time as a document of its own.
+    # Positions before the text are filled with its first token; each counts as a separate document.
     step_position_T = getattr(cache, "step_position_T", None)
     first = past if step_position_T is None else step_position_T[:1]
     position_X = first + torch.arange(-n, input_BT.shape[1], device=input_BT.device)

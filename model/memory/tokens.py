@@ -27,6 +27,8 @@ from .interfaces import Found, Fusion, MemoryContext, Reading
 
 @dataclass(frozen=True)
 class TokenConfig(MemoryConfig):
+    """Flags of the fusion by tokens, and of the pointer."""
+
     heading = "--fusion words, and the pointer"
 
     word_key_dim: int = flag(

@@ -8,7 +8,6 @@
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
-| `learn_rows` | the optimizer step of a sparsely read table |
 
 `OPS` lists them all, with the rule that chooses between reference and kernel (`twin.Op`). A new operation:
 1. Write the reference in a file of its own, and test it on a CPU.
@@ -23,12 +22,11 @@ from .best_of_rows import best_of_rows
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .keep_best import keep_best
-from .learn_rows import learn_rows
 from .search_grid import search_grid
 from .token_attention import score_tokens, sum_tokens
 from .twin import OPS, Op, twin
 
 __all__ = [
-    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "learn_rows", "read_entries",
-    "score_tokens", "search_grid", "sum_tokens", "twin", "unit_entries",
+    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "read_entries", "score_tokens",
+    "search_grid", "sum_tokens", "twin", "unit_entries",
 ]  # fmt: skip

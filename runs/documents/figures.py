@@ -33,6 +33,8 @@ SPEEDS = {
 
 @dataclass(frozen=True)
 class Colors:
+    """The colours of figures on a light page; `DARK` has those of a dark one."""
+
     text: str = "#1f2328"
     grid: str = "#d0d7de"
     paper: str = "#ffffff"

@@ -6,8 +6,8 @@ from pathlib import Path
 from .marks import without_generated
 
 LONGEST_LINE = 120
-# Lines of a document at most; of those not named here 120. The log and the generated results have no limit.
-LINES = {"README.md": 150, "README.zh-CN.md": 150, "log.md": None, "results.md": None}
+# Lines of a document at most; of those not named here 120. The log has no limit.
+LINES = {"README.md": 150, "README.zh-CN.md": 150, "log.md": None}
 FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")

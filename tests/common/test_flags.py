@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from common.flags import check, flag
+from model.memory.product_keys import ProductKeys
 from trainer.config import BASIC, CONFIGS, OneSentenceParser, parse_cli
 
 
@@ -71,6 +72,13 @@ def test_a_command_line_that_breaks_a_rule_is_named(argv, sentence):
     with pytest.raises(ValueError) as refusal:
         parse_cli(argv.split())
     assert str(refusal.value) == sentence
+
+
+def test_only_a_retrieval_with_a_grid_orders_its_bank(monkeypatch):
+    parse_cli(["--cluster_cache_path", "order.npz"])
+    monkeypatch.setattr(ProductKeys, "has_grid", False)
+    with pytest.raises(ValueError, match="orders the grid of product keys"):
+        parse_cli(["--cluster_cache_path", "order.npz"])
 
 
 def test_a_need_holds_only_while_its_flag_is_on():

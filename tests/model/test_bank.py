@@ -53,12 +53,12 @@ def test_common_tokens_are_the_most_frequent_of_the_bank(most, monkeypatch):
     bank.tokens[:, 0] = 7  # in every entry
     bank.tokens[:, 1:3] = PADDING
     count_V = torch.bincount(bank.tokens.flatten().long(), minlength=61)
-    token_K, place_V = bank.common_tokens()
+    token_K, rank_V = bank.common_tokens()
     assert len(token_K) == min(most, 60) and token_K[0] == 7 and PADDING not in token_K
     rest = [word for word in range(61) if word != PADDING and word not in token_K]
     assert max(count_V[rest], default=0) <= count_V[token_K].min()
-    assert torch.equal(place_V[token_K].long(), torch.arange(len(token_K)))
-    assert (place_V[[PADDING, *rest]] == -1).all() and bank.common_tokens().token_K is token_K
+    assert torch.equal(rank_V[token_K].long(), torch.arange(len(token_K)))
+    assert (rank_V[[PADDING, *rest]] == -1).all() and bank.common_tokens().token_K is token_K
 
 
 def test_a_bank_of_another_shape_or_vocabulary_is_refused():

@@ -5,19 +5,22 @@ token ids with the logits and the loss of the code that trained them.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from model import ModelConfig, build_model, load_run
-from model.compat import convert_state_dict, is_current
+from model.compat import convert_state_dict, earlier_state, is_current
 from trainer.start import load_weights
 
 RUNS = ("product_key", "ngram", "before_qkv_proj")
-DATA = Path(__file__).parents[1] / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests/data"
 
 
 def fresh(run: Path):
@@ -58,6 +61,20 @@ def test_a_run_of_an_earlier_layout_gives_the_logits_that_it_gave(run, way):
     torch.testing.assert_close(out.logits, expected["logits"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.lm_loss, expected["lm_loss"][0], rtol=1e-4, atol=1e-5)
     assert model.lm_head.weight is model.embedding.weight
+
+
+def test_weights_of_this_layout_or_none_are_left_to_transformers(tmp_path):
+    assert earlier_state(tmp_path) is None
+    save_file(convert_state_dict(load_file(DATA / "ngram" / "model.safetensors")), tmp_path / "model.safetensors")
+    assert earlier_state(tmp_path) is None
+    assert is_current(earlier_state(DATA / "ngram"))
+
+
+def test_importing_the_models_imports_no_package_above_them():
+    program = "import sys, model; print({name.partition('.')[0] for name in sys.modules} & set(sys.argv[1:]))"
+    above = ("dataset", "trainer", "runs", "evaluation", "editing", "benchmark")
+    ended = subprocess.run([sys.executable, "-c", program, *above], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.strip() == "set()", ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("run", RUNS)

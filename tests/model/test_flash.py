@@ -2,15 +2,15 @@
 
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.flash import document_starts, flash_attention
+from model.flash import computes, document_starts, flash_attention, takes_documents
 from model.layers import attend, textbook_attention
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, tiny_model
 from tests.tiny_runs import TINY
 from trainer.config import parse_cli
 from trainer.step import graphable
@@ -62,6 +62,32 @@ def test_packed_rows_equal_the_textbook_with_the_stand_in(groups, monkeypatch):
     torch.testing.assert_close(out, expected)
     whole = textbook_attention(q_BHTE, k_BGTE, v_BGTE, visible(torch.zeros(3, 8)))
     torch.testing.assert_close(flash_attention(q_BHTE, k_BGTE, v_BGTE, None), whole)
+
+
+@pytest.mark.parametrize("dtype, package", [("float32", False), ("float16", True), ("bfloat16", True)])
+def test_the_package_computes_in_16_bits_alone(dtype, package):
+    dtype, device = getattr(torch, dtype), torch.device("cuda")
+    rows = SimpleNamespace(document_BX=DOCUMENTS, past=0, device=device)
+    assert computes(dtype, device) == takes_documents(rows, dtype) == package
+    assert not computes(dtype, torch.device("cpu"))
+
+
+def test_what_does_not_repeat_is_refused_with_deterministic(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    flags = ["--flash_backend", "flash_attn", *TINY, "--dtype", "bfloat16"]
+    with pytest.raises(ValueError, match="flash_attn does not repeat bit for bit"):
+        parse_cli([*flags, "--deterministic"])
+    assert parse_cli([*flags, "--deterministic", "--use_flash_attn", "False"]).run.deterministic
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_a_model_in_float32_attends_by_pytorch():
+    ids, documents = torch.randint(3, 61, (3, 8), device="cuda"), DOCUMENTS.to("cuda")
+    package, pytorch = (tiny_model(flash_backend=name).to("cuda") for name in ("flash_attn", "pytorch"))
+    for packed in ({}, {"document_ids": documents}):
+        assert torch.equal(package(ids, **packed).logits, pytorch(ids, **packed).logits)
 
 
 def test_a_step_with_documents_counted_on_the_host_is_not_captured(monkeypatch):

@@ -1,6 +1,7 @@
 """Fusion: what is kept between calls without gradient is never older than the parameters that it was made of."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from model import build_model
 from model.layers import DerivedWeights
 from model.memory import FUSIONS, entry_vectors
 from model.memory.entry_vectors import VectorFusion
-from tests.conftest import tiny_model
+from model.memory.interfaces import Found
+from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import VARIANTS
 
 VECTOR_FUSIONS = [name for name, fusion in FUSIONS.items() if issubclass(fusion, VectorFusion)]
@@ -173,3 +175,17 @@ def test_the_first_position_is_the_same_in_both_scopes(kind):
                 block.fusion.entry_norm.weight.copy_(torch.linspace(-1, 2, model.settings.dim))
             logits.append(model(input_ids=ids).logits)
     torch.testing.assert_close(*logits)
+
+
+@pytest.mark.parametrize("is_normalised", [True, False])
+def test_weights_are_normed_where_the_retrieval_has_not_and_never_because_an_entry_is_missing(is_normalised):
+    class LogWeights(VectorFusion):
+        def fuse(self, x_BTD, entries, log_weight_BTS, context):
+            return log_weight_BTS
+
+    weight_BTS, missing_BTS = torch.tensor([[[0.3, 0.2, 0.1]]]), torch.tensor([[[False, False, True]]])
+    found = Found(torch.zeros(1, 1, 3).long(), None, weight_BTS.log(), missing_BTS, is_normalised=is_normalised)
+    fused_BTS, read_BTS = LogWeights(tiny_config(), 0)(None, found, SimpleNamespace(embedding_VD=None, common=None))
+    expected_BTS = weight_BTS if is_normalised else weight_BTS / 0.6
+    torch.testing.assert_close(fused_BTS.exp(), expected_BTS)
+    torch.testing.assert_close(read_BTS, expected_BTS * ~missing_BTS)

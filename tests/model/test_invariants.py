@@ -1,14 +1,11 @@
 """What must hold for every variant of the model (the invariants of the design)."""
 
-from collections import Counter
-
 import pytest
 import torch
 import torch._dynamo
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import build_model, model_memory
-from model.memory import product_keys
 from model.static_cache import StaticCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import MEMORY_VARIANTS, VARIANTS
@@ -42,18 +39,6 @@ def test_the_future_gives_no_gradient_to_the_past(variant):
     gradient_T = vectors["out"].grad[0].abs().sum(dim=-1)
     assert gradient_T[9:].max() == 0
     assert gradient_T[:9].min() > 0
-
-
-def test_the_scale_of_a_normed_query_changes_nothing():
-    model, ids = tiny_model(query_norm=True), random_ids(2, T)
-    logits, query_BTD = model(ids).logits, model(ids).readings[0].query_BTD
-    torch.testing.assert_close(
-        query_BTD.unflatten(-1, (2, -1)).square().mean(dim=-1), torch.ones(2, T, 2), atol=0.05, rtol=0
-    )
-    with torch.no_grad():
-        for block in model.blocks:
-            block.retrieval.query_proj.weight *= 3
-    torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-4)
 
 
 @all_variants
@@ -141,21 +126,6 @@ def test_decoding_a_padded_batch_equals_the_full_pass_of_each_row(variant):
     padded, whole = torch.cat(steps, dim=1)
     torch.testing.assert_close(padded[4:], model(ids[:1, 4:]).logits[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole, model(ids[1:]).logits[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("selection", ["product_key", "cosine"])
-def test_losses_that_nobody_asks_for_are_not_worked_out(selection, monkeypatch):
-    asked_of, names = Counter(), ["balance_loss", "similarity_loss", "diversity_loss", "cosine_to_entries"]
-    for name in names:
-        original = getattr(product_keys, name)
-        monkeypatch.setattr(product_keys, name, lambda *a, f=original, name=name: asked_of.update([name]) or f(*a))
-    coefs = dict.fromkeys(("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"), 0.1)
-    model, ids = tiny_model(selection=selection, **coefs), random_ids(2, T)
-    out = model(ids)
-    assert (out.aux_losses, set(asked_of)) == ({}, {"cosine_to_entries"} if selection == "cosine" else set())
-    labelled, training = model(ids, labels=ids), model.train()(ids)
-    assert set(labelled.aux_losses) == set(training.aux_losses) == {"balance", "similarity", "diversity"}
-    assert torch.equal(labelled.logits, out.logits)
 
 
 @all_variants
@@ -289,29 +259,6 @@ def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
     assert not torch.equal(after.logits[touched], before.logits[touched])
     model.bank.write(entry, old)
     assert torch.equal(model(ids).logits, before.logits)
-
-
-def test_an_entry_that_no_position_proposes_changes_nothing():
-    model, ids = tiny_model(selection="cosine", num_candidates=3, num_selected=2), random_ids(1, 2)
-    before = model(ids).logits
-    changed = []
-    for entry in range(49):
-        old = model.bank.tokens[entry].clone()
-        model.bank.tokens[entry] = (old + 7) % 61
-        changed.append(not torch.equal(model(ids).logits, before))
-        model.bank.tokens[entry] = old
-    assert 0 < sum(changed) <= 3 * 2 * 2  # at most C candidates at each position of each block
-
-
-def test_permuting_keys_and_bank_together_changes_nothing():
-    model, ids = tiny_model(), random_ids(2, T)
-    before = model(ids).logits
-    rows, columns = torch.randperm(7), torch.randperm(7)
-    model.bank.tokens.copy_(model.bank.tokens.view(7, 7, -1)[rows][:, columns].reshape(49, -1))
-    for block in model.blocks:
-        keys_2RK = block.retrieval.keys_2RK
-        keys_2RK.data = torch.stack([keys_2RK[0][rows], keys_2RK[1][columns]])
-    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_seeds_give_equal_models():

@@ -324,24 +324,6 @@ def test_reading_tokens_errs_no_more_than_torch(
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
 
 
-@pytest.mark.parametrize("R, W", [(1, 8), (37, 24), (5000, 64)])
-@pytest.mark.parametrize("skip", [False, True])
-def test_rows_learn_as_in_the_reference(R, W, skip):
-    from model.ops import learn_rows
-
-    weight, gradient = torch.randn(R, W, device="cuda"), 1e-6 * torch.randn(R, W, device="cuda")
-    visits, touched = torch.randint(0, 5, (R,), device="cuda").float(), torch.rand(R, device="cuda") < 0.3
-    square = 1e-12 * torch.rand(R, device="cuda") * (visits > 0)
-    gradient *= touched[:, None]
-    state = [weight, gradient, square, visits, touched.to(torch.uint8)]
-    wanted, found = ([x.clone() for x in state] for _ in range(2))
-    learn_rows.op.reference(*wanted, 1e-2, 0.1, torch.tensor(skip, device="cuda"))
-    learn_rows.op.kernel(*found, 1e-2, 0.1, torch.tensor(skip, device="cuda"))
-    for a, b, atol in zip(found, wanted, (1e-6, 0, 1e-18, 0, 0), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
-    assert torch.equal(found[0][~touched], weight[~touched])
-
-
 KERNEL_TESTS = {
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
@@ -349,7 +331,6 @@ KERNEL_TESTS = {
     "unit_entries": test_vectors_of_entries_err_no_more_than_torch,
     "attend_entries": test_attending_to_entries_errs_no_more_than_torch,
     "attend_own": test_attending_to_own_entries_errs_no_more_than_torch,
-    "learn_rows": test_rows_learn_as_in_the_reference,
     "keep_best": test_keeping_the_best_equals_the_reference,
     "score_tokens": test_reading_tokens_errs_no_more_than_torch,
     "sum_tokens": test_reading_tokens_errs_no_more_than_torch,

@@ -2,16 +2,13 @@
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import DynamicCache
 
 from common.constants import PADDING
 from model.memory.ngram_table import last_tokens, multipliers, ngram_rows, splitmix
-from model.ops import learn_rows
 from model.static_cache import StaticCache
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import TABLE
@@ -208,74 +205,11 @@ def test_a_table_that_cannot_be_is_refused(changes, message):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_rows_have_a_learning_rate_and_a_decay_of_their_own_and_the_gates_are_matrices(optimizer):
-    model = tiny_model(**PLAIN, **TABLE, ngram_table_lr_scale=3.0, ngram_table_weight_decay=0.2)
-    groups = {group["name"]: group for group in parameter_groups(model, OptimConfig(optimizer=optimizer))}
+    model = tiny_model(**PLAIN, **TABLE)
+    config = OptimConfig(optimizer=optimizer, ngram_table_lr_scale=3.0, ngram_table_weight_decay=0.2)
+    groups = {group["name"]: group for group in parameter_groups(model, config)}
     tables = groups["tables"]
     assert (tables["lr_scale"], tables["weight_decay"]) == (3.0, 0.2)
     assert [parameter is model.ngram_table.rows.weight for parameter in tables["params"]] == [True]
     matrices = groups["muon" if optimizer == "muon" else "matrices"]["params"]
     assert any(parameter is model.blocks[0].ngram_gate.value_proj.weight for parameter in matrices)
-
-
-def learn_rows_one_by_one(weight, gradient, square, visits, touched, lr, decay):
-    """`ops.learn_rows` in plain Python, row by row."""
-    for r in range(len(weight)):
-        if touched[r]:
-            visits[r] += 1
-            mean = sum(float(g) ** 2 for g in gradient[r]) / len(gradient[r])
-            square[r] = 0.99 * float(square[r]) + 0.01 * mean
-            root = math.sqrt(float(square[r]) / (1 - 0.99 ** float(visits[r])))
-            for c in range(len(weight[r])):
-                weight[r, c] = float(weight[r, c]) * (1 - lr * decay) - lr * float(gradient[r, c]) / root
-
-
-def table_state(R: int, W: int) -> list[torch.Tensor]:
-    visits = torch.randint(0, 4, (R,)).double()
-    square, touched = torch.rand(R).double() * (visits > 0), torch.zeros(R, dtype=torch.uint8)
-    gradient, touched[: R // 2] = torch.zeros(R, W).double(), 1
-    gradient[: R // 2] = torch.randn(R // 2, W).double()
-    return [torch.randn(R, W).double(), gradient, square, visits, touched]
-
-
-def test_touched_rows_learn_and_others_stay():
-    state = table_state(10, 6)
-    expected, before = [x.clone() for x in state], [x.clone() for x in state]
-    learn_rows_one_by_one(*expected, 0.1, 0.2)
-    learn_rows(*state, 0.1, 0.2, torch.tensor(False))
-    for index in (0, 2, 3):
-        torch.testing.assert_close(state[index], expected[index])
-        assert torch.equal(state[index][5:], before[index][5:]) and not torch.equal(state[index][:5], before[index][:5])
-    assert not state[1].any() and not state[4].any()
-    fresh = torch.zeros(1, 4).double(), torch.tensor([[3.0, -3.0, 3.0, 3.0]]).double(), torch.zeros(1).double()
-    learn_rows(*fresh, torch.zeros(1).double(), torch.ones(1, dtype=torch.uint8), 0.1, 0.0, torch.tensor(False))
-    torch.testing.assert_close(fresh[0], torch.tensor([[-0.1, 0.1, -0.1, -0.1]]).double())  # the first visit moves lr
-
-
-def test_a_skipped_step_of_rows_changes_nothing_but_forgets_the_gradient():
-    state = table_state(10, 6)
-    state[1][0, 0] = float("nan")
-    before = [x.clone() for x in state]
-    learn_rows(*state, 0.1, 0.2, torch.tensor(True))
-    assert all(torch.equal(state[index], before[index]) for index in (0, 2, 3))
-    assert not state[1].any() and not state[4].any()
-
-
-def test_a_table_that_learns_alone_collects_the_gradient_that_adamw_would_get():
-    flags = {**PLAIN, **TABLE, "ngram_table_rows": 1000}
-    dense, alone = (tiny_model(**flags, ngram_table_optimizer=kind).train() for kind in ("adamw", "rows"))
-    alone.load_state_dict(dense.state_dict(), strict=False)
-    for ids in (random_ids(2, T), random_ids(2, T)):  # two micro-batches
-        for model in (dense, alone):
-            model(ids, labels=ids).loss.backward()
-    table = alone.ngram_table
-    torch.testing.assert_close(table.gradient_RW, dense.ngram_table.rows.weight.grad)
-    assert not (table.gradient_RW.abs().sum(dim=-1)[table.touched_R == 0] > 0).any() and 0 < table.touched_R.sum() < 999
-    for (name, a), b in zip(dense.named_parameters(), alone.parameters(), strict=True):
-        if name != "ngram_table.rows.weight":
-            assert torch.equal(a.grad, b.grad), name
-    before, ids = table.rows.weight.clone(), random_ids(2, T)
-    alone.after_step(1, SimpleNamespace(lr=0.1, skipped=torch.tensor(False)), Accelerator())
-    assert (table.rows.weight != before).any() and not table.gradient_RW.any()
-    alone.eval()(ids, labels=ids).loss.backward()  # nobody will step what an evaluation collects
-    assert not table.touched_R.any()
-    assert [group["name"] for group in parameter_groups(alone, OptimConfig())] == ["matrices", "norms"]

@@ -22,7 +22,6 @@ KERNEL_ON_GPU = {
     "best_of_rows": ALWAYS,
     "search_grid": ALWAYS,
     "keep_best": ALWAYS,
-    "learn_rows": (True, False, True),
     "read_entries": NOT_DETERMINISTIC,
     "unit_entries": NOT_DETERMINISTIC,
     "score_tokens": NOT_DETERMINISTIC,

@@ -1,12 +1,21 @@
 """Product keys against brute force, selection, and the entries' vectors."""
 
+from collections import Counter
+
 import pytest
 import torch
 
+from model.memory import product_keys
 from model.memory.product_keys import cosine_to_entries, mixed_entries, select
 from model.ops import best_of_rows, read_entries, search_grid
 from model.ops.search_grid import product_key_topk
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, tiny_model
+
+T = 16
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(3, 61, shape)
 
 
 @pytest.mark.parametrize("R, C", [(7, 7), (33, 16), (10, 1), (5, 4)])
@@ -75,3 +84,53 @@ def test_gumbel_noise_is_for_training_only_and_draws_by_probability():
     share = torch.bincount(drawn.flatten(), minlength=3) / 4000
     torch.testing.assert_close(share, torch.tensor([0.7, 0.2, 0.1]), atol=0.03, rtol=0)
     assert select(place_BTC, score_BTC, config, training=False)[0].max() == 0
+
+
+def test_the_scale_of_a_normed_query_changes_nothing():
+    model, ids = tiny_model(query_norm=True), random_ids(2, T)
+    logits, query_BTD = model(ids).logits, model(ids).readings[0].query_BTD
+    torch.testing.assert_close(
+        query_BTD.unflatten(-1, (2, -1)).square().mean(dim=-1), torch.ones(2, T, 2), atol=0.05, rtol=0
+    )
+    with torch.no_grad():
+        for block in model.blocks:
+            block.retrieval.query_proj.weight *= 3
+    torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("selection", ["product_key", "cosine"])
+def test_losses_that_nobody_asks_for_are_not_worked_out(selection, monkeypatch):
+    asked_of, names = Counter(), ["balance_loss", "similarity_loss", "diversity_loss", "cosine_to_entries"]
+    for name in names:
+        original = getattr(product_keys, name)
+        monkeypatch.setattr(product_keys, name, lambda *a, f=original, name=name: asked_of.update([name]) or f(*a))
+    coefs = dict.fromkeys(("balance_loss_coef", "similarity_loss_coef", "diversity_loss_coef"), 0.1)
+    model, ids = tiny_model(selection=selection, **coefs), random_ids(2, T)
+    out = model(ids)
+    assert (out.aux_losses, set(asked_of)) == ({}, {"cosine_to_entries"} if selection == "cosine" else set())
+    labelled, training = model(ids, labels=ids), model.train()(ids)
+    assert set(labelled.aux_losses) == set(training.aux_losses) == {"balance", "similarity", "diversity"}
+    assert torch.equal(labelled.logits, out.logits)
+
+
+def test_an_entry_that_no_position_proposes_changes_nothing():
+    model, ids = tiny_model(selection="cosine", num_candidates=3, num_selected=2), random_ids(1, 2)
+    before = model(ids).logits
+    changed = []
+    for entry in range(49):
+        old = model.bank.tokens[entry].clone()
+        model.bank.tokens[entry] = (old + 7) % 61
+        changed.append(not torch.equal(model(ids).logits, before))
+        model.bank.tokens[entry] = old
+    assert 0 < sum(changed) <= 3 * 2 * 2  # at most C candidates at each position of each block
+
+
+def test_permuting_keys_and_bank_together_changes_nothing():
+    model, ids = tiny_model(), random_ids(2, T)
+    before = model(ids).logits
+    rows, columns = torch.randperm(7), torch.randperm(7)
+    model.bank.tokens.copy_(model.bank.tokens.view(7, 7, -1)[rows][:, columns].reshape(49, -1))
+    for block in model.blocks:
+        keys_2RK = block.retrieval.keys_2RK
+        keys_2RK.data = torch.stack([keys_2RK[0][rows], keys_2RK[1][columns]])
+    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-5)

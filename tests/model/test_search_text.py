@@ -18,6 +18,7 @@ def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
     batch = {"input_ids": ids, "labels": ids.masked_fill(torch.rand(3, 32) < 0.3, -100), "document_ids": documents}
     ahead = model.search_text(**batch)
     assert set(ahead) == ({"match_entry_BTC", "match_score_BTC"} if name in SEARCHING else set())
+    assert model.settings.searches_text == (name in SEARCHING)
     for found in ({}, ahead):
         torch.manual_seed(1)  # dropout, noise, teacher forcing
         model.zero_grad()

@@ -1,12 +1,18 @@
 """Batches that are prepared ahead: the same, in order, once each, and no further ahead than one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from model.model_memory import MemoryTransformer
+from tests.conftest import tiny_model
 from tests.tiny_runs import metrics
 from trainer.ahead import prepared_ahead
+from trainer.config import DataConfig, Flags, OptimConfig, RunConfig
+from trainer.step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -56,6 +62,24 @@ def test_what_cannot_be_prepared_is_an_error_of_its_batch_and_not_lost():
     batches = prepared_ahead(numbered(5, []), prepare, CPU)
     with pytest.raises(RuntimeError, match="no search"):
         list(batches)
+
+
+@pytest.mark.parametrize(
+    "variant, searches",
+    [
+        ({"model_type": "model_original"}, False),
+        ({}, False),
+        ({"retrieval_loss_coef": 1.0, "ngram_lengths": [2]}, True),
+        ({"retrieval": "ngram", "ngram_lengths": [2]}, True),
+        ({"retrieval": "ngram", "ngram_lengths": [2], "memory_layers": [-1]}, False),
+    ],
+    ids=["original", "product_key", "taught", "ngram", "unread"],
+)
+def test_only_what_searches_the_text_prepares_batches(variant, searches):
+    model = tiny_model(**variant)
+    flags = Flags(model.settings, DataConfig(), OptimConfig(dtype="float32"), RunConfig())
+    step, batches = TrainStep(model, flags, Accelerator(cpu=True), SimpleNamespace(received=None)), numbered(1, [])
+    assert (step.prepared(batches) is not batches) == searches
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: another stream")

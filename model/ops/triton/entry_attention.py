@@ -343,8 +343,9 @@ def attend_entries_gradient(
     grad_BTD: Tensor, packed_BTY: Tensor, entry_BTZ: Tensor, log_weight_BTS: Tensor, drop_BHJ: Tensor | None,
     first_BT: Tensor, last_BT: Tensor, sums_BHT2: Tensor, n_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `attend_entries`: of `packed` and entries in their dtype, of the bias of entries, float32
-    (B, H, T S).
+    """The gradients of `attend_entries`.
+
+    Of `packed` and entries in their dtype; of the bias of entries, float32 (B, H, T S).
 
     Args:
         sums_BHT2: float32: `lse_BHT`, and the product of the output with its gradient, summed by head.
