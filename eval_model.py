@@ -69,10 +69,11 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
     controls = chosen_controls(args, model, config)
     steps = [line["step"] for line in Run(run_dir).metrics if "step" in line]
+    journal = Journal(run_dir)
     results = ResultFile(run_dir, {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
-        "step": max(steps, default=None), "edits": len(Journal(run_dir).entries()),
+        "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
     })  # fmt: skip
     results.require_writable()
 

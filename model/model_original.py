@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from .compat import earlier_state
 from .config import ModelConfig, OriginalHFConfig
 from .flash import DocumentStarts, document_starts, takes_documents
+from .generation import Generation
 from .layers import (
     INIT_STD,
     Attention,
@@ -82,7 +83,7 @@ class Block(nn.Module):
         return x_BTD if self.ngram_gate is None else self.ngram_gate(x_BTD, context.ngram_BTU)
 
 
-class Transformer(PreTrainedModel, GenerationMixin):
+class Transformer(Generation, PreTrainedModel, GenerationMixin):
     """`model_original`. A subclass changes `make_block` and `make_context`, nothing else."""
 
     config_class = OriginalHFConfig
@@ -228,6 +229,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         entry_B: Tensor | None = None,
         match_entry_BTC: Tensor | None = None,
         match_score_BTC: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
 
@@ -241,6 +243,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
             match_entry_BTC, match_score_BTC: as `search_text` returns them; without them the forward pass searches.
+            output_hidden_states: return `hidden_states`: the embeddings, and the stream after each block, last normed.
 
         Returns:
             `loss` with the weighted auxiliary terms, None without labels; `logits` (B, T or logits_to_keep, V).
@@ -249,17 +252,21 @@ class Transformer(PreTrainedModel, GenerationMixin):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if isinstance(cache, StaticCache) and cache.waits_for_step(input_ids):
-            if self.training or any(x is not None for x in (labels, document_ids, entry_B)):
-                raise ValueError("a step in a StaticCache takes no labels, document_ids or entry_B, and no dropout")
+            if self.training or output_hidden_states or any(x is not None for x in (labels, document_ids, entry_B)):
+                raise ValueError(
+                    "a step in a StaticCache takes no labels, document_ids, entry_B, dropout or hidden states"
+                )
             return cache.make_step(self, input_ids, attention_mask)
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
         matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
         x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
-        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context)
-        logits_BTV, lm_loss, more_readings = self.predict(
-            in_autocast(self.norm(x_BTD)), context, labels, logits_to_keep, return_logits
-        )
+        hidden_states = [x_BTD] if output_hidden_states else None
+        x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)
+        x_BTD = in_autocast(self.norm(x_BTD))
+        if hidden_states:
+            hidden_states = (*hidden_states[:-1], x_BTD)
+        logits_BTV, lm_loss, more_readings = self.predict(x_BTD, context, labels, logits_to_keep, return_logits)
         readings += more_readings
         if self.training:
             self.count_reads(readings)
@@ -267,7 +274,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         loss = None if labels is None else lm_loss + sum(weighted)
         return LanguageModelOutput(
             loss=loss, logits=logits_BTV, lm_loss=lm_loss, aux_losses=aux_losses,
-            readings=readings, **{CACHE: cache},
+            readings=readings, hidden_states=hidden_states, **{CACHE: cache},
         )  # fmt: skip
 
     def begin(
@@ -292,12 +299,20 @@ class Transformer(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
         return x_BTD, context
 
-    def run_blocks(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], list]:
-        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings."""
+    def run_blocks(
+        self, x_BTD: Tensor, context: Context, hidden_states: list | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], list]:
+        """The stream after the last block, each loss term's mean over the blocks that have it, and the readings.
+
+        Args:
+            hidden_states: a list that gets the stream after each block.
+        """
         terms, readings = {}, []
         for block in self.blocks:
             x_BTD, aux, reading = block(x_BTD, context)
             readings.append(reading)
+            if hidden_states is not None:
+                hidden_states.append(x_BTD)
             for name, value in aux.items():
                 terms.setdefault(name, []).append(value)
         return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings

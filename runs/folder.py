@@ -25,7 +25,7 @@ from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
 from .record import fill_record
-from .run import LOCK, Run, git, now, write_json
+from .run import LOCK, Run, git, now, set_aside, write_json
 from .tracking import Tracker
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
@@ -250,7 +250,7 @@ class RunFolder:
         self.tracker.rewind(step)
         scores = self.path / "eval.json"
         if self.writes and goes_on and scores.exists():
-            scores.replace(scores.with_name(f"eval_step{step}.json"))
+            set_aside(scores, step)
             self.log_file.warning("an evaluation from before it went on at step %d was put aside: evaluate again", step)
 
     def log(self, step: int, metrics: dict) -> None:

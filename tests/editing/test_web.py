@@ -60,3 +60,8 @@ def test_what_cannot_be_saved_is_said(page, run):
     page.click("#save")
     page.get_by_text("Choose an entry first").first.wait_for()
     assert MemoryStore(run).journal.entries() == []
+
+
+def test_an_edit_of_another_process_reaches_the_open_page(page, run):
+    MemoryStore(run).edit(1, "Rome is in Chile.")
+    page.locator("#changed").get_by_text("Rome is in Chile.").locator("visible=true").first.wait_for(timeout=20_000)
