@@ -70,7 +70,7 @@ def test_compare_tells_flags_results_and_the_winner(tmp_path):
     [
         ({"a": [2.0, 2.2], "b": [2.05, 2.25]}, "no clear winner (a by 0.0500"),
         ({"a": [2.0, 2.01], "b": [3.0, 3.01]}, "a by 1.0000 ± 0.0071"),
-        ({"a": [2.0], "b": [1.5]}, "b by 0.5000 (one seed each: no winner)"),
+        ({"a": [2.0], "b": [1.5]}, "b by 0.5000 (one seed each: noise unknown)"),
         ({"a": [2.0], "b": [2.0]}, "equal"),
         ({"a": [2.0], "b": []}, ""),
     ],
