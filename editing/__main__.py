@@ -105,7 +105,9 @@ def on_row(change):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m editing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     commands = parser.add_subparsers(required=True, metavar="command")
