@@ -27,7 +27,7 @@ SCRIPT, STEP, CHECKPOINT = "train_pretrain_accelerate", "trainer.step", "trainer
 MOMENTS = [
     fault(f"{STEP}:count_targets", 9),  # in the middle of a step
     fault(f"{CHECKPOINT}:save_file", 2, die_half_written),  # while the weights are being written
-    fault("model.memory.bank:spell", 2),  # while the bank is being rewritten
+    fault("model.memory.ema:nearest_tokens", 2),  # while the bank is being rewritten
     fault(f"{CHECKPOINT}:save_bank", 1, die_after),
     fault(f"{CHECKPOINT}:flush", 3),
     fault(f"{CHECKPOINT}:prune", 1),

@@ -18,7 +18,7 @@ WORDS = ("--retrieval", "ngram", "--fusion", "words", "--keep_ffn", "--ngram_len
 def test_a_stopped_run_goes_on_bit_for_bit(runs, kind):
     flags = (*kind, *TABLE, "--ngram_table_dropout", "0.2")
     assert runs.start("whole", *flags).code == 0
-    killed = fault("train_pretrain_accelerate:count_targets", 13)  # in the middle of a step after the first checkpoint
+    killed = fault("trainer.step:count_targets", 13)  # in the middle of a step after the first checkpoint
     assert runs.start("again", *flags, fault=killed).code != 0
     one, other = runs.folder / "whole", runs.folder / "again"
     ended = runs.start("again", *flags)
