@@ -18,7 +18,7 @@ from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, EvalConfig
-from evaluation.controls import controls_of, tasks_of
+from evaluation.controls import BANK_CONTROLS, GOLD_BANK_CONTROLS, GOLD_CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
 from evaluation.report import compare, table, with_controls
 from evaluation.results import ResultFile
@@ -69,10 +69,11 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
     controls = chosen_controls(args, model, config)
     steps = [line["step"] for line in Run(run_dir).metrics if "step" in line]
+    journal = Journal(run_dir)
     results = ResultFile(run_dir, {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
-        "step": max(steps, default=None), "edits": len(Journal(run_dir).entries()),
+        "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
     })  # fmt: skip
     results.require_writable()
 
@@ -102,7 +103,9 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks to run; default: all")
-    parser.add_argument("--arms", nargs="*", help="controls, such as 'bank shuffled'; default: all; no name: none")
+    names = ", ".join(repr(name) for name in (*BANK_CONTROLS, *GOLD_BANK_CONTROLS, *GOLD_CONTROLS))
+    parser.add_argument("--arms", nargs="*", metavar="CONTROL",
+                        help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")

@@ -98,7 +98,7 @@ def next_batch(subject: Subject, device) -> dict:
     """As training has it: a retrieval by n-grams has searched its text beside the step before."""
     if subject.supply is None:
         subject.supply = (batch for batch in cycle(subject.batches))
-        if subject.config.reads_bank and not subject.reference:
+        if subject.config.searches_text and not subject.reference:
             subject.supply = prepared_ahead(subject.supply, subject.model.search_text, device)
     return next(subject.supply)
 

@@ -15,7 +15,7 @@ from common.files import atomic, read_json, require_file, require_text
 from dataset.knowledge import Bank, Fact, encode_entries, entry_text, read_values
 from dataset.tokenizer import encode_texts, load_tokenizer
 from model import load_run
-from runs.journal import Change, Journal, apply
+from runs.journal import Change, Journal, apply, differs
 from runs.load import load_run_bank
 from runs.run import now
 
@@ -115,7 +115,7 @@ class MemoryStore:
         """(row, text after training, text now) of every row that was edited."""
         for row, history in sorted(self._changes_by_row().items()):
             first, last = history[0], history[-1]
-            if (first.old_tokens, first.old_frozen) != (last.new_tokens, last.new_frozen):
+            if differs(first, last):
                 yield row, entry_text(self.tokenizer, first.old_tokens), entry_text(self.tokenizer, last.new_tokens)
 
     # Changes.
@@ -335,6 +335,6 @@ class MemoryStore:
         read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
         try:
             return load_run_bank(self.run_dir, self.model, self.tokenizer, self.knowledge_path)
-        except (FileNotFoundError, ValueError) as problem:
+        except (OSError, ValueError) as problem:
             self.origin_problem = str(problem)
             return None

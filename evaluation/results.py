@@ -1,20 +1,22 @@
 """eval.json: the results of a run. Each evaluation adds to the file; it never replaces a result by a smaller one.
 
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all). A result
-replaces that of an earlier evaluation unless that one had a larger limit. Every result that was ever measured is a line
-of evaluations.jsonl.
+replaces that of an earlier evaluation unless that one had a larger limit. Results of other weights, or of a bank that
+was edited since, are renamed to eval_step{step}.json. Every result that was ever measured is a line of
+evaluations.jsonl.
 """
 
 import fcntl
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.files import read_json
-from runs.run import write_json
+from runs.run import set_aside, write_json
 
 FILE, LOG = "eval.json", "evaluations.jsonl"
 
@@ -42,7 +44,8 @@ class ResultFile:
     """The results of a run, old and new, on the disk.
 
     Args:
-        about: facts of this evaluation: at least its `limit` and the `step` of the weights.
+        about: facts of this evaluation: at least its `limit`, the `step` of the weights, and the `bank` as
+            `Journal.digest` names it.
     Attributes:
         measured: the results of this evaluation alone, in the form of eval.json.
         larger: names of results that were not stored, because eval.json has larger ones.
@@ -102,11 +105,15 @@ class ResultFile:
             self.problem = str(problem)
 
     def _results(self) -> dict:
-        """eval.json as it is now. Results of other weights are moved to a file of their own."""
+        """eval.json as it is now. Results of other weights or of another bank are moved to a file of their own."""
         results = read_results(self.run_dir)
-        step = results.get("about", {}).get("step", self.about["step"])
-        if step != self.about["step"]:
-            (self.run_dir / FILE).replace(self.run_dir / f"eval_step{step}.json")
+        about = results.get("about", {})
+        step = about.get("step", self.about["step"])
+        # An earlier version counted the edits, and did not name the bank.
+        bank = about.get("bank", "unknown" if about.get("edits") else None)
+        if (step, bank) != (self.about["step"], self.about["bank"]):
+            moved = set_aside(self.run_dir / FILE, step)
+            print(f"{FILE} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
             results = {}
         if "about" in results:  # each result keeps its own limit when `about` changes
             old = results["about"].get("limit")

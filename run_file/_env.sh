@@ -1,5 +1,5 @@
 # Sourced by the other scripts: goes to the project's root and sets PYTHON. The first call builds .venv with pip;
-# PYTHON=/path/to/python beforehand uses an environment of your own instead.
+# PYTHON=/path/to/python beforehand uses an environment of your own instead, and so does a symbolic link .venv.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 install() { # the environment, where there is none yet
@@ -10,7 +10,7 @@ install() { # the environment, where there is none yet
 
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=.venv/bin/python
-    if [ ! -e .venv/.installed ] || [ requirements.txt -nt .venv/.installed ]; then
+    if [ ! -L .venv ] && { [ ! -e .venv/.installed ] || [ requirements.txt -nt .venv/.installed ]; }; then
         echo "building the environment in .venv (once)"
         waited=0
         install &

@@ -147,7 +147,7 @@ FORMAT = argument("--format", choices=FORMATS, default="table")
 BASE = argument("--from", dest="base", required=True, metavar="NUMBER", help="the experiment to start from")
 # Name, function, what --help says, arguments.
 COMMANDS: list[tuple[str, Callable, str, list]] = [
-    ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age", [ROOTS, FORMAT]),
+    ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start", [ROOTS, FORMAT]),
     ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
     ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
      [RUNS, argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),

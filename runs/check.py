@@ -24,8 +24,12 @@ def check_script(path: Path) -> str | None:
     name = path.stem.removeprefix("experiment_")
     if flags.run.experiment_id != name:
         return f"its --out_dir belongs to experiment {flags.run.experiment_id}"
-    stated, base = re.search(r"^# Builds on: (\S+)", path.read_text(), re.M), flags.run.base_experiment or "none"
-    return f"it builds on {base}, and its comment says {stated[1]}" if stated and stated[1] != base else None
+    text = path.read_text()
+    stated, base = re.search(r"^# Builds on: (\S+)", text, re.M), flags.run.base_experiment or "none"
+    if stated and stated[1] != base:
+        return f"it builds on {base}, and its comment says {stated[1]}"
+    blank = next((name for name in ("question", "change") if f"[{name.upper()}]" in text), None)
+    return f"its {blank} is still [{blank.upper()}]: write the {blank} into its comment" if blank else None
 
 
 def check_record(path: Path, runs: list[Run]) -> str | None:

@@ -64,7 +64,7 @@ def differing_flags(groups: dict[str, list[Run]]) -> Table:
 
 
 def verdict(values: dict[str, list[float]], measure: Metric) -> str:
-    """The winner and its lead; no winner if the lead is within the noise over seeds."""
+    """The winner and its lead; no winner within the noise over seeds, which one seed leaves unknown."""
     known = {label: found for label, found in values.items() if found}
     if measure.better is None or len(known) < 2:
         return ""
@@ -76,7 +76,7 @@ def verdict(values: dict[str, list[float]], measure: Metric) -> str:
     ahead = f"{order[0]} by {measure.text(gap)}"
     variances = [stdev(found) ** 2 for found in known.values() if len(found) > 1]
     if not variances:
-        return f"{ahead} (one seed each)"
+        return f"{ahead} (one seed each: noise unknown)"
     error = math.sqrt(mean(variances) * (1 / len(first) + 1 / len(second)))
     return (
         f"{ahead} ± {measure.text(error)}"

@@ -4,6 +4,7 @@ run.json says what the run was, on what it ran, how far it came and why it ended
 """
 
 import fcntl
+import hashlib
 import logging
 import os
 import platform
@@ -24,10 +25,12 @@ from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
 from .record import fill_record
-from .run import LOCK, Run, git, now, write_json
+from .run import LOCK, Run, git, now, set_aside, write_json
 from .tracking import Tracker
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
+# Of the files that git does not track, run.json names so many and reads those below 1 MB, and holds short code whole.
+UNTRACKED_FILES, UNTRACKED_BYTES, CONTENT_BYTES = 100, 1_000_000, 32_000
 LEFT_OVER = (
     "eval.json", "eval_step*.json", "evaluations.jsonl", "memory_journal.jsonl", BANK_ORDER, "train.log",
     "model.safetensors",
@@ -78,6 +81,26 @@ def environment() -> dict:
     }  # fmt: skip
 
 
+def untracked() -> list[dict]:
+    """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256.
+
+    Short Python and shell files have their content as well, so that the run can be repeated.
+    """
+    found = []
+    for path in (git("ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")[:UNTRACKED_FILES]:
+        if not path or not Path(path).is_file():
+            continue
+        size = Path(path).stat().st_size
+        about = {"path": path, "bytes": size}
+        if size < UNTRACKED_BYTES:
+            data = Path(path).read_bytes()
+            about |= {"lines": len(data.splitlines()), "sha256": hashlib.sha256(data).hexdigest()}
+            if size < CONTENT_BYTES and path.endswith((".py", ".sh")):
+                about["content"] = data.decode(errors="replace")
+        found.append(about)
+    return found
+
+
 def short_traceback() -> str:
     """The traceback of the exception at hand, with paths from the project's root: it ends up in a tracked record."""
     return traceback.format_exc().replace(f"{Path(__file__).resolve().parents[1]}{os.sep}", "")
@@ -119,7 +142,7 @@ class RunFolder:
         self.facts = {
             "state": "running", "start_time": now(), "end_time": None, "command": command,
             "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
-            "git_uncommitted": (git("diff", "HEAD", "--numstat") or "").splitlines(),
+            "git_uncommitted": (git("diff", "HEAD", "--numstat") or "").splitlines(), "git_untracked": untracked(),
             "environment": environment(), "stages": [], "data": {}, "error": None, "earlier_sessions": [], **facts,
         }  # fmt: skip
         if before:
@@ -227,7 +250,7 @@ class RunFolder:
         self.tracker.rewind(step)
         scores = self.path / "eval.json"
         if self.writes and goes_on and scores.exists():
-            scores.replace(scores.with_name(f"eval_step{step}.json"))
+            set_aside(scores, step)
             self.log_file.warning("an evaluation from before it went on at step %d was put aside: evaluate again", step)
 
     def log(self, step: int, metrics: dict) -> None:

@@ -6,6 +6,7 @@ can cut off the last line; a line without its end has not happened.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -88,6 +89,20 @@ class Journal:
                 raise ValueError(f"{self.path}, line {number}: not a journal line ({what})") from None
         return entries
 
+    def changed_rows(self) -> dict[int, Change]:
+        """The last change of every row that is not as after training, by row."""
+        first: dict[int, Change] = {}
+        last: dict[int, Change] = {}
+        for change in (change for entry in self.entries() for change in entry.changes):
+            first.setdefault(change.row, change)
+            last[change.row] = change
+        return {row: last[row] for row in sorted(last) if differs(first[row], last[row])}
+
+    def digest(self) -> str | None:
+        """16 hexadecimal digits that name the bank's content; None for that of the training."""
+        rows = [(row, change.new_tokens, change.new_frozen) for row, change in self.changed_rows().items()]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] if rows else None
+
     def state(self) -> tuple[int, int]:
         """Size and time of the file: another state means new lines."""
         try:
@@ -123,7 +138,7 @@ class Journal:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Allow one writer at a time, among all processes."""
-        with open(self.path.with_suffix(".lock"), "w") as file:
+        with open(self.path.with_suffix(".lock"), "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -145,6 +160,11 @@ class Journal:
                 last[change.row] = change
         if last:
             apply(bank, list(last.values()))
+
+
+def differs(first: Change, last: Change) -> bool:
+    """Whether a row's last change leaves it otherwise than it was before the first."""
+    return (first.old_tokens, first.old_frozen) != (last.new_tokens, last.new_frozen)
 
 
 def apply(bank: MemoryBank, changes: list[Change]) -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from datetime import date
+from itertools import count
 from pathlib import Path
 
 from runs.record import record_path, write_record
@@ -91,6 +92,18 @@ def planned_values(flags: Flags, script: str):
     return known.get
 
 
+def next_free(number: str, root: Path) -> str | None:
+    """The next number after this one without a script or a record; None if it does not end in digits."""
+    series = re.fullmatch(r"(.*?)(\d+)", number.replace("_", "."))
+    if series is None:
+        return None
+    for last in count(int(series[2]) + 1):
+        name = f"{series[1]}{last}".replace(".", "_")
+        taken = (root / f"run_file/experiment_{name}.sh", record_path(name, root / "experiment"))
+        if not any(map(Path.exists, taken)):
+            return f"{series[1]}{last}"
+
+
 def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tuple[Path, Path]:
     """Write the script and the record of a new experiment.
 
@@ -102,9 +115,10 @@ def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tu
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"{number!r} is no number of an experiment: use digits, letters, dots, such as 1.4.9")
     script, record = root / f"run_file/experiment_{name}.sh", record_path(name, root / "experiment")
-    for path in (script, record):
-        if path.exists():
-            raise ValueError(f"{path.relative_to(root)} exists already: choose another number")
+    for path in filter(Path.exists, (script, record)):
+        free = next_free(number, root)
+        hint = f", such as {free}" if free else ""
+        raise ValueError(f"{path.relative_to(root)} exists already: choose another number{hint}")
     base_name = script_of(base, root).stem.removeprefix("experiment_")
     text = new_script(number, base_name, split_flags(changes))
     script.write_text(text)

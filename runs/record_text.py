@@ -221,7 +221,8 @@ def changed_files(run: Run) -> list[tuple[str, int, int]] | str:
     if committed is None or not old or not new:
         return "两次运行的提交不在此 git 仓库中"
     found: dict[str, tuple[int, int]] = {}
-    for line in [*committed.splitlines(), *run.info.get("git_uncommitted", [])]:
+    new_files = [f"{file.get('lines', 0)}\t0\t{file['path']}" for file in run.info.get("git_untracked", [])]
+    for line in [*committed.splitlines(), *run.info.get("git_uncommitted", []), *new_files]:
         added, deleted, path = line.split("\t", 2)
         before = found.get(path, (0, 0))
         found[path] = (before[0] + int(added.replace("-", "0")), before[1] + int(deleted.replace("-", "0")))

@@ -6,6 +6,7 @@ import os
 import subprocess
 from datetime import datetime
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 from common.files import atomic, read_json
@@ -30,7 +31,14 @@ def git(*arguments: str) -> str | None:
 def write_json(path: Path, value) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a half."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str), encoding="utf-8")
+
+
+def set_aside(scores: Path, step: int | None) -> Path:
+    """Rename an eval.json by the step of its weights, without touching those that were set aside before."""
+    names = (f"eval_step{step}{f'_{n}' * (n > 1)}.json" for n in count(1))
+    path = next(path for path in map(scores.with_name, names) if not path.exists())
+    return scores.replace(path)
 
 
 def now() -> str:

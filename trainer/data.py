@@ -67,6 +67,7 @@ def load_data(flags: Flags, accelerator, run) -> Data:
                 data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
             )
             run.report("knowledge", bank.report)
+            tell_unused(bank.report, data.database_init_path, run.log_file)
         val_path = data.val_path or data.data_path
         held_out = 0.0 if data.val_path else data.val_fraction
         options = {"mode": data.data_mode, "cache_dir": data.cache_dir, "labelled_only": True}
@@ -83,6 +84,15 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         entries = open_entries(bank.tokens, tokenizer, model.max_seq_len)
     run.note(f"{len(train)} rows to train, {len(val)} to validate")
     return Data(tokenizer, train, val, bank, entries)
+
+
+def tell_unused(report: dict, path: str, log) -> None:
+    """One line in train.log if the bank is smaller than its knowledge file."""
+    if report["unused"]:
+        log.info(
+            "%d sentences of %s have no place in the bank: --knowledge_num takes the first %d different ones",
+            report["unused"], path, report["entries"],
+        )  # fmt: skip
 
 
 def make_loader(data: Data, flags: Flags, accelerator) -> BatchLoader:

@@ -1,7 +1,7 @@
 """The two axes of a memory: how entries are found, and how they join the residual stream.
 
-A new retrieval or fusion is one file and one line here. Its flags then are in the command line and in `--help`, and
-every invariant of the tests covers it (docs/adding_a_variant.md).
+A new retrieval or fusion is one file, and here an import and a table entry. Its flags then are in the command line
+and in `--help`, and every invariant of the tests covers it (docs/adding_a_variant.md).
 """
 
 from .cross_attention import CrossAttention
@@ -10,8 +10,16 @@ from .pooled import Concat, GatedMLP
 from .product_keys import ProductKeys
 from .tokens import Pointer, TokenFusion
 
-RETRIEVALS = {"product_key": ProductKeys, "ngram": Ngrams}
-FUSIONS = {"gated_mlp": GatedMLP, "cross_attention": CrossAttention, "concat": Concat, "words": TokenFusion}
+RETRIEVALS = {
+    "product_key": ProductKeys,
+    "ngram": Ngrams,
+}
+FUSIONS = {
+    "gated_mlp": GatedMLP,
+    "cross_attention": CrossAttention,
+    "concat": Concat,
+    "words": TokenFusion,
+}
 
 
 def config_classes() -> list[type]:

@@ -99,6 +99,8 @@ def field_text(name: str, value: float) -> str:
 
 
 def number_or_text(text: str) -> int | float | str:
+    if "_" in text:  # Python would read 1_5_2 as a number
+        return text
     for kind in (int, float):
         try:
             return kind(text)

@@ -9,6 +9,7 @@ import pytest
 import eval_model
 from dataset.knowledge import load_bank
 from dataset.tokenizer import load_tokenizer
+from editing.store import MemoryStore
 from evaluation.results import ResultFile
 from tests.conftest import tiny_model
 
@@ -87,6 +88,32 @@ def test_a_larger_evaluation_replaces_a_smaller_one_and_one_of_other_weights_sta
     later = evaluate("--tasks", "object", "--arms", "--limit", "2")
     assert later["object"]["n"] == 2 and later["about"]["step"] == 9
     assert json.loads((run / "eval_step7.json").read_text())["object"]["n"] == 9
+
+
+def test_results_of_another_bank_stand_apart_and_an_undone_edit_is_none(run, evaluate):
+    flags = "--tasks", "object", "--arms", "--limit"
+    assert evaluate(*flags, "5")["about"]["edits"] == 0
+    store = MemoryStore(run)
+    store.edit(2, "Town 2 lies in land 0.")
+    store.freeze(3)
+    assert evaluate(*flags, "9")["about"]["edits"] == 2
+    store.edit(2, "Town 2 lies in land 1.")
+    again = evaluate(*flags, "4")
+    assert again["object"]["n"] == 4 and again["about"]["edits"] == 2
+    for _ in range(3):
+        store.undo()
+    trained = evaluate(*flags, "2")
+    assert trained["object"]["n"] == 2 and trained["about"]["edits"] == 0 and trained["about"]["bank"] is None
+    assert evaluate(*flags, "1")["object"]["n"] == 2  # the same bank: the larger result stays
+    aside = [json.loads((run / f"eval_step7{end}.json").read_text())["object"]["n"] for end in ("", "_2", "_3")]
+    assert aside == [5, 9, 4]
+
+
+def test_results_of_an_earlier_version_over_an_edited_bank_stand_apart(run, evaluate):
+    old = {"object": {"n": 9, "seconds": 1.0}, "about": {"limit": None, "step": 7}}
+    for edits, n in ((0, 9), (3, 2)):
+        (run / "eval.json").write_text(json.dumps(old | {"about": old["about"] | {"edits": edits}}))
+        assert evaluate("--tasks", "object", "--arms", "--limit", "2")["object"]["n"] == n
 
 
 def test_results_of_an_earlier_version_count_with_the_limit_of_their_file(run, evaluate):

@@ -11,8 +11,10 @@ from runs.documents.figures import DARK, FIGURES, LIGHT
 from runs.documents.prose import anchors_of, broken_links, long_lines, unmarked_numbers
 from runs.documents.rows import Rows
 from runs.documents.write import FIGURE_FOLDER, problems, write
+from runs.new import new_experiment
 
 ROOT = Path(__file__).parents[2]
+BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 KEY = "1.5.0/memory/object/held-out/knowledge-10k"
 
 
@@ -173,15 +175,30 @@ def test_every_command_in_a_document_exists_with_its_flags():
             path = ROOT / module.replace(".", "/")
             assert module == "pytest" or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
         for path in re.findall(r"(?:bash|python) ([\w/]+\.(?:sh|py))", line):
-            assert (ROOT / path).exists() or "1_7_0" in path, line
+            assert (ROOT / path).exists() or "9_0_0" in path, line
         for flag in set(re.findall(r"--(\w+)", line)) - {"help"}:
             assert re.search(rf'"--{flag}"|^    {flag}: |--{flag}\)', code, flags=re.MULTILINE), (
                 f"{line}: no flag --{flag}"
             )
 
 
+def test_every_documented_new_experiment_can_be_made(tmp_path):
+    """With a fusion of the table in place of the one that the reader has added."""
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    (tmp_path / "experiment").mkdir()
+    documents = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    blocks = "\n".join(block for path in documents for block in BASH.findall(path.read_text()))
+    commands = re.findall(r"experiment new (\S+) --from (\S+) --(.*)", blocks)
+    assert len(commands) >= 4
+    for number, base, rest in dict.fromkeys(commands):
+        assert not (ROOT / f"run_file/experiment_{number.replace('.', '_')}.sh").exists(), number
+        flags = rest.split("#")[0].replace("my_fusion", "words").split()
+        for path in new_experiment(number, base, flags, tmp_path):
+            path.unlink()
+
+
 def commands_in(text: str) -> list[str]:
     """The commands of the bash blocks, continued lines joined, comments and words after -- left out."""
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    blocks = "\n".join(BASH.findall(text))
     lines = (line.split("#")[0].strip() for line in blocks.replace("\\\n", " ").splitlines())
     return [line for line in lines if line]

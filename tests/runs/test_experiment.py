@@ -70,7 +70,7 @@ def test_compare_tells_flags_results_and_the_winner(tmp_path):
     [
         ({"a": [2.0, 2.2], "b": [2.05, 2.25]}, "no clear winner (a by 0.0500"),
         ({"a": [2.0, 2.01], "b": [3.0, 3.01]}, "a by 1.0000 ± 0.0071"),
-        ({"a": [2.0], "b": [1.5]}, "b by 0.5000 (one seed each)"),
+        ({"a": [2.0], "b": [1.5]}, "b by 0.5000 (one seed each: noise unknown)"),
         ({"a": [2.0], "b": [2.0]}, "equal"),
         ({"a": [2.0], "b": []}, ""),
     ],
@@ -191,13 +191,16 @@ def test_a_new_experiment_has_the_flags_of_its_base_and_the_changes(project):
     text = record.read_text()
     assert "`experiment_9_9`<!--EXPERIMENT:" in text and "`16`<!--flag:fusion_heads:" in text
     assert "[FINAL_LOSS]" in text and "**实验目的**: [待填写]" in text
+    assert check_script(script) == "its question is still [QUESTION]: write the question into its comment"
+    script.write_text(script.read_text().replace("[QUESTION]", "Do more heads help?"))
     assert check_script(script) is None and check_record(record, []) is None
 
 
 @pytest.mark.parametrize(
     "number, base, changes, sentence",
     [
-        ("1.4.7", "1.4.8", [], "run_file/experiment_1_4_7.sh exists already"),
+        ("1.4.7", "1.4.8", [], "run_file/experiment_1_4_7.sh exists already: choose another number, such as 1.4.9"),
+        ("1.4.8_concat", "1.4.8", [], "experiment_1_4_8_concat.sh exists already: choose another number"),
         ("9/9", "1.4.8", [], "is no number of an experiment"),
         ("9.9", "7.7", [], "there is no script run_file/experiment_7_7.sh"),
         ("9.9", "1.4.8", ["--n_layer", "4"], "did you mean --n_layers?"),

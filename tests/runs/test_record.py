@@ -194,12 +194,13 @@ def test_the_change_of_code_is_that_since_the_base_experiments_run(tmp_path, mon
         for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
             subprocess.run([*run_git, *arguments], check=True)
         commits.append(subprocess.check_output([*run_git, "rev-parse", "HEAD"], text=True).strip())
-    run = write_run(tmp_path / "out/run", git_commit=commits[1], git_uncommitted=["4\t0\tmore.py"])
+    new = [{"path": "new.py", "bytes": 9, "lines": 3}, {"path": "big", "bytes": 1}]
+    run = write_run(tmp_path / "out/run", git_commit=commits[1], git_uncommitted=["4\t0\tmore.py"], git_untracked=new)
     assert record_of(run, tmp_path / "none")["CHANGED_FILES"] == "未记录(没有找到 experiment_9.9.8 的运行)"
     write_run(tmp_path / "out/base", experiment="9_9_8", git_commit=commits[0])
     values = record_of(run, tmp_path / "experiment")
-    assert [values[name] for name in ("CHANGED_FILES", "LINES_ADDED", "LINES_DELETED")] == ["2", "+6", "-1"]
-    assert values["GIT_DIFF"] == "code.py: +2, -1\nmore.py: +4, -0\n"
+    assert [values[name] for name in ("CHANGED_FILES", "LINES_ADDED", "LINES_DELETED")] == ["4", "+9", "-1"]
+    assert values["GIT_DIFF"] == "big: +0, -0\ncode.py: +2, -1\nmore.py: +4, -0\nnew.py: +3, -0\n"
 
 
 def test_texts_that_are_alike_have_a_high_self_bleu():

@@ -1,6 +1,7 @@
 """The parts of the bash scripts that no training runs through."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -54,3 +55,28 @@ def test_the_environment_is_built_once_and_a_failure_is_one_sentence(tmp_path):
     calls = (tmp_path / "calls").read_text()
     assert calls.count("-m pip install") == 2
     assert bash(script, tmp_path, PYTHON="mine").stdout == "mine\n"
+
+
+def test_a_variant_is_refused_at_once_without_the_quick_start(tmp_path):
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    environment = os.environ | {"PYTHON": "false"}  # whatever is started fails
+    for missing in (
+        "dataset/quickstart/train.jsonl",
+        "out/quickstart_plain/eval.json",
+        "out/quickstart_memory/eval.json",
+    ):
+        command = ["bash", "run_file/variant_cpu.sh", "mine"]
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 1 and f"there is no {missing}: run bash run_file/quickstart.sh" in ended.stderr
+        (tmp_path / missing).parent.mkdir(parents=True)
+        (tmp_path / missing).touch()
+
+
+def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / ".venv").symlink_to("theirs")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    command = ["bash", "-c", "source run_file/_env.sh; echo $PYTHON"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.stdout, list((tmp_path / "theirs").iterdir())) == (".venv/bin/python\n", [])

@@ -1,5 +1,6 @@
 """metrics.jsonl is always right; SwanLab may be missing, may fail, and never stops a run."""
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -315,6 +316,21 @@ def test_run_json_holds_no_secret_and_needs_no_git(tmp_path, monkeypatch):
     facts = RunFolder(tmp_path).facts
     assert facts["git_commit"] is None
     assert "do-not-tell" not in (tmp_path / "run.json").read_text()
+
+
+def test_run_json_holds_the_code_that_git_does_not_track(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name, text in ((".gitignore", "out/\n"), ("new fusion.py", "a = 1\nb = 2\n"), ("notes.txt", "one\n")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "large.bin").write_bytes(bytes(2_000_000))
+    (tmp_path / "out").mkdir()
+    found = {file.pop("path"): file for file in RunFolder(tmp_path / "out").facts["git_untracked"]}
+    assert set(found) == {".gitignore", "new fusion.py", "notes.txt", "large.bin"}
+    new = found["new fusion.py"]
+    assert (new["lines"], new["content"]) == (2, "a = 1\nb = 2\n")
+    assert new["sha256"] == hashlib.sha256(b"a = 1\nb = 2\n").hexdigest()
+    assert "content" not in found["notes.txt"] and found["large.bin"] == {"bytes": 2_000_000}
 
 
 def test_a_new_log_does_not_write_into_the_old_one(tmp_path):
