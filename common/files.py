@@ -162,7 +162,7 @@ def atomic(path: Path) -> Iterator[Path]:
         if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OSError(
                 f"the folder {path.parent} cannot be written: give permission, or another ({problem.strerror})"
-            )
+            ) from problem
         raise
     finally:
         delete(temporary)
