@@ -141,9 +141,11 @@ def atomic(path: Path) -> Iterator[Path]:
     killed processes of this machine have left in the folder is deleted.
 
     Raises:
-        OSError: it cannot be written; one sentence names the path where the disk is full.
+        OSError: it cannot be written: the folder is missing or read-only, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into: make it, or give another")
     delete_leftovers(path.parent)
     try:
         yield temporary
@@ -157,6 +159,10 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as problem:
         if problem.errno in FULL or "requested and" in str(problem):  # the words of numpy for half an array
             raise OSError(f"no room to write {path}: make room, or choose another disk ({problem})") from problem
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise OSError(
+                f"the folder {path.parent} cannot be written: give permission, or another ({problem.strerror})"
+            ) from problem
         raise
     finally:
         delete(temporary)
@@ -173,7 +179,7 @@ def delete(path: Path) -> None:
 def delete_leftovers(folder: Path) -> None:
     """Delete temporary paths of `atomic` whose process, on this machine, does not live any more."""
     pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)")
-    for name in os.listdir(folder) if folder.is_dir() else ():
+    for name in os.listdir(folder):
         found = pattern.fullmatch(name)
         if found and not is_alive(int(found.group(1))):
             delete(folder / name)

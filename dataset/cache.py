@@ -21,7 +21,7 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
     side = cache_dir / "hashes" / (hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".json")
     seen = [absolute, stat.st_size, stat.st_mtime_ns]
     try:
-        remembered = json.loads(side.read_text())
+        remembered = json.loads(side.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or one that a crash of the machine left empty
         remembered = {}
     if remembered.get("file") != seen:
@@ -30,9 +30,12 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
             while block := file.read(BLOCK):
                 digest.update(block)
         remembered = {"file": seen, "digest": digest.hexdigest()}
-        side.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(side) as temporary:
-            temporary.write_text(json.dumps(remembered))
+        try:
+            side.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(side) as temporary:
+                temporary.write_text(json.dumps(remembered), encoding="utf-8")
+        except OSError:  # a cache that can only be read is still of use
+            pass
     return hashlib.blake2b(repr((remembered["digest"], parts)).encode(), digest_size=12).hexdigest()
 
 

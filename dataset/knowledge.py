@@ -222,7 +222,9 @@ def open_bank(folder: Path) -> Bank:
         ValueError: the folder is damaged.
     """
     with whole(folder):
-        report = json.loads((folder / "report.json").read_text()) | {"bank_key": folder.name.removeprefix("bank_")}
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | {
+            "bank_key": folder.name.removeprefix("bank_")
+        }
         return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
 
 
@@ -261,7 +263,7 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
         "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
     }  # fmt: skip
     np.save(folder / "offsets.npy", np.array(offsets[:-1]))
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 def different_facts(path: Path, most: int, counts: dict[str, int]) -> Iterator[Fact]:

@@ -97,7 +97,7 @@ def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
         "documents": len(lengths), "empty_documents": n_empty, "tokens": int(sum(lengths)), "bytes": n_bytes,
         "dtype": np.dtype(dtype).name, "tokenise_mb_per_s": round(n_bytes / 1e6 / seconds, 2),
     }  # fmt: skip
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 @dataclass
@@ -128,7 +128,7 @@ def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: s
         with atomic(folder) as temporary:
             build_token_cache(path, tokenizer, temporary)
     with whole(folder):
-        report = json.loads((folder / "report.json").read_text())
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         tokens = np.memmap(folder / "tokens.bin", dtype=report["dtype"], mode="r")
         cache = TokenCache(tokens, np.load(folder / "offsets.npy"), np.load(folder / "answers.npy"), report)
         if cache.offset_D[-1] != len(tokens) or len(cache.offset_D) != len(cache.answer_D) + 1:

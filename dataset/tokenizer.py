@@ -11,11 +11,12 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from common.cli import run_command
+from common.cli import positive_int, run_command
 from common.constants import PADDING
 from common.files import parse_json, read_json, read_lines, require_file, require_text
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SMALLEST = 256 + len((PAD, BOS, EOS))  # a token for each byte, and the special ones
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -169,11 +170,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="jsonl, tsv or text files")
     parser.add_argument("--field", default="text", help="field of a jsonl line that holds the text")
-    parser.add_argument("--every", nargs="*", type=int, help="for each file, use only every n-th text")
+    parser.add_argument("--every", nargs="*", type=positive_int, help="for each file, use only every n-th text")
     parser.add_argument("--vocab_size", type=int, default=6400, help="tokens of the vocabulary")
     parser.add_argument("--out", type=Path, default=Path("dataset/tokenizer"), help="folder to write")
     args = parser.parse_args()
     strides = args.every or [1] * len(args.data)
+    if len(strides) != len(args.data):
+        raise ValueError(f"--every has {len(strides)} numbers for {len(args.data)} files of --data: give one for each")
+    if args.vocab_size < SMALLEST:
+        raise ValueError(f"--vocab_size must be at least {SMALLEST}, bytes and special tokens, got {args.vocab_size}")
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a file: give a folder")
     texts = (
         text
         for path, stride in zip(args.data, strides, strict=True)

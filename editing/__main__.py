@@ -12,7 +12,7 @@ import sys
 
 from transformers.utils import logging as transformers_logging
 
-from common.cli import run_command
+from common.cli import positive_int, run_command
 
 from .store import MemoryStore, Row
 
@@ -119,7 +119,7 @@ def main() -> None:
             own.add_argument(flag, **options)
 
     row, text, path = ("row", {"type": int}), ("text", {}), ("path", {})
-    n = ("-n", {"type": int, "default": 5, "help": "how many"})
+    n = ("-n", {"type": positive_int, "default": 5, "help": "how many"})
     command("search", search, "find entries by words, and by what the model reads after the text", text, n)
     command("show", show, "show an entry and its origin", row)
     command("edit", edit, "give an entry another text", row, text)

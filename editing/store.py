@@ -335,6 +335,6 @@ class MemoryStore:
         read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
         try:
             return load_run_bank(self.run_dir, self.model, self.tokenizer, self.knowledge_path)
-        except (FileNotFoundError, ValueError) as problem:
+        except (OSError, ValueError) as problem:
             self.origin_problem = str(problem)
             return None

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from common.cli import run_command
+from common.cli import positive_int, run_command
 from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
 from model import ModelConfig, load_run
@@ -40,14 +40,19 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
     """Greedy continuation of a prompt, with the entries read to predict each new token.
 
     Raises:
-        ValueError: the model has no memory.
+        ValueError: the model has no memory, or the prompt fills its context.
     """
     if not model.settings.reads_bank:
         raise ValueError("this model has no memory to trace: give a run of model_memory")
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
     piece, traced = torch.tensor([[tokenizer.bos_token_id, *ids]], device=model.device), []
     cache = DynamicCache(config=model.config)
-    for _ in range(min(new_tokens, model.settings.max_seq_len - piece.shape[1])):
+    room = model.settings.max_seq_len - piece.shape[1]
+    if room < 1:
+        raise ValueError(
+            f"the prompt takes {piece.shape[1]} tokens, and the model reads at most {room + piece.shape[1]}: shorten it"
+        )
+    for _ in range(min(new_tokens, room)):
         out = model(piece, cache=cache, logits_to_keep=1)
         token = int(out.logits[0, -1].argmax())
         lookups = [
@@ -82,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--prompts", nargs="+", required=True, help="beginnings of sentences")
-    parser.add_argument("--new_tokens", type=int, default=24, help="tokens to generate, at most")
-    parser.add_argument("--show", type=int, help="show the entries of the first prompt alone, for so many tokens")
+    parser.add_argument("--new_tokens", type=positive_int, default=24, help="tokens to generate, at most")
+    parser.add_argument("--show", type=positive_int, help="show entries for the first prompt alone, and so many tokens")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
     model, tokenizer = load_run(args.run), load_tokenizer(args.run)

@@ -6,9 +6,10 @@ It needs Gradio (`pip install gradio`) and listens on this machine only.
 """
 
 import argparse
+import os
 from itertools import groupby
 
-from common.cli import run_command
+from common.cli import positive_int, run_command
 
 from .store import MemoryStore
 from .trace import TracedToken, trace
@@ -120,12 +121,14 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
-    parser.add_argument("--port", type=int, default=7860, help="port of the page on this machine")
+    parser.add_argument("--port", type=positive_int, default=7860, help="port of the page on this machine")
     args = parser.parse_args()
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError("the page needs Gradio: .venv/bin/python -m pip install gradio") from None
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach a page of this machine
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
     make_page(MemoryStore(args.run)).launch(server_name="127.0.0.1", server_port=args.port, share=False, quiet=False)
 
 

@@ -24,9 +24,10 @@ def run_harness(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    trained = load_run(run_dir, device)
     model = HFLM(
-        pretrained=load_run(run_dir, device), tokenizer=load_tokenizer(run_dir), backend="causal",
-        batch_size=batch_size, device=device, add_bos_token=True,
+        pretrained=trained, tokenizer=load_tokenizer(run_dir), backend="causal", batch_size=batch_size, device=device,
+        add_bos_token=True, max_length=trained.settings.max_seq_len,
     )  # fmt: skip
     manager = TaskManager(include_path=include_path)
     return simple_evaluate(model, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000)["results"]

@@ -138,7 +138,7 @@ class Journal:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Allow one writer at a time, among all processes."""
-        with open(self.path.with_suffix(".lock"), "w") as file:
+        with open(self.path.with_suffix(".lock"), "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

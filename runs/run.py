@@ -31,7 +31,7 @@ def git(*arguments: str) -> str | None:
 def write_json(path: Path, value) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a half."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str), encoding="utf-8")
 
 
 def set_aside(scores: Path, step: int | None) -> Path:
