@@ -55,7 +55,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     device, every, optim = accelerator.device, flags.run, flags.optim
     step = TrainStep(model, flags, accelerator, stop)
     loader = make_loader(data, flags, accelerator)
-    state = TrainState.fresh(loader, flags, accelerator)
+    state = TrainState.fresh(loader, flags, accelerator, data.inputs)
     checkpoints = Checkpoints(run.path, model, step.optimizer, every.keep_checkpoints, accelerator)
     checkpoints.resume(state)
     run.rewind(state.step, goes_on=state.step < state.total_steps)

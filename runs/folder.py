@@ -24,6 +24,7 @@ from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
+from .changed import warn_of_edits, warn_of_flags
 from .record import fill_record
 from .run import LOCK, Run, git, now, set_aside, write_json
 from .tracking import Tracker
@@ -181,7 +182,7 @@ class RunFolder:
 
     @classmethod
     def claimed(cls, flags: Flags, accelerator) -> "RunFolder":
-        """The folder with its lock held, its log open and flags.json written."""
+        """The folder with its lock held and its log open; flags.json is written unless a checkpoint is there."""
         run, path, writes = flags.run, Path(flags.run.out_dir), accelerator.is_main_process
         if writes:
             path.mkdir(parents=True, exist_ok=True)
@@ -193,9 +194,13 @@ class RunFolder:
         if writes:
             if not run.resume:
                 clear(path)
-            write_json(path / "flags.json", flags.as_dict())
+        folder.flags = flags.as_dict()
         accelerator.wait_for_everyone()
         make_log(path, writes)
+        if writes and flags.data.init_path:
+            warn_of_edits(flags.data.init_path)
+        if writes and not (checkpoint_dirs(path) and (path / "flags.json").exists()):  # else in `rewind`
+            write_json(path / "flags.json", folder.flags)
         return folder
 
     def start_tracker(self, flags: Flags) -> None:
@@ -246,8 +251,18 @@ class RunFolder:
             self.save()
 
     def rewind(self, step: int, goes_on: bool) -> None:
-        """Forget the metrics after `step`: they will be logged again. Put an evaluation aside if the run goes on."""
+        """Forget the metrics after `step`: they will be logged again.
+
+        If the run goes on, its flags are written and an evaluation is put aside.
+        """
         self.tracker.rewind(step)
+        if self.writes and step:
+            old = warn_of_flags(self.path, self.flags, goes_on)
+            if old and goes_on and self.facts["earlier_sessions"]:
+                self.facts["earlier_sessions"][-1]["flags"] = old
+                self.save()
+        if self.writes and goes_on:
+            write_json(self.path / "flags.json", self.flags)
         scores = self.path / "eval.json"
         if self.writes and goes_on and scores.exists():
             set_aside(scores, step)

@@ -249,7 +249,10 @@ def load_checkpoint(path: Path, state: dict, split: dict, model: nn.Module, opti
     """
     for name in split | state["split"]:
         before, now = (x.get(name, 0) for x in (state["split"], split))
-        if before != now:
+        if name.startswith("content"):  # a checkpoint of an earlier version does not know it
+            if before and before != now:
+                raise ValueError(f"{path} was written with another {name}: put it back, or start over with --no_resume")
+        elif before != now:
             raise ValueError(
                 f"{path} was written with {name} {before} and this run has {now}, which would learn "
                 "other rows than the run that never stopped: use the same, or start over with --no_resume"

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import require_file
+from common.files import read_json, require_file
+from dataset.cache import content_key, tokenizer_key
 from dataset.knowledge import load_bank
 from dataset.loader import BatchLoader
 from dataset.pretrain import PretrainDataset, open_entries, open_pretrain_data
@@ -14,13 +15,19 @@ from .config import Flags
 
 @dataclass
 class Data:
-    """bank: the entries as token ids, None for the baseline.  entries: they as rows, only with `--entry_rows`."""
+    """Everything that training reads.
+
+    Attributes:
+        bank: the entries as token ids, None for the baseline.  entries: they as rows, only with `--entry_rows`.
+        inputs: a fingerprint of the content of each input, by its name in messages.
+    """
 
     tokenizer: object
     train: PretrainDataset
     val: PretrainDataset
     bank: object | None
     entries: PretrainDataset | None
+    inputs: dict[str, str]
 
 
 def require_inputs(flags: Flags) -> None:
@@ -80,10 +87,16 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         )  # fmt: skip
         run.report("train", train.report)
         run.report("val", val.report)
+        files = {"--data_path": data.data_path, "--val_path": data.val_path}
+        files["--database_init_path"] = data.database_init_path if bank else None
+        inputs = {name: content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
+    inputs = {"tokenizer": tokenizer_key(tokenizer)} | {f"{name} file": key for name, key in inputs.items()}
+    if data.init_path:
+        require_same_inputs(data.init_path, tokenizer, bank, model.retrieval)
     if flags.optim.entry_rows:
         entries = open_entries(bank.tokens, tokenizer, model.max_seq_len)
     run.note(f"{len(train)} rows to train, {len(val)} to validate")
-    return Data(tokenizer, train, val, bank, entries)
+    return Data(tokenizer, train, val, bank, entries, inputs)
 
 
 def tell_unused(report: dict, path: str, log) -> None:
@@ -93,6 +106,27 @@ def tell_unused(report: dict, path: str, log) -> None:
             "%d sentences of %s have no place in the bank: --knowledge_num takes the first %d different ones",
             report["unused"], path, report["entries"],
         )  # fmt: skip
+
+
+def require_same_inputs(init_path: str, tokenizer, bank, retrieval: str) -> None:
+    """Refuse weights that belong to another tokenizer, or product keys that belong to another bank.
+
+    Raises:
+        ValueError: they do.
+    """
+    folder = Path(init_path)
+    if (folder / "tokenizer.json").is_file() and load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"--init_path {init_path} was trained with another tokenizer than --tokenizer_path has: pass "
+            f"--tokenizer_path {init_path}"
+        )
+    info = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    trained = info.get("data", {}).get("knowledge", {}).get("bank_key")
+    if bank and retrieval == "product_key" and trained not in (None, bank.report["bank_key"]):
+        raise ValueError(
+            f"--init_path {init_path} was trained with another bank, and its product keys fit the rows of that one: "
+            "give its --database_init_path, --knowledge_num and --knowledge_length"
+        )
 
 
 def make_loader(data: Data, flags: Flags, accelerator) -> BatchLoader:

@@ -57,7 +57,7 @@ class TrainState:
     total_steps: int
     steps_per_epoch: int
     tokens_per_step: int
-    split: dict[str, int]
+    split: dict[str, int | str]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: int = 0
     loss_sum: Tensor | float = 0.0
@@ -72,14 +72,19 @@ class TrainState:
         self._to_device()
 
     @classmethod
-    def fresh(cls, loader, flags: Flags, accelerator) -> "TrainState":
-        """The state before the first step of a run over a `BatchLoader`."""
+    def fresh(cls, loader, flags: Flags, accelerator, inputs: dict[str, str] | None = None) -> "TrainState":
+        """The state before the first step of a run over a `BatchLoader`.
+
+        Args:
+            inputs: fingerprints of the files that the run reads, by their names in messages.
+        """
         optim, processes = flags.optim, accelerator.num_processes
         steps_per_epoch = len(loader) // optim.accumulation_steps
         split = {
             "--num_processes": processes, "--batch_size": optim.batch_size, "--seed": flags.run.seed,
             "--accumulation_steps": optim.accumulation_steps, "rows of training data": len(loader.dataset),
         } | ({"--entry_rows": optim.entry_rows} if loader.beside else {})  # fmt: skip
+        split |= {f"content of the {name}": key for name, key in (inputs or {}).items()}
         return cls(
             total_steps=min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch),
             steps_per_epoch=steps_per_epoch,

@@ -1,0 +1,50 @@
+"""What differs between the flags of two sessions of a run, or between a run and the one whose weights it takes."""
+
+import logging
+import sys
+from pathlib import Path
+
+from .journal import Journal
+from .run import NOT_IDENTITY, Run
+
+# Paths, for their content is compared instead, and flags that do not change what is learnt.
+NOT_LEARNT = NOT_IDENTITY | {
+    "data_path", "val_path", "database_init_path", "tokenizer_path", "cluster_cache_path", "init_path", "object_path",
+    "relation_path", "verification_path", "edit_path", "log_interval", "eval_interval", "eval_batches", "save_interval",
+    "keep_checkpoints", "keep_best", "memory_monitor_interval", "max_skipped_in_row",
+}  # fmt: skip
+log = logging.getLogger("run")
+
+
+def warn(message: str) -> None:
+    """Write a message to the log, and to whoever watches."""
+    log.warning(message)
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def warn_of_flags(run_dir: Path, flags: dict, goes_on: bool) -> dict:
+    """Say which flags are not those of flags.json, where they change what is learnt; returns the old ones.
+
+    Args:
+        flags: the sections of today's flags.  goes_on: whether steps are left; else today's flags change nothing.
+    """
+    old = Run(run_dir).flat_flags
+    new = {name: value for section in flags.values() for name, value in section.items()}
+    names = [name for name in new if name in old and name not in NOT_LEARNT and old[name] != new[name]]
+    if not names:
+        return {}
+    changed = ", ".join(f"--{name} {new[name]} (before {old[name]})" for name in names)
+    if goes_on:
+        warn(f"the run goes on with other flags: {changed}; give the old ones, or start over with --no_resume")
+    else:
+        warn(f"the run is finished, so other flags change nothing: {changed}; start over with --no_resume")
+    return old
+
+
+def warn_of_edits(init_path: str) -> None:
+    """Say that edits of the run that the weights come from are left out."""
+    if edited := Journal(init_path).changed_rows():
+        warn(
+            f"the {len(edited)} edited entries of --init_path {init_path} are left out, for the bank comes from "
+            "--database_init_path: export them there, and import them here after training"
+        )
