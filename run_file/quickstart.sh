@@ -23,18 +23,19 @@ echo "== two models, trained and evaluated side by side (logs: out/quickstart_*/
 try() { # log, command: silent, unless it fails
     "${@:2}" > "$1" 2>&1 || { tail -n 5 "$1" >&2; return 1; }
 }
+tasks=(language object exact_match relation verification frequency retrieval edits usage generation)
 run() { # name, flags of its model
     try "out/$1.log" bash run_file/_launch.sh --no_resume --out_dir "out/$1" "${small[@]}" --log_interval 10 "${@:2}"
     if ! kill -0 "${plain:-$$}" 2>/dev/null; then # the other model is done: all cores are free
         export OMP_NUM_THREADS=$cores
     fi
-    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 400
+    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 300 --batch_size 128 --tasks "${tasks[@]}"
 }
 mkdir -p out
 rm -rf out/quickstart_{plain,memory}{.log,.eval.log,/train.log}
 run quickstart_plain --model_type model_original &
 plain=$!
-run quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words \
+OMP_NUM_THREADS=$cores run quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words \
     --pointer --memory_layers 1 --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
 follow quickstart_plain=$plain quickstart_memory=$!
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
@@ -44,10 +45,13 @@ echo "Read the memory's gain as memory minus plain, and its use of the bank as m
 echo "counterfactual (the bank states a wrong object for each asked fact)."
 echo
 echo "== three sentences of the memory model, and what it looked up while it wrote the first"
+"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory > out/quickstart_records.log &
+records=$!
 "$PYTHON" -m editing.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
     --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is"
 echo
 echo "== records, curves, and the two runs compared"
-"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory
+wait $records
+cat out/quickstart_records.log
 "$PYTHON" -m experiment compare out/quickstart_plain out/quickstart_memory
 echo "done in $((SECONDS - begin)) s after the installation"
