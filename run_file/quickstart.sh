@@ -29,7 +29,7 @@ run() { # name, flags of its model
     if ! kill -0 "${plain:-$$}" 2>/dev/null; then # the other model is done: all cores are free
         export OMP_NUM_THREADS=$cores
     fi
-    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 300 --batch_size 128 --tasks "${tasks[@]}"
+    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 250 --batch_size 128 --tasks "${tasks[@]}"
 }
 mkdir -p out
 rm -rf out/quickstart_{plain,memory}{.log,.eval.log,/train.log}
