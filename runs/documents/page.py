@@ -83,7 +83,7 @@ class Page:
         return text + ("\n\n" + self.sources() if source else "")
 
     def sources(self) -> str:
-        """Where the numbers come from: each protocol or benchmark with n, seeds, machine, commit and date."""
+        """Where the numbers come from: protocol or benchmark, n, seeds, machine, date; commits stand in the rows."""
         by_protocol: dict[str, dict[str, set]] = {}
         for row in self.used:
             name, facts = facts_of(row)
@@ -100,7 +100,7 @@ class Page:
 def facts_of(row: Row | dict) -> tuple[str, dict[str, set]]:
     """The protocol or benchmark of a row, and what stands beside its number."""
     if isinstance(row, dict):
-        facts = {"on": {row["device"].removesuffix(" HBM3")}, "commit": {row["git_commit"]}, "": {row["date"]}}
+        facts = {"on": {row["device"].removesuffix(" HBM3")}, "": {row["date"]}}
         return f"benchmark `{row['benchmark']}`", facts
     seeds = {"n": {row.n} - {None}, "seed": set(row.seeds)}
-    return f"`{row.protocol}`, {row.split}", seeds | {"on": {row.machine}, "commit": {row.commit}, "": {row.date}}
+    return f"`{row.protocol}`, {row.split}", seeds | {"on": {row.machine}, "": {row.date}}
