@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import positive_int, run_command
-from common.files import atomic, parse_json, read_lines, require_file, require_text
+from common.files import atomic, require_text
+
+from .formats import read_records, require_data
 
 # The fields that a question of each kind must have.
 FIELDS = {
@@ -40,7 +42,7 @@ REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The first `limit` questions of a JSON Lines file; None: all.
+    """The first `limit` questions of JSON Lines, also packed, of parquet, or of a folder of these; None: all.
 
     The answer of a multiple choice becomes its letter, that of a statement "yes" or "no", however the file has it.
 
@@ -50,13 +52,9 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
         FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
     rows = []
-    for number, line in read_lines(require_file(path, flag)):
+    for place, row in read_records(require_data(path, flag)):
         if len(rows) == limit:
             break
-        if line.isspace():
-            continue
-        place = f"{path}, line {number}"
-        row = parse_json(line, place)
         missing = [name for name in fields if not isinstance(row, dict) or name not in row]
         if missing:
             raise ValueError(f"{place}: no field {missing[0]!r}")
