@@ -47,12 +47,13 @@ def load_run_bank(run_dir: str | Path, model: Transformer, tokenizer, knowledge_
     run_dir = Path(run_dir)
     flags, info = read_json(run_dir / "flags.json"), run_dir / "run.json"
     data, shape = flags["data"], (flags["model"]["knowledge_num"], flags["model"]["knowledge_length"])
+    reserve = data.get("reserve_entries", 0)  # an earlier version had none
     key = read_json(info).get("data", {}).get("knowledge", {}).get("bank_key") if info.exists() else None
     path = knowledge_path or data["database_init_path"]
     if key and knowledge_path is None and bank_folder(data["cache_dir"], key).exists():
         bank = open_bank(bank_folder(data["cache_dir"], key))
     else:
-        bank = load_bank(path, tokenizer, *shape, data["cache_dir"])
+        bank = load_bank(path, tokenizer, *shape, data["cache_dir"], reserve)
     order = run_dir / BANK_ORDER
     bank = replace(bank, order_N=np.load(order)) if order.exists() else bank
     # Training may have rewritten rows by moving averages. Then equal frozen rows are not enough.
