@@ -21,9 +21,10 @@ from evaluation import TASKS, EvalConfig
 from evaluation.controls import BANK_CONTROLS, GOLD_BANK_CONTROLS, GOLD_CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
 from evaluation.report import compare, table, with_controls
-from evaluation.results import ResultFile
+from evaluation.results import FILE, ResultFile
 from model import load_run
 from runs.journal import Journal
+from runs.load import with_bank
 from runs.record import fill_record
 from runs.run import Run, git, now
 from runs.tracking import replay
@@ -65,16 +66,19 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     model, tokenizer, flags = load_run(run_dir, device), load_tokenizer(run_dir), read_json(run_dir / "flags.json")
     config = config_of(args, flags["data"])
     require_questions(config)
+    bank, journal, file = None, Journal(run_dir), FILE
+    if args.bank:
+        model, bank, journal = with_bank(run_dir, model, tokenizer, args.bank)
+        file = f"eval_bank_{bank.report['bank_key'][:8]}.json"
     knowledge = flags["data"]["database_init_path"], args.database_init_path
-    config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
+    config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
     controls = chosen_controls(args, model, config)
     steps = [line["step"] for line in Run(run_dir).metrics if "step" in line]
-    journal = Journal(run_dir)
     results = ResultFile(run_dir, {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
         "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
-    })  # fmt: skip
+    } | ({"bank_file": args.bank} if args.bank else {}), file)  # fmt: skip
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
@@ -109,6 +113,8 @@ def parse_cli() -> argparse.Namespace:
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
+                        "a file of their own")  # fmt: skip
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, edits and shuffling")
@@ -132,8 +138,12 @@ def main() -> int:
         print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
     if results.larger:
         print(f"\neval.json keeps results with more questions than --limit {args.limit}: {'; '.join(results.larger)}")
+    if args.bank:
+        print(f"\nresults with the bank {args.bank}: {results.run_dir / results.file}")
     if results.problem:
         raise ValueError(f"the results above are not stored in {args.run} ({results.problem})")
+    if args.bank:  # the record is about the bank of the training
+        return 0
     if Run(args.run).info.get("swanlab"):
         try:
             print(f"\nSwanLab: {replay(args.run, has_metrics=True)}")

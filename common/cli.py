@@ -1,6 +1,7 @@
 """What all command lines share: how they end (`run_command`), and types of arguments."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ def run_command(main: Callable[[], int | None], *refusals: type[Exception]) -> N
             stream.reconfigure(errors="replace")
     try:
         code = main()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        sys.exit(141)
     except (ValueError, OSError, *refusals) as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt as stop:

@@ -21,13 +21,13 @@ from runs.run import set_aside, write_json
 FILE, LOG = "eval.json", "evaluations.jsonl"
 
 
-def read_results(run_dir: Path) -> dict:
-    """The content of eval.json; empty where there is none.
+def read_results(run_dir: Path, file: str = FILE) -> dict:
+    """The content of eval.json, or of another file of results; empty where there is none.
 
     Raises:
         ValueError: it is not a JSON object.
     """
-    path = run_dir / FILE
+    path = run_dir / file
     results = read_json(path) if path.exists() else {}
     if not isinstance(results, dict):
         raise ValueError(f"{path} is not a JSON object: delete it, and evaluate again")
@@ -46,14 +46,15 @@ class ResultFile:
     Args:
         about: facts of this evaluation: at least its `limit`, the `step` of the weights, and the `bank` as
             `Journal.digest` names it.
+        file: name of the file of results; an evaluation with another bank has its own.
     Attributes:
         measured: the results of this evaluation alone, in the form of eval.json.
         larger: names of results that were not stored, because eval.json has larger ones.
         problem: why results could not be written; empty if they were.
     """
 
-    def __init__(self, run_dir: str | Path, about: dict):
-        self.run_dir, self.about = Path(run_dir), about
+    def __init__(self, run_dir: str | Path, about: dict, file: str = FILE):
+        self.run_dir, self.about, self.file = Path(run_dir), about, file
         self.measured: dict = {"arms": {}, "about": about}
         self.larger: list[str] = []
         self.problem = ""
@@ -64,7 +65,7 @@ class ResultFile:
         Raises:
             ValueError: the folder is read-only or full, or eval.json is damaged.
         """
-        read_results(self.run_dir)
+        read_results(self.run_dir, self.file)
         try:
             with self._locked() as log:
                 log.write(b" " * 4096)  # a full disk refuses it
@@ -72,8 +73,8 @@ class ResultFile:
                 log.truncate(log.tell() - 4096)
         except OSError as problem:
             raise ValueError(
-                f"{self.run_dir} cannot be written, and {FILE} goes there: make room or give permission, or evaluate "
-                f"a copy of the folder ({problem.strerror})"
+                f"{self.run_dir} cannot be written, and {self.file} goes there: make room or give permission, or "
+                f"evaluate a copy of the folder ({problem.strerror})"
             ) from None
 
     def add(self, task: str, control: str, result: dict) -> None:
@@ -91,7 +92,7 @@ class ResultFile:
                     self.larger.append(f"{task}, {control}" if control else task)
                     return
                 into[task] = result
-                write_json(self.run_dir / FILE, results)
+                write_json(self.run_dir / self.file, results)
         except (OSError, ValueError) as problem:
             self.problem = str(problem)
 
@@ -100,20 +101,20 @@ class ResultFile:
         self.measured |= facts
         try:
             with self._locked():
-                write_json(self.run_dir / FILE, self._results() | {"about": self.about} | facts)
+                write_json(self.run_dir / self.file, self._results() | {"about": self.about} | facts)
         except (OSError, ValueError) as problem:
             self.problem = str(problem)
 
     def _results(self) -> dict:
         """eval.json as it is now. Results of other weights or of another bank are moved to a file of their own."""
-        results = read_results(self.run_dir)
+        results = read_results(self.run_dir, self.file)
         about = results.get("about", {})
         step = about.get("step", self.about["step"])
         # An earlier version counted the edits, and did not name the bank.
         bank = about.get("bank", "unknown" if about.get("edits") else None)
         if (step, bank) != (self.about["step"], self.about["bank"]):
-            moved = set_aside(self.run_dir / FILE, step)
-            print(f"{FILE} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
+            moved = set_aside(self.run_dir / self.file, step)
+            print(f"{self.file} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
             results = {}
         if "about" in results:  # each result keeps its own limit when `about` changes
             old = results["about"].get("limit")

@@ -33,8 +33,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", 
 # Of the files that git does not track, run.json names so many and reads those below 1 MB, and holds short code whole.
 UNTRACKED_FILES, UNTRACKED_BYTES, CONTENT_BYTES = 100, 1_000_000, 32_000
 LEFT_OVER = (
-    "eval.json", "eval_step*.json", "evaluations.jsonl", "memory_journal.jsonl", BANK_ORDER, "train.log",
-    "model.safetensors",
+    "eval.json", "eval_step*.json", "eval_bank_*.json", "evaluations.jsonl", "memory_journal*.jsonl", BANK_ORDER,
+    "train.log", "model.safetensors",
 )  # fmt: skip
 
 
