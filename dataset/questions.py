@@ -9,10 +9,14 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from statistics import mean
 
 from common.cli import positive_int, run_command
 from common.files import atomic, parse_json, read_lines, require_file, require_text
+
+from .knowledge import read_values
 
 # The fields that a question of each kind must have.
 FIELDS = {
@@ -40,7 +44,7 @@ REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The first `limit` questions of a JSON Lines file; None: all.
+    """The first `limit` questions of a file of JSON Lines, or of a JSON array; None: all.
 
     The answer of a multiple choice becomes its letter, that of a statement "yes" or "no", however the file has it.
 
@@ -50,13 +54,10 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
         FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
     rows = []
-    for number, line in read_lines(require_file(path, flag)):
+    for number, row in numbered_values(require_file(path, flag)):
         if len(rows) == limit:
             break
-        if line.isspace():
-            continue
         place = f"{path}, line {number}"
-        row = parse_json(line, place)
         missing = [name for name in fields if not isinstance(row, dict) or name not in row]
         if missing:
             raise ValueError(f"{place}: no field {missing[0]!r}")
@@ -64,8 +65,36 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
             raise ValueError(f"{place}: a question must be a JSON object")
         rows.append(normalised(row, fields, place))
     if not rows:
-        raise ValueError(f"{path} has no questions, every line is blank: give another --{flag}")
+        raise ValueError(f"{path} has no questions: give another --{flag}")
     return rows
+
+
+def numbered_values(path: Path) -> Iterator[tuple[int, object]]:
+    """(line, value) of each element of a JSON array, or of each line that is not blank.
+
+    Raises:
+        ValueError: a line is not JSON or cannot be read; file and line are named.
+    """
+    lines = ((number, line) for number, line in read_lines(path) if not line.isspace())
+    first = next(lines, None)
+    if first and first[1].lstrip().startswith("["):
+        yield from read_values(path)
+    elif first:
+        for number, line in chain([first], lines):
+            yield number, parse_json(line, f"{path}, line {number}")
+
+
+def read_named(path: str | Path, kind: str, names: tuple[str, ...], limit: int | None, flag: str) -> list[dict] | None:
+    """The questions of a kind, if every one of them has these fields as well; else None."""
+    rows = read_questions(path, FIELDS[kind], limit, flag)
+    if not all(name in row for row in rows for name in names):
+        return None
+    return read_questions(path, tuple(dict.fromkeys((*FIELDS[kind], *names))), limit, flag)
+
+
+def chance_of(rows: list[dict]) -> float:
+    """The accuracy of guessing, over questions that may have different numbers of choices."""
+    return mean(1 / len(row["choices"]) for row in rows)
 
 
 def normalised(row: dict, fields: tuple[str, ...], place: str) -> dict:
