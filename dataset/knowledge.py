@@ -28,6 +28,10 @@ SENTENCES_AT_ONCE = 16384
 COUNTS = ("read", "empty", "duplicated", "unused")  # of sentences, for the report
 
 
+class TooFewSentences(ValueError):
+    """A knowledge file has fewer different sentences than a bank has entries."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """A sentence of a knowledge file, with its triple and its origin where the file has them."""
@@ -72,7 +76,7 @@ def without_padding(tokenizer, text: str, ids: list[int]) -> list[int]:
     if PADDING in ids:
         raise ValueError(
             f"the tokenizer gives the id {PADDING} to a part of {text!r:.60}, but this id marks padding in a bank: "
-            "give another --tokenizer_path, whose id 0 is its padding token and which knows all characters"
+            "leave that part out, or train with another --tokenizer_path, which knows all characters"
         )
     return ids
 
@@ -221,7 +225,7 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), *shape)
     folder = bank_folder(cache_dir, key)
     if not folder.exists():
-        with atomic(folder) as temporary:
+        with atomic(folder, "cache_dir") as temporary:
             build_bank(path, tokenizer, *shape[:2], temporary, reserve_entries)
     return open_bank(folder)
 
@@ -293,11 +297,9 @@ def build_bank(
                     objects_kept += fact.object in text
         table.write(np.full((reserve_entries, knowledge_length), PADDING, dtype=dtype).tobytes())
     if len(lengths) < wanted:
-        largest, less = (
-            isqrt(len(lengths)) ** 2,
-            f" less --reserve_entries {reserve_entries}" if reserve_entries else "",
-        )
-        raise ValueError(
+        largest = isqrt(len(lengths)) ** 2
+        less = f" less --reserve_entries {reserve_entries}" if reserve_entries else ""
+        raise TooFewSentences(
             f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}{less}: "
             f"give --knowledge_num auto, a larger file, or a square of at most {largest}"
         )

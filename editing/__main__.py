@@ -244,10 +244,12 @@ def main() -> None:
         "--bank", help="knowledge file to read in place of the bank of the training, with its own edits"
     )
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--cache_dir", help="folder of banks; default: as in the run's flags")
     add_commands(parser)
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    store = MemoryStore(args.run, knowledge_path=args.database_init_path, bank_path=args.bank)
+    places = {"knowledge_path": args.database_init_path, "cache_dir": args.cache_dir}
+    store = MemoryStore(args.run, bank_path=args.bank, **places)
     if hasattr(args, "function"):
         args.function(store, args)
     else:

@@ -37,27 +37,28 @@ class MemoryStore(FileCommands):
     """The memory of one run. A change is written to the journal first; `load_run` replays the journal.
 
     Args:
-        knowledge_path: where the run's knowledge file is, if it was moved.
         bank_path: a knowledge file to read in place of the bank of the training; its edits have their own journal.
+        places: `knowledge_path` and `cache_dir`, as for `load_run_bank`, if they are not where the run had them.
     Attributes:
         origin_problem: why the origin of entries is unknown, once it was asked for; empty where it is known.
     Raises:
         ValueError: the run has no memory.
     """
 
-    def __init__(
-        self, run_dir: str | Path, device: str = "cpu", knowledge_path: str | None = None, bank_path: str | None = None
-    ):
-        self.run_dir, self.knowledge_path, self.origin_problem = Path(run_dir), knowledge_path, ""
+    def __init__(self, run_dir: str | Path, device: str = "cpu", bank_path: str | None = None, **places: str | None):
+        self.run_dir, self.places, self.origin_problem = Path(run_dir), places, ""
         self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
         self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
         self.model = load_run(run_dir, device)
         if not self.model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
-        self.tokenizer, self.journal = load_tokenizer(run_dir), Journal(run_dir)
+        self.tokenizer, self.journal = load_tokenizer(run_dir, "run"), Journal(run_dir)
         if bank_path:
-            self.model, self.trained_bank, self.journal = with_bank(run_dir, self.model, self.tokenizer, bank_path)
-            self._seen = self.journal.state()
+            cache_dir = places.get("cache_dir")
+            model, self.trained_bank, self.journal = with_bank(
+                run_dir, self.model, self.tokenizer, bank_path, cache_dir
+            )
+            self.model, self._seen = model, self.journal.state()
         self.bank, self.search = self.model.bank, TextSearch(self.tokenizer)
 
     def refresh(self) -> None:
@@ -266,7 +267,7 @@ class MemoryStore(FileCommands):
         """The bank with its facts as training began; None where the knowledge file is missing or has changed."""
         read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
         try:
-            return load_run_bank(self.run_dir, self.model, self.tokenizer, self.knowledge_path)
+            return load_run_bank(self.run_dir, self.model, self.tokenizer, **self.places)
         except (OSError, ValueError) as problem:
             self.origin_problem = str(problem)
             return None

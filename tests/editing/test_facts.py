@@ -241,7 +241,7 @@ def test_an_evaluation_with_another_bank_keeps_its_results_apart(origin, monkeyp
 
     flags = json.loads((origin / "flags.json").read_text())
     flags |= {"optim": {"dtype": "float32"}, "run": {}}
-    flags["data"] |= {"data_path": "none", "val_fraction": 0.1}
+    flags["data"] |= {"data_path": str(origin / "q.jsonl"), "val_fraction": 0.1}
     (origin / "flags.json").write_text(json.dumps(flags))
     question = {"question": "Bern is in ___.", "choices": ["Peru", "Aargau"], "answer": "B", "uuid": "Bern"}
     (origin / "q.jsonl").write_text(json.dumps(question | {"object": "Aargau"}) + "\n")
