@@ -72,3 +72,12 @@ def idle_flags(flags) -> list[str]:
     own = {"pointer"} if model.uses_ngrams else set()
     own |= {"word_key_dim"} if model.reads_bank and model.pointer else set()
     return sorted({*idle, *(name for is_on, names in off if not is_on for name in names)} - own)
+
+
+def warn_of_own_edits(run_dir: Path) -> None:
+    """Say that edits of a run that goes on are not trained with; its journal is replayed over the result."""
+    if edited := Journal(run_dir).changed_rows():
+        warn(
+            f"training goes on with the bank as it was trained, without the {len(edited)} edited entries of {run_dir}: "
+            "they stand in the result again, and `python -m editing undo` takes them back"
+        )
