@@ -14,15 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from common.constants import PADDING
-from common.files import LONGEST, atomic, explained, open_text, require_file, require_text, whole
+from common.files import LONGEST, atomic, explained, open_text, require_text, whole
 
 from .cache import content_key, tokenizer_key
+from .formats import data_files, read_rows, require_data
 from .tokenizer import encode_as_text, encode_texts
 
 BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge file that each row holds
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
+
+
+class TooFewSentences(ValueError):
+    """A knowledge file has fewer different sentences than a bank has entries."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def without_padding(tokenizer, text: str, ids: list[int]) -> list[int]:
     if PADDING in ids:
         raise ValueError(
             f"the tokenizer gives the id {PADDING} to a part of {text!r:.60}, but this id marks padding in a bank: "
-            "give another --tokenizer_path, whose id 0 is its padding token and which knows all characters"
+            "leave that part out, or train with another --tokenizer_path, which knows all characters"
         )
     return ids
 
@@ -140,26 +145,33 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:  # noqa: C901 (one 
 
 
 def read_knowledge(path: str | Path) -> Iterator[Fact]:
-    """Every sentence of a knowledge file.
+    """Every sentence of a knowledge file, or of all files of a folder.
 
     Accepted elements, in a JSON array or as JSON Lines: `{"target": [{"sentence", "subject", "predicate", "object",
-    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; only the sentence must be there.
+    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; only the sentence must be there. A parquet
+    file has these names as columns.
 
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
     """
-    path = require_file(path, "database_init_path")
-    for line, value in read_values(path):
+    for place, value in knowledge_values(require_data(path, "database_init_path")):
         for item in value["target"] if isinstance(value, dict) and isinstance(value.get("target"), list) else [value]:
             fields = {"sentence": item} if isinstance(item, str) else item
             sentence = fields.get("sentence", fields.get("text")) if isinstance(fields, dict) else None
             if not isinstance(sentence, str):
-                raise ValueError(
-                    f'{path}, line {line}: an entry needs a "sentence" or "text" string, or must be a string itself'
-                )
+                raise ValueError(f'{place}: an entry needs a "sentence" or "text" string, or must be a string itself')
             rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
-            require_text("".join((sentence, *rest.values())), f"{path}, line {line}")
+            require_text("".join((sentence, *rest.values())), place)
             yield Fact(sentence.strip(), **rest)
+
+
+def knowledge_values(path: Path) -> Iterator[tuple[str, object]]:
+    """Each value of a knowledge file, or of a folder's files, with its place."""
+    for file in data_files(path):
+        if file.suffix == ".parquet":
+            yield from read_rows(file)
+        else:
+            yield from ((f"{file}, line {line}", value) for line, value in read_values(file))
 
 
 @dataclass
@@ -201,11 +213,11 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
     """
-    path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
+    path, cache_dir = require_data(path, "database_init_path"), Path(cache_dir)
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
     folder = bank_folder(cache_dir, key)
     if not folder.exists():
-        with atomic(folder) as temporary:
+        with atomic(folder, "cache_dir") as temporary:
             build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
     return open_bank(folder)
 
@@ -251,7 +263,7 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
                     objects_kept += fact.object in text
     if len(lengths) < knowledge_num:
         largest = isqrt(len(lengths)) ** 2
-        raise ValueError(
+        raise TooFewSentences(
             f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}: "
             f"give a larger file, or a square of at most {largest}"
         )

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--show", type=positive_int, help="show entries for the first prompt alone, and so many tokens")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    model, tokenizer = load_run(args.run), load_tokenizer(args.run)
+    model, tokenizer = load_run(args.run), load_tokenizer(args.run, "run")
     traces = [trace(model, tokenizer, prompt, args.new_tokens) for prompt in args.prompts]
     for prompt, traced in zip(args.prompts, traces, strict=True):
         print(prompt + "".join(token.text for token in traced))

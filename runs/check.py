@@ -24,7 +24,7 @@ def check_script(path: Path) -> str | None:
     name = path.stem.removeprefix("experiment_")
     if flags.run.experiment_id != name:
         return f"its --out_dir belongs to experiment {flags.run.experiment_id}"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     stated, base = re.search(r"^# Builds on: (\S+)", text, re.M), flags.run.base_experiment or "none"
     if stated and stated[1] != base:
         return f"it builds on {base}, and its comment says {stated[1]}"

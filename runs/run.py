@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.files import atomic, read_json
 
+ROOT = Path(__file__).parents[1]
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {
@@ -20,9 +21,12 @@ NOT_IDENTITY = {
 
 
 def git(*arguments: str) -> str | None:
-    """The output of a git command, or None where there is no git or no repository."""
+    """The output of a git command in this project, or None where there is no git or no repository."""
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+        result = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True, encoding="utf-8", errors="replace", timeout=10,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
@@ -35,8 +39,8 @@ def write_json(path: Path, value) -> None:
 
 
 def set_aside(scores: Path, step: int | None) -> Path:
-    """Rename an eval.json by the step of its weights, without touching those that were set aside before."""
-    names = (f"eval_step{step}{f'_{n}' * (n > 1)}.json" for n in count(1))
+    """Rename a file of results by the step of its weights, without touching those that were set aside before."""
+    names = (f"{scores.stem}_step{step}{f'_{n}' * (n > 1)}.json" for n in count(1))
     path = next(path for path in map(scores.with_name, names) if not path.exists())
     return scores.replace(path)
 
@@ -67,7 +71,7 @@ def last_sign_of_life(run_dir: Path, stages: list[dict]) -> str | None:
     times = [stage[side] for stage in stages for side in ("start", "end") if stage.get(side)]
     log = run_dir / "train.log"
     if log.exists():
-        for line in reversed(log.read_text(errors="replace").splitlines()):
+        for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
             try:
                 times.append(datetime.fromisoformat(line[:19]).isoformat())
                 break
@@ -108,13 +112,13 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict]:
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
 
     @cached_property
     def log_lines(self) -> list[str]:
         path = self.path / "train.log"
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         return [(line["step"], line[name]) for line in self.metrics if line.get(name) is not None]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.files import read_json, require_file
 from dataset.cache import content_key, tokenizer_key
+from dataset.formats import require_data
 from dataset.knowledge import load_bank
 from dataset.loader import BatchLoader
 from dataset.pretrain import PretrainDataset, open_entries, open_pretrain_data
@@ -37,13 +38,13 @@ def require_inputs(flags: Flags) -> None:
         FileNotFoundError, ValueError: a file is missing or empty; its flag is named.
     """
     data = flags.data
-    require_file(data.data_path, "data_path")
+    require_data(data.data_path, "data_path")
     if data.val_path:
-        require_file(data.val_path, "val_path")
+        require_data(data.val_path, "val_path")
     if flags.model.reads_bank:
         if not data.database_init_path:
             raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
-        require_file(data.database_init_path, "database_init_path")
+        require_data(data.database_init_path, "database_init_path")
     if data.init_path:
         require_file(Path(data.init_path) / "model.safetensors", "init_path")
     require_file(Path(data.tokenizer_path) / "tokenizer.json", "tokenizer_path")
@@ -89,8 +90,9 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         run.report("val", val.report)
         files = {"--data_path": data.data_path, "--val_path": data.val_path}
         files["--database_init_path"] = data.database_init_path if bank else None
-        inputs = {name: content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
-    inputs = {"tokenizer": tokenizer_key(tokenizer)} | {f"{name} file": key for name, key in inputs.items()}
+        keys = {f"{name} file": content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    inputs = {"tokenizer": f"{tokenizer_key(tokenizer)} {special}"} | keys
     if data.init_path:
         require_same_inputs(data.init_path, tokenizer, bank, model.retrieval)
     if flags.optim.entry_rows:
