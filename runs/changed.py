@@ -2,7 +2,10 @@
 
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+from common.flags import owner
 
 from .journal import Journal
 from .run import NOT_IDENTITY, Run
@@ -47,4 +50,34 @@ def warn_of_edits(init_path: str) -> None:
         warn(
             f"the {len(edited)} edited entries of --init_path {init_path} are left out, for the bank comes from "
             "--database_init_path: export them there, and import them here after training"
+        )
+
+
+def idle_flags(flags) -> list[str]:
+    """The flags of a `trainer.config.Flags` that do nothing in a run, because its model has no such part."""
+    model, idle = flags.model, []
+    for f in fields(model):
+        declared = owner(type(model), f.name)
+        if declared is not type(model) and not any(issubclass(part, declared) for part in model.parts):
+            idle.append(f.name)
+    off = [
+        (model.reads_bank, (
+            "retrieval", "fusion", "database_init_path", "cluster_cache_path", "cluster_words", "entry_rows",
+            "memory_lr_scale",
+        )),
+        (model.use_moe, ("n_experts", "n_experts_per_tok", "n_shared_experts", "moe_loss_coef")),
+        (flags.optim.optimizer == "muon", ("muon_lr_scale", "muon_momentum")),
+        (bool(model.ngram_table_rows), ("ngram_table_lr_scale", "ngram_table_weight_decay")),
+    ]  # fmt: skip
+    own = {"pointer"} if model.uses_ngrams else set()
+    own |= {"word_key_dim"} if model.reads_bank and model.pointer else set()
+    return sorted({*idle, *(name for is_on, names in off if not is_on for name in names)} - own)
+
+
+def warn_of_own_edits(run_dir: Path) -> None:
+    """Say that edits of a run that goes on are not trained with; its journal is replayed over the result."""
+    if edited := Journal(run_dir).changed_rows():
+        warn(
+            f"training goes on with the bank as it was trained, without the {len(edited)} edited entries of {run_dir}: "
+            "they stand in the result again, and `python -m editing undo` takes them back"
         )

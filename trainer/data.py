@@ -72,8 +72,9 @@ def load_data(flags: Flags, accelerator, run) -> Data:
     with accelerator.main_process_first():
         if model.reads_bank:
             bank = load_bank(
-                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
-            )
+                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir,
+                data.reserve_entries,
+            )  # fmt: skip
             run.report("knowledge", bank.report)
             tell_unused(bank.report, data.database_init_path, run.log_file)
         val_path = data.val_path or data.data_path
@@ -90,8 +91,9 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         run.report("val", val.report)
         files = {"--data_path": data.data_path, "--val_path": data.val_path}
         files["--database_init_path"] = data.database_init_path if bank else None
-        inputs = {name: content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
-    inputs = {"tokenizer": tokenizer_key(tokenizer)} | {f"{name} file": key for name, key in inputs.items()}
+        keys = {f"{name} file": content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    inputs = {"tokenizer": f"{tokenizer_key(tokenizer)} {special}"} | keys
     if data.init_path:
         require_same_inputs(data.init_path, tokenizer, bank, model.retrieval)
     if flags.optim.entry_rows:
@@ -105,7 +107,7 @@ def tell_unused(report: dict, path: str, log) -> None:
     if report["unused"]:
         log.info(
             "%d sentences of %s have no place in the bank: --knowledge_num takes the first %d different ones",
-            report["unused"], path, report["entries"],
+            report["unused"], path, report["entries"] - report.get("reserve", 0),
         )  # fmt: skip
 
 
