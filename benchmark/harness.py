@@ -18,9 +18,10 @@ from runs.new import script_flags
 from runs.run import git
 from runs.scripts import find_script, number_of, scripts
 from trainer.config import parse_cli
+from trainer.flops import PEAKS as FLOPS
 
 ROOT = Path(__file__).parents[1]
-PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}  # dense bf16 FLOP/s, bytes/s of the memory
+PEAKS = {"H100": (FLOPS["H100"], 3.35e12), "H200": (FLOPS["H200"], 4.8e12)}  # FLOP/s, bytes/s of the memory
 
 
 def flags_of(name: str) -> list[str]:

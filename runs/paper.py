@@ -1,7 +1,7 @@
 """The figures of a paper, as PDF and PNG: `python -m experiment figures RUN RUN --out DIR`.
 
-Runs that differ by their seed alone are one line: the mean, with a band of its 95 % interval. Answers carry the interval
-over seeds, or with one seed that over questions. Sizes are those of a column (3.3 inches) and of a page (6.8 inches).
+Runs that differ by their seed alone are one line: the mean, with a band of its 95 % interval. Answers carry the
+interval over seeds, or with one seed that over questions. A figure is as wide as a column (3.3 inches) or a page (6.8).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ QUESTIONS = {
 }  # fmt: skip
 EDITS = {"edit_success": "ES", "edit_paraphrase": "PS", "edit_neighbourhood": "NS"}
 ARMS = {
-    "own": "own bank", "shuffled": "bank shuffled", "counterfactual": "bank counterfactual", "no_memory": "bank emptied",
+    "own": "own bank", "shuffled": "bank shuffled", "counterfactual": "bank counterfactual",
+    "no_memory": "bank emptied",
 }  # fmt: skip
 HATCHES = ("", "////", "....", "xxxx")
 Groups = dict[str, list[Run]]
@@ -128,6 +129,8 @@ def bars_figure(groups: Groups, measures: dict[str, str], arms: dict[str, str], 
             if n.interval:
                 axes.plot([at, at], n.interval, color="black", linewidth=0.8)
     axes.set_xticks(range(len(used)), [measures[m] for m in used])
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
     axes.set_ylabel(unit)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
