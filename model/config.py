@@ -67,6 +67,11 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers) - {-1})
 
     @property
+    def readers(self) -> list[int]:
+        """The indices, among the readings of a forward pass, of what reads the bank."""
+        return [*self.reading_layers, *([self.n_layers] if self.reads_bank and self.pointer else [])]
+
+    @property
     def reads_bank(self) -> bool:
         """Whether anything reads the memory: a block, or the pointer."""
         return self.model_type == "model_memory" and (bool(self.reading_layers) or self.pointer)
