@@ -24,7 +24,7 @@ from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
-from .changed import warn_of_edits, warn_of_flags
+from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags
 from .record import fill_record
 from .run import LOCK, Run, git, now, set_aside, write_json
 from .tracking import Tracker
@@ -197,6 +197,8 @@ class RunFolder:
         folder.flags = flags.as_dict()
         accelerator.wait_for_everyone()
         make_log(path, writes)
+        if writes:
+            warn_of_idle_flags(flags.idle())
         if writes and flags.data.init_path:
             warn_of_edits(flags.data.init_path)
         if writes and not (checkpoint_dirs(path) and (path / "flags.json").exists()):  # else in `rewind`

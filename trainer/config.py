@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from common.flags import check, flag, owner, require
+from common.flags import check, flag, idle_flags, owner, require
 from model.config import ModelConfig
 
 BASIC = "the flags to begin with"
@@ -28,8 +28,9 @@ class DataConfig:
     )
     val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
     val_fraction: float = flag(
-        0.005, "share of the documents held out when there is no val_path", within=(0, 1), open_end=True
-    )
+        0.005, "share of the documents held out when there is no val_path", within=(0, 1), open_end=True,
+        only_with="--val_path None",
+    )  # fmt: skip
     data_mode: str = flag(
         "packed", "documents packed into full rows, or one padded document a row", choices=["packed", "padded"]
     )
@@ -39,8 +40,9 @@ class DataConfig:
         "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory", basic=True
     )
     cluster_cache_path: str | None = flag(
-        None, "order the bank by content and start the sub-keys from that order; it is saved in this .npz file"
-    )
+        None, "order the bank by content and start the sub-keys from that order; it is saved in this .npz file",
+        only_with="--model_type model_memory",
+    )  # fmt: skip
     cluster_words: int | None = flag(
         None,
         "fill grid rows with entries that share their rarest token among the first K; None: rows are embedding "
@@ -86,21 +88,29 @@ class OptimConfig:
         choices=["cosine", "linear", "wsd", "wsd_sqrt"],
     )
     decay_ratio: float = flag(
-        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1)
-    )
+        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1),
+        only_with="--lr_schedule wsd|wsd_sqrt",
+    )  # fmt: skip
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak", within=(0, 1))
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
-        1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None)
-    )
+        1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None),
+        only_with=["--model_type model_memory", "--retrieval product_key"],
+    )  # fmt: skip
     muon_lr_scale: float = flag(
-        3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
+        3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None),
+        only_with="--optimizer muon",
+    )  # fmt: skip
+    muon_momentum: float = flag(
+        0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True, only_with="--optimizer muon"
     )
-    muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
     ngram_table_lr_scale: float = flag(
-        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None)
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None),
+        only_with="--ngram_table_rows",
+    )  # fmt: skip
+    ngram_table_weight_decay: float = flag(
+        0.0, "decoupled decay of the rows of the n-gram table", within=(0, None), only_with="--ngram_table_rows"
     )
-    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the rows of the n-gram table", within=(0, None))
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)
@@ -144,8 +154,9 @@ class RunConfig:
     use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
     swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
     swanlab_mode: str | None = flag(
-        None, "None: online with an account, else local", choices=["online", "local", "offline", "disabled"]
-    )
+        None, "None: online with an account, else local", choices=["online", "local", "offline", "disabled"],
+        only_with="--use_swanlab",
+    )  # fmt: skip
 
     def __post_init__(self):
         check(self)
@@ -170,6 +181,13 @@ class Flags:
 
     def as_dict(self) -> dict[str, dict]:
         return asdict(self)
+
+    def idle(self) -> dict[str, str]:
+        """The flags that differ from their defaults and do nothing, each with what they would need."""
+        found = self.model.idle_flags()
+        for config in (self.data, self.optim, self.run):
+            found |= idle_flags(config, lambda _: None, (self.model, self.data, self.optim, self.run))
+        return found
 
 
 CONFIGS = (ModelConfig, DataConfig, OptimConfig, RunConfig)
