@@ -33,8 +33,9 @@ import torch
 
 from common.cli import run_command
 from dataset.loader import BatchLoader
+from dataset.making import documents
 from dataset.pretrain import open_pretrain_data
-from dataset.quickstart import documents, read_facts
+from dataset.quickstart import WORDINGS, read_facts
 from dataset.tokenizer import load_tokenizer
 
 from .harness import Cases, flags_of, make_parser, script_config, set_up, sizes_of
@@ -47,7 +48,7 @@ SUPPLIED = 200  # batches that the loader alone is timed for
 
 def write_text(path: Path, megabytes: float) -> None:
     """JSON Lines of documents about the quick start's facts."""
-    lines = [json.dumps(document) + "\n" for document in documents(read_facts(), random.Random(0))]
+    lines = [json.dumps(document) + "\n" for document in documents(read_facts(), WORDINGS, random.Random(0))]
     with open(path, "w") as file:
         write_until(file, cycle(lines), megabytes)
 

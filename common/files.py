@@ -3,17 +3,20 @@
 import codecs
 import errno
 import gzip
+import io
 import json
 import os
 import re
 import shutil
 import socket
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = 1 << 22
+ZSTD_BLOCK = 1 << 14  # packed bytes unpacked at once: text grows tenfold, a file of zeros ten thousandfold
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST = 1 << 26  # characters of a line or a JSON value: a quote without its end must not fill the memory
 
@@ -32,9 +35,72 @@ def require_file(path: str | Path, flag: str | None = None) -> Path:
     return path
 
 
+class ZstdFile(io.RawIOBase):
+    """The unpacked bytes of a zstd file, of one frame or several.
+
+    Raises:
+        ValueError: the package zstandard is not installed.  EOFError, on reading: the file is cut off.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            from zstandard import ZstdDecompressor  # at the first file that needs it
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"{path} is packed by zstd, which needs a package: .venv/bin/python -m pip install zstandard"
+            ) from None
+        self._make, self._file, self._frame, self._rest = ZstdDecompressor, open(path, "rb"), None, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._rest:
+            block = self._file.read(ZSTD_BLOCK)
+            if not block:
+                if self._frame is not None:
+                    raise EOFError("it ends before its last frame does")
+                return 0
+            unpacked = []
+            while block:
+                self._frame = self._frame or self._make().decompressobj()
+                unpacked.append(self._frame.decompress(block))
+                block = self._frame.unused_data if self._frame.eof else b""
+                self._frame = None if self._frame.eof else self._frame
+            self._rest = memoryview(b"".join(unpacked))
+        n = min(len(buffer), len(self._rest))
+        buffer[:n], self._rest = self._rest[:n], self._rest[n:]
+        return n
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def open_binary(path: Path):
+    """A file to read bytes from; what gzip or zstd has packed is unpacked."""
+    if path.suffix == ".zst":
+        return io.BufferedReader(ZstdFile(path), BLOCK)
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rb")
+
+
 def open_text(path: Path):
-    """A text file, or a gzipped one, to be read line by line within `explained`."""
+    """A text file, also a packed one, to be read line by line within `explained`."""
+    if path.suffix == ".zst":
+        return io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="\n")
     return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n")
+
+
+def unpacked_name(path: Path) -> str:
+    """The name of a file without the suffix of its packing."""
+    return path.name.removesuffix(".gz").removesuffix(".zst")
+
+
+def unpacking_errors() -> tuple[type[Exception], ...]:
+    """What a damaged or cut archive raises."""
+    zstandard = sys.modules.get("zstandard")
+    return EOFError, OSError, zlib.error, *((zstandard.ZstdError,) if zstandard else ())
 
 
 @contextmanager
@@ -49,14 +115,14 @@ def explained(path: Path, place: Callable[[], str]) -> Iterator[None]:
             yield
         except UnicodeDecodeError as problem:
             raise ValueError(f"{path}, line {line_of_broken_utf8(path)}: not UTF-8 ({problem.reason})") from None
-    except (EOFError, OSError, zlib.error) as problem:
+    except unpacking_errors() as problem:
         raise ValueError(f"{path}, {place()}: cannot be read ({problem})") from None
 
 
 def line_of_broken_utf8(path: Path) -> int:
     """The line of a file that is not UTF-8. A reader has read further than this line when it finds out."""
     decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+    with open_binary(path) as file:
         while block := file.read(BLOCK):
             try:
                 decoder.decode(block)
@@ -67,7 +133,7 @@ def line_of_broken_utf8(path: Path) -> int:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Every line of a text file, or a gzipped one, with its number; memory stays bounded.
+    """Every line of a text file, also a packed one, with its number; memory stays bounded.
 
     Raises:
         ValueError: the file cannot be read, or a line is longer than any text; file and line are named.

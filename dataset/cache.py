@@ -11,12 +11,22 @@ from torch import Tensor
 
 from common.files import BLOCK, atomic
 
+from .formats import data_files
+
 
 def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
-    """A short hash of a file's content and of whatever else shapes the derived file.
+    """A short hash of a file's content, or a folder's, and of whatever else shapes the derived file.
 
     The content of an unchanged file (same path, size and time) is hashed once: a side file remembers it.
     """
+    if path.is_dir():
+        inside = [(str(file.relative_to(path)), content_digest(file, cache_dir)) for file in data_files(path)]
+        return hashlib.blake2b(repr((inside, parts)).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(repr((content_digest(path, cache_dir), parts)).encode(), digest_size=12).hexdigest()
+
+
+def content_digest(path: Path, cache_dir: Path) -> str:
+    """The hash of a file's content."""
     stat, absolute = path.stat(), str(path.resolve())
     side = cache_dir / "hashes" / (hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".json")
     seen = [absolute, stat.st_size, stat.st_mtime_ns]
@@ -36,7 +46,7 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
                 temporary.write_text(json.dumps(remembered), encoding="utf-8")
         except OSError:  # a cache that can only be read is still of use
             pass
-    return hashlib.blake2b(repr((remembered["digest"], parts)).encode(), digest_size=12).hexdigest()
+    return remembered["digest"]
 
 
 def tokenizer_key(tokenizer) -> str:

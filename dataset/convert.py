@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.cli import run_command
-from common.files import atomic, read_lines, require_file, require_text
+from common.files import atomic, read_lines, require_file, require_text, unpacked_name
 
 from .knowledge import Fact, read_values, triple_uuid
 
@@ -48,7 +48,7 @@ def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
     except (LookupError, ValueError, AttributeError, TypeError) as problem:
         raise ValueError(f"the template {template!r} is not one like {TEMPLATE!r} ({problem!r})") from None
     lines = (line for _, line in read_lines(path))
-    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    is_csv = unpacked_name(path).endswith(".csv")
     rows, number = csv.reader(lines) if is_csv else (line.rstrip("\r\n").split("\t") for line in lines), 0
     while True:
         number += 1

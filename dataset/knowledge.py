@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from common.constants import PADDING
-from common.files import LONGEST, atomic, explained, open_text, require_file, require_text, whole
+from common.files import LONGEST, atomic, explained, open_text, require_text, whole
 
 from .cache import content_key, tokenizer_key
+from .formats import data_files, read_rows, require_data
 from .tokenizer import encode_as_text, encode_texts
 
 BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge file that each row holds
@@ -140,26 +141,33 @@ def read_values(path: Path) -> Iterator[tuple[int, object]]:  # noqa: C901 (one 
 
 
 def read_knowledge(path: str | Path) -> Iterator[Fact]:
-    """Every sentence of a knowledge file.
+    """Every sentence of a knowledge file, or of all files of a folder.
 
     Accepted elements, in a JSON array or as JSON Lines: `{"target": [{"sentence", "subject", "predicate", "object",
-    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; only the sentence must be there.
+    "uuid", "source"}, ...]}`, `{"sentence"}`, `{"text"}` and bare strings; only the sentence must be there. A parquet
+    file has these names as columns.
 
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
     """
-    path = require_file(path, "database_init_path")
-    for line, value in read_values(path):
+    for place, value in knowledge_values(require_data(path, "database_init_path")):
         for item in value["target"] if isinstance(value, dict) and isinstance(value.get("target"), list) else [value]:
             fields = {"sentence": item} if isinstance(item, str) else item
             sentence = fields.get("sentence", fields.get("text")) if isinstance(fields, dict) else None
             if not isinstance(sentence, str):
-                raise ValueError(
-                    f'{path}, line {line}: an entry needs a "sentence" or "text" string, or must be a string itself'
-                )
+                raise ValueError(f'{place}: an entry needs a "sentence" or "text" string, or must be a string itself')
             rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
-            require_text("".join((sentence, *rest.values())), f"{path}, line {line}")
+            require_text("".join((sentence, *rest.values())), place)
             yield Fact(sentence.strip(), **rest)
+
+
+def knowledge_values(path: Path) -> Iterator[tuple[str, object]]:
+    """Each value of a knowledge file, or of a folder's files, with its place."""
+    for file in data_files(path):
+        if file.suffix == ".parquet":
+            yield from read_rows(file)
+        else:
+            yield from ((f"{file}, line {line}", value) for line, value in read_values(file))
 
 
 @dataclass
@@ -201,7 +209,7 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
     """
-    path, cache_dir = require_file(path, "database_init_path"), Path(cache_dir)
+    path, cache_dir = require_data(path, "database_init_path"), Path(cache_dir)
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
     folder = bank_folder(cache_dir, key)
     if not folder.exists():

@@ -12,8 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from common.cli import run_command
-from common.files import atomic, require_file
+from common.files import atomic
 
+from .formats import require_data
 from .pretrain import read_documents
 from .questions import read_questions
 
@@ -50,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = read_questions(args.questions, ("subject", "object"), None, "questions")
     for path in args.text:
-        require_file(path, "text")
+        require_data(path, "text")
     lines = (line for path in args.text for document in read_documents(path) for line in document.text.split("\n"))
     found = overlapping_pairs({(row["subject"], row["object"]) for row in rows}, lines)
     with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:

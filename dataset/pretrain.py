@@ -1,4 +1,4 @@
-"""Training text: JSON Lines, tokenised once into a memory-mapped cache, read as packed or padded rows.
+"""Training text: JSON Lines or parquet, tokenised once into a memory-mapped cache, read as packed or padded rows.
 
 Axes: B rows of a batch · T positions of a row
 """
@@ -14,13 +14,16 @@ import numpy as np
 import torch
 
 from common.constants import IGNORED
-from common.files import atomic, parse_json, read_lines, require_file, require_text, whole
+from common.files import atomic, require_text, whole
 
 from .cache import content_key, tokenizer_key
+from .conversations import is_conversation, turns
+from .formats import read_records, require_data
 from .tokenizer import border
 
 # Enough to keep every core of the tokenizer busy, few enough to bound memory: a token's encoding takes 100 bytes.
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 1 << 22
+FIELDS = ("text", "prompt", "answer", "conversations", "source")
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,32 @@ class Document:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Every line: `{"text"}`, or `{"prompt", "answer"}`, of which only the answer is predicted.
+    """Every line or row: `{"text"}`, or `{"prompt", "answer"}`, of which only the answer is predicted.
 
-    A line with `text` and `prompt` but without `answer` is a text; synthetic texts often keep their prompt.
+    A line with `text` and `prompt` but without `answer` is a text; synthetic texts often keep their prompt. A line with
+    `conversations` gives a document for each of the assistant's turns: the turns before it, then this turn, predicted.
 
+    Args:
+        path: JSON Lines, also packed, parquet, or a folder of these.
     Raises:
         ValueError: a line is not a JSON object of one of these forms; file and line are named.
     """
-    for number, line in read_lines(path):
-        if line.isspace():
-            continue
-        place = f"{path}, line {number}"
-        value = parse_json(line, place)
+    for place, value in read_records(path, FIELDS):
         fields = value if isinstance(value, dict) else {}
+        source = fields["source"] if isinstance(fields.get("source"), str) else None
+        if is_conversation(fields):
+            yield from (Document(before + turn, len(before), source) for before, turn in turns(fields, place))
+            continue
         is_question = "prompt" in fields and ("answer" in fields or "text" not in fields)
         prompt, answer = (fields.get("prompt"), fields.get("answer")) if is_question else ("", fields.get("text"))
         if not isinstance(prompt, str) or not isinstance(answer, str):
             has = f"it has {', '.join(map(repr, list(fields)[:6]))}" if fields else "it is not an object with fields"
-            raise ValueError(f'{place}: no "text" field with a string in it, nor "prompt" and "answer": {has}'[:300])
-        source = fields.get("source")
-        text = require_text(prompt + answer, place)
-        yield Document(text, len(prompt), source if isinstance(source, str) else None)
+            raise ValueError(
+                f'{place}: no "text" field with a string in it, nor "prompt" and "answer", nor "conversations": {has}'[
+                    :300
+                ]
+            )
+        yield Document(require_text(prompt + answer, place), len(prompt), source)
 
 
 def build_token_cache(path: Path, tokenizer, folder: Path) -> None:
@@ -116,12 +124,12 @@ class TokenCache:
 
 
 def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: str = "data_path") -> TokenCache:
-    """The tokens of a JSON Lines file, tokenised now if content or tokenizer are new.
+    """The tokens of a file or folder of texts, tokenised now if content or tokenizer are new.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, empty or malformed, or its cache is damaged.
     """
-    path, cache_dir = require_file(path, flag), Path(cache_dir)
+    path, cache_dir = require_data(path, flag), Path(cache_dir)
     key = content_key(path, cache_dir, "tokens and answers", tokenizer_key(tokenizer), tokenizer.bos_token_id)
     folder = cache_dir / f"tokens_{key}"
     if not folder.exists():

@@ -1,8 +1,11 @@
 """Questions about facts: how they are asked, how their files are read, and questions with answers to train on.
 
-python -m dataset.questions --object object_train.jsonl --relation relation_train.jsonl --limit 10000 --out out.jsonl
+    python -m dataset.questions --object object_train.jsonl --relation relation_train.jsonl --out out.jsonl
+    python -m dataset.questions facts.tsv --templates templates.json --out dataset/own
 
-Each line of the output has a `prompt` and an `answer`. Training on it (`--data_path`) learns the answers alone.
+The first writes lines with a `prompt` and an `answer`. Training on it (`--data_path`) learns the answers alone.
+The second makes text, bank, questions and edits of your own facts (subject, predicate, object), some held out.
+docs/examples has such facts and templates; dataset/own.py tells the files and their fields.
 """
 
 import argparse
@@ -12,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import positive_int, run_command
-from common.files import atomic, parse_json, read_lines, require_file, require_text
+from common.files import atomic, require_text
+
+from .formats import read_records, require_data
 
 # The fields that a question of each kind must have.
 FIELDS = {
@@ -40,7 +45,7 @@ REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The first `limit` questions of a JSON Lines file; None: all.
+    """The first `limit` questions of JSON Lines, also packed, of parquet, or of a folder of these; None: all.
 
     The answer of a multiple choice becomes its letter, that of a statement "yes" or "no", however the file has it.
 
@@ -50,13 +55,9 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
         FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
     rows = []
-    for number, line in read_lines(require_file(path, flag)):
+    for place, row in read_records(require_data(path, flag)):
         if len(rows) == limit:
             break
-        if line.isspace():
-            continue
-        place = f"{path}, line {number}"
-        row = parse_json(line, place)
         missing = [name for name in fields if not isinstance(row, dict) or name not in row]
         if missing:
             raise ValueError(f"{place}: no field {missing[0]!r}")
@@ -146,6 +147,16 @@ def split_question(question: str, choices: list[str]) -> tuple[str, list[str]]:
     return before.rstrip(" "), [space + choice + after for choice in choices]
 
 
+def relation_pair(row: dict) -> tuple[str, str]:
+    """Prompt and answer of a relation question."""
+    return RELATION_PROMPT.format(**row), " " + row["choices"][answer_index(row)]
+
+
+def verification_pair(row: dict) -> tuple[str, str]:
+    """Prompt and answer of a statement."""
+    return VERIFICATION_PROMPT.format(**row), YES if row["answer"] == "yes" else NO
+
+
 def object_questions(path: Path, limit: int | None, rng: random.Random, reworded: float) -> Iterator[tuple[str, str]]:
     """(prompt, answer) of object questions; a share of `reworded` names the relation instead."""
     for row in read_questions(path, (*FIELDS["object"], "subject", "predicate"), limit, "object"):
@@ -160,13 +171,13 @@ def object_questions(path: Path, limit: int | None, rng: random.Random, reworded
 def relation_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
     """(prompt, answer) of relation questions."""
     for row in read_questions(path, FIELDS["relation"], limit, "relation"):
-        yield RELATION_PROMPT.format(**row), " " + row["choices"][answer_index(row)]
+        yield relation_pair(row)
 
 
 def verification_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
     """(prompt, answer) of statements."""
     for row in read_questions(path, FIELDS["verification"], limit, "verification"):
-        yield VERIFICATION_PROMPT.format(**row), YES if row["answer"] == "yes" else NO
+        yield verification_pair(row)
 
 
 KINDS = {"object": object_questions, "relation": relation_questions, "verification": verification_questions}
@@ -181,9 +192,21 @@ def main() -> None:
         "--reworded", type=float, default=0.0,
         help="share of the object questions that name the relation instead of the wording of the entries",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the questions")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    own = parser.add_argument_group("your own facts")
+    own.add_argument("facts", nargs="?", type=Path, help="TSV or CSV: subject, predicate, object; .gz and .zst too")
+    own.add_argument("--templates", type=Path, help="JSON: the wordings of each predicate")
+    own.add_argument("--held_out", type=float, default=0.2, help="share of the facts that only the bank states")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order and of the wrong choices")
+    parser.add_argument("--out", type=Path, required=True, help="file to write; of your own facts the folder")
     args = parser.parse_args()
+    if (args.facts is None) != (args.templates is None):
+        raise ValueError("your own facts need both: facts.tsv and --templates templates.json")
+    if args.facts:
+        if not 0 < args.held_out < 1:
+            raise ValueError(f"--held_out must lie between 0 and 1, got {args.held_out}")
+        from .own import write_own
+
+        return write_own(args.facts, args.templates, args.out, args.held_out, args.seed)
     if not 0 <= args.reworded <= 1:
         raise ValueError(f"--reworded must lie in [0, 1], got {args.reworded}")
     rng = random.Random(args.seed)

@@ -7,11 +7,7 @@ model that answers questions about them better than chance has read its memory.
 """
 
 import argparse
-import hashlib
-import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +15,10 @@ from common.cli import run_command
 
 from .convert import read_triples, write_knowledge
 from .knowledge import Fact
+from .making import documents, edits, part_of_fact, questions, wordings, write_lines
 
 FACTS = Path(__file__).with_name("facts.tsv")
 SEEN_SHARE = 0.6
-N_CHOICES = 5
-LETTERS = "ABCDE"
 
 # The bank and the questions use the first wording of a predicate, the pretraining text uses all.
 # The object is always last, so a question ends where its answer begins.
@@ -48,87 +43,20 @@ TEMPLATES = {
 }
 
 
-def wordings(fact: Fact) -> list[str]:
-    return [template.format(s=fact.subject, o=fact.object) for template in TEMPLATES[fact.predicate]]
+WORDINGS = {
+    predicate: [template.replace("{s}", "{subject}").replace("{o}", "{object}") for template in templates]
+    for predicate, templates in TEMPLATES.items()
+}
 
 
 def part(fact: Fact) -> str:
-    """The part of a fact, "seen" or "bank_only"; subject and predicate alone decide it, not the seed."""
-    digest = hashlib.blake2b(f"{fact.subject}\x1f{fact.predicate}".encode(), digest_size=8).digest()
-    return "seen" if int.from_bytes(digest, "big") < SEEN_SHARE * 2**64 else "bank_only"
+    """The part of a fact, "seen" or "bank_only"."""
+    return part_of_fact(fact, SEEN_SHARE)
 
 
 def read_facts(path: Path = FACTS) -> list[Fact]:
     """The facts of the table, each with its sentence in the bank."""
-    return [replace(fact, sentence=wordings(fact)[0]) for fact in read_triples(path)]
-
-
-def documents(facts: list[Fact], rng: random.Random) -> Iterator[dict]:
-    """Every wording of every fact, shuffled, in documents of three to six sentences."""
-    sentences = [sentence for fact in facts for sentence in wordings(fact)]
-    rng.shuffle(sentences)
-    place = 0
-    while place < len(sentences):
-        size = rng.randint(3, 6)
-        yield {"text": " ".join(sentences[place : place + size])}
-        place += size
-
-
-def draw(pool: list[str], number: int, without: str, rng: random.Random) -> list[str]:
-    """`number` different values other than `without`, drawn in proportion to their frequency in the pool."""
-    drawn: list[str] = []
-    while len(drawn) < number:
-        value = rng.choice(pool)
-        if value != without and value not in drawn:
-            drawn.append(value)
-    return drawn
-
-
-def questions(asked: list[Fact], facts: list[Fact], rng: random.Random) -> dict[str, list[dict]]:
-    """Object, relation and verification questions about the asked facts, by file name."""
-    objects = defaultdict(list)
-    for fact in facts:
-        objects[fact.predicate].append(fact.object)
-    sets: dict[str, list[dict]] = {"object": [], "relation": [], "verification": []}
-    for number, fact in enumerate(asked):
-        shared = {"uuid": fact.uuid, "part": part(fact), "subject": fact.subject, "predicate": fact.predicate}
-
-        choices = [fact.object, *draw(objects[fact.predicate], N_CHOICES - 1, fact.object, rng)]
-        rng.shuffle(choices)
-        question = TEMPLATES[fact.predicate][0].format(s=fact.subject, o="___")
-        answer = {"choices": choices, "answer": LETTERS[choices.index(fact.object)]}
-        sets["object"].append(shared | {"object": fact.object, "question": question} | answer)
-
-        choices = [fact.predicate, *draw(list(TEMPLATES), N_CHOICES - 1, fact.predicate, rng)]
-        rng.shuffle(choices)
-        answer = {"choices": choices, "answer": LETTERS[choices.index(fact.predicate)]}
-        sets["relation"].append(shared | {"object": fact.object} | answer)
-
-        stated = fact.object if number % 2 else draw(objects[fact.predicate], 1, fact.object, rng)[0]
-        statement = TEMPLATES[fact.predicate][0].format(s=fact.subject, o=stated)
-        verdict = {"object": stated, "statement": statement, "answer": "yes" if stated == fact.object else "no"}
-        sets["verification"].append(shared | verdict)
-    return sets
-
-
-def edits(facts: list[Fact], known: list[Fact], rng: random.Random) -> Iterator[dict]:
-    """For each fact another object of its predicate, and the sentence with it."""
-    objects = defaultdict(list)
-    for fact in known:
-        objects[fact.predicate].append(fact.object)
-    for fact in facts:
-        (new,) = draw(objects[fact.predicate], 1, fact.object, rng)
-        template = TEMPLATES[fact.predicate][0]
-        yield {
-            "uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object,
-            "new_object": new, "sentence": fact.sentence, "new_sentence": template.format(s=fact.subject, o=new),
-            "question": template.format(s=fact.subject, o="___"),
-        }  # fmt: skip
-
-
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    with open(path, "w", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return [replace(fact, sentence=wordings(fact, WORDINGS)[0]) for fact in read_triples(path)]
 
 
 def write_quickstart(
@@ -148,15 +76,15 @@ def write_quickstart(
     seen = [fact for fact in facts if part(fact) == "seen"]
     bank_only = [fact for fact in facts if part(fact) == "bank_only"]
     asked = seen[:n_questions] + bank_only[:n_questions]
-    write_lines(out / "pretrain.jsonl", documents(seen, rng))
-    write_lines(out / "val.jsonl", documents(bank_only[:n_val], rng))
-    for name, rows in questions(asked, facts, rng).items():
+    write_lines(out / "pretrain.jsonl", documents(seen, WORDINGS, rng))
+    write_lines(out / "val.jsonl", documents(bank_only[:n_val], WORDINGS, rng))
+    for name, rows in questions(asked, facts, WORDINGS, part, rng).items():
         rng.shuffle(rows)
         write_lines(out / f"{name}.jsonl", rows)
-    for name, rows in questions(seen[n_questions : n_questions + n_trained], facts, rng).items():
+    for name, rows in questions(seen[n_questions : n_questions + n_trained], facts, WORDINGS, part, rng).items():
         rng.shuffle(rows)
         write_lines(out / f"{name}_train.jsonl", rows)
-    write_lines(out / "edit.jsonl", edits(bank_only[:n_edits], facts, rng))
+    write_lines(out / "edit.jsonl", edits(bank_only[:n_edits], facts, WORDINGS, rng))
     # The asked facts come first, so a smaller bank still holds them, and in an order that does not reveal the part.
     rng.shuffle(asked)
     known = {fact.uuid for fact in asked}

@@ -13,7 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common.cli import positive_int, run_command
 from common.constants import PADDING
-from common.files import parse_json, read_json, read_lines, require_file, require_text
+from common.files import read_json, read_lines, require_text
+
+from .formats import data_files, is_json_lines, read_records, require_data
 
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SMALLEST = 256 + len((PAD, BOS, EOS))  # a token for each byte, and the special ones
@@ -24,21 +26,21 @@ CHAT_TEMPLATE = (
 
 
 def read_texts(path: Path, field: str = "text") -> Iterator[str]:
-    """The texts of a JSON Lines file (`field`), of a TSV (last column), or the lines of any other file.
+    """The texts of JSON Lines or parquet (`field`), of a TSV (last column), or the lines of any other file.
+
+    Of a folder all files are read.
 
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, naming file and line.
     """
-    is_json = require_file(path, "data").name.removesuffix(".gz").endswith(".jsonl")
-    for number, line in read_lines(path):
-        if not is_json:
-            yield line.rstrip("\r\n").rsplit("\t", 1)[-1]
+    for file in data_files(require_data(path, "data")):
+        if not is_json_lines(file) and file.suffix != ".parquet":
+            yield from (line.rstrip("\r\n").rsplit("\t", 1)[-1] for _, line in read_lines(file))
             continue
-        place = f"{path}, line {number}"
-        value = parse_json(line, place)
-        if not isinstance(value, dict) or not isinstance(value.get(field), str):
-            raise ValueError(f'{place}: no "{field}" field with a string in it')
-        yield require_text(value[field], place)
+        for place, value in read_records(file, [field]):
+            if not isinstance(value, dict) or not isinstance(value.get(field), str):
+                raise ValueError(f'{place}: no "{field}" field with a string in it')
+            yield require_text(value[field], place)
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.constants import NO_ENTRY
-from common.files import require_file
+from dataset.formats import require_data
 from dataset.knowledge import Fact, read_knowledge
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
@@ -45,7 +45,7 @@ def require_questions(config: EvalConfig) -> None:
         FileNotFoundError, ValueError: a file is missing or malformed.
     """
     if config.val_path:
-        require_file(config.val_path, "val_path")
+        require_data(config.val_path, "val_path")
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
@@ -73,6 +73,6 @@ def find_gold(
         asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
         return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)
     # The knowledge file of a plain run may be a default that does not exist. Then there is no oracle in the prompt.
-    if not knowledge_path and not (path and Path(path).is_file()):
+    if not knowledge_path and not (path and Path(path).exists()):
         return None
     return Gold({}, {fact.uuid: fact for fact in read_knowledge(path) if fact.uuid in uuids}, lambda: iter(()))

@@ -3,9 +3,9 @@
 # Other arguments go to pytest: bash run_file/test.sh tests/model -k future
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-"$PYTHON" -c "import pytest, xdist, ruff, hypothesis" 2>/dev/null \
-    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "pytest-xdist>=3" "ruff>=0.9" "hypothesis>=6" \
-    || { echo "error: pip could not install pytest, pytest-xdist, ruff and hypothesis" >&2; exit 1; }
+"$PYTHON" -c "import pytest, xdist, ruff, hypothesis, pyarrow" 2>/dev/null \
+    || "$PYTHON" -m pip install --quiet --disable-pip-version-check "pytest>=8" "pytest-xdist>=3" "ruff>=0.9" "hypothesis>=6" "pyarrow>=15" \
+    || { echo "error: pip could not install pytest, pytest-xdist, ruff, hypothesis and pyarrow" >&2; exit 1; }
 marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     marks=()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.files import read_json, require_file
 from dataset.cache import content_key, tokenizer_key
+from dataset.formats import require_data
 from dataset.knowledge import load_bank
 from dataset.loader import BatchLoader
 from dataset.pretrain import PretrainDataset, open_entries, open_pretrain_data
@@ -37,13 +38,13 @@ def require_inputs(flags: Flags) -> None:
         FileNotFoundError, ValueError: a file is missing or empty; its flag is named.
     """
     data = flags.data
-    require_file(data.data_path, "data_path")
+    require_data(data.data_path, "data_path")
     if data.val_path:
-        require_file(data.val_path, "val_path")
+        require_data(data.val_path, "val_path")
     if flags.model.reads_bank:
         if not data.database_init_path:
             raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
-        require_file(data.database_init_path, "database_init_path")
+        require_data(data.database_init_path, "database_init_path")
     if data.init_path:
         require_file(Path(data.init_path) / "model.safetensors", "init_path")
     require_file(Path(data.tokenizer_path) / "tokenizer.json", "tokenizer_path")

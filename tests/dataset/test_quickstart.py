@@ -2,10 +2,15 @@ import json
 
 import pytest
 
+from dataset import making
 from dataset.knowledge import read_knowledge
-from dataset.quickstart import TEMPLATES, part, read_facts, wordings, write_quickstart
+from dataset.quickstart import TEMPLATES, WORDINGS, part, read_facts, write_quickstart
 
 FACTS = read_facts()
+
+
+def wordings(fact):
+    return making.wordings(fact, WORDINGS)
 
 
 @pytest.fixture(scope="module")

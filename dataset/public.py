@@ -1,0 +1,253 @@
+"""From published data sets to the files of this project: one function for each, by its name in `SOURCES`.
+
+A function takes the downloaded files, and yields (which of the files that the source makes, a row of it).
+"""
+
+import csv
+import hashlib
+import json
+import random
+import re
+import shutil
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from common.files import atomic, open_text, read_lines
+
+from .convert import read_trex, write_knowledge
+from .formats import read_records, read_rows
+from .knowledge import read_values, triple_uuid
+from .making import draw, object_question
+
+Rows = Iterator[tuple[int, dict]]
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
+SHORTEST, LONGEST = 40, 160  # characters of a sentence for the bank
+# Names of Wikidata's properties, for questions that name the relation. Others keep their number.
+PROPERTIES = {
+    "P17": "country", "P19": "place of birth", "P20": "place of death", "P27": "country of citizenship",
+    "P30": "continent", "P31": "instance of", "P36": "capital", "P37": "official language", "P39": "position held",
+    "P47": "shares border with", "P101": "field of work", "P103": "native language", "P106": "occupation",
+    "P108": "employer", "P127": "owner", "P131": "located in", "P136": "genre", "P138": "named after",
+    "P140": "religion", "P159": "headquarters", "P176": "manufacturer", "P178": "developer", "P190": "twin city",
+    "P264": "record label", "P276": "location", "P279": "subclass of", "P361": "part of",
+    "P364": "original language", "P407": "language", "P413": "position played", "P449": "original network",
+    "P463": "member of", "P495": "country of origin", "P527": "has part", "P530": "diplomatic relation",
+    "P641": "sport", "P740": "place of formation", "P937": "place of work", "P1001": "jurisdiction",
+    "P1303": "instrument", "P1376": "capital of", "P1412": "language spoken",
+}  # fmt: skip
+
+
+def make(convert: str, paths: list[Path], names: tuple[str, ...], out: Path, downloads: Path) -> dict[str, int]:
+    """Write what a source becomes into the folder `out`; returns the rows of each file. All files or none.
+
+    Raises:
+        ValueError: a downloaded file has another form than expected; file and line are named.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if convert == "trex":
+        return {names[0]: write_knowledge(out / names[0], trex(paths[0], downloads / "unpacked"))}
+    counts = dict.fromkeys(names, 0)
+    folder = out / f".{convert}"
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        files = [open(temporary / name, "w", encoding="utf-8") for name in names]
+        try:
+            for index, row in CONVERTERS[convert](paths):
+                files[index].write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[names[index]] += 1
+        except (LookupError, TypeError, AttributeError, zipfile.BadZipFile, csv.Error) as problem:
+            raise ValueError(f"{paths[0]} has another form than this program knows ({problem!r})") from None
+        finally:
+            for file in files:
+                file.close()
+    for name in names:
+        (folder / name).replace(out / name)
+    folder.rmdir()
+    return counts
+
+
+def part_of(text: str, parts: int = 100) -> int:
+    """A number from 0 to `parts` - 1, the same for the same text on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % parts
+
+
+def trex(path: Path, unpacked: Path):
+    """The facts of the T-REx archive, unpacked once."""
+    if not unpacked.exists():
+        with atomic(unpacked) as temporary, zipfile.ZipFile(path) as archive:
+            needed, free = sum(info.file_size for info in archive.infolist()), shutil.disk_usage(path.parent).free
+            if needed > free:
+                raise OSError(f"{path} unpacks to {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free: make room")
+            archive.extractall(temporary)
+    return read_trex(unpacked)
+
+
+def stories(paths: list[Path]) -> Rows:
+    """Texts that a line with <|endoftext|> separates."""
+    for index, path in enumerate(paths):
+        lines: list[str] = []
+        for _, line in read_lines(path):
+            if line.strip() == "<|endoftext|>":
+                yield from ((index, {"text": text}) for text in filter(None, ["".join(lines).strip()]))
+                lines = []
+            else:
+                lines.append(line)
+        yield from ((index, {"text": text}) for text in filter(None, ["".join(lines).strip()]))
+
+
+def wikitext(paths: list[Path]) -> Rows:
+    """Articles, whose lines are rows: one begins at " = Title = "; deeper headings have more signs."""
+    title = re.compile(r"\s*= [^=].*[^=] =\s*")
+    for index, part in ((0, paths[:-1]), (1, paths[-1:])):
+        lines: list[str] = []
+        for path in part:
+            for _, row in read_rows(path, ["text"]):
+                line = row.get("text", "").strip()
+                if title.fullmatch(line) and lines:
+                    yield index, {"text": "\n".join(lines)}
+                    lines = []
+                lines += [line] * bool(line)
+        if lines:
+            yield index, {"text": "\n".join(lines)}
+
+
+def wikipedia(paths: list[Path]) -> Rows:
+    """By the hash of its title an article is learnt (66 %), validates (1 %), or gives the bank its sentences (33 %)."""
+    seen: set[int] = set()
+    for _, row in read_records(paths[0], ["title", "text"]):
+        title, text = row["title"], row.get("text", "").strip()
+        part = part_of(title)
+        if part < 67:
+            yield from ((part >= 66, {"text": text, "source": title}) for _ in range(bool(text)))
+            continue
+        for sentence in (s.strip() for line in text.split("\n") for s in SENTENCE_END.split(line)):
+            if SHORTEST <= len(sentence) <= LONGEST and sentence[-1] in ".!?" and hash(sentence) not in seen:
+                seen.add(hash(sentence))
+                yield 2, {"sentence": sentence, "subject": title, "source": "Wikipedia"}
+
+
+def fact(sentence: str, subject: str, predicate: str, object: str, source: str) -> dict:
+    uuid = triple_uuid(subject, predicate, object)
+    return {
+        "sentence": sentence, "subject": subject, "predicate": predicate, "object": object, "uuid": uuid,
+        "source": source,
+    }  # fmt: skip
+
+
+def counterfact(paths: list[Path]) -> Rows:
+    """Each case: the sentence with the true object for the bank, and the edit to the false one."""
+    done = set()
+    for _, case in read_values(paths[0]):
+        edit = case["requested_rewrite"]
+        subject, predicate = edit["subject"], PROPERTIES.get(edit["relation_id"], edit["relation_id"])
+        true, new, prompt = (
+            edit["target_true"]["str"],
+            edit["target_new"]["str"],
+            edit["prompt"].format(edit["subject"]),
+        )
+        entry = fact(f"{prompt} {true}.", subject, predicate, true, "CounterFact")
+        if entry["uuid"] in done:
+            continue
+        done.add(entry["uuid"])
+        yield 0, entry
+        yield 1, entry | {"new_object": new, "new_sentence": f"{prompt} {new}.", "question": f"{prompt} ___"}
+
+
+def asked(questions: list[tuple[dict, str]], seed: int = 0) -> Rows:
+    """The bank's entry of each (entry, question), and the question with five objects of its predicate."""
+    pools, rng = defaultdict(list), random.Random(seed)
+    for entry, _ in questions:
+        pools[entry["predicate"]].append(entry["object"])
+    done = set()
+    for entry, question in questions:
+        if entry["uuid"] not in done:
+            done.add(entry["uuid"])
+            yield 0, entry
+        wrong = draw(pools[entry["predicate"]], 4, entry["object"], rng)
+        if wrong:
+            yield 1, object_question(entry, question, wrong, rng)
+
+
+def zsre(paths: list[Path]) -> Rows:
+    """The bank states a question with its answer, and is asked in the question's other wording."""
+    pairs = []
+    for _, row in read_values(paths[0]):
+        answer = row["answers"][0]
+        entry = fact(f"{row['src']} {answer}.", row["subject"], "answer", answer, "zsRE")
+        pairs.append((entry, f"Question: {row['rephrase']}\nAnswer: ___"))
+    yield from asked(pairs)
+
+
+def popqa(paths: list[Path]) -> Rows:
+    """The bank states "The PREDICATE of SUBJECT is OBJECT.", and is asked in PopQA's own words."""
+    pairs = []
+    with open_text(paths[0]) as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            entry = fact(
+                f"The {row['prop']} of {row['subj']} is {row['obj']}.", row["subj"], row["prop"], row["obj"], "PopQA"
+            )
+            pairs.append((entry, f"Question: {row['question']}\nAnswer: ___"))
+    yield from asked(pairs)
+
+
+def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
+    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive."""
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the name of the archive
+            if str(inside.parent) == folder and inside.suffix == ".jsonl":
+                for line in archive.read(name).decode().splitlines():
+                    if line.strip():
+                        yield inside.stem, json.loads(line)
+
+
+def pararel(paths: list[Path]) -> Rows:
+    """The bank states a fact in its relation's first wording, and is asked in all others that end in the object."""
+    patterns = defaultdict(list)
+    for relation, row in archive_lines(paths[0], "data/pattern_data/graphs_json"):
+        pattern = " ".join(row["pattern"].replace(" .", ".").split()).rstrip(".")
+        if pattern.endswith("[Y]"):
+            patterns[relation].append(pattern)
+    pairs = []
+    for relation, row in archive_lines(paths[0], "data/trex_lms_vocab"):
+        subject, object, wordings = row["sub_label"], row["obj_label"], patterns.get(relation)
+        if wordings:
+            stated, *others = (wording.replace("[X]", subject) for wording in wordings)
+            predicate = PROPERTIES.get(relation, relation)
+            entry = fact(stated.replace("[Y]", object) + ".", subject, predicate, object, "ParaRel")
+            pairs += [(entry, wording.replace("[Y]", "___") + ".") for wording in others]
+    yield from asked(pairs)
+
+
+def choice(context: str, choices: list[str], answer: int, **more) -> tuple[int, dict]:
+    """A question about language: each choice with its leading space, so that context + choice is the text."""
+    return 0, {"context": context, "choices": choices, "answer": "ABCDEFGH"[answer]} | more
+
+
+def blimp(paths: list[Path]) -> Rows:
+    for kind, row in archive_lines(paths[0], "data"):
+        yield choice("", [row["sentence_good"], row["sentence_bad"]], 0, group=kind, field=row.get("field", ""))
+
+
+def lambada(paths: list[Path]) -> Rows:
+    for _, row in read_records(paths[0]):
+        context, _, last = row["text"].strip().rpartition(" ")
+        yield choice(context, [f" {last}"], 0)
+
+
+def hellaswag(paths: list[Path]) -> Rows:
+    """Worded as lm-evaluation-harness does: the activity, then the text."""
+    for _, row in read_records(paths[0]):
+        text = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}".strip()
+        endings = [f" {ending.strip()}" for ending in row["endings"]]
+        yield choice(text, endings, int(row["label"]))
+
+
+CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {
+    convert.__name__: convert
+    for convert in (
+        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel, blimp, lambada, hellaswag,
+    )
+}  # fmt: skip

@@ -1,0 +1,136 @@
+"""The published data sets that `python -m dataset.fetch` knows: where they are, their licence, and what they become.
+
+A size or checksum stands here only where two independent copies of it agree. Where there is none, the checksum that the
+place itself states is compared (the hub states one for every file), and the size is the one that it announces.
+"""
+
+from dataclasses import dataclass
+
+HUB = "hub:"  # hub:OWNER/DATASET@REVISION/PATH
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source: its address (https:, file: or `HUB`), its size in bytes and sha256 where they are known."""
+
+    address: str
+    size: int | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.address.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        megabytes: about what is downloaded; None: unknown until the place says it.
+        makes: the files that it becomes, in the folder --out.
+        convert: the function of dataset/public.py that makes them; None: the downloaded file as it is.
+        flag: what the files are given to.
+    """
+
+    what: str
+    licence: str
+    files: tuple[File, ...]
+    makes: tuple[str, ...]
+    flag: str
+    convert: str | None = None
+    megabytes: int | None = None
+
+
+MINIMIND = HUB + "jingyaogong/minimind_dataset@312afb4f76391145c6902f765bb51691c09a12f5/"
+STORIES = HUB + "roneneldan/TinyStories@f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4-"
+WIKITEXT = HUB + "Salesforce/wikitext@b08601e04326c79dfdd32d625aee71d232d685c3/wikitext-103-raw-v1/"
+WIKIPEDIA = HUB + "wikimedia/wikipedia@cf26be8eef6bc935da5d2281be5aad4813e49e90/20231101.simple/"
+POPQA = HUB + "akariasai/PopQA@098765c79ea10a2cb19c828324e33281b8336ec0/"
+LAMBADA = HUB + "EleutherAI/lambada_openai@900124bf3b8235c6daf21033af9948b3f07346c4/data/"
+ROME = "https://rome.baulab.info/data/dsets/"
+GITHUB = "https://github.com/"
+
+SOURCES = {
+    "minimind": Source(
+        "MiniMind's text for pretraining, Chinese and English", "Apache-2.0 (its card)",
+        (File(MINIMIND + "pretrain_t2t_mini.jsonl", 1241043656,
+              "6dd6716c84ab36897bdbfc7f88e04f4441c48c1ab7ecee88ce0b0e7d4685560c"),),
+        ("merged_pretrain.jsonl",), "--data_path", megabytes=1241,
+    ),
+    "minimind_chat": Source(
+        "MiniMind's conversations for fine-tuning", "Apache-2.0 (its card)",
+        (File(MINIMIND + "sft_t2t_mini.jsonl", 1739201170,
+              "abb1e76b2056e14728beb78db96b7b3c491a0bef1ed3e34a9b381b28f29fa518"),),
+        ("minimind_chat.jsonl",), "--data_path", megabytes=1739,
+    ),
+    "tinystories": Source(
+        "short stories in simple words, written by a model", "CDLA-Sharing-1.0",
+        (File(STORIES + "train.txt"), File(STORIES + "valid.txt")),
+        ("tinystories.jsonl", "tinystories_val.jsonl"), "--data_path, --val_path", "stories", 2250,
+    ),
+    "fineweb_edu": Source(
+        "web pages of use for learning: one of 14 files of the sample of 10 billion tokens", "ODC-By 1.0",
+        (File(HUB + "HuggingFaceFW/fineweb-edu@main/sample/10BT/000_00000.parquet"),),
+        ("fineweb_edu.parquet",), "--data_path", megabytes=2150,
+    ),
+    "wikitext": Source(
+        "good and featured articles of Wikipedia, WikiText-103 raw", "CC BY-SA 3.0, GFDL",
+        (File(WIKITEXT + "train-00000-of-00002.parquet", 156987808,
+              "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212"),
+         File(WIKITEXT + "train-00001-of-00002.parquet", 157088770,
+              "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720"),
+         File(WIKITEXT + "validation-00000-of-00001.parquet", 657209,
+              "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c")),
+        ("wikitext.jsonl", "wikitext_val.jsonl"), "--data_path, --val_path", "wikitext", 315,
+    ),
+    "wikipedia": Source(
+        "Wikipedia in Simple English, 2023: articles to learn, and sentences of other articles for the bank",
+        "CC BY-SA 3.0, GFDL",
+        (File(WIKIPEDIA + "train-00000-of-00001.parquet", 156885218,
+              "31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0"),),
+        ("wikipedia.jsonl", "wikipedia_val.jsonl", "wikipedia_knowledge.jsonl"),
+        "--data_path, --val_path, --database_init_path", "wikipedia", 157,
+    ),
+    "trex": Source(
+        "T-REx: sentences of Wikipedia abstracts with their Wikidata triples", "CC BY-SA 4.0",
+        (File("https://ndownloader.figshare.com/files/8760241"),),
+        ("sentence_trex_data.json",), "--database_init_path", "trex",
+    ),
+    "counterfact": Source(
+        "CounterFact: facts, each with a false object to edit in", "MIT (its repository)",
+        (File(ROME + "counterfact.json"),),
+        ("counterfact_knowledge.jsonl", "counterfact_edit.jsonl"), "--database_init_path, --edit_path",
+        "counterfact", 45,
+    ),
+    "zsre": Source(
+        "zsRE: questions of two wordings, as MEND split them", "MIT (its repository)",
+        (File(ROME + "zsre_mend_eval.json"),),
+        ("zsre_knowledge.jsonl", "zsre_object.jsonl"), "--database_init_path, --object_path", "zsre",
+    ),
+    "popqa": Source(
+        "PopQA: questions about rare and well-known things", "MIT (its repository)",
+        (File(POPQA + "test.tsv", 5205200, "9a5227f41bff0e4c331d4a774d946b12f95307892b58f860a9606ef356e6089b"),),
+        ("popqa_knowledge.jsonl", "popqa_object.jsonl"), "--database_init_path, --object_path", "popqa", 5,
+    ),
+    "pararel": Source(
+        "ParaRel: facts of T-REx, each asked in many wordings", "MIT",
+        (File(GITHUB + "yanaiela/pararel/archive/845c42a218d9d26ae9d2cc9ba2ba780741c4e57e.zip"),),
+        ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --object_path", "pararel",
+    ),
+    "blimp": Source(
+        "BLiMP: pairs of sentences, of which one is grammatical", "CC BY 4.0",
+        (File(GITHUB + "alexwarstadt/blimp/archive/d07303a7662f1942d70c5e2bbac7aa021c6cdbd0.zip"),),
+        ("blimp.jsonl",), "a reader of context, choices, answer", "blimp",
+    ),
+    "lambada": Source(
+        "LAMBADA: the last word of a passage", "MIT (its card)",
+        (File(LAMBADA + "lambada_test_en.jsonl", 1819752),),
+        ("lambada.jsonl",), "a reader of context, choices, answer", "lambada", 2,
+    ),
+    "hellaswag": Source(
+        "HellaSwag: how a text goes on, one of four", "MIT",
+        (File("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"),),
+        ("hellaswag.jsonl",), "a reader of context, choices, answer", "hellaswag", 12,
+    ),
+}  # fmt: skip

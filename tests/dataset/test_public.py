@@ -1,0 +1,161 @@
+"""Each published form, in a few rows, becomes files that the commands of this project read."""
+
+import json
+import zipfile
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from dataset.knowledge import read_knowledge
+from dataset.pretrain import read_documents
+from dataset.public import CONVERTERS, make, part_of
+from dataset.questions import FIELDS, read_questions
+from dataset.sources import SOURCES
+
+
+def lines(*values):
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def archive(path, files):
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(f"repo-main/{name}", content)
+    return path
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(name, contents): the rows of each file that a source of these downloaded files becomes."""
+
+    def make_from(name, *paths):
+        source = SOURCES[name]
+        counts = make(source.convert, list(paths), source.makes, tmp_path / "out", tmp_path)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(source.makes)
+        texts = [(tmp_path / "out" / file).read_text() for file in source.makes]
+        rows = [
+            json.loads(text) if text.startswith("[") else list(map(json.loads, text.splitlines())) for text in texts
+        ]
+        assert list(counts.values()) == list(map(len, rows))
+        return rows
+
+    return make_from
+
+
+def put(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def table(tmp_path, name, rows):
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    return tmp_path / name
+
+
+def asks(path, kind):
+    return read_questions(path, FIELDS[kind], None, kind)
+
+
+def test_every_source_has_its_converter():
+    assert {source.convert for source in SOURCES.values()} - {None, "trex"} == set(CONVERTERS)
+
+
+def test_stories_and_wikitext(made, tmp_path):
+    text = "One.\nTwo.\n<|endoftext|>\n\n<|endoftext|>\nThree.\n"
+    files = [put(tmp_path, name, text) for name in ("a", "b")]
+    assert made("tinystories", *files) == [[{"text": "One.\nTwo."}, {"text": "Three."}]] * 2
+    rows = [" = Oslo = \n", " Oslo is . \n", " = = Early = = \n", " Old . \n", "", " = Rome = \n", " Big . \n"]
+    files = [table(tmp_path, n, [{"text": row} for row in rows]) for n in ("a.parquet", "b.parquet", "c.parquet")]
+    train, val = made_again(made, tmp_path, "wikitext", *files)
+    assert [row["text"] for row in val] == ["= Oslo =\nOslo is .\n= = Early = =\nOld .", "= Rome =\nBig ."]
+    assert len(train) == 4
+
+
+def made_again(made, tmp_path, *arguments):
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    return made(*arguments)
+
+
+def test_wikipedia_learns_some_articles_and_keeps_sentences_of_others(made, tmp_path):
+    titles = [f"Title {n}" for n in range(60)]
+    sentence = "{0} is a town in the north of a country, by a river. Short one. {0} has a mayor who lives on a hill."
+    rows = [{"id": "1", "title": title, "text": sentence.format(title)} for title in titles]
+    text, val, bank = made("wikipedia", table(tmp_path, "w.parquet", rows))
+    learnt, kept = {row["source"] for row in text + val}, {row["subject"] for row in bank}
+    assert learnt == {title for title in titles if part_of(title) < 67} and kept == set(titles) - learnt
+    assert len(bank) == 2 * len(kept) and all(40 <= len(row["sentence"]) <= 160 for row in bank)
+    assert next(read_knowledge(tmp_path / "out/wikipedia_knowledge.jsonl")).source == "Wikipedia"
+    assert next(read_documents(tmp_path / "out/wikipedia.jsonl")).text.startswith("Title")
+
+
+def test_trex_becomes_a_knowledge_file(made, tmp_path):
+    triple = {"subject": {"surfaceform": "Oslo"}, "object": {"surfaceform": "Norway"}, "sentence_id": 0,
+              "predicate": {"uri": "http://www.wikidata.org/prop/direct/P17"}}  # fmt: skip
+    document = {"text": "Oslo lies in Norway.", "sentences_boundaries": [[0, 20]], "triples": [triple]}
+    (facts,) = made("trex", archive(tmp_path / "t.zip", {"re-nlg_0-10.json": json.dumps([document])}))
+    assert facts[0]["target"][0]["sentence"] == "Oslo lies in Norway."
+
+
+def test_counterfact_gives_entries_and_edits(made, tmp_path):
+    rewrite = {"prompt": "{} speaks", "relation_id": "P103", "subject": "Ana", "target_new": {"str": "Thai"},
+               "target_true": {"str": "Dutch"}}  # fmt: skip
+    cases = [{"case_id": n, "requested_rewrite": rewrite} for n in range(2)]
+    (entry,), (edit,) = made("counterfact", put(tmp_path, "c.json", json.dumps(cases)))
+    assert entry["sentence"] == "Ana speaks Dutch." and entry["predicate"] == "native language"
+    assert (edit["question"], edit["new_sentence"], edit["uuid"]) == (
+        "Ana speaks ___",
+        "Ana speaks Thai.",
+        entry["uuid"],
+    )
+    assert asks(tmp_path / "out/counterfact_edit.jsonl", "edit")
+
+
+def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
+    zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": [a]} for s, a in
+            (("X", "Ann"), ("Y", "Bob"))]  # fmt: skip
+    bank, asked = made("zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    assert bank[0]["sentence"] == "Who made X? Ann." and asked[0]["question"] == "Question: X is by whom?\nAnswer: ___"
+    assert asks(tmp_path / "out/zsre_object.jsonl", "object")[0]["object"] == "Ann"
+
+    rows = ["id\tsubj\tprop\tobj\tquestion\tpossible_answers"]
+    rows += [f'{n}\tS{n}\tauthor\tO{n}\tWho wrote S{n}?\t"[""O{n}""]"' for n in range(7)]
+    bank, asked = made_again(made, tmp_path, "popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
+    assert len(bank) == len(asked) == 7 and bank[0]["sentence"] == "The author of S0 is O0."
+    assert all(len(set(row["choices"])) == 5 for row in asked)
+
+    patterns = [{"pattern": p} for p in ("[X] is in [Y] .", "[Y] holds [X] .", "[X], which lies in [Y] .")]
+    facts = [{"sub_label": s, "obj_label": o, "uuid": "u"} for s, o in (("Oslo", "Norway"), ("Rome", "Italy"))]
+    files = {
+        "data/pattern_data/graphs_json/P17.jsonl": lines(*patterns),
+        "data/trex_lms_vocab/P17.jsonl": lines(*facts),
+    }
+    bank, asked = made_again(made, tmp_path, "pararel", archive(tmp_path / "r.zip", files))
+    assert [row["sentence"] for row in bank] == ["Oslo is in Norway.", "Rome is in Italy."]
+    assert [row["question"] for row in asked] == ["Oslo, which lies in ___.", "Rome, which lies in ___."]
+
+
+def test_questions_about_language(made, tmp_path):
+    pair = {"sentence_good": "They go.", "sentence_bad": "They goes.", "field": "syntax"}
+    (rows,) = made("blimp", archive(tmp_path / "b.zip", {"data/agree.jsonl": lines(pair), "other/x.jsonl": "no"}))
+    assert rows == [{"context": "", "choices": ["They go.", "They goes."], "answer": "A", "group": "agree",
+                     "field": "syntax"}]  # fmt: skip
+    (rows,) = made_again(made, tmp_path, "lambada", put(tmp_path, "l.jsonl", lines({"text": "He met his friend Bob"})))
+    assert rows == [{"context": "He met his friend", "choices": [" Bob"], "answer": "A"}]
+    item = {
+        "activity_label": "Cooking",
+        "ctx_a": "A man cuts.",
+        "ctx_b": "he",
+        "endings": ["eats.", "sings."],
+        "label": 1,
+    }
+    (rows,) = made_again(made, tmp_path, "hellaswag", put(tmp_path, "h.jsonl", lines(item)))
+    assert rows == [{"context": "Cooking: A man cuts. He", "choices": [" eats.", " sings."], "answer": "B"}]
+
+
+def test_another_form_is_refused_and_leaves_nothing(made, tmp_path):
+    for name, path in (("counterfact", put(tmp_path, "c.json", '[{"x": 1}]')), ("blimp", put(tmp_path, "b.zip", "x"))):
+        with pytest.raises(ValueError, match="has another form than this program knows"):
+            made(name, path)
+        assert list((tmp_path / "out").iterdir()) == []
