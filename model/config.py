@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from common.flags import check, flag, idle_flags
 
 from .base_config import IN_A_BLOCK, READER, CoreConfig, MemoryConfig
-from .memory import FUSIONS, RETRIEVALS, config_classes
+from .memory import FUSIONS, RETRIEVALS, chosen_by, config_classes
 from .memory.ngram_table import NgramTableConfig
 from .memory.tokens import Pointer
 
@@ -65,9 +65,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         readers += [Pointer.Config] if self.pointer else []
         if any(issubclass(reader, config_class) for reader in readers):
             return None
-        parts = {f"--retrieval {name}": part for name, part in RETRIEVALS.items()}
-        parts |= {f"--fusion {name}": part for name, part in FUSIONS.items()} | {"--pointer": Pointer}
-        able = [name for name, part in parts.items() if issubclass(part.Config, config_class)]
+        able = chosen_by(config_class)
         chosen = {f"--retrieval {self.retrieval}", f"--fusion {self.fusion}"}
         return IN_A_BLOCK if chosen & set(able) else " or ".join(able)
 

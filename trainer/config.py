@@ -1,18 +1,21 @@
 """The flags of a run that are not architecture, and the command line made of all of them."""
 
-import difflib
 import importlib.util
 import sys
-from copy import copy
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from common.flags import check, flag, idle_flags, owner, require
+from common.flags import check, flag, idle_flags, require
 from model.config import ModelConfig
 
-BASIC = "the flags to begin with"
+from .parser import OneSentenceParser, asked_for_help, unknown, with_config
+
+HELP_END = """
+also:
+  --config FILE     flags from a YAML file or the flags.json of a run; those of the command line win
+  --no_FLAG         turns a BOOL off, as --FLAG False does
+  --help WORD       flags about a word, such as --help fusion
+"""
 
 
 @dataclass(frozen=True)
@@ -193,50 +196,21 @@ class Flags:
 CONFIGS = (ModelConfig, DataConfig, OptimConfig, RunConfig)
 
 
-class OneSentenceParser(HfArgumentParser):
-    """Refuses in one sentence. `--help` lists the basic flags first, then the others under their config's heading."""
-
-    def __init__(self, *configs: type):
-        # allow_abbrev=False: else a typo such as --n_layer is silently taken as --n_layers.
-        super().__init__(configs, allow_abbrev=False, usage="%(prog)s [--flag value ...]")
-        fields_of = {f.name: (config, f) for config in configs for f in fields(config)}
-        actions, groups = list(self._actions), {}
-        for group in self._action_groups:
-            group._group_actions = []
-        for is_basic in (True, False):
-            for action in actions:
-                config, f = fields_of.get(action.dest, (None, None))
-                if (f is not None and f.metadata["basic"]) != is_basic:
-                    continue
-                heading = BASIC if is_basic else "help" if f is None else owner(config, f.name).heading
-                if heading not in groups:
-                    groups[heading] = self.add_argument_group(heading)
-                groups[heading]._group_actions.append(action)
-
-    @staticmethod
-    def _parse_dataclass_field(parser, field: Field) -> None:
-        """Hand on what argparse takes; the rest of a flag's metadata is for `common.flags.check`."""
-        plain = copy(field)
-        plain.metadata = {name: value for name, value in field.metadata.items() if name in ("help", "choices")}
-        HfArgumentParser._parse_dataclass_field(parser, plain)
-
-    def error(self, message: str):
-        sys.exit(f"error: {message} (--help lists the flags)")
-
-
 def parse_cli(argv: list[str] | None = None) -> Flags:
-    """The flags of a command line.
+    """The flags of a command line, and of the files that its `--config` names; `--help WORD` prints and ends.
 
     Raises:
         ValueError: a flag does not exist or a value is refused; one sentence says which and why.
     """
-    parser = OneSentenceParser(*CONFIGS)
-    *configs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        raise ValueError(f"unknown flag {unknown[0]}: {cure}")
+    argv, parser = sys.argv[1:] if argv is None else argv, OneSentenceParser(*CONFIGS)
+    if (words := asked_for_help(argv)) is not None:
+        print(parser.help_about(words), end="")
+        print("" if words else HELP_END, end="")
+        sys.exit(0)
+    argv = with_config(argv, parser)
+    *configs, left = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if left:
+        raise ValueError(unknown(left[0], parser))
     flags = Flags(*configs)
     check_together(flags)
     return flags

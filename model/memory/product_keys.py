@@ -58,8 +58,6 @@ class ProductKeys(Retrieval):
 
     @dataclass(frozen=True)
     class Config(NgramConfig):
-        heading = "--retrieval product_key"
-
         query_norm: bool = flag(
             False, "bring each half of a query to unit scale before it meets the sub-keys",
             needs="--retrieval product_key: n-grams have no queries",
