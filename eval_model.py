@@ -7,7 +7,8 @@ python eval_model.py --compare out/quickstart_plain out/quickstart_memory
 import argparse
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,10 @@ from evaluation import TASKS, EvalConfig
 from evaluation.controls import BANK_CONTROLS, GOLD_BANK_CONTROLS, GOLD_CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
 from evaluation.report import compare, table, with_controls
-from evaluation.results import ResultFile
+from evaluation.results import FILE, ResultFile, about_evaluation
 from model import load_run
-from runs.journal import Journal
 from runs.record import fill_record
-from runs.run import Run, git, now
+from runs.run import Run
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
@@ -40,8 +40,8 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
     if paths["val_path"] is None:
         paths["val_path"], val_fraction = data["data_path"], data["val_fraction"]
     return EvalConfig(
-        **paths, val_fraction=val_fraction, cache_dir=data["cache_dir"], limit=args.limit, batch_size=args.batch_size,
-        seed=args.seed,
+        **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
+        batch_size=args.batch_size, seed=args.seed,
     )  # fmt: skip
 
 
@@ -58,23 +58,43 @@ def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict
     return controls if args.arms is None else {name: controls[name] for name in args.arms}
 
 
+def show(results: ResultFile) -> None:
+    """Print the results of this evaluation."""
+    print(table(with_controls(results.run_dir.name, results.measured)))
+    for sample in results.measured.get("generation", {}).get("samples", [])[:3]:
+        print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
+
+
+@contextmanager
+def shown_at_failure(results: ResultFile) -> Iterator[None]:
+    """Print what was measured so far, whatever ends the evaluation.
+
+    Raises:
+        MemoryError: the GPU has no room for a batch.
+    """
+    try:
+        yield
+    except BaseException as problem:
+        if len(results.measured) > 2:  # more than `arms` and `about`
+            show(results)
+        if isinstance(problem, torch.OutOfMemoryError):
+            raise MemoryError(f"the GPU's memory is too small: give a smaller --batch_size ({problem})") from None
+        raise
+
+
 def evaluate(args: argparse.Namespace) -> ResultFile:
     """Run all tasks, then those that controls change, and store each result at once."""
     run_dir = Path(args.run)
     device = choose_device(args.device)
-    model, tokenizer, flags = load_run(run_dir, device), load_tokenizer(run_dir), read_json(run_dir / "flags.json")
+    model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
+    flags = read_json(run_dir / "flags.json")
     config = config_of(args, flags["data"])
     require_questions(config)
     knowledge = flags["data"]["database_init_path"], args.database_init_path
     config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
     controls = chosen_controls(args, model, config)
-    steps = [line["step"] for line in Run(run_dir).metrics if "step" in line]
-    journal = Journal(run_dir)
-    results = ResultFile(run_dir, {
-        "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": args.limit,
-        "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
-    })  # fmt: skip
+    files = {name: path for name in PATHS if (path := getattr(config, name))}
+    results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files})
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
@@ -86,7 +106,8 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
 
     dtype = AUTOCAST.get(flags["optim"]["dtype"])
     # In the precision of the training on a GPU. A CPU is slower and less exact in it.
-    with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
+    precision = torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext()
+    with shown_at_failure(results), precision:
         for name in args.tasks:
             run_task(name, "", config)
         for control, change in controls.items():
@@ -109,6 +130,7 @@ def parse_cli() -> argparse.Namespace:
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--cache_dir", help="folder of tokenised text and banks; default: as in the run's flags")
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, edits and shuffling")
@@ -127,11 +149,13 @@ def main() -> int:
         print(compare(args.compare))
         return 0
     results = evaluate(args)
-    print(table(with_controls(Path(args.run).name, results.measured)))
-    for sample in results.measured.get("generation", {}).get("samples", [])[:3]:
-        print(f"\n{sample['prompt']!r} ->{sample['greedy']!r}")
+    show(results)
+    name = results.path.name
     if results.larger:
-        print(f"\neval.json keeps results with more questions than --limit {args.limit}: {'; '.join(results.larger)}")
+        kept = "; ".join(results.larger)
+        print(f"\n{name} keeps its results of more questions: {kept}; delete it to replace them")
+    if name != FILE:
+        print(f"\nthe bank was edited, so these results stand apart from {FILE}, in {name}")
     if results.problem:
         raise ValueError(f"the results above are not stored in {args.run} ({results.problem})")
     if Run(args.run).info.get("swanlab"):
@@ -144,4 +168,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, MemoryError)

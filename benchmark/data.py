@@ -49,7 +49,7 @@ SUPPLIED = 200  # batches that the loader alone is timed for
 def write_text(path: Path, megabytes: float) -> None:
     """JSON Lines of documents about the quick start's facts."""
     lines = [json.dumps(document) + "\n" for document in documents(read_facts(), WORDINGS, random.Random(0))]
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         write_until(file, cycle(lines), megabytes)
 
 
@@ -68,7 +68,7 @@ def write_knowledge(path: Path, megabytes: float) -> None:
         item |= {"object": fact.object, "uuid": fact.uuid}
         templates.append(json.dumps({"target": [item]}).split(NUMBER))
     elements = (f"{before}{number}{after}" for number, (before, after) in enumerate(cycle(templates)))
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write("[" + next(elements))
         write_until(file, (f",\n{element}" for element in elements), megabytes)
         file.write("]\n")
@@ -142,14 +142,13 @@ def start_training(folder: Path, out: Path, text: Path, knowledge: Path, args: a
     command = [sys.executable, "train_pretrain_accelerate.py", *flags_of("1_4_8"), *words]
     metrics, log = out / "metrics.jsonl", folder / f"{out.name}.log"
     start = time.perf_counter()
-    with open(log, "w") as output:
+    with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         try:
-            while not (metrics.exists() and '"loss"' in metrics.read_text()):
+            while not (metrics.exists() and '"loss"' in metrics.read_text(encoding="utf-8")):
                 if process.poll() is not None:
-                    raise RuntimeError(
-                        f"the training script ended too soon: {log.read_text().strip().splitlines()[-1]}"
-                    )
+                    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                    raise RuntimeError(f"the training script ended too soon: {said[-1]}")
                 if time.perf_counter() - start > args.start_limit:
                     raise RuntimeError(f"no step within --start_limit {args.start_limit} s")
                 time.sleep(0.05)
@@ -160,7 +159,7 @@ def start_training(folder: Path, out: Path, text: Path, knowledge: Path, args: a
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-    stages = {stage["name"]: stage for stage in json.loads((out / "run.json").read_text())["stages"]}
+    stages = {stage["name"]: stage for stage in json.loads((out / "run.json").read_text(encoding="utf-8"))["stages"]}
     spans = {
         name: [datetime.fromisoformat(stages[name][end]) for end in ("start", "end")] for name in ("data", "model")
     }

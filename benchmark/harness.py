@@ -148,7 +148,7 @@ def set_up() -> torch.device:
 def append_rows(path: Path | None, rows: list[dict]) -> None:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

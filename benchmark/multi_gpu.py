@@ -123,12 +123,12 @@ def measure_processes(experiment: str, n: int, words: list[str]) -> dict:
         command = [sys.executable, *launch, "-m", "benchmark.multi_gpu", "--worker", experiment, str(rows), *words]
         on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        ended = subprocess.run(command, env=os.environ | threads | on_cpu, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(command, env=os.environ | threads | on_cpu, stderr=subprocess.PIPE, encoding="utf-8")
         if not rows.exists():
             print(ended.stderr[-5000:], file=sys.stderr)
             errors = [line for line in ended.stderr.splitlines() if "rror" in line]
             raise RuntimeError(f"exit code {ended.returncode}: {(errors or ['nothing was said'])[0].strip()}")
-        return json.loads(rows.read_text())
+        return json.loads(rows.read_text(encoding="utf-8"))
 
 
 def make_flags() -> argparse.ArgumentParser:
@@ -149,7 +149,7 @@ def main() -> None:
     if args.worker:
         experiment, path = args.worker
         if measured := measure_here(args, experiment):
-            Path(path).write_text(json.dumps(measured))
+            Path(path).write_text(json.dumps(measured), encoding="utf-8")
         return
     if gpus and max(args.processes) > gpus:
         raise ValueError(f"--processes {max(args.processes)} needs as many GPUs, and this machine has {gpus}")

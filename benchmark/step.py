@@ -61,7 +61,7 @@ def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int,
                 take_turn(model, min(turn, steps - done), device)
         measured = numbers(subject, plain)
         if profile_path:
-            with open(profile_path, "a") as file:
+            with open(profile_path, "a", encoding="utf-8") as file:
                 file.write(profile(subject, device))
         return measured
     finally:

@@ -1,6 +1,7 @@
 """What all command lines share: how they end (`run_command`), and types of arguments."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -8,13 +9,18 @@ from collections.abc import Callable
 def run_command(main: Callable[[], int | None], *refusals: type[Exception]) -> None:
     """Run a command; exit with one sentence for ValueError, OSError and `refusals`, with 130 for Ctrl-C.
 
-    A character that the terminal cannot show is printed as "?".
+    A character that the terminal cannot show is printed as "?". When the reader of a pipe has gone, as `head` does, the
+    command ends with 141 and says nothing.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        sys.exit(141)
     except (ValueError, OSError, *refusals) as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt as stop:

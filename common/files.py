@@ -10,14 +10,18 @@ import re
 import shutil
 import socket
 import sys
+import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = 1 << 22
+FORGOTTEN_S = 86400.0  # so long after its last write a temporary path of another machine counts as left behind
 ZSTD_BLOCK = 1 << 14  # packed bytes unpacked at once: text grows tenfold, a file of zeros ten thousandfold
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNFINISHED = "unfinished"  # in the name of what `atomic` has not finished yet
 LONGEST = 1 << 26  # characters of a line or a JSON value: a quote without its end must not fill the memory
 
 
@@ -187,31 +191,34 @@ def require_text(text: str, place: str) -> str:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[None]:
-    """Name the folder of derived files that are cut or damaged.
+    """Name the derived file, or the folder of such files, that is cut or damaged.
 
     Raises:
         ValueError: instead of the error.
     """
     try:
         yield
-    except (ValueError, OSError, EOFError, LookupError, TypeError) as problem:
+    except (ValueError, OSError, EOFError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
         what = " ".join(str(problem).split())
         raise ValueError(f"{folder} is damaged: delete it, and it is made again ({what})") from None
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, flag: str | None = None) -> Iterator[Path]:
     """A temporary path that replaces `path` only when the block ends well; a folder or a file.
 
     Processes that make the same path at the same time use different temporary paths. The first to finish wins. What
-    killed processes of this machine have left in the folder is deleted.
+    killed processes have left in the folder is deleted.
 
+    Args:
+        flag: the command-line flag that names the folder.
     Raises:
         OSError: it cannot be written: the folder is missing or read-only, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{UNFINISHED}.{socket.gethostname()}.{os.getpid()}")
+    another = f"give another --{flag}" if flag else "give another"
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into: make it, or give another")
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into: make it, or {another}")
     delete_leftovers(path.parent)
     try:
         yield temporary
@@ -227,7 +234,7 @@ def atomic(path: Path) -> Iterator[Path]:
             raise OSError(f"no room to write {path}: make room, or choose another disk ({problem})") from problem
         if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OSError(
-                f"the folder {path.parent} cannot be written: give permission, or another ({problem.strerror})"
+                f"the folder {path.parent} cannot be written: give permission, or {another} ({problem.strerror})"
             ) from problem
         raise
     finally:
@@ -243,12 +250,28 @@ def delete(path: Path) -> None:
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Delete temporary paths of `atomic` whose process, on this machine, does not live any more."""
-    pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)")
+    """Delete temporary paths of `atomic` whose process does not live any more.
+
+    Whether a process of another machine lives cannot be asked. A container's name, too, is another at each start. Their
+    paths are deleted once nothing has been written for a day.
+    """
+    here = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)")
+    anywhere = re.compile(rf"\..+\.{UNFINISHED}\..+\.\d+")
     for name in os.listdir(folder):
-        found = pattern.fullmatch(name)
-        if found and not is_alive(int(found.group(1))):
+        if found := here.fullmatch(name):
+            is_left = not is_alive(int(found[1]))
+        else:
+            is_left = anywhere.fullmatch(name) and last_write(folder / name) < time.time() - FORGOTTEN_S
+        if is_left:
             delete(folder / name)
+
+
+def last_write(path: Path) -> float:
+    """When something was last written to a file, or to anything in a folder; now, if it has just gone."""
+    try:
+        return max(inside.stat().st_mtime for inside in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def is_alive(process: int) -> bool:

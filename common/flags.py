@@ -122,20 +122,23 @@ def holds(need: str, values: dict, config=None) -> bool:
     return any(map(one_holds, need.partition(": ")[0].split(" or ")))
 
 
-def idle_flags(config, unused: Callable[[type], str | None], others: Iterable = ()) -> dict[str, str]:
+def idle_flags(
+    config, unused: Callable[[type], str | None], others: Iterable = (), every: bool = False
+) -> dict[str, str]:
     """The flags that differ from their defaults and do nothing, each with what they would need.
 
     Args:
         config, others: as for `check`.
         unused: from a class that declares flags to what would make it do something; None: it does.
+        every: also those that have their defaults.
     """
     values = {f.name: getattr(c, f.name) for c in (*others, config) for f in fields(c)}
     found = {}
     for f in fields(config):
-        if values[f.name] == (f.default_factory() if f.default is MISSING else f.default):
+        if not every and values[f.name] == (f.default_factory() if f.default is MISSING else f.default):
             continue
         needed = [unused(owner(type(config), f.name)) or ""]
-        needed += [need for need in f.metadata["only_with"] if not holds(need, values, config)]
+        needed += [need for need in (*f.metadata["only_with"], *f.metadata["needs"]) if not holds(need, values, config)]
         if reason := next(filter(None, needed), None):
             found[f.name] = reason.partition(": ")[2] if not reason.startswith("--") else reason.partition(": ")[0]
     return found

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import BLOCK, atomic
+from common.files import BLOCK, atomic, whole
 
 from .formats import data_files
 
@@ -17,7 +18,8 @@ from .formats import data_files
 def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
     """A short hash of a file's content, or a folder's, and of whatever else shapes the derived file.
 
-    The content of an unchanged file (same path, size and time) is hashed once: a side file remembers it.
+    The content of an unchanged file (same path, size and times) is hashed once: a side file remembers it. Of the times
+    one is that of the last change of any kind, for a copy or an archive can set the other back.
     """
     if path.is_dir():
         inside = [(str(file.relative_to(path)), content_digest(file, cache_dir)) for file in data_files(path)]
@@ -28,8 +30,8 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
 def content_digest(path: Path, cache_dir: Path) -> str:
     """The hash of a file's content."""
     stat, absolute = path.stat(), str(path.resolve())
-    side = cache_dir / "hashes" / (hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".json")
-    seen = [absolute, stat.st_size, stat.st_mtime_ns]
+    side = cache_dir / "hashes" / (hashlib.blake2b(os.fsencode(absolute), digest_size=12).hexdigest() + ".json")
+    seen = [absolute, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     try:
         remembered = json.loads(side.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or one that a crash of the machine left empty
@@ -66,13 +68,14 @@ def cached_order(path: str | Path, depends_on: tuple[Tensor, ...], make: Callabl
     for tensor in depends_on:
         digest.update(tensor.cpu().numpy().tobytes())
     if path.exists():
-        with np.load(path) as saved:
-            if str(saved["bank"]) != digest.hexdigest():
-                raise ValueError(
-                    f"{path} orders another bank, or by other words: give the --cluster_words it was made with, or "
-                    "another --cluster_cache_path, or delete it"
-                )
-            return torch.from_numpy(saved["order"])
+        with whole(path), np.load(path) as saved:
+            made_from, order_N = str(saved["bank"]), torch.from_numpy(saved["order"])
+        if made_from != digest.hexdigest():
+            raise ValueError(
+                f"{path} orders another bank, or by other words: give the --cluster_words it was made with, or "
+                "another --cluster_cache_path, or delete it"
+            )
+        return order_N
     order_N = make().cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, open(temporary, "wb") as file:

@@ -26,6 +26,10 @@ LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of
 SENTENCES_AT_ONCE = 16384
 
 
+class TooFewSentences(ValueError):
+    """A knowledge file has fewer different sentences than a bank has entries."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """A sentence of a knowledge file, with its triple and its origin where the file has them."""
@@ -70,7 +74,7 @@ def without_padding(tokenizer, text: str, ids: list[int]) -> list[int]:
     if PADDING in ids:
         raise ValueError(
             f"the tokenizer gives the id {PADDING} to a part of {text!r:.60}, but this id marks padding in a bank: "
-            "give another --tokenizer_path, whose id 0 is its padding token and which knows all characters"
+            "leave that part out, or train with another --tokenizer_path, which knows all characters"
         )
     return ids
 
@@ -213,7 +217,7 @@ def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_
     key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
     folder = bank_folder(cache_dir, key)
     if not folder.exists():
-        with atomic(folder) as temporary:
+        with atomic(folder, "cache_dir") as temporary:
             build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
     return open_bank(folder)
 
@@ -259,7 +263,7 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
                     objects_kept += fact.object in text
     if len(lengths) < knowledge_num:
         largest = isqrt(len(lengths)) ** 2
-        raise ValueError(
+        raise TooFewSentences(
             f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}: "
             f"give a larger file, or a square of at most {largest}"
         )

@@ -130,10 +130,11 @@ def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: s
         FileNotFoundError, ValueError: the file is missing, empty or malformed, or its cache is damaged.
     """
     path, cache_dir = require_data(path, flag), Path(cache_dir)
-    key = content_key(path, cache_dir, "tokens and answers", tokenizer_key(tokenizer), tokenizer.bos_token_id)
+    around = tokenizer.bos_token_id, tokenizer.eos_token_id
+    key = content_key(path, cache_dir, "tokens and answers", tokenizer_key(tokenizer), *around)
     folder = cache_dir / f"tokens_{key}"
     if not folder.exists():
-        with atomic(folder) as temporary:
+        with atomic(folder, "cache_dir") as temporary:
             build_token_cache(path, tokenizer, temporary)
     with whole(folder):
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

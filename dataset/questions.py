@@ -13,11 +13,13 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 from common.cli import positive_int, run_command
-from common.files import atomic, require_text
+from common.files import atomic, read_lines, require_text
 
-from .formats import read_records, require_data
+from .formats import data_files, read_records, require_data
+from .knowledge import read_values
 
 # The fields that a question of each kind must have.
 FIELDS = {
@@ -45,7 +47,7 @@ REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:
 
 
 def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[dict]:
-    """The first `limit` questions of JSON Lines, also packed, of parquet, or of a folder of these; None: all.
+    """The first `limit` questions of JSON Lines, a JSON array (both also packed), parquet or a folder; None: all.
 
     The answer of a multiple choice becomes its letter, that of a statement "yes" or "no", however the file has it.
 
@@ -55,7 +57,7 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
         FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
     rows = []
-    for place, row in read_records(require_data(path, flag)):
+    for place, row in question_values(require_data(path, flag)):
         if len(rows) == limit:
             break
         missing = [name for name in fields if not isinstance(row, dict) or name not in row]
@@ -65,8 +67,36 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
             raise ValueError(f"{place}: a question must be a JSON object")
         rows.append(normalised(row, fields, place))
     if not rows:
-        raise ValueError(f"{path} has no questions, every line is blank: give another --{flag}")
+        raise ValueError(f"{path} has no questions: give another --{flag}")
     return rows
+
+
+def question_values(path: Path) -> Iterator[tuple[str, object]]:
+    """The value of each line, row, or element of a JSON array, with its place.
+
+    Raises:
+        ValueError: a file cannot be read, or holds no JSON; the place is named.
+    """
+    for file in data_files(path):
+        is_text = file.suffix != ".parquet"
+        start = next((line for _, line in read_lines(file) if not line.isspace()), "") if is_text else ""
+        if start.lstrip().startswith("["):
+            yield from ((f"{file}, line {number}", value) for number, value in read_values(file))
+        else:
+            yield from read_records(file)
+
+
+def read_named(path: str | Path, kind: str, names: tuple[str, ...], limit: int | None, flag: str) -> list[dict] | None:
+    """The questions of a kind, if every one of them has these fields as well; else None."""
+    rows = read_questions(path, FIELDS[kind], limit, flag)
+    if not all(name in row for row in rows for name in names):
+        return None
+    return read_questions(path, tuple(dict.fromkeys((*FIELDS[kind], *names))), limit, flag)
+
+
+def chance_of(rows: list[dict]) -> float:
+    """The accuracy of guessing, over questions that may have different numbers of choices."""
+    return mean(1 / len(row["choices"]) for row in rows)
 
 
 def normalised(row: dict, fields: tuple[str, ...], place: str) -> dict:

@@ -71,15 +71,17 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     )  # fmt: skip
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str | Path, flag: str = "tokenizer_path") -> PreTrainedTokenizerFast:
     """Open a tokenizer folder; in a run folder, its longest text is the context of the model.
 
+    Args:
+        flag: the command-line flag that named the folder.
     Raises:
         FileNotFoundError: there is no tokenizer in the folder.
         ValueError: it is damaged, would run code of its own, or has no begin, end or padding token.
     """
     if not (Path(path) / "tokenizer.json").exists():
-        raise FileNotFoundError(f"{path} holds no tokenizer.json: give another --tokenizer_path")
+        raise FileNotFoundError(f"{path} holds no tokenizer.json: give another --{flag}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as problem:  # the Rust parser raises bare exceptions

@@ -110,6 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--cache_dir", help="folder of banks; default: as in the run's flags")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function, help: str, *arguments: tuple) -> None:
@@ -141,7 +142,7 @@ def main() -> None:
 
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    args.function(MemoryStore(args.run, knowledge_path=args.database_init_path), args)
+    args.function(MemoryStore(args.run, knowledge_path=args.database_init_path, cache_dir=args.cache_dir), args)
 
 
 if __name__ == "__main__":

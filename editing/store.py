@@ -37,21 +37,21 @@ class MemoryStore:
     """The memory of one run. A change is written to the journal first; `load_run` replays the journal.
 
     Args:
-        knowledge_path: where the run's knowledge file is, if it was moved.
+        places: `knowledge_path` and `cache_dir`, as for `load_run_bank`, if they are not where the run had them.
     Attributes:
         origin_problem: why the origin of entries is unknown, once it was asked for; empty where it is known.
     Raises:
         ValueError: the run has no memory.
     """
 
-    def __init__(self, run_dir: str | Path, device: str = "cpu", knowledge_path: str | None = None):
-        self.run_dir, self.knowledge_path, self.origin_problem = Path(run_dir), knowledge_path, ""
+    def __init__(self, run_dir: str | Path, device: str = "cpu", **places: str | None):
+        self.run_dir, self.places, self.origin_problem = Path(run_dir), places, ""
         self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
         self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
         self.model = load_run(run_dir, device)
         if not self.model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
-        self.tokenizer = load_tokenizer(run_dir)
+        self.tokenizer = load_tokenizer(run_dir, "run")
         self.bank, self.journal, self.search = self.model.bank, Journal(run_dir), TextSearch(self.tokenizer)
 
     def refresh(self) -> None:
@@ -334,7 +334,7 @@ class MemoryStore:
         """The bank with its facts as training began; None where the knowledge file is missing or has changed."""
         read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
         try:
-            return load_run_bank(self.run_dir, self.model, self.tokenizer, self.knowledge_path)
+            return load_run_bank(self.run_dir, self.model, self.tokenizer, **self.places)
         except (OSError, ValueError) as problem:
             self.origin_problem = str(problem)
             return None

@@ -16,7 +16,9 @@ from dataset.questions import (
     VERIFICATION_PROMPT,
     YES,
     answer_index,
+    chance_of,
     counterfactual_index,
+    read_named,
     read_questions,
     split_question,
 )
@@ -53,8 +55,8 @@ def reworded(model, tokenizer, config: EvalConfig) -> dict | None:
     """
     if config.object_path is None:
         return None
-    rows = read_questions(config.object_path, FIELDS["object"], config.limit, "object_path")
-    if not all({"subject", "predicate"} <= row.keys() for row in rows):
+    rows = read_named(config.object_path, "object", ("subject", "predicate"), config.limit, "object_path")
+    if rows is None:
         return None
     asked, questions = [], []
     for wording in PARAPHRASES:
@@ -129,7 +131,7 @@ def frequency(model, tokenizer, config: EvalConfig) -> dict | None:
 
     The asked fact itself is not counted. A statement counts as true if its pair is more frequent than that of the
     median statement. Only above this level has a model learnt something about the asked facts themselves. None
-    where the bank is unknown.
+    where the bank is unknown. Questions that do not name subject, predicate and object are left out.
     """
     if config.gold is None:
         return None
@@ -141,27 +143,23 @@ def frequency(model, tokenizer, config: EvalConfig) -> dict | None:
     def count(subject: str, predicate: str, object: str) -> int:
         return counts[predicate, object] - ((subject, predicate, object) in asked)
 
-    result = {}
-    if config.object_path:
-        fields = ("subject", "predicate", *FIELDS["object"])
-        rows = read_questions(config.object_path, fields, config.limit, "object_path")
+    result, about, limit = {}, ("subject", "predicate"), config.limit
+    if config.object_path and (rows := read_named(config.object_path, "object", about, limit, "object_path")):
         choices = [[count(row["subject"], row["predicate"], choice) for choice in row["choices"]] for row in rows]
-        result["object"] = accuracy(
-            most_frequent_is_right(rows, choices), 1 / len(choices[0]), config, FREQUENCY_VERSION
-        )
+        right = most_frequent_is_right(rows, choices)
+        result["object"] = accuracy(right, chance_of(rows), config, FREQUENCY_VERSION)
     if config.relation_path:
-        rows = read_questions(config.relation_path, FIELDS["relation"], config.limit, "relation_path")
+        rows = read_questions(config.relation_path, FIELDS["relation"], limit, "relation_path")
         choices = [[count(row["subject"], choice, row["object"]) for choice in row["choices"]] for row in rows]
         right = most_frequent_is_right(rows, choices)
-        result["relation"] = accuracy(right, 1 / len(choices[0]), config, FREQUENCY_VERSION)
-    if config.verification_path:
-        fields = ("subject", "predicate", "object", *FIELDS["verification"])
-        rows = read_questions(config.verification_path, fields, config.limit, "verification_path")
+        result["relation"] = accuracy(right, chance_of(rows), config, FREQUENCY_VERSION)
+    path, about = config.verification_path, (*about, "object")
+    if path and (rows := read_named(path, "verification", about, limit, "verification_path")):
         stated = [count(row["subject"], row["predicate"], row["object"]) for row in rows]
         middle = median(stated)
         right = [(number > middle) == (row["answer"] == "yes") for row, number in zip(rows, stated, strict=True)]
         result["verification"] = accuracy(right, 0.5, config, FREQUENCY_VERSION)
-    return result
+    return result or None
 
 
 def most_frequent_is_right(rows: list[dict], counts: list[list[int]]) -> list[bool]:

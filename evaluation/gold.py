@@ -69,7 +69,7 @@ def find_gold(
     if not uuids:
         return None
     if model.settings.reads_bank:
-        bank = load_run_bank(run_dir, model, tokenizer, knowledge_path)
+        bank = load_run_bank(run_dir, model, tokenizer, knowledge_path, config.cache_dir)
         asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
         return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)
     # The knowledge file of a plain run may be a default that does not exist. Then there is no oracle in the prompt.

@@ -8,34 +8,60 @@ folder is in the format of transformers.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from common.cli import choose_device, positive_int, run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
-from runs.run import write_json
+
+from .results import ResultFile, about_evaluation
+
+FILE = "harness.json"
 
 
-def run_harness(
-    run_dir: str, tasks: list[str], include_path: str | None, limit: int | None, device: str, batch_size: int
-) -> dict:
-    """The harness's results for each task."""
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+def open_tasks(names: list[str], include_path: str | None):
+    """The harness's manager of tasks, which knows all of these names.
+
+    Raises:
+        ValueError: it does not.
+    """
     from lm_eval.tasks import TaskManager
 
+    if include_path and not Path(include_path).is_dir():
+        raise ValueError(f"there is no folder {include_path}: give another --include_path")
+    manager = TaskManager(include_path=include_path)
+    for name in names:
+        if name not in manager.all_tasks:
+            raise ValueError(f"the harness has no task {name!r}: give another of --tasks, or its --include_path")
+    return manager
+
+
+def run_harness(run_dir: Path, names: list[str], include_path: str | None, limit: int | None, device, batch_size: int):
+    """The harness's results for each task, by name; stored one by one."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    manager = open_tasks(names, include_path)
+    results = ResultFile(run_dir, about_evaluation(run_dir, device, limit), FILE)
+    results.require_writable()
     trained = load_run(run_dir, device)
     model = HFLM(
-        pretrained=trained, tokenizer=load_tokenizer(run_dir), backend="causal", batch_size=batch_size, device=device,
-        add_bos_token=True, max_length=trained.settings.max_seq_len,
+        pretrained=trained, tokenizer=load_tokenizer(run_dir, "run"), backend="causal", batch_size=batch_size,
+        device=str(device), add_bos_token=True, max_length=trained.settings.max_seq_len,
     )  # fmt: skip
-    manager = TaskManager(include_path=include_path)
-    return simple_evaluate(model, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000)["results"]
+    for name in names:
+        made = simple_evaluate(model, tasks=[name], task_manager=manager, limit=limit, bootstrap_iters=1000)["results"]
+        for task, result in made.items():
+            results.add(task, "", result)
+        print(json.dumps(made, indent=2, default=str), flush=True)
+    results.close()
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, help="run folder")
+    parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks of the harness")
     parser.add_argument("--include_path", help="folder of local tasks (YAML)")
     parser.add_argument("--limit", type=positive_int, help="examples of each task, at most")
@@ -46,10 +72,13 @@ def main() -> None:
         import lm_eval  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError('lm-evaluation-harness is missing: .venv/bin/python -m pip install "lm-eval[hf]"') from None
-    device = str(choose_device(args.device))
+    device = choose_device(args.device)
     results = run_harness(args.run, args.tasks, args.include_path, args.limit, device, args.batch_size)
-    write_json(Path(args.run) / "harness.json", results)
-    print(json.dumps(results, indent=2, default=str))
+    if results.larger:
+        kept = "; ".join(results.larger)
+        print(f"{results.path.name} keeps its results of more examples: {kept}", file=sys.stderr)
+    if results.problem:
+        raise ValueError(f"the results above are not stored in {args.run} ({results.problem})")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
-from dataset.questions import answer_index
+from dataset.questions import answer_index, chance_of
 from dataset.tokenizer import border
 
 from .config import EvalConfig, accuracy, accuracy_by_part
@@ -115,7 +115,7 @@ def multiple_choice(
         chosen.append(max(range(len(own)), key=lambda i: own[i][0]))
         per_token = max(range(len(own)), key=lambda i: own[i][0] / max(own[i][1], 1))
         right_per_token.append(per_token == answer_index(row))
-    chance = 1 / len(rows[0]["choices"])
+    chance = chance_of(rows)
     right = [choice == answer_index(row) for row, choice in zip(rows, chosen, strict=True)]
     per_token = accuracy(right_per_token, chance, config, version)
     return chosen, accuracy_by_part(rows, right, chance, config, version) | {"per_token": per_token}

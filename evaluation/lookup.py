@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dataset.questions import BLANK, FIELDS, PARAPHRASES, answer_index, read_questions
+from dataset.questions import BLANK, FIELDS, PARAPHRASES, answer_index, chance_of, read_named, read_questions
 
 from .config import EvalConfig, wilson_interval
 
@@ -112,7 +112,8 @@ def share_right(index: WordIndex, texts: list[str], prompts: list[str], choices:
 def lookup(model, tokenizer, config: EvalConfig) -> dict | None:
     """Accuracy of the look-up on object questions, on the same in other wordings, and on statements.
 
-    A statement counts as true if its object occurs in one of the best entries. None where the bank is unknown.
+    A statement counts as true if its object occurs in one of the best entries. None where the bank is unknown; what
+    does not name subject, predicate or object is not asked in that way.
     """
     if config.gold is None or not (config.object_path or config.verification_path):
         return None
@@ -122,24 +123,23 @@ def lookup(model, tokenizer, config: EvalConfig) -> dict | None:
     if not texts:
         return None
     index, result = WordIndex(texts), {}
-    if config.object_path:
-        fields = ("subject", "predicate", *FIELDS["object"])
-        rows = read_questions(config.object_path, fields, config.limit, "object_path")
+    if path := config.object_path:
+        rows = read_questions(path, FIELDS["object"], config.limit, "object_path")
         choices, right = [row["choices"] for row in rows], [answer_index(row) for row in rows]
         wordings = {"object": [row["question"].replace(BLANK, " ") for row in rows]}
-        wordings |= {f"reworded_{i}": [p.format(**row) for row in rows] for i, p in enumerate(PARAPHRASES)}
+        if read_named(path, "object", ("subject", "predicate"), config.limit, "object_path"):
+            wordings |= {f"reworded_{i}": [p.format(**row) for row in rows] for i, p in enumerate(PARAPHRASES)}
         for name, prompts in wordings.items():
             shares = share_right(index, texts, prompts, choices, right)
-            result[name] = mean_share(shares, 1 / len(choices[0]), config)
-    if config.verification_path:
-        fields = ("object", "statement", "answer")
-        rows = read_questions(config.verification_path, fields, config.limit, "verification_path")
+            result[name] = mean_share(shares, chance_of(rows), config)
+    path = config.verification_path
+    if path and (rows := read_named(path, "verification", ("object",), config.limit, "verification_path")):
         shares = []
         for row in rows:
             entries = [texts[i] for i in index.best(row["statement"])]
             shares.append(float((choose(entries, [row["object"], ""]) == [0]) == (row["answer"] == "yes")))
         result["verification"] = mean_share(shares, 0.5, config)
-    return result
+    return result or None
 
 
 def mean_share(shares: list[float], chance: float, config: EvalConfig) -> dict:

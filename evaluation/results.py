@@ -1,9 +1,10 @@
 """eval.json: the results of a run. Each evaluation adds to the file; it never replaces a result by a smaller one.
 
-A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all). A result
-replaces that of an earlier evaluation unless that one had a larger limit. Results of other weights, or of a bank that
-was edited since, are renamed to eval_step{step}.json. Every result that was ever measured is a line of
-evaluations.jsonl.
+A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
+many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`.
+Results of other weights are renamed to eval_step{step}.json. Those of an edited bank stand in eval_bank_{digest}.json,
+for eval.json and the record tell of the bank as trained. Every result that was ever measured is a line of
+evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
 """
 
 import fcntl
@@ -15,45 +16,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from common.files import read_json
-from runs.run import set_aside, write_json
+from runs.journal import Journal
+from runs.run import Run, git, now, set_aside, write_json
 
 FILE, LOG = "eval.json", "evaluations.jsonl"
 
 
-def read_results(run_dir: Path) -> dict:
-    """The content of eval.json; empty where there is none.
+def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> dict:
+    """What is measured, when and on what; `step` and `bank` tell which weights and which edits."""
+    journal, steps = Journal(run_dir), [line["step"] for line in Run(run_dir).metrics if "step" in line]
+    return {
+        "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": limit,
+        "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
+    }  # fmt: skip
+
+
+def read_results(path: Path) -> dict:
+    """The content of a file of results; empty where there is none.
 
     Raises:
         ValueError: it is not a JSON object.
     """
-    path = run_dir / FILE
     results = read_json(path) if path.exists() else {}
     if not isinstance(results, dict):
         raise ValueError(f"{path} is not a JSON object: delete it, and evaluate again")
     return results
 
 
-def size_of(result: dict, results: dict) -> float:
-    """How many questions a result was allowed."""
-    limit = result.get("limit", results.get("about", {}).get("limit"))
-    return math.inf if limit is None else limit
+def is_smaller(new: dict, old: dict) -> bool:
+    """Whether a result was allowed fewer questions than another, or had fewer."""
+    limits = [math.inf if result.get("limit") is None else result["limit"] for result in (new, old)]
+    numbers = [result.get("n") for result in (new, old)]
+    return limits[0] < limits[1] or all(isinstance(n, int) for n in numbers) and numbers[0] < numbers[1]
 
 
 class ResultFile:
     """The results of a run, old and new, on the disk.
 
     Args:
-        about: facts of this evaluation: at least its `limit`, the `step` of the weights, and the `bank` as
-            `Journal.digest` names it.
+        about: facts of this evaluation, as `about_evaluation` returns them.
+        file: the name of the file in the run folder.
     Attributes:
         measured: the results of this evaluation alone, in the form of eval.json.
         larger: names of results that were not stored, because eval.json has larger ones.
         problem: why results could not be written; empty if they were.
     """
 
-    def __init__(self, run_dir: str | Path, about: dict):
-        self.run_dir, self.about = Path(run_dir), about
+    def __init__(self, run_dir: str | Path, about: dict, file: str = FILE):
+        self.run_dir, self.about, self.path = Path(run_dir), about, Path(run_dir) / file
+        if about["bank"]:
+            self.path = self.path.with_stem(f"{self.path.stem}_bank_{about['bank']}")
         self.measured: dict = {"arms": {}, "about": about}
         self.larger: list[str] = []
         self.problem = ""
@@ -64,7 +80,7 @@ class ResultFile:
         Raises:
             ValueError: the folder is read-only or full, or eval.json is damaged.
         """
-        read_results(self.run_dir)
+        read_results(self.path)
         try:
             with self._locked() as log:
                 log.write(b" " * 4096)  # a full disk refuses it
@@ -72,8 +88,8 @@ class ResultFile:
                 log.truncate(log.tell() - 4096)
         except OSError as problem:
             raise ValueError(
-                f"{self.run_dir} cannot be written, and {FILE} goes there: make room or give permission, or evaluate "
-                f"a copy of the folder ({problem.strerror})"
+                f"{self.run_dir} cannot be written, and {self.path.name} goes there: make room or give permission, or "
+                f"evaluate a copy of the folder ({problem.strerror})"
             ) from None
 
     def add(self, task: str, control: str, result: dict) -> None:
@@ -87,11 +103,11 @@ class ResultFile:
                 log.flush()
                 results = self._results()
                 into = results["arms"].setdefault(control, {}) if control else results
-                if task in into and size_of(into[task], results) > size_of(result, {}):
+                if task in into and is_smaller(result, into[task]):
                     self.larger.append(f"{task}, {control}" if control else task)
                     return
                 into[task] = result
-                write_json(self.run_dir / FILE, results)
+                write_json(self.path, results)
         except (OSError, ValueError) as problem:
             self.problem = str(problem)
 
@@ -100,20 +116,20 @@ class ResultFile:
         self.measured |= facts
         try:
             with self._locked():
-                write_json(self.run_dir / FILE, self._results() | {"about": self.about} | facts)
+                write_json(self.path, self._results() | {"about": self.about} | facts)
         except (OSError, ValueError) as problem:
             self.problem = str(problem)
 
     def _results(self) -> dict:
         """eval.json as it is now. Results of other weights or of another bank are moved to a file of their own."""
-        results = read_results(self.run_dir)
+        results = read_results(self.path)
         about = results.get("about", {})
         step = about.get("step", self.about["step"])
         # An earlier version counted the edits, and did not name the bank.
         bank = about.get("bank", "unknown" if about.get("edits") else None)
-        if (step, bank) != (self.about["step"], self.about["bank"]):
-            moved = set_aside(self.run_dir / FILE, step)
-            print(f"{FILE} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
+        if results and (step, bank) != (self.about["step"], self.about["bank"]):
+            moved = set_aside(self.path, step)
+            print(f"{self.path.name} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
             results = {}
         if "about" in results:  # each result keeps its own limit when `about` changes
             old = results["about"].get("limit")

@@ -69,9 +69,9 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         chosen = {f"--retrieval {self.retrieval}", f"--fusion {self.fusion}"}
         return IN_A_BLOCK if chosen & set(able) else " or ".join(able)
 
-    def idle_flags(self) -> dict[str, str]:
+    def idle_flags(self, every: bool = False) -> dict[str, str]:
         """The flags that differ from their defaults and do nothing, each with what they would need."""
-        return idle_flags(self, self.unused)
+        return idle_flags(self, self.unused, every=every)
 
     @property
     def has_ffn(self) -> bool:

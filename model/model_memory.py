@@ -79,7 +79,7 @@ class MemoryTransformer(Transformer):
         """
         loaded = super().from_pretrained(path, *args, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model.settings.reads_bank and Path(path).is_dir():
+        if model.settings.reads_bank and path is not None and Path(path).is_dir():
             from runs.journal import Journal  # at the first call, so that `import model` imports nothing of `runs`
 
             Journal(path).replay(model.bank)

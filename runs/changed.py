@@ -54,3 +54,12 @@ def warn_of_edits(init_path: str) -> None:
             f"the {len(edited)} edited entries of --init_path {init_path} are left out, for the bank comes from "
             "--database_init_path: export them there, and import them here after training"
         )
+
+
+def warn_of_own_edits(run_dir: Path) -> None:
+    """Say that edits of a run that goes on are not trained with; its journal is replayed over the result."""
+    if edited := Journal(run_dir).changed_rows():
+        warn(
+            f"training goes on with the bank as it was trained, without the {len(edited)} edited entries of {run_dir}: "
+            "they stand in the result again, and `python -m editing undo` takes them back"
+        )

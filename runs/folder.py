@@ -3,6 +3,7 @@
 run.json says what the run was, on what it ran, how far it came and why it ended. `runs/run.py` reads it back.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -24,17 +25,18 @@ from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
-from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags
+from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags, warn_of_own_edits
 from .record import fill_record
-from .run import LOCK, Run, git, now, set_aside, write_json
+from .run import LOCK, ROOT, Run, git, now, set_aside, write_json
+from .source import keep_source
 from .tracking import Tracker
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
-# Of the files that git does not track, run.json names so many and reads those below 1 MB, and holds short code whole.
-UNTRACKED_FILES, UNTRACKED_BYTES, CONTENT_BYTES = 100, 1_000_000, 32_000
+# Of the files that git does not track, run.json names so many and reads those below 1 MB.
+UNTRACKED_FILES, UNTRACKED_BYTES = 100, 1_000_000
 LEFT_OVER = (
-    "eval.json", "eval_step*.json", "evaluations.jsonl", "memory_journal.jsonl", BANK_ORDER, "train.log",
-    "model.safetensors",
+    "eval.json", "eval_step*.json", "eval_bank_*.json", "harness*.json", "evaluations.jsonl", "memory_journal.jsonl",
+    BANK_ORDER, "train.log", "model.safetensors",
 )  # fmt: skip
 
 
@@ -83,21 +85,17 @@ def environment() -> dict:
 
 
 def untracked() -> list[dict]:
-    """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256.
-
-    Short Python and shell files have their content as well, so that the run can be repeated.
-    """
+    """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256."""
     found = []
     for path in (git("ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")[:UNTRACKED_FILES]:
-        if not path or not Path(path).is_file():
+        file = ROOT / path
+        if not path or not file.is_file():
             continue
-        size = Path(path).stat().st_size
+        size = file.stat().st_size
         about = {"path": path, "bytes": size}
-        if size < UNTRACKED_BYTES:
-            data = Path(path).read_bytes()
+        if size < UNTRACKED_BYTES and os.access(file, os.R_OK):
+            data = file.read_bytes()
             about |= {"lines": len(data.splitlines()), "sha256": hashlib.sha256(data).hexdigest()}
-            if size < CONTENT_BYTES and path.endswith((".py", ".sh")):
-                about["content"] = data.decode(errors="replace")
         found.append(about)
     return found
 
@@ -110,7 +108,7 @@ def short_traceback() -> str:
 def session_of(run: Run) -> dict:
     """The facts of a session that remain in run.json once another has begun."""
     stages = [run.stage(stage["name"]) for stage in run.info.get("stages", [])]
-    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error")}
+    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error", "code")}
     return facts | {"state": run.state, "end_time": run.end_time, "stages": stages}
 
 
@@ -185,15 +183,17 @@ class RunFolder:
         """The folder with its lock held and its log open; flags.json is written unless a checkpoint is there."""
         run, path, writes = flags.run, Path(flags.run.out_dir), accelerator.is_main_process
         if writes:
-            path.mkdir(parents=True, exist_ok=True)
+            require_folder(path)
         folder = cls(
             path, writes, resumes=run.resume and bool(checkpoint_dirs(path)),
             name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
             target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+            idle_flags=sorted(flags.idle(every=True)),
         )  # fmt: skip
         if writes:
             if not run.resume:
                 clear(path)
+            folder.set(code=keep_source(path))
         folder.flags = flags.as_dict()
         accelerator.wait_for_everyone()
         make_log(path, writes)
@@ -255,7 +255,7 @@ class RunFolder:
     def rewind(self, step: int, goes_on: bool) -> None:
         """Forget the metrics after `step`: they will be logged again.
 
-        If the run goes on, its flags are written and an evaluation is put aside.
+        If the run goes on, its flags are written and evaluations are put aside.
         """
         self.tracker.rewind(step)
         if self.writes and step:
@@ -265,10 +265,12 @@ class RunFolder:
                 self.save()
         if self.writes and goes_on:
             write_json(self.path / "flags.json", self.flags)
-        scores = self.path / "eval.json"
-        if self.writes and goes_on and scores.exists():
-            set_aside(scores, step)
-            self.log_file.warning("an evaluation from before it went on at step %d was put aside: evaluate again", step)
+            if step:
+                warn_of_own_edits(self.path)
+        for scores in (self.path / "eval.json", self.path / "harness.json"):
+            if self.writes and goes_on and scores.exists():
+                set_aside(scores, step)
+                self.log_file.warning("%s, from before step %d, was put aside: evaluate again", scores.name, step)
 
     def log(self, step: int, metrics: dict) -> None:
         """Write one line of metrics.jsonl."""
@@ -296,9 +298,25 @@ class RunFolder:
             print(f"the record was not filled: {problem}", file=sys.stderr)
 
 
+def require_folder(path: Path) -> None:
+    """Make a run folder, unless it is there.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as problem:
+        raise ValueError(
+            f"--out_dir {path} cannot be written ({problem.strerror}): give permission, or another"
+        ) from None
+
+
 def clear(path: Path) -> None:
     """Delete the checkpoints and results of an earlier run from its folder."""
-    for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS)):
+    for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS, *path.glob("code"), *path.glob("code_*"))):
         shutil.rmtree(folder)
     for pattern in LEFT_OVER:
         for file in path.glob(pattern):
@@ -313,7 +331,9 @@ def make_log(out_dir: str | Path, writes: bool) -> logging.Logger:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    handler = logging.FileHandler(Path(out_dir) / "train.log") if writes else logging.NullHandler()
+    handler: logging.Handler = logging.NullHandler()
+    if writes:
+        handler = logging.FileHandler(Path(out_dir) / "train.log", encoding="utf-8", errors="replace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     return log

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from common.files import read_json
-from dataset.knowledge import BANK_ORDER, Bank, bank_folder, load_bank, open_bank
+from dataset.knowledge import BANK_ORDER, Bank, TooFewSentences, bank_folder, load_bank, open_bank
 from model.model_original import Transformer
 
 from .journal import Journal
@@ -19,11 +20,20 @@ def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises:
         FileNotFoundError: the folder has no weights.
-        ValueError: the weights belong to another version of the model, or the journal is damaged.
+        ValueError: the weights are damaged or belong to another version of the model, or the journal is damaged.
     """
     if not (Path(run_dir) / "model.safetensors").exists():
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: the run has not finished, or the path is wrong")
-    model, loaded = AutoModelForCausalLM.from_pretrained(run_dir, output_loading_info=True)
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(run_dir, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as problem:  # cut off, or of other shapes than config.json says
+        what = " ".join(str(problem).split())[:200]
+        raise ValueError(
+            f"{run_dir}/model.safetensors cannot be loaded, it is damaged or does not fit config.json: start the run "
+            f"again, which writes it from its checkpoint ({what})"
+        ) from None
+    if not isinstance(model, Transformer):
+        raise ValueError(f"{run_dir} holds a {type(model).__name__}, not a run of this project: give a run folder")
     for kind in ("missing_keys", "unexpected_keys"):
         for name in sorted(loaded[kind]):  # transformers would initialise it at random
             raise ValueError(
@@ -33,13 +43,16 @@ def load_run(run_dir: str | Path, device: str | torch.device = "cpu") -> Transfo
     return model.to(device).eval()
 
 
-def load_run_bank(run_dir: str | Path, model: Transformer, tokenizer, knowledge_path: str | None = None) -> Bank:
+def load_run_bank(
+    run_dir: str | Path, model: Transformer, tokenizer, knowledge_path: str | None = None, cache_dir: str | None = None
+) -> Bank:
     """The facts behind the bank of a run, in the run's order of rows.
 
     The run recorded a fingerprint of its knowledge file. If the cache still holds that bank, the file is not needed.
 
     Args:
         knowledge_path: where the knowledge file is; None: where the run found it.
+        cache_dir: where banks are kept; None: where the run kept them.
     Raises:
         FileNotFoundError: the knowledge file is missing.
         ValueError: it is not the one that the run was trained with.
@@ -48,20 +61,22 @@ def load_run_bank(run_dir: str | Path, model: Transformer, tokenizer, knowledge_
     flags, info = read_json(run_dir / "flags.json"), run_dir / "run.json"
     data, shape = flags["data"], (flags["model"]["knowledge_num"], flags["model"]["knowledge_length"])
     key = read_json(info).get("data", {}).get("knowledge", {}).get("bank_key") if info.exists() else None
-    path = knowledge_path or data["database_init_path"]
-    if key and knowledge_path is None and bank_folder(data["cache_dir"], key).exists():
-        bank = open_bank(bank_folder(data["cache_dir"], key))
-    else:
-        bank = load_bank(path, tokenizer, *shape, data["cache_dir"])
+    path, cache_dir = knowledge_path or data["database_init_path"], cache_dir or data["cache_dir"]
+    other = ValueError(
+        f"{path} is not the knowledge file that {run_dir} was trained with, its content differs: put that file "
+        "back, or name it with --database_init_path"
+    )
+    try:
+        is_cached = key and knowledge_path is None and bank_folder(cache_dir, key).exists()
+        bank = open_bank(bank_folder(cache_dir, key)) if is_cached else load_bank(path, tokenizer, *shape, cache_dir)
+    except TooFewSentences:
+        raise other from None
     order = run_dir / BANK_ORDER
     bank = replace(bank, order_N=np.load(order)) if order.exists() else bank
     # Training may have rewritten rows by moving averages. Then equal frozen rows are not enough.
     same_file = key in (None, bank.report["bank_key"]) or not model.settings.ema_interval
     if not (same_file and same_entries(run_dir, model, bank)):
-        raise ValueError(
-            f"{path} is not the knowledge file that {run_dir} was trained with, its content differs: put that file "
-            "back, or name it with --database_init_path"
-        )
+        raise other
     return bank
 
 

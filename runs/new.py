@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from runs.record import record_path, write_record
+from runs.record_tables import MODEL_FLAGS, TRAIN_FLAGS, flag_table
 from trainer.config import Flags, parse_cli
 
 SCRIPT = """#!/usr/bin/env bash
@@ -44,9 +45,9 @@ def script_flags(path: Path) -> list[str]:
         ValueError: the script fails, or does not end in run_file/_launch.sh.
     """
     # A script that knows no LIST=1 would start its run here.
-    if not re.search(r"_(launch|base)\.sh", path.read_text()):
+    if not re.search(r"_(launch|base)\.sh", path.read_text(encoding="utf-8")):
         raise ValueError("it does not start run_file/_launch.sh")
-    listed = subprocess.run(["bash", str(path)], env=os.environ | {"LIST": "1"}, capture_output=True, text=True)
+    listed = subprocess.run(["bash", str(path)], env=os.environ | {"LIST": "1"}, capture_output=True, encoding="utf-8")
     if listed.returncode != 0:
         last = (listed.stderr.strip().splitlines() or [f"bash ended with {listed.returncode}"])[-1]
         raise ValueError(last.removeprefix("error: "))
@@ -88,7 +89,11 @@ def planned_values(flags: Flags, script: str):
         "EXPERIMENT": f"experiment_{flags.run.experiment_id}", "VERSION": flags.run.experiment_id,
         "CREATED": date.today().isoformat(), "SCRIPT": script, "OUT_DIR": flags.run.out_dir,
         "BASE_EXPERIMENT": f"experiment_{flags.run.base_experiment}",
-    } | {f"flag:{name}": str(value) for part in flags.as_dict().values() for name, value in part.items()}  # fmt: skip
+    }  # fmt: skip
+    flat = {name: value for part in flags.as_dict().values() for name, value in part.items()}
+    known |= {f"flag:{name}": str(value) for name, value in flat.items()}
+    for name, rows in (("MODEL_FLAGS", MODEL_FLAGS), ("TRAIN_FLAGS", TRAIN_FLAGS)):
+        known[name] = flag_table(rows, flat.get, sorted(flags.idle(every=True)))
     return known.get
 
 
@@ -121,7 +126,7 @@ def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tu
         raise ValueError(f"{path.relative_to(root)} exists already: choose another number{hint}")
     base_name = script_of(base, root).stem.removeprefix("experiment_")
     text = new_script(number, base_name, split_flags(changes))
-    script.write_text(text)
+    script.write_text(text, encoding="utf-8")
     try:
         write_record(record, planned_values(parse_cli(script_flags(script)), str(script.relative_to(root))))
     except BaseException:  # a flag that is refused leaves nothing behind

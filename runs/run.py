@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 from datetime import datetime
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from common.files import atomic, read_json
 
+ROOT = Path(__file__).parents[1]
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {
@@ -20,9 +22,12 @@ NOT_IDENTITY = {
 
 
 def git(*arguments: str) -> str | None:
-    """The output of a git command, or None where there is no git or no repository."""
+    """The output of a git command in this project, or None where there is no git or no repository."""
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+        result = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True, encoding="utf-8", errors="replace", timeout=10,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
@@ -35,8 +40,8 @@ def write_json(path: Path, value) -> None:
 
 
 def set_aside(scores: Path, step: int | None) -> Path:
-    """Rename an eval.json by the step of its weights, without touching those that were set aside before."""
-    names = (f"eval_step{step}{f'_{n}' * (n > 1)}.json" for n in count(1))
+    """Rename a file of results by the step of its weights, without touching those that were set aside before."""
+    names = (f"{scores.stem}_step{step}{f'_{n}' * (n > 1)}.json" for n in count(1))
     path = next(path for path in map(scores.with_name, names) if not path.exists())
     return scores.replace(path)
 
@@ -67,7 +72,7 @@ def last_sign_of_life(run_dir: Path, stages: list[dict]) -> str | None:
     times = [stage[side] for stage in stages for side in ("start", "end") if stage.get(side)]
     log = run_dir / "train.log"
     if log.exists():
-        for line in reversed(log.read_text(errors="replace").splitlines()):
+        for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
             try:
                 times.append(datetime.fromisoformat(line[:19]).isoformat())
                 break
@@ -108,13 +113,13 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict]:
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
 
     @cached_property
     def log_lines(self) -> list[str]:
         path = self.path / "train.log"
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         return [(line["step"], line[name]) for line in self.metrics if line.get(name) is not None]
@@ -213,24 +218,43 @@ class Run:
         points = self.curve(self.memory[1])
         return max(value for _, value in points) if points else None
 
+    @property
+    def number(self) -> str:
+        """The experiment of the run, without the seed that its folder may name: 1_4_8 of experiment_1_4_8_seed2."""
+        return re.sub(r"_*seed_?\d+$", "", self.info.get("experiment", ""))
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the run belongs to an experiment with a number, such as 1_4_8 or 1_4_8_concat."""
+        return bool(re.fullmatch(r"\d+(_\d+)+(_\w+)?", self.number))
+
+    @cached_property
+    def neighbours(self) -> list["Run"]:
+        """All other runs below the folder `out` that holds this one, else in its parent; the newest nearby last."""
+        tree = next((parent for parent in self.path.parents if parent.name == "out"), None)
+        found = find_runs(tree, deep=True) if tree else find_runs(self.path.parent)
+        mine = self.path.resolve()
+        found = [run for run in found if run.path.resolve() != mine]
+        return sorted(found, key=lambda run: run.path.resolve().parent == mine.parent)
+
     @cached_property
     def baseline(self) -> "Run | None":
-        """The run of model_original to compare with: the one named, else the newest nearby of equal data and tokens."""
+        """The run of model_original to compare with: the one named, else the newest of equal data and tokens."""
         if self.info.get("baseline"):
             return Run(self.info["baseline"])
         found = []
-        for other in find_runs(self.path.parent):
+        for other in self.neighbours:
             same = all(other.flag(name) == self.flag(name) for name in ("data_path", "max_seq_len", "batch_size"))
-            is_baseline = other.flag("model_type") == "model_original" and other.path != self.path
+            is_baseline = other.flag("model_type") == "model_original"
             if is_baseline and same and other.last("tokens") == self.last("tokens"):
                 found.append(other)
         return found[-1] if found else None
 
     @cached_property
     def base(self) -> "Run | None":
-        """The newest run nearby of the experiment that this one builds on."""
+        """The newest run of the experiment that this one builds on."""
         number = str(self.info.get("base") or "").replace(".", "_")
-        found = [run for run in find_runs(self.path.parent) if run.info.get("experiment") == number]
+        found = [run for run in self.neighbours if run.number == number]
         return found[-1] if number and found else None
 
 

@@ -54,9 +54,9 @@ def begin(folder: Path, plan: dict) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "sweep.json"
-    if note.exists() and json.loads(note.read_text()) != plan:
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != plan:
         raise ValueError(f"{folder} holds another sweep (see {note}): choose another name")
-    note.write_text(json.dumps(plan, indent=1))
+    note.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 
 
 def wait_for(command: list[str], **options) -> int:
@@ -95,12 +95,12 @@ def run_sweep(
         own = ["--out_dir", str(path), "--experiment", path.name, "--experiment_dir", str(folder / "records")]
         path.mkdir(exist_ok=True)
         log = path / "launch.log"
-        with open(log, "w") as output:
+        with open(log, "w", encoding="utf-8") as output:
             code = wait_for(["bash", str(script), *flags, *axes, *own], cwd=root, stdout=output, stderr=output)
         run = Run(path)
         if code in (130, 143) or run.state == "stopped":
             raise KeyboardInterrupt(f"{label}: stopped; the same command continues it")
-        last = (log.read_text(errors="replace").splitlines() or ["it printed nothing"])[-1]
+        last = (log.read_text(encoding="utf-8", errors="replace").splitlines() or ["it printed nothing"])[-1]
         outcome = f"validation loss {run.best['val_loss']:.4f}" if code == 0 and run.best else f"failed, {log}: {last}"
         print(f"{label}: {outcome}, {span(time.monotonic() - start)}", flush=True)
     runs = [Run(path) for path in points]

@@ -185,12 +185,12 @@ class Tracker:
         """Drop the metrics after `step`, which a resumed run logs again, and open the file for appending."""
         if not self.writes:
             return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step] if step else []
         temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self.path)  # a kill leaves the old lines or the kept ones
-        self.file = open(self.path, "a")
+        self.file = open(self.path, "a", encoding="utf-8")
         if self.swanlab and self.swanlab.is_new:
             self.swanlab.log_lines([json.loads(line) for line in kept])
 

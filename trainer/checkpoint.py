@@ -283,7 +283,7 @@ def state_digest(state: dict) -> str:
 
 
 def write_state(path: Path, state: dict) -> None:
-    path.write_text(json.dumps(state | {"digest": state_digest(state)}, indent=1))
+    path.write_text(json.dumps(state | {"digest": state_digest(state)}, indent=1), encoding="utf-8")
 
 
 def read_state(path: Path) -> dict:
@@ -293,7 +293,7 @@ def read_state(path: Path) -> dict:
         ValueError: a file is missing or damaged.
     """
     try:
-        state = json.loads((path / STATE_FILE).read_text())
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         whole = state.pop("digest") == state_digest(state)
     except (ValueError, KeyError, AttributeError, OSError):
         whole = False

@@ -185,11 +185,15 @@ class Flags:
     def as_dict(self) -> dict[str, dict]:
         return asdict(self)
 
-    def idle(self) -> dict[str, str]:
-        """The flags that differ from their defaults and do nothing, each with what they would need."""
-        found = self.model.idle_flags()
+    def idle(self, every: bool = False) -> dict[str, str]:
+        """The flags that differ from their defaults and do nothing, each with what they would need.
+
+        Args:
+            every: also those that have their defaults.
+        """
+        found = self.model.idle_flags(every)
         for config in (self.data, self.optim, self.run):
-            found |= idle_flags(config, lambda _: None, (self.model, self.data, self.optim, self.run))
+            found |= idle_flags(config, lambda _: None, (self.model, self.data, self.optim, self.run), every)
         return found
 
 

@@ -90,8 +90,9 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         run.report("val", val.report)
         files = {"--data_path": data.data_path, "--val_path": data.val_path}
         files["--database_init_path"] = data.database_init_path if bank else None
-        inputs = {name: content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
-    inputs = {"tokenizer": tokenizer_key(tokenizer)} | {f"{name} file": key for name, key in inputs.items()}
+        keys = {f"{name} file": content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    inputs = {"tokenizer": f"{tokenizer_key(tokenizer)} {special}"} | keys
     if data.init_path:
         require_same_inputs(data.init_path, tokenizer, bank, model.retrieval)
     if flags.optim.entry_rows:

@@ -1,13 +1,17 @@
 """What comes before the first step: precision, determinism, and the model with its first weights."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env, set_seed
 from torch import nn
 
 from dataset.cache import cached_order
@@ -15,7 +19,7 @@ from dataset.knowledge import BANK_ORDER
 from model import build_model
 from model.compat import convert_state_dict
 
-from .checkpoint import load_tensors
+from .checkpoint import checkpoint_dirs, load_tensors
 from .config import Flags
 
 MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
@@ -23,16 +27,23 @@ SHARDED = {  # what Accelerate's launcher and its config file ask for, by the va
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
 }  # fmt: skip
+SILENT_S = 20.0  # seconds that a process waits for the others without a word
 
 
 def start(flags: Flags) -> Accelerator:
     """Precision, determinism and the process group.
 
+    Variables of Accelerate that are left in the environment change nothing: the run's own flags decide.
+
     Raises:
-        ValueError: Accelerate is told to shard the model.
+        ValueError: Accelerate is told to shard the model, or to wait for processes that no launcher has started.
     """
     require_whole_weights()
-    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[flags.optim.dtype])
+    with waiting_for_processes():
+        accelerator = Accelerator(
+            mixed_precision=MIXED_PRECISION[flags.optim.dtype], dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else a variable divides each loss
+        )  # fmt: skip
     torch.set_float32_matmul_precision("high")
     if flags.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
@@ -55,13 +66,40 @@ def require_whole_weights() -> None:
             )
 
 
+@contextmanager
+def waiting_for_processes() -> Iterator[None]:
+    """Say what a process waits for that no other process joins.
+
+    Raises:
+        ValueError: `WORLD_SIZE` is left in the environment, without what a launcher sets beside it.
+    """
+    world, missing = os.environ.get("WORLD_SIZE", "1"), [n for n in ("RANK", "MASTER_ADDR") if n not in os.environ]
+    if not world.isdecimal() or int(world) < 2:
+        yield
+        return
+    if missing and ("LOCAL_RANK" in os.environ or not torch.cuda.is_available()):
+        raise ValueError(
+            f"the environment has WORLD_SIZE={world} without {' and '.join(missing)}, so this process would wait for "
+            "others for ever: unset WORLD_SIZE, or launch with NUM_PROCESSES=N bash run_file/experiment_*.sh"
+        )
+    told = f"waiting for the {world} processes of WORLD_SIZE; if this one is alone, stop it and unset WORLD_SIZE"
+    timer = Timer(SILENT_S, print, [told], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
     """The model on its device: fresh weights, or those of `--init_path`.
 
     Args:
         bank: as `load_bank` returns it; None for the baseline.
     Raises:
-        FileNotFoundError, ValueError: `--init_path` holds no weights, or those of another model or order of the bank.
+        FileNotFoundError, ValueError: `--init_path` holds no weights, or those of another model or order of the bank;
+            or the run to go on with had another order.
     """
     set_seed(flags.run.seed)
     tokens = None if bank is None else torch.tensor(bank.tokens)
@@ -71,8 +109,13 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
         with accelerator.main_process_first():
             cached = partial(cached_order, flags.data.cluster_cache_path)
             order_N = model.order_by_content(flags.data.cluster_words, cached).numpy()
-        if accelerator.is_main_process:
-            np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
+    if bank is not None and checkpoint_dirs(flags.run.out_dir) and not has_order(flags.run.out_dir, order_N):
+        raise ValueError(
+            f"{flags.run.out_dir} was begun with its bank in another order: give the --cluster_cache_path file and the "
+            "--cluster_words of then, or none if it had none, or start over with --no_resume"
+        )
+    if order_N is not None and accelerator.is_main_process:
+        np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
         if bank is not None and flags.model.retrieval_class.has_grid:
             check_order(order_N, flags.data.init_path)
@@ -82,13 +125,18 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
 
 def check_order(order_N: np.ndarray | None, init_path: str) -> None:
     """Refuse sub-keys that were trained over a bank in another order than this run's."""
-    trained = Path(init_path) / BANK_ORDER
-    trained_N = np.load(trained) if trained.exists() else None
-    if (order_N is None) != (trained_N is None) or not (order_N is None or np.array_equal(order_N, trained_N)):
+    if not has_order(init_path, order_N):
         raise ValueError(
             f"--init_path {init_path} was trained with its bank in another order, and its sub-keys fit that one alone: "
             "give the --cluster_cache_path file and the --cluster_words of that run, or none if it had none"
         )
+
+
+def has_order(run_dir: str | Path, order_N: np.ndarray | None) -> bool:
+    """Whether the bank of a run has this order; None: that of its knowledge file."""
+    path = Path(run_dir) / BANK_ORDER
+    known_N = np.load(path) if path.exists() else None
+    return known_N is order_N is None or np.array_equal(known_N, order_N)
 
 
 def weights_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

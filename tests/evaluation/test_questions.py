@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dataset import questions
-from dataset.questions import FIELDS, read_questions
+from dataset.questions import FIELDS, chance_of, read_questions
 
 CHOICES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv"]
 OBJECT = {"question": "It is in ___.", "choices": CHOICES, "subject": "s", "predicate": "p"}
@@ -44,6 +44,18 @@ def test_choices_that_are_numbers_or_letters_are_not_confused(read):
         read("object", years | {"choices": ["B", "A"], "answer": "B"})
 
 
+def test_a_json_array_is_read_like_lines(read):
+    rows = [OBJECT | {"answer": answer} for answer in ("A", 2)]
+    assert read("object", json.dumps(rows, indent=1)) == read("object", *rows)
+    with pytest.raises(ValueError, match="line 2: the answer 'x' names no choice"):
+        read("object", f"[{json.dumps(rows[0])},\n{json.dumps(rows[0] | {'answer': 'x'})}]")
+
+
+def test_chance_is_that_of_questions_with_different_numbers_of_choices(read):
+    rows = read("object", OBJECT | {"answer": "A"}, OBJECT | {"answer": "A", "choices": CHOICES[:2]})
+    assert chance_of(rows) == pytest.approx((1 / 5 + 1 / 2) / 2) and chance_of(rows[:1]) == 1 / 5
+
+
 @pytest.mark.parametrize("answer", ["yes", "Yes", "TRUE", True, 1, "SUPPORTS", "supported", " y "])
 def test_the_common_words_for_a_true_statement_are_taken(read, answer):
     rows = read("verification", {"statement": "s", "answer": answer}, {"statement": "s", "answer": "REFUTES"})
@@ -70,8 +82,10 @@ def test_other_words_for_a_statement_are_refused_with_their_line(read, answer):
         (OBJECT | {"answer": "A", "choices": ["Rome", None]}, "line 1: 'choices' must be a list"),
         (OBJECT | {"answer": "A", "question": None}, "line 1: 'question' must be a text"),
         (OBJECT | {"answer": "A", "uuid": ["u"]}, "line 1: 'uuid' must be a text"),
-        ("[]\n", "line 1: no field 'question'"),
-        ("\n \n", "has no questions, every line is blank: give another --object_path"),
+        ("{}\n", "line 1: no field 'question'"),
+        ("[[]]\n", "line 1: no field 'question'"),
+        ("[]\n", "has no questions: give another --object_path"),
+        ("\n \n", "has no questions: give another --object_path"),
     ],
 )
 def test_a_malformed_question_is_refused_in_one_sentence(read, row, message):

@@ -103,8 +103,8 @@ def refuse(original, *args, **kwargs):
     raise ValueError("no more")
 
 
-def set_variable(name: str, value: str) -> None:
-    os.environ[name] = value
+def set_variables(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
 
 
 def note_bank_hashes(folder: Path) -> None:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,23 +91,36 @@ def test_a_cache_that_can_only_be_read_is_still_of_use(tmp_path, monkeypatch):
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match="cannot be written: give permission, or another .Permission denied"):
-        with atomic(tmp_path / "file"):
+    with pytest.raises(OSError, match="cannot be written: give permission, or give another --out .Permission denied"):
+        with atomic(tmp_path / "file", "out"):
             refuse_to_write()
 
 
-@pytest.mark.parametrize("package", ["common", "dataset", "evaluation", "editing"])
+PACKAGES = ("common", "dataset", "model", "trainer", "runs", "evaluation", "editing", "benchmark")
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "."])
 def test_every_text_file_is_opened_as_utf_8(package):
     """The locale decides otherwise, and a file that one machine wrote cannot be read on another."""
     root = Path(__file__).parents[2]
-    for path in sorted((root / package).rglob("*.py")):
+    for path in sorted((root / package).glob("*.py" if package == "." else "**/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             owner = getattr(getattr(node.func, "value", None), "id", "")
-            if name not in ("open", "read_text", "write_text") or owner in ("os", "gzip"):
+            names = {keyword.arg for keyword in node.keywords}
+            assert "text" not in names or owner != "subprocess", f"{path}, line {node.lineno}: give encoding='utf-8'"
+            is_open = name in ("open", "FileHandler") and owner not in ("os", "gzip", "RunFolder")
+            if not is_open and not (name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)):
                 continue
             mode = next((a.value for a in node.args[1:2] if isinstance(a, ast.Constant)), "r")
-            names = {keyword.arg for keyword in node.keywords}
             assert "encoding" in names or "b" in str(mode), f"{path}, line {node.lineno}: give encoding='utf-8'"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word():
+    command = "from common.cli import run_command; run_command(lambda: [print('x' * 999) for _ in range(999)] and None)"
+    process = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1) == b"x"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141

@@ -62,9 +62,12 @@ def test_what_a_killed_build_has_left_is_deleted_by_the_next_one(tmp_path, survi
         assert process.exitcode == -signal.SIGKILL
         (left,) = tmp_path.iterdir()
         living = left.with_name(f"{left.name.rsplit('.', 1)[0]}.{os.getppid()}")
-        elsewhere = left.with_name(f".old.another-machine.{process.pid}")
-        for path in (living, elsewhere):
+        elsewhere = [left.with_name(f".{name}.unfinished.another-machine.{process.pid}") for name in ("new", "old")]
+        others = tmp_path / ".mine.another-machine.2019"  # a person's file
+        for path in (living, *elsewhere, others):
             path.mkdir()
+        for path in (elsewhere[1], others):
+            os.utime(path, (0, 0))
         with atomic(tmp_path / "new") as temporary:
             temporary.write_text("whole")
-        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "new", living, elsewhere])
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "new", living, elsewhere[0], others])

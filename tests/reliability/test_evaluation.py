@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import eval_model
 from dataset.knowledge import load_bank
@@ -20,8 +22,6 @@ CHOICES = ["land 0", "land 1", "land 2"]
 @pytest.fixture
 def run(tmp_path):
     """A run of an untrained memory model with questions about its entries."""
-    import torch
-
     tokenizer, folder = load_tokenizer("dataset/tokenizer"), tmp_path / "run"
     knowledge = [{"sentence": fact, "uuid": str(n), "object": CHOICES[n % 3]} for n, fact in enumerate(FACTS)]
     (tmp_path / "facts.json").write_text(json.dumps(knowledge))
@@ -69,7 +69,7 @@ def test_a_partial_evaluation_leaves_the_larger_results(run, evaluate, capsys):
     assert whole["object"]["n"] == 9 and whole["object"]["limit"] is None
     part = evaluate("--tasks", "object", "--arms", "bank shuffled", "--limit", "5")
     printed = capsys.readouterr().out
-    assert "eval.json keeps results with more questions than --limit 5: object; object, bank shuffled" in printed
+    assert "eval.json keeps its results of more questions: object; object, bank shuffled; delete it to" in printed
     for name in ("language", "object", "verification"):
         assert part[name] == whole[name] and part["arms"]["bank shuffled"][name] == whole["arms"]["bank shuffled"][name]
     again = evaluate("--tasks", "object", "--arms", "bank zeroed")
@@ -90,23 +90,35 @@ def test_a_larger_evaluation_replaces_a_smaller_one_and_one_of_other_weights_sta
     assert json.loads((run / "eval_step7.json").read_text())["object"]["n"] == 9
 
 
-def test_results_of_another_bank_stand_apart_and_an_undone_edit_is_none(run, evaluate):
+def test_fewer_questions_of_another_file_replace_nothing_either(run, evaluate, capsys):
+    assert evaluate("--tasks", "object", "--arms")["object"]["n"] == 9
+    few = run.parent / "few.jsonl"
+    few.write_text("".join((run.parent / "object.jsonl").read_text().splitlines(keepends=True)[:4]))
+    assert evaluate("--tasks", "object", "--arms", "--object_path", str(few))["object"]["n"] == 9
+    assert "keeps its results of more questions: object" in capsys.readouterr().out
+    line = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert line["result"]["n"] == 4 and line["files"]["object_path"] == str(few)
+
+
+def test_results_of_an_edited_bank_stand_apart_and_an_undone_edit_is_none(run, evaluate, capsys):
+    def apart() -> dict:
+        found = [json.loads(path.read_text()) for path in run.glob("eval_bank_*.json")]
+        return {(result["about"]["edits"], result["object"]["n"]) for result in found}
+
     flags = "--tasks", "object", "--arms", "--limit"
-    assert evaluate(*flags, "5")["about"]["edits"] == 0
+    trained = evaluate(*flags, "5")
+    assert trained["about"]["edits"] == 0
     store = MemoryStore(run)
     store.edit(2, "Town 2 lies in land 0.")
     store.freeze(3)
-    assert evaluate(*flags, "9")["about"]["edits"] == 2
+    assert evaluate(*flags, "9") == trained and apart() == {(2, 9)}
+    assert "the bank was edited, so these results stand apart from eval.json, in eval_bank" in capsys.readouterr().out
     store.edit(2, "Town 2 lies in land 1.")
-    again = evaluate(*flags, "4")
-    assert again["object"]["n"] == 4 and again["about"]["edits"] == 2
+    assert evaluate(*flags, "4") == trained and apart() == {(2, 9), (2, 4)}
     for _ in range(3):
         store.undo()
-    trained = evaluate(*flags, "2")
-    assert trained["object"]["n"] == 2 and trained["about"]["edits"] == 0 and trained["about"]["bank"] is None
-    assert evaluate(*flags, "1")["object"]["n"] == 2  # the same bank: the larger result stays
-    aside = [json.loads((run / f"eval_step7{end}.json").read_text())["object"]["n"] for end in ("", "_2", "_3")]
-    assert aside == [5, 9, 4]
+    again = evaluate(*flags, "2")
+    assert again["object"] == trained["object"] and again["about"]["bank"] is None  # the larger result stays
 
 
 def test_results_of_an_earlier_version_over_an_edited_bank_stand_apart(run, evaluate):
@@ -124,7 +136,7 @@ def test_results_of_an_earlier_version_count_with_the_limit_of_their_file(run, e
     assert evaluate("--tasks", "verification", "--arms")["object"]["limit"] == 8
 
 
-def test_what_was_measured_before_a_failure_is_stored(run, evaluate, monkeypatch):
+def test_what_was_measured_before_a_failure_is_stored_and_printed(run, evaluate, monkeypatch, capsys):
     def fail(*args):
         raise OSError("the GPU fell off")
 
@@ -132,6 +144,30 @@ def test_what_was_measured_before_a_failure_is_stored(run, evaluate, monkeypatch
     with pytest.raises(OSError, match="fell off"):
         evaluate("--tasks", "language", "object", "verification", "--arms")
     assert json.loads((run / "eval.json").read_text())["object"]["n"] == 9
+    printed = capsys.readouterr().out
+    assert "val loss" in printed and "object" in printed
+
+
+def test_too_little_gpu_memory_is_one_sentence_with_the_flag_to_change(evaluate, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(eval_model.TASKS, "object", fail)
+    with pytest.raises(MemoryError, match="give a smaller --batch_size"):
+        evaluate("--tasks", "object", "--arms")
+
+
+def test_questions_that_name_no_relation_cost_only_the_tasks_that_need_it(run, evaluate):
+    path = run.parent / "object.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write(path, [{name: row[name] for name in row if name not in ("subject", "predicate")} for row in rows])
+    write(
+        run.parent / "verification.jsonl",
+        [{"statement": FACTS[n], "answer": n % 2 == 0, "uuid": str(n)} for n in range(9)],
+    )
+    found = evaluate("--arms", "--tasks", "object", "reworded", "frequency", "lookup", "retrieval")
+    assert found["object"]["n"] == 9 and found["retrieval"]["n"] == 9 and list(found["lookup"])[0] == "object"
+    assert "reworded" not in found and "frequency" not in found and "verification" not in found["lookup"]
 
 
 @pytest.mark.parametrize(
@@ -152,11 +188,12 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(evaluate, monk
         evaluate(*flags)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_evaluated(evaluate, monkeypatch):
-    def refuse(self):
-        raise OSError(30, os.strerror(30))
+def refuse_to_write(self):
+    raise OSError(30, os.strerror(30))
 
-    monkeypatch.setattr(ResultFile, "_locked", refuse)
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_evaluated(evaluate, monkeypatch):
+    monkeypatch.setattr(ResultFile, "_locked", refuse_to_write)
     for task in eval_model.TASKS:
         monkeypatch.setitem(eval_model.TASKS, task, lambda *args: pytest.fail("a task has run"))
     with pytest.raises(ValueError, match="cannot be written, and eval.json goes there.*Read-only file system"):
@@ -186,3 +223,55 @@ def test_a_terminal_without_unicode_shows_the_table():
     finally:
         sys.stdout = old
     assert screen.buffer.getvalue() == b"object 50.0% ?3.0%\n"
+
+
+@pytest.fixture
+def ask_harness(run, monkeypatch):
+    """ask_harness(flags): the command line, with a harness that has three tasks; returns harness.json."""
+    from evaluation import harness
+
+    def simple_evaluate(model, tasks, limit, **options):
+        return {"results": {name: {"acc,none": 0.5, "n": limit or 9} for name in tasks}}
+
+    manager = SimpleNamespace(all_tasks=["a", "b", "c"])
+    for name, content in {
+        "lm_eval": {"simple_evaluate": simple_evaluate},
+        "lm_eval.tasks": {"TaskManager": lambda **options: manager},
+        "lm_eval.models.huggingface": {"HFLM": lambda **options: None},
+    }.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+
+    def ask(*flags):
+        monkeypatch.setattr(sys, "argv", ["harness", "--run", str(run), *flags])
+        harness.main()
+        return json.loads((run / "harness.json").read_text())
+
+    return ask
+
+
+def test_results_of_the_harness_merge_and_a_partial_one_replaces_nothing(run, ask_harness, capsys):
+    assert ask_harness("--tasks", "a", "b")["a"]["n"] == 9
+    again = ask_harness("--tasks", "a", "c", "--limit", "2")
+    assert [again[name]["n"] for name in "abc"] == [9, 9, 2]
+    printed = capsys.readouterr()
+    assert "keeps its results of more examples: a" in printed.err and '"n": 2' in printed.out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tasks", "a", "nothing"], "the harness has no task 'nothing': give another of --tasks"),
+        (["--tasks", "a", "--include_path", "nowhere"], "there is no folder nowhere: give another --include_path"),
+    ],
+)
+def test_the_harness_refuses_what_cannot_work_before_it_evaluates(run, ask_harness, flags, message):
+    with pytest.raises(ValueError, match=message):
+        ask_harness(*flags)
+    assert not (run / "harness.json").exists()
+
+
+def test_a_folder_that_the_harness_cannot_write_into_is_refused_before(run, ask_harness, monkeypatch):
+    monkeypatch.setattr(ResultFile, "_locked", refuse_to_write)
+    monkeypatch.setattr("evaluation.harness.load_run", lambda *args: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match="cannot be written, and harness.json goes there"):
+        ask_harness("--tasks", "a")

@@ -47,7 +47,7 @@ def trained(tmp_path, request):
     (run / "flags.json").write_text(json.dumps({"data": data, "model": {"knowledge_num": 9, "knowledge_length": 12}}))
     (run / "run.json").write_text(json.dumps({"data": {"knowledge": bank.report}}))
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps({"uuid": fact["uuid"]}) + "\n" for fact in FACTS))
-    config = EvalConfig(object_path=str(tmp_path / "questions.jsonl"))
+    config = EvalConfig(object_path=str(tmp_path / "questions.jsonl"), cache_dir=str(tmp_path / "cache"))
     return SimpleNamespace(run=run, path=path, cache=tmp_path / "cache", config=config, tokenizer=tokenizer)
 
 
@@ -57,7 +57,7 @@ def gold_of(trained, knowledge_path=None):
 
 
 def assert_facts_fit_their_rows(trained, store) -> None:
-    gold = gold_of(trained, store.knowledge_path)
+    gold = gold_of(trained, store.places.get("knowledge_path"))
     assert len(gold.rows) == 9
     for row in range(9):
         entry = store.show(row)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from common import files
 from dataset import knowledge
@@ -245,6 +246,24 @@ def test_the_weights_of_another_version_are_refused(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="another version of the model .missing blocks.0.retrieval.query_proj.weight"):
         load_run(tmp_path)
+
+
+def test_damaged_weights_and_those_of_another_project_are_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    whole, config = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / "config.json").read_text()
+    for content in (whole[:-100], whole[:5], b""):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="model.safetensors cannot be loaded, it is damaged"):
+            load_run(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    (tmp_path / "config.json").write_text(config.replace('"dim": 32', '"dim": 64'))
+    with pytest.raises(ValueError, match="does not fit config.json: start the run again") as refusal:
+        load_run(tmp_path)
+    assert "\n" not in str(refusal.value)
+    other = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8))
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a GPT2LMHeadModel, not a run of this project: give a run folder"):
+        load_run(tmp_path / "other")
 
 
 def test_the_journal_of_another_bank_is_refused(tmp_path):

@@ -59,6 +59,28 @@ def test_a_run_does_not_go_on_with_other_inputs(runs, others):
     assert flags_of(out)["data_path"] == others["moved_text.jsonl"]
 
 
+def test_a_run_does_not_go_on_with_other_special_tokens_or_another_order_of_its_bank(runs):
+    assert runs.start("run", *SHORT).code == 0
+    folder = runs.folder / "other_end"
+    load_tokenizer("dataset/tokenizer").save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": config["bos_token"]}))
+    ended = runs.start("run", *MORE, "--tokenizer_path", str(folder))
+    assert ended.code == 1 and "was written with another content of the tokenizer: put it back" in ended.output
+    ended = runs.start("run", *MORE, "--cluster_cache_path", str(runs.folder / "order.npz"))
+    assert ended.code == 1 and "was begun with its bank in another order: give the --cluster_cache_path" in ended.output
+    assert not (runs.folder / "run/bank_rows.npy").exists()
+    assert runs.start("run", *MORE, "--tokenizer_path", str(runs.folder / "run")).code == 0
+
+
+def test_edits_of_a_run_that_goes_on_are_said_to_be_left_out_of_its_training(runs):
+    assert runs.start("run", *SHORT).code == 0
+    MemoryStore(runs.folder / "run").delete(3)
+    ended = runs.start("run", *MORE)
+    assert ended.code == 0 and "as it was trained, without the 1 edited entries" in ended.output
+    assert MemoryStore(runs.folder / "run").text(3) == ""
+
+
 def test_other_flags_of_a_run_that_goes_on_are_listed_and_each_session_has_its_own(runs):
     assert runs.start("run", *SHORT).code == 0
     ended = runs.start("run", *MORE, "--learning_rate", "0.01", "--dropout", "0.2", "--log_interval", "2")

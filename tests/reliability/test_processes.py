@@ -17,7 +17,7 @@ from tests.tiny_runs import free_port, metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.stop import StopVotes
 
-from .faults import die_noting, fault, note_bank_hashes, on_rank, on_ranks, refuse, send, set_variable, wait_before
+from .faults import die_noting, fault, note_bank_hashes, on_rank, on_ranks, refuse, send, set_variables, wait_before
 
 ROOT = Path(__file__).parents[2]
 STILL = ("--attention_dropout", "0", "--fusion_dropout", "0", "--balance_loss_coef", "0")
@@ -153,7 +153,7 @@ SHARDED = [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSp
 
 @pytest.mark.parametrize("variable, name", SHARDED, ids=[name for _, name in SHARDED])
 def test_sharded_weights_are_refused_in_one_sentence_before_anything_is_read(runs, variable, name):
-    for ended in runs.start_ranks("run", fault=partial(set_variable, variable, "true")):
+    for ended in runs.start_ranks("run", fault=partial(set_variables, {variable: "true"})):
         assert ended.code == 1 and ended.output.count("\n") == 1
         assert ended.output.startswith(f"error: Accelerate is told to use {name} ({variable}), but ")
         assert "launch with --multi_gpu instead" in ended.output

@@ -311,16 +311,23 @@ def test_run_json_tells_the_stage_that_failed(tmp_path):
 
 def test_run_json_holds_no_secret_and_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("SWANLAB_API_KEY", "do-not-tell")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("runs.run.ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     facts = RunFolder(tmp_path).facts
     assert facts["git_commit"] is None
     assert "do-not-tell" not in (tmp_path / "run.json").read_text()
 
 
-def test_run_json_holds_the_code_that_git_does_not_track(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
+def test_run_json_holds_the_code_of_this_project_that_git_does_not_track(tmp_path, monkeypatch):
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}_elsewhere")  # where the command is started, another repository
+    elsewhere.mkdir()
+    for folder in (tmp_path, elsewhere):
+        subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    (elsewhere / "theirs.py").write_text("a = 1\n")
+    (tmp_path / os.fsdecode(b"latin_\xe9.txt")).write_text("one\n")  # a name that is not UTF-8 is no error
+    monkeypatch.chdir(elsewhere)
+    for module in ("runs.run", "runs.folder"):
+        monkeypatch.setattr(f"{module}.ROOT", tmp_path)
     for name, text in ((".gitignore", "out/\n"), ("new fusion.py", "a = 1\nb = 2\n"), ("notes.txt", "one\n")):
         (tmp_path / name).write_text(text)
     (tmp_path / "large.bin").write_bytes(bytes(2_000_000))
@@ -328,9 +335,9 @@ def test_run_json_holds_the_code_that_git_does_not_track(tmp_path, monkeypatch):
     found = {file.pop("path"): file for file in RunFolder(tmp_path / "out").facts["git_untracked"]}
     assert set(found) == {".gitignore", "new fusion.py", "notes.txt", "large.bin"}
     new = found["new fusion.py"]
-    assert (new["lines"], new["content"]) == (2, "a = 1\nb = 2\n")
+    assert new["lines"] == 2
     assert new["sha256"] == hashlib.sha256(b"a = 1\nb = 2\n").hexdigest()
-    assert "content" not in found["notes.txt"] and found["large.bin"] == {"bytes": 2_000_000}
+    assert found["large.bin"] == {"bytes": 2_000_000}
 
 
 def test_a_new_log_does_not_write_into_the_old_one(tmp_path):
