@@ -110,7 +110,10 @@ class MemoryConfig(CoreConfig):
         False, "keep the feed-forward beside the memory, instead of the memory in its place", only_with=IN_A_BLOCK
     )
     knowledge_num: int = flag(
-        1048576, "bank entries N; for product keys a square number R*R", within=(1, None), basic=True
+        1048576,
+        "bank entries N, for product keys a square number R*R; auto: all of the knowledge file, and --reserve_entries",
+        within=(1, None),
+        basic=True,
     )
     knowledge_length: int = flag(8, "tokens L of an entry", within=(1, None), basic=True)
     num_candidates: int = flag(16, "candidates C that the retrieval ranks", within=(1, None), only_with=READER)

@@ -35,7 +35,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", 
 # Of the files that git does not track, run.json names so many and reads those below 1 MB.
 UNTRACKED_FILES, UNTRACKED_BYTES = 100, 1_000_000
 LEFT_OVER = (
-    "eval.json", "eval_step*.json", "eval_bank_*.json", "harness*.json", "evaluations.jsonl", "memory_journal.jsonl",
+    "eval.json", "eval_step*.json", "eval_bank_*.json", "harness*.json", "evaluations.jsonl", "memory_journal*.jsonl",
     BANK_ORDER, "train.log", "model.safetensors",
 )  # fmt: skip
 

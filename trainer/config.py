@@ -42,6 +42,10 @@ class DataConfig:
     database_init_path: str | None = flag(
         "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory", basic=True
     )
+    reserve_entries: int = flag(
+        0, "empty entries among --knowledge_num, at its end, for facts that are added after training", within=(0, None),
+        only_with="--model_type model_memory",
+    )  # fmt: skip
     cluster_cache_path: str | None = flag(
         None, "order the bank by content and start the sub-keys from that order; it is saved in this .npz file",
         only_with="--model_type model_memory",
@@ -206,16 +210,18 @@ def parse_cli(argv: list[str] | None = None) -> Flags:
     Raises:
         ValueError: a flag does not exist or a value is refused; one sentence says which and why.
     """
+    from .bank_size import sized, without_auto  # it needs Flags
+
     argv, parser = sys.argv[1:] if argv is None else argv, OneSentenceParser(*CONFIGS)
     if (words := asked_for_help(argv)) is not None:
         print(parser.help_about(words), end="")
         print("" if words else HELP_END, end="")
         sys.exit(0)
-    argv = with_config(argv, parser)
+    argv, auto = without_auto(with_config(argv, parser))
     *configs, left = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if left:
         raise ValueError(unknown(left[0], parser))
-    flags = Flags(*configs)
+    flags = sized(Flags(*configs)) if auto else Flags(*configs)
     check_together(flags)
     return flags
 
@@ -225,6 +231,11 @@ def check_together(flags: Flags) -> None:
     model, data, optim = flags.model, flags.data, flags.optim
     check(data, others=(model,))
     check(optim, others=(model, data))
+    require(
+        data.reserve_entries < model.knowledge_num or not model.reads_bank,
+        f"--reserve_entries {data.reserve_entries} leaves no entry of --knowledge_num {model.knowledge_num} for the "
+        "knowledge file: lower it, or give --knowledge_num auto",
+    )
     words, length = data.cluster_words, model.knowledge_length
     require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     require(
