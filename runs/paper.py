@@ -13,7 +13,7 @@ from .evidence import Number, own, results_of
 from .keep import mean_interval
 from .run import Run
 
-COLUMN, PAGE, HEIGHT, DPI = 3.3, 6.8, 2.3, 300
+COLUMN, PAGE, HEIGHT, LINE, DPI = 3.3, 6.8, 2.3, 0.16, 300  # inches, a line of a legend among them; dots an inch
 # What every reader tells apart, in print without colours too: Okabe and Ito's colours, and dashes.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 DASHES = ("-", "--", "-.", ":")
@@ -52,7 +52,7 @@ def over(runs: list[Run], axis: str) -> dict[int, float]:
         for step, tokens in run.curve("tokens"):
             if speed.get(step):
                 minutes += (tokens - before) / speed[step] / 60
-            before, clock[step] = tokens, minutes
+                before, clock[step] = tokens, minutes
         clocks.append(clock)
     return {step: mean(clock[step] for clock in clocks) for step in shared(clocks)}
 
@@ -110,21 +110,16 @@ def bars_figure(groups: Groups, measures: dict[str, str], arms: dict[str, str], 
     used = [m for m in measures if any(number(n, a, m) for n, a in bars)]
     if not bars:
         return None
-    figure, axes = new_figure(PAGE if len(bars) * len(used) > 8 else COLUMN)
+    labels = [name if arm == "own" else f"{name}, {arms[arm]}" for name, arm in bars]
+    columns = max(1, int(PAGE * 12 / (6 + max(map(len, labels)))))
+    figure, axes = new_figure(PAGE, LINE * -(-len(bars) // columns))
     width, names = 0.8 / len(bars), list(groups)
     for place, (name, arm) in enumerate(bars):
         found = [(i, n) for i, measure in enumerate(used) if (n := number(name, arm, measure))]
         x = [i + (place - (len(bars) - 1) / 2) * width for i, _ in found]
-        style = {
-            "color": COLORS[names.index(name) % len(COLORS)],
-            "alpha": 0.85,
-            "edgecolor": "white",
-            "linewidth": 0.3,
-        }
-        label = name if arm == "own" else f"{name}, {arms[arm]}"
-        axes.bar(
-            x, [n.value for _, n in found], 0.92 * width, hatch=HATCHES[list(arms).index(arm)], label=label, **style
-        )
+        look = {"color": COLORS[names.index(name) % len(COLORS)], "hatch": HATCHES[list(arms).index(arm)]}
+        look |= {"alpha": 0.85, "edgecolor": "white", "linewidth": 0.3, "label": labels[place]}
+        axes.bar(x, [n.value for _, n in found], 0.92 * width, **look)
         for at, (_, n) in zip(x, found, strict=True):
             if n.interval:
                 axes.plot([at, at], n.interval, color="black", linewidth=0.8)
@@ -132,14 +127,15 @@ def bars_figure(groups: Groups, measures: dict[str, str], arms: dict[str, str], 
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
     axes.set_ylabel(unit)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(frameon=False, loc="outside upper left", ncols=columns)
     return figure
 
 
-def new_figure(width: float):
+def new_figure(width: float, more: float = 0.0):
+    """A figure and its axes; `more` is added to its height, for a legend."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, HEIGHT), layout="constrained")
+    figure = Figure(figsize=(width, HEIGHT + more), layout="constrained")
     return figure, figure.add_subplot()
 
 
