@@ -89,8 +89,10 @@ def loss_figure(groups: Groups, axis: str, label: str):
             drawn = True
     axes.set_xlabel(label)
     axes.set_ylabel("loss, nats a token\n(thin: training, smoothed)")
+    if not drawn:
+        return None
     axes.legend(frameon=False)
-    return figure if drawn else None
+    return figure
 
 
 def smooth(values: list[float]) -> list[float]:

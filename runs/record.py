@@ -167,7 +167,7 @@ def draw_curves(run: Run, path: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     seeds = Evidence(run).runs
     if len(seeds) > 1:
-        draw({f"seed {other.flag('seed')}": other for other in seeds}, picture)
+        draw({f"seed {other.flag('seed')}": [other] for other in seeds}, picture)
     else:
         shutil.copyfile(drawn, picture)
 

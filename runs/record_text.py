@@ -290,8 +290,8 @@ def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
 
 
 def script(run: Run) -> str:
-    path = find_script(run.number, ROOT) if run.number else None
-    return path.relative_to(ROOT).as_posix() if path else "无 (见命令行)"
+    path = find_script(run.number, Path()) if run.number else None
+    return path.as_posix() if path else "无 (见命令行)"
 
 
 def train_notes(run: Run) -> str:

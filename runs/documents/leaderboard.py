@@ -16,12 +16,8 @@ TEXTS = (
     ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"), ("dev", "text-300"),
 )  # fmt: skip
 QUESTIONS = (("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"), ("dev", "knowledge-cpu"))
-# The rows of wiki-49M name what was run instead of a number.
-ALIASES = {
-    "1.4.0": "AdamW, 32 heads, learning rate 1e-3", "1.6.0": "Muon, 8 heads, learning rate 2e-3, Muon's x 1.5",
-    "1.6.1": "1.6.0 with an n-gram table", "1.6.2": "1.6.0 with a bank",
-    "1.6.3": "1.6.0 with a bank and an n-gram table",
-}  # fmt: skip
+# What the rows of a protocol name instead of the number: the plain model at its best learning rate.
+ALIASES = {("wiki-49M", "1.4.0"): "AdamW, 32 heads, learning rate 1e-3"}
 # The protocol in which the plain model trained for as long as an experiment did under another.
 EQUAL_TIME = {("1.5.0", "text-2000"): "text-2950"}
 # The questions of the scripts, in Chinese; one that is missing here is shown as its script has it.
@@ -43,13 +39,14 @@ ASKED = {
     "1.6.0": "用今天的训练方法, 普通模型能好多少?", "1.6.1": "在新方法之上, n-gram 表还有收益吗?",
     "1.6.2": "在新方法之上, 句子知识库还有收益吗?", "1.6.3": "知识库与 n-gram 表的收益能相加吗?",
     "1.6.4": "对照: n-gram 表每头只有一行", "1.6.5": "对照: 读另一个句子", "1.6.6": "对照: 参数相同的更大普通模型",
+    "1.6.7": "由文本中最新的 n-gram 决定读哪些句子, 记忆的收益更大吗?",
 }  # fmt: skip
 
 
 def first(rows: Rows, experiment: str, arms: tuple[str, ...], measure: str, places) -> Row | None:
     """The newest row of the first place that has one."""
     for split, protocol in places:
-        name = ALIASES.get(experiment, experiment) if protocol == "wiki-49M" else experiment
+        name = ALIASES.get((protocol, experiment), experiment)
         for arm in arms:
             if row := rows.result(name, arm, measure, split, protocol):
                 return row
