@@ -39,6 +39,7 @@ SHOWN = {
     "error": "ERROR_LOGS",
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
+AXES = ("steps", "tokens", "seconds")
 MODES = ("online", "local", "offline")
 
 
@@ -57,22 +58,29 @@ def show_command(args) -> int:
 
 
 def compare_command(args) -> int:
-    from .compare import compare
+    from .compare import compare, groups_of
     from .plots import draw
 
-    runs = open_runs(args.runs, args.root)
-    names = {run.path.resolve(): run for run in runs}
-    if len(names) < 2:
+    runs, labels = labelled_runs(args.runs, args.root)
+    if len(runs) < 2:
         raise ValueError("compare needs two different runs or more")
-    runs = list(names.values())
-    show(compare(runs), args.format)
-    drawn = draw({label_of(run, runs): run for run in runs}, args.png or Path(args.root) / "compare.png")
+    show(compare(runs, labels), args.format)
+    drawn = draw(groups_of(runs, labels), args.png or Path(args.root) / "compare.png", args.axis)
     print(f"curves: {drawn}", file=sys.stderr)
     return 0
 
 
-def label_of(run: Run, runs: list[Run]) -> str:
-    return run.name if [other.name for other in runs].count(run.name) == 1 else str(run.path)
+def labelled_runs(names: list[str], root: str) -> tuple[list[Run], dict[Run, str]]:
+    """The different runs of these names, and the labels of those that are given as LABEL=RUN."""
+    found, labels = {}, {}
+    for name in names:
+        label, equals, path = name.partition("=")
+        labelled = equals and label and not Path(name).exists()
+        for run in open_runs([path if labelled else name], root):
+            if run.path.resolve() not in found:
+                found[run.path.resolve()] = run
+                labels |= {run: label} if labelled else {}
+    return list(found.values()), labels
 
 
 def fill_command(args) -> int:
@@ -192,7 +200,9 @@ COMMANDS: list[tuple[str, Callable, str, list]] = [
     ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start", [ROOTS, FORMAT]),
     ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
     ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
-     [RUNS, argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
+     [argument("runs", nargs="+", metavar="[LABEL=]RUN", help="runs that share a LABEL are seeds of one experiment"),
+      argument("--axis", choices=AXES, default="steps", help="what the curves are drawn over"),
+      argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
     ("fill", fill_command, "fill the records of runs, also of runs that failed",
      [RUNS, argument("--notes", metavar="FILE", help="answers to the blanks, as `brief` asks for them; -: from input"),
       argument("--draft", action="store_true", help="also answer what follows from numbers alone"), RECORD_DIR, ROOTS]),

@@ -2,10 +2,7 @@
 
 import logging
 import sys
-from dataclasses import fields
 from pathlib import Path
-
-from common.flags import owner
 
 from .journal import Journal
 from .run import NOT_IDENTITY, Run
@@ -44,6 +41,12 @@ def warn_of_flags(run_dir: Path, flags: dict, goes_on: bool) -> dict:
     return old
 
 
+def warn_of_idle_flags(idle: dict[str, str]) -> None:
+    """Say which flags of the command line do nothing, and what each of them would need."""
+    if idle:
+        warn("these flags do nothing here: " + ", ".join(f"--{name} (needs {need})" for name, need in idle.items()))
+
+
 def warn_of_edits(init_path: str) -> None:
     """Say that edits of the run that the weights come from are left out."""
     if edited := Journal(init_path).changed_rows():
@@ -51,27 +54,6 @@ def warn_of_edits(init_path: str) -> None:
             f"the {len(edited)} edited entries of --init_path {init_path} are left out, for the bank comes from "
             "--database_init_path: export them there, and import them here after training"
         )
-
-
-def idle_flags(flags) -> list[str]:
-    """The flags of a `trainer.config.Flags` that do nothing in a run, because its model has no such part."""
-    model, idle = flags.model, []
-    for f in fields(model):
-        declared = owner(type(model), f.name)
-        if declared is not type(model) and not any(issubclass(part, declared) for part in model.parts):
-            idle.append(f.name)
-    off = [
-        (model.reads_bank, (
-            "retrieval", "fusion", "database_init_path", "cluster_cache_path", "cluster_words", "entry_rows",
-            "memory_lr_scale",
-        )),
-        (model.use_moe, ("n_experts", "n_experts_per_tok", "n_shared_experts", "moe_loss_coef")),
-        (flags.optim.optimizer == "muon", ("muon_lr_scale", "muon_momentum")),
-        (bool(model.ngram_table_rows), ("ngram_table_lr_scale", "ngram_table_weight_decay")),
-    ]  # fmt: skip
-    own = {"pointer"} if model.uses_ngrams else set()
-    own |= {"word_key_dim"} if model.reads_bank and model.pointer else set()
-    return sorted({*idle, *(name for is_on, names in off if not is_on for name in names)} - own)
 
 
 def warn_of_own_edits(run_dir: Path) -> None:

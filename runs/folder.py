@@ -25,7 +25,7 @@ from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
-from .changed import idle_flags, warn_of_edits, warn_of_flags, warn_of_own_edits
+from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags, warn_of_own_edits
 from .record import fill_record
 from .run import LOCK, ROOT, Run, git, now, set_aside, write_json
 from .source import keep_source
@@ -188,7 +188,7 @@ class RunFolder:
             path, writes, resumes=run.resume and bool(checkpoint_dirs(path)),
             name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
             target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
-            idle_flags=idle_flags(flags),
+            idle_flags=sorted(flags.idle(every=True)),
         )  # fmt: skip
         if writes:
             if not run.resume:
@@ -197,6 +197,8 @@ class RunFolder:
         folder.flags = flags.as_dict()
         accelerator.wait_for_everyone()
         make_log(path, writes)
+        if writes:
+            warn_of_idle_flags(flags.idle())
         if writes and flags.data.init_path:
             warn_of_edits(flags.data.init_path)
         if writes and not (checkpoint_dirs(path) and (path / "flags.json").exists()):  # else in `rewind`

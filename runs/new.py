@@ -8,7 +8,6 @@ from datetime import date
 from itertools import count
 from pathlib import Path
 
-from runs.changed import idle_flags
 from runs.record import record_path, write_record
 from runs.record_tables import MODEL_FLAGS, TRAIN_FLAGS, flag_table
 from trainer.config import Flags, parse_cli
@@ -94,7 +93,7 @@ def planned_values(flags: Flags, script: str):
     flat = {name: value for part in flags.as_dict().values() for name, value in part.items()}
     known |= {f"flag:{name}": str(value) for name, value in flat.items()}
     for name, rows in (("MODEL_FLAGS", MODEL_FLAGS), ("TRAIN_FLAGS", TRAIN_FLAGS)):
-        known[name] = flag_table(rows, flat.get, idle_flags(flags))
+        known[name] = flag_table(rows, flat.get, sorted(flags.idle(every=True)))
     return known.get
 
 

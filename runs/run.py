@@ -139,6 +139,13 @@ class Run:
             value = value.get(key, {})
         return value if isinstance(value, (int, float)) else None
 
+    def result(self, *keys: str) -> dict:
+        """A part of eval.json, by the keys that lead to it; empty where the run has none."""
+        value = self.eval
+        for key in keys:
+            value = value.get(key) or {}
+        return value
+
     def flag(self, name: str):
         return next((section[name] for section in self.flags.values() if name in section), None)
 
