@@ -16,7 +16,7 @@ from pathlib import Path
 from .metrics import METRICS, dashboard_name
 
 # The sections of a run's page, in their order. A chart's section is its name up to the "/".
-SECTIONS = ("results", "val", "train", "memory", "speed", "system", "eval")
+SECTIONS = ("results", "val", "questions", "train", "memory", "speed", "system", "eval")
 CLOSED = {"system", "eval"}  # one sees them after a click
 DATABASE = "runs.swanlab"
 

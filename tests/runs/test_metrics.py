@@ -33,7 +33,7 @@ def test_a_metric_of_one_line_appears_everywhere(run):
     METRICS.extend([logged, score])
     try:
         assert dashboard_name("surprise") == "val/surprise"
-        assert "surprise" in [axes.get_title() for axes in figure_of({"run": run}).axes]
+        assert "surprise" in [axes.get_title() for axes in figure_of({"run": [run]}).axes]
         assert list(panels())[-1] == "surprise"
         assert log_text({"surprise": 9.0, "loss": 1.0}) == "loss 1.0000 surprise 9.0"
         told = value_of("ALL_METRICS", run)
