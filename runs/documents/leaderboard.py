@@ -6,6 +6,8 @@ with that of the plain model under the same protocol only: protocols differ in t
 
 import math
 
+from runs.keep import mean_interval
+
 from .page import Page
 from .rows import Row, Rows
 
@@ -54,7 +56,9 @@ def first(rows: Rows, experiment: str, arms: tuple[str, ...], measure: str, plac
 
 
 def half(row: Row) -> float | None:
-    return (row.interval[1] - row.interval[0]) / 2 if row.interval else None
+    """Half of the 95 % interval: the row's own, else that of its values; None for one seed."""
+    interval = row.interval or (mean_interval(row.values) if len(row.values) > 1 else None)
+    return (interval[1] - interval[0]) / 2 if interval else None
 
 
 def gap_text(row: Row, other: Row | None) -> str:
@@ -78,7 +82,8 @@ def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
         return None
     halves = [half(row), half(plain)]
     if None in halves:
-        return "Loss: 单个种子, 不下结论"
+        many = min(len(row.seeds), len(plain.seeds)) > 1
+        return "Loss: 没有区间, 不下结论" if many else "Loss: 单个种子, 不下结论"
     gap = row.value - plain.value
     if abs(gap) <= math.hypot(*halves):
         return "Loss 在波动之内"
