@@ -53,7 +53,7 @@ def test_a_run_killed_without_a_word_is_recorded_as_killed_and_goes_on(tmp_path,
     values = record_of(out, tmp_path / "records")
     assert values["STATE"] == values["TRAIN_STATUS"] == "❌ 中断(进程消失)"
     assert values["COMPLETION_TIME"].startswith("未完成") and killed.end_time in values["COMPLETION_TIME"]
-    assert values["FINAL_LOSS"] == f"{killed.last('val_loss'):.4f}" and values["ANOMALY_1"].startswith("进程未留下")
+    assert values["FINAL_LOSS"] == f"{killed.last('val_loss'):.4f}" and values["ANOMALY_1"].startswith("进程没有留下")
 
     seconds, step = killed.seconds, killed.metrics[-1]["step"]
     resumed = command(out, "--max_steps", str(step + 2), "--epochs", "1000")
