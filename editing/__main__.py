@@ -135,7 +135,7 @@ def import_(store: MemoryStore, args) -> None:
         say(f"{store.import_file(args.path)} entries changed")
         return
     placed = store.import_facts(args.path, templates_of(args))
-    for one in placed:
+    for one in placed if not args.quiet else ():
         print(f"#{one.row}  {one.text}" + (f"   (was: {one.before})" if one.before else ""))
     replaced = sum(bool(one.before) for one in placed)
     say(
@@ -195,7 +195,7 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
     command("export", export, "write entries as JSON Lines", path, changed)
     command(
         "import", import_, "give facts (TSV, CSV, a knowledge file) a place each, or put back what export wrote", path,
-        templates,
+        templates, ("--quiet", {"action": "store_true", "help": "do not list the facts"}),
     )  # fmt: skip
     return commands.choices
 

@@ -2,14 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from common.constants import PADDING
 from dataset.knowledge import Fact
+from evaluation import EvalConfig
+from evaluation.controls import emptied
 
 from .files import beginning, read_facts
 from .store import MemoryStore, Row
@@ -33,16 +31,6 @@ class Answer:
     text: str
     without: str
     read: list[tuple[float, Row]]
-
-
-@contextmanager
-def empty_memory(store: MemoryStore) -> Iterator[None]:
-    """The model with nothing in its memory."""
-    entries_NL = store.bank.swap(torch.full_like(store.bank.tokens, PADDING))
-    try:
-        yield
-    finally:
-        store.bank.tokens.copy_(entries_NL)
 
 
 def first_sentence(text: str) -> str:
@@ -74,7 +62,7 @@ def ask(store: MemoryStore, prompt: str, new_tokens: int = 16, n: int = 3) -> An
     for look in (look for token in traced for look in token.lookups):
         weights[look.entry] = max(weights[look.entry], look.weight)
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:n]
-    with empty_memory(store):
+    with emptied(store.model, store.tokenizer, EvalConfig()):
         without, _ = answer()
     read = [(weight, store.show(row)) for row, weight in heaviest if weight >= SHOWN]
     return Answer(prompt, text, without, read)

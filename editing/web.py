@@ -314,10 +314,11 @@ def require_page(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training")
     parser.add_argument("--port", type=positive_int, default=7860, help="port of the page on this machine")
     args = parser.parse_args()
     require_page(args.port)
-    serve(MemoryStore(args.run), args.port)
+    serve(MemoryStore(args.run, bank_path=args.bank), args.port)
 
 
 if __name__ == "__main__":

@@ -215,11 +215,12 @@ def test_another_bank_has_its_own_edits_and_may_be_larger(origin):
 
 
 def test_product_keys_refuse_a_larger_bank(run):
-    model = tiny_model(vocab_size=6400, knowledge_num=4, knowledge_length=8, num_candidates=2, num_selected=2)
-    model.save_pretrained(run)
+    shape = {"knowledge_num": 4, "knowledge_length": 8, "num_candidates": 2, "num_selected": 2, "freeze_ratio": 1.0}
+    tiny_model(vocab_size=6400, **shape).save_pretrained(run)
     with pytest.raises(ValueError, match="has 5 different sentences, and the product keys of .* span 4 entries"):
         MemoryStore(run, bank_path=other_bank(run, [*FACTS, "Bern is in Aargau."]))
-    assert MemoryStore(run, bank_path=other_bank(run, FACTS[:3])).text(3) == ""
+    store = MemoryStore(run, bank_path=other_bank(run, FACTS[:3]))
+    assert store.text(3) == "" and not store.bank.frozen.any() and load_run(run).bank.frozen.all()
     with pytest.raises(FileNotFoundError, match="give another --bank"):
         MemoryStore(run, bank_path=str(run / "gone"))
 
