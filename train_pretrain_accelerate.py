@@ -17,6 +17,7 @@ from runs.metrics import log_text
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
+from trainer.flops import mfu_per_speed
 from trainer.meters import Meter, explained_out_of_memory, memory_readings
 from trainer.optim import lr_at
 from trainer.peers import Peers
@@ -62,7 +63,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     stop.waits_for_step = True
 
     batches = step.prepared(loader.iterate(state.step * optim.accumulation_steps))
-    meter = Meter(state, accelerator, log_text)
+    meter = Meter(state, accelerator, log_text, mfu_per_speed(model, accelerator, optim.dtype))
     with closing(batches), meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)

@@ -14,6 +14,7 @@ from .record import fill_text, record_of, record_path, text_of_record, values_fo
 from .record_tables import changed_flags, curve_points, picked, table
 from .record_text import STATES, anomalies, convergence, duration, memory_usage, short_environment, stability
 from .run import Run
+from .scripts import comments_of, find_script
 
 ROOT = Path(__file__).parents[1]
 CURVES = {
@@ -90,21 +91,16 @@ def anomaly_facts(run: Run) -> dict:
 
 
 def script_comment(experiment: str) -> dict[str, str]:
-    """Question and change, as the experiment's script states them; a comment may go on in the next line."""
-    folders = (ROOT / "run_file", ROOT / "run_file/archive")
-    path = next((p for f in folders if (p := f / f"experiment_{experiment}.sh").exists()), None)
-    text = path.read_text(encoding="utf-8") if path else ""
-    found = {}
-    for word, label in COMMENT.items():
-        if match := re.search(rf"^# {word}:\s*(.+(?:\n#  +.+)*)", text, re.MULTILINE):
-            found[label] = " ".join(line.lstrip("# ").strip() for line in match[1].splitlines())
-    return found
+    """Question and change, as the experiment's script states them."""
+    path = find_script(experiment, ROOT)
+    told = comments_of(path) if path else {}
+    return {label: told[word] for word, label in COMMENT.items() if word in told}
 
 
 def base_record(run: Run, directory: Path) -> str:
     """What the base's record says in its analysis and its conclusion, without marks and open blanks."""
     number = str(run.info.get("base") or "").replace(".", "_")
-    folders = (directory, ROOT / "experiment", ROOT / "experiment/archive")
+    folders = (directory, ROOT / "experiment")
     path = next((p for f in folders if number and (p := record_path(number, f)).exists()), None)
     if path is None:
         return ""

@@ -55,6 +55,7 @@ class Metric:
         path: keys of eval.json, for scores.
         is_exponential: e to the power of a loss; seeds are compared by its logarithm, so that both tell the same.
         get: the number of a whole run, for those that are neither a score nor the last value that was logged.
+        is_chart: False where the dashboard would only show a straight line; nor does it draw an exponential.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Metric:
     is_compared: bool = False
     is_exponential: bool = False
     in_log: str = ""
+    is_chart: bool = True
 
     def value(self, run: Run) -> float | None:
         """The number of a run; None where it has none."""
@@ -131,9 +133,14 @@ def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
 
-def speed(run: Run) -> float | None:
-    points = run.curve("tokens_per_s")
-    return median(value for _, value in points) if points else None
+def median_of(name: str) -> Number:
+    """The median over the log lines of a run."""
+
+    def get(run: Run) -> float | None:
+        points = run.curve(name)
+        return median(value for _, value in points) if points else None
+
+    return get
 
 
 def last_validation(name: str) -> Number:
@@ -142,9 +149,9 @@ def last_validation(name: str) -> Number:
 
 METRICS: list[Metric] = [
     # Training and validation.
-    Metric("epoch", "epochs", group="train"),
+    Metric("epoch", "epochs", group="train", is_chart=False),
     Metric("loss", "training loss", NATS, min, group="train", panel=LOSS, in_log="loss {:.4f}"),
-    Metric("ppl", "training perplexity", "", min, digits(2), "train"),
+    Metric("ppl", "training perplexity", "", min, digits(2), "train", is_exponential=True),
     Metric("val_loss", "val loss", NATS, min, group="val", panel=LOSS, style="o", path=("language", "loss"),
            get=last_validation("val_loss"), chinese="验证 Loss", is_compared=True),
     Metric("best_val_loss", "best val loss", NATS, min, get=best, chinese="最佳验证 Loss", is_compared=True),
@@ -152,7 +159,7 @@ METRICS: list[Metric] = [
            get=last_validation("val_ppl"), chinese="验证困惑度", is_compared=True, is_exponential=True),
     Metric("lr", "learning rate", group="train", panel=RATE, in_log="lr {:.3g}"),
     Metric("grad_norm", "gradient norm", group="train", panel=NORM),
-    Metric("skipped_steps", "skipped steps", "steps", min, whole, "train"),
+    Metric("skipped_steps", "skipped steps", "steps", min, whole, "train", is_chart=False),
     Metric("aux/*", "auxiliary loss: {}", group="train/aux_"),
     # Questions that are asked at each validation (--val_questions).
     share("questions/right", "right", group="questions", panel=ASKED),
@@ -183,8 +190,10 @@ METRICS: list[Metric] = [
     Metric("distinct2", "diversity (distinct-2)", "", max, digits(3), path=("generation", "distinct2"),
            chinese="多样性 (distinct-2)", is_compared=True),
     # Time, memory of the machine, use of the bank in training.
-    Metric("tokens_per_s", "tokens/s", "tokens/s", max, whole, "speed", SPEED, get=speed, chinese="训练吞吐 (token/s)",
-           is_compared=True, in_log="{:.0f} tokens/s"),
+    Metric("tokens_per_s", "tokens/s", "tokens/s", max, whole, "speed", SPEED, get=median_of("tokens_per_s"),
+           chinese="训练吞吐 (token/s)", is_compared=True, in_log="{:.0f} tokens/s"),
+    Metric("mfu", "MFU", "%", max, percent, "speed", get=median_of("mfu"), chinese="MFU (模型 FLOP 利用率)",
+           is_compared=True),
     Metric("time_share/*", "share of a step: {}", group="speed/share_"),
     Metric("eval_s", "time of a validation", "s", min, span, "speed"),
     Metric("memory/used_share*", "bank read, {}", "%", None, percent, "memory/used_share", READ),
@@ -195,7 +204,8 @@ METRICS: list[Metric] = [
     Metric("peak_mib", "peak memory, MiB", "MiB", min, whole, get=lambda run: run.peak_memory, chinese="内存峰值 (MiB)",
            is_compared=True),
     Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
-    Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True),
+    Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True,
+           is_chart=False),
     Metric("parameters", "parameters", "", None, whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
            is_compared=True),
 ]  # fmt: skip
@@ -219,13 +229,24 @@ def scores_of(run: Run) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def dashboard_name(name: str) -> str:
-    """A logged metric's name on the dashboard, its group first; a name that the table lacks goes under `train`."""
+def results_of(run: Run) -> dict[str, str]:
+    """What a run has reached, as people see it: label -> number. The scores come first, how it ended last."""
+    found = {m.label: m.text(value) for m in METRICS if m.is_compared and (value := m.value(run)) is not None}
+    return found | {"seed": str(run.flag("seed")), "state": run.state}
+
+
+def dashboard_name(name: str) -> str | None:
+    """A logged metric's name on the dashboard, its group first; None: it is no chart there.
+
+    A name that the table lacks goes under `train`.
+    """
     for m in METRICS:
         if m.group and m.name.endswith("*") and name.startswith(m.name[:-1]):
             return m.group + name.removeprefix(m.name[:-1])
-    group = next((m.group for m in METRICS if m.name == name and m.group), "train")
-    return name if "/" in name else f"{group}/{name}"
+    found = next((m for m in METRICS if m.name == name and m.group), None)
+    if found and (found.is_exponential or not found.is_chart):
+        return None
+    return name if "/" in name else f"{found.group if found else 'train'}/{name}"
 
 
 def panels() -> dict[str, dict[str, str]]:

@@ -19,6 +19,7 @@ from .analysis import (
 )
 from .metrics import METRICS
 from .run import Run, git
+from .scripts import find_script
 
 ROOT = Path(__file__).parents[1]
 MISSING = "未记录"
@@ -289,8 +290,8 @@ def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
 
 
 def script(run: Run) -> str:
-    path = f"run_file/experiment_{run.info.get('experiment', '')}.sh"
-    return path if Path(path).exists() else "无 (见命令行)"
+    path = find_script(run.number, Path()) if run.number else None
+    return path.as_posix() if path else "无 (见命令行)"
 
 
 def train_notes(run: Run) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from editing.picture import CHROMIUM, QUIET, opened  # noqa: F401 (QUIET: for other tests of pages)
+from editing.picture import CHROMIUM, opened
 from editing.store import MemoryStore
 
 pytestmark = pytest.mark.slow

@@ -173,7 +173,7 @@ def test_a_new_experiment_has_the_flags_of_its_base_and_the_changes(project):
     old = parse_cli(script_flags(project / "run_file/experiment_1_4_8.sh")).as_dict()
     new = parse_cli(script_flags(script)).as_dict()
     changed = {name for part in old for name in old[part] if old[part][name] != new[part][name]}
-    assert changed == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment", "swanlab_project"}
+    assert changed == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment"}
     assert new["run"]["out_dir"] == "out/experiment_9_9" and new["run"]["base_experiment"] == "1.4.8"
     assert "fusion_heads -> 16, keep_ffn -> on" in script.read_text() and "[QUESTION]" in script.read_text()
     text = record.read_text()
@@ -212,7 +212,7 @@ def test_a_flag_is_replaced_wherever_it_stands(tmp_path):
         script.write_text("\n".join([f"source {tmp_path}/_base.sh", *lines, 'launch "$@"']))
         return script_flags(script)
 
-    names = ["--swanlab_project", "MiniMind-Experiment-x", "--out_dir", "out/experiment_x"]
+    names = ["--out_dir", "out/experiment_x"]
     assert listed() == ["--a", "1", "2", "--b", "--c=3", *names]
     assert listed("flags --a 5") == ["--b", "--c=3", "--a", "5", *names]
     assert listed("flags --b yes", "flags --c -4 'two words'") == [
@@ -227,14 +227,12 @@ def test_the_scripts_resolve_to_the_flags_of_their_records():
     flags = {name: value for part in parse_cli(listed).as_dict().values() for name, value in part.items()}
     stated = re.findall(r"`([^`\n]*)`<!--flag:(\w+):", (ROOT / "experiment/EXPERIMENT_1_4_8.md").read_text())
     assert len(stated) > 20
-    # The run of the record was started with --use_swanlab False.
-    assert [name for value, name in stated if str(flags[name]) != value] == ["use_swanlab"]
+    # The run of the record was started with --use_swanlab False, when each experiment had its own project.
+    assert {name for value, name in stated if str(flags[name]) != value} == {"use_swanlab", "swanlab_project"}
     deep = parse_cli(script_flags(ROOT / "run_file/experiment_1_5_15.sh"))
     assert (deep.model.fusion, deep.model.selection, deep.model.num_candidates) == ("words", "product_key", 64)
     assert (deep.model.balance_loss_coef, deep.optim.entry_rows, deep.model.knowledge_length) == (0.01, 24, 32)
-    assert deep.run.base_experiment == "1.5.14" and deep.run.swanlab_project == "MiniMind-Experiment-1.5.15"
-    variant = parse_cli(script_flags(ROOT / "run_file/experiment_1_4_8_dropout_none.sh"))
-    assert variant.run.swanlab_project == "MiniMind-Experiment-1.4.8"
+    assert deep.run.base_experiment == "1.5.14" and deep.run.swanlab_project == "MiniMind-Experiment"
 
 
 def test_a_flag_on_the_command_line_of_a_script_wins():
