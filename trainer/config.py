@@ -61,6 +61,9 @@ class DataConfig:
         needs="--cluster_cache_path: the order is saved there",
     )
     cache_dir: str = flag("dataset/cache", "folder of tokenised text and banks")
+    val_questions: str | None = flag(
+        None, "object questions; training asks the first 200 at each validation, also with the bank shuffled"
+    )
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")
     relation_path: str | None = flag(None, "relation-prediction questions for the evaluation")
     verification_path: str | None = flag(None, "fact-verification questions for the evaluation")
