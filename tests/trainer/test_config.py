@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from runs.new import script_flags
+from runs.scripts import scripts
 from tests.conftest import tiny_model
 from trainer.config import OptimConfig, parse_cli
 from trainer.optim import lr_at, parameter_groups
 
-SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
+SCRIPTS = scripts(Path())
 
 
 @pytest.mark.parametrize(
