@@ -26,7 +26,8 @@ class DataConfig:
 
     data_path: str = flag(
         "dataset/stable/merged_pretrain.jsonl",
-        "training text, JSON Lines: `text`, or `prompt` and `answer`; the loss is that of the answer alone",
+        "training text: JSON Lines (also .gz, .zst), parquet, or a folder of these; `text`, `prompt` and `answer`, or "
+        "`conversations`; the loss is that of the answers alone",
         basic=True,
     )
     val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
@@ -40,7 +41,9 @@ class DataConfig:
     init_path: str | None = flag(None, "folder of a trained run whose weights this run starts from (fine-tuning)")
     tokenizer_path: str = flag("dataset/tokenizer", "folder of a Hugging Face tokenizer")
     database_init_path: str | None = flag(
-        "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory", basic=True
+        "dataset/stable/sentence_trex_data.json",
+        "knowledge file, or folder of files, that fills the bank of model_memory",
+        basic=True,
     )
     reserve_entries: int = flag(
         0, "empty entries among --knowledge_num, at its end, for facts that are added after training", within=(0, None),

@@ -1,7 +1,7 @@
 """The leaderboard in experiment/README.md: every experiment in one line, from rows and scripts, in Chinese.
 
 Of each experiment the first protocol of TEXTS with a loss counts, and of QUESTIONS with an answer. A loss is compared
-with that of the plain model under the same protocol only: protocols differ in text and in steps.
+with that of the plain model it builds on, under the same protocol only: protocols differ in text and in steps.
 """
 
 import math
@@ -13,6 +13,7 @@ from .rows import Row, Rows
 
 NOT_MEASURED = "未测"
 PLAIN = "1.4.0"
+STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
 # Split and protocol, the first that has a loss.
 TEXTS = (
     ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"), ("dev", "text-300"),
@@ -42,6 +43,7 @@ ASKED = {
     "1.6.2": "在新方法之上, 句子知识库还有收益吗?", "1.6.3": "知识库与 n-gram 表的收益能相加吗?",
     "1.6.4": "对照: n-gram 表每头只有一行", "1.6.5": "对照: 读另一个句子", "1.6.6": "对照: 参数相同的更大普通模型",
     "1.6.7": "由文本中最新的 n-gram 决定读哪些句子, 记忆的收益更大吗?",
+    "1.6.8": "由文本中最长的 n-gram 决定读哪些句子, 收益更大、训练更快吗?",
 }  # fmt: skip
 
 
@@ -53,6 +55,15 @@ def first(rows: Rows, experiment: str, arms: tuple[str, ...], measure: str, plac
             if row := rows.result(name, arm, measure, split, protocol):
                 return row
     return None
+
+
+def plain_of(rows: Rows, experiment: str) -> str:
+    """The plain model that an experiment is compared with: 1.6.0 for those that build on it, 1.4.0 for the others."""
+    bases = {node["number"]: node["base"] for node in rows.tree}
+    ancestor = bases.get(experiment)
+    while ancestor and ancestor != STRONG_PLAIN:
+        ancestor = bases.get(ancestor)
+    return ancestor or PLAIN
 
 
 def half(row: Row) -> float | None:
@@ -70,7 +81,7 @@ def equal_time(rows: Rows, name: str, arms: tuple[str, ...]) -> str:
     for split, protocol in TEXTS:
         longer = EQUAL_TIME.get((name, protocol), f"{protocol}, time of {name}")
         loss = first(rows, name, arms, "val_loss", ((split, protocol),))
-        plain = first(rows, PLAIN, ("plain",), "val_loss", ((split, longer),))
+        plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, longer),))
         if loss and plain:
             return f"{gap_text(loss, plain)}, {protocol}"
     return NOT_MEASURED
@@ -118,7 +129,7 @@ def line(page: Page, node: dict) -> list[str]:
     arms = ("plain",) if name == PLAIN else ("memory", "plain")
     loss = first(rows, name, arms, "val_loss", TEXTS)
     where = ((loss.split, loss.protocol),) if loss else ()
-    plain = first(rows, PLAIN, ("plain",), "val_loss", where)
+    plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", where)
     answer = first(rows, name, arms, "object", QUESTIONS)
     asked = ((answer.split, answer.protocol),) if answer else QUESTIONS
     shuffled = first(rows, name, ("shuffled",), "object", asked)
