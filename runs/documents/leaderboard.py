@@ -164,7 +164,7 @@ def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]
 
 def leaderboard(page: Page) -> str:
     head = [
-        "实验", "问题", "Loss (协议)", "相对普通模型, 同 token", "相对普通模型, 同时间", "对象题, %", "换措辞 PS, %",
-        "token/s", "显存, GiB", "n", "结论", "记录",
+        "实验", "问题", "Loss (协议)", "相对普通模型, token 数相同", "相对普通模型, 时间相同", "对象题, %",
+        "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
     ]  # fmt: skip
     return page.table(head, [line(page, node) for node in page.rows.tree])

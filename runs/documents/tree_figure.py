@@ -3,7 +3,7 @@
 from html import escape
 
 from .drawing import SANS
-from .leaderboard import PLAIN, TEXTS, first
+from .leaderboard import PLAIN, TEXTS, first, plain_of
 from .rows import Rows
 
 WIDTH, ROW, INDENT, TOP = 1180, 27, 26, 44
@@ -35,10 +35,12 @@ def data(rows: Rows) -> list[dict]:
 def against_plain(rows: Rows, number: str) -> dict:
     """The loss in percent of the plain model's under the same protocol; none where one of them was not measured."""
     loss = first(rows, number, ("memory", "plain"), "val_loss", TEXTS)
-    plain = loss and first(rows, PLAIN, ("plain",), "val_loss", ((loss.split, loss.protocol),))
+    base = plain_of(rows, number)
+    plain = loss and first(rows, base, ("plain",), "val_loss", ((loss.split, loss.protocol),))
     if not plain or number == PLAIN:
         return {"percent": None, "protocol": None}
-    return {"percent": round(100 * (loss.value / plain.value - 1), 2), "protocol": loss.protocol}
+    protocol = loss.protocol + (f", {base}" if base != PLAIN else "")
+    return {"percent": round(100 * (loss.value / plain.value - 1), 2), "protocol": protocol}
 
 
 def draw(nodes: list[dict], colors) -> str:
@@ -46,7 +48,7 @@ def draw(nodes: list[dict], colors) -> str:
     parts = [
         text(BAR_AT + BAR_WIDTH / 2, 16, "loss against plain, %", colors.text, 12, anchor="middle"),
         text(BAR_AT + BAR_WIDTH / 2, 31, "left is better", colors.plain, 11, anchor="middle"),
-        text(1070, 16, "protocol", colors.text, 12),
+        text(1070, 16, "protocol, against", colors.text, 12),
         line(BAR_AT + BAR_WIDTH / 2, TOP - 8, BAR_AT + BAR_WIDTH / 2, height - 8, colors.grid),
     ]
     for place, node in enumerate(nodes):
