@@ -12,7 +12,7 @@ from .parser import OneSentenceParser, asked_for_help, unknown, with_config
 
 HELP_END = """
 also:
-  --config FILE     flags from a YAML file or the flags.json of a run; those of the command line win
+  --config FILE     flags from a YAML file or the flags.json of a run; of equal flags the last one wins
   --no_FLAG         turns a BOOL off, as --FLAG False does
   --help WORD       flags about a word, such as --help fusion
 """

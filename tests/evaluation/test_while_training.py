@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig
 from evaluation.controls import shuffled
@@ -53,6 +55,16 @@ def test_a_validation_asks_what_the_evaluation_asks(runs, tmp_path):
     for name, shares in layers.items():
         assert last(f"questions/read/{name.replace(' ', '_')}") == shares["selected"]["accuracy"] > 0.5
     assert "questions: right " in (out / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_asks_and_both_learn_the_same(runs, tmp_path):
+    knowledge, questions = write_questions(tmp_path)
+    flags = (*WORDS, "--database_init_path", knowledge, "--max_steps", "4", "--batch_size", "2", "--eval_interval", "2")
+    for out, more in (("plain", ()), ("asked", ("--val_questions", questions))):
+        assert [ended.code for ended in runs.start_ranks(out, *flags, *more)] == [0, 0]
+    assert metrics(tmp_path / "asked", "loss") == metrics(tmp_path / "plain", "loss")
+    assert len(metrics(tmp_path / "asked", "questions/right")) == 2
 
 
 def test_a_file_without_questions_is_refused_before_training(runs, tmp_path):
