@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import run_command, sentence
 
 from .record import fill_record
 from .record_text import STATES
@@ -65,8 +65,12 @@ def compare_command(args) -> int:
         raise ValueError("compare needs two different runs or more")
     runs = list(names.values())
     show(compare(runs), args.format)
-    drawn = draw({label_of(run, runs): run for run in runs}, args.png or Path(args.root) / "compare.png")
-    print(f"curves: {drawn}", file=sys.stderr)
+    try:
+        drawn = draw({label_of(run, runs): run for run in runs}, args.png or Path(args.root) / "compare.png")
+        print(f"curves: {drawn}", file=sys.stderr)
+    except OSError as problem:  # what was asked for is on the screen
+        print(f"the curves were not drawn ({sentence(problem)}): --png names another file", file=sys.stderr)
+        return 1 if args.png else 0
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from editing.store import MemoryStore
 from evaluation.results import ResultFile
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.fault("an evaluation that is partial, or cannot be stored")
 FACTS = [f"Town {n} lies in land {n % 3}." for n in range(9)]
 CHOICES = ["land 0", "land 1", "land 2"]
 
@@ -134,6 +136,20 @@ def test_results_of_an_earlier_version_count_with_the_limit_of_their_file(run, e
     part = evaluate("--tasks", "object", "--arms", "bank zeroed", "--limit", "5")
     assert part["object"] == {"n": 9, "seconds": 1.0, "limit": 8} == part["arms"]["bank zeroed"]["object"]
     assert evaluate("--tasks", "verification", "--arms")["object"]["limit"] == 8
+
+
+def test_tasks_do_not_ask_for_files_that_only_others_need(run, evaluate, capsys):
+    for name in ("val.jsonl", "verification.jsonl"):
+        (run.parent / name).unlink()
+    assert evaluate("--tasks", "object", "frequency", "--arms")["object"]["n"] == 9
+    assert "left out, for no task needs it: there is no file" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="give another --verification_path"):
+        evaluate("--tasks", "verification")
+    write(run.parent / "val.jsonl", [{"text": fact} for fact in FACTS])
+    for path in (run.parent / "facts.json", run.parent / "object.jsonl"):
+        path.unlink()
+    shutil.rmtree(run.parent / "cache")
+    assert "loss" in evaluate("--tasks", "language", "--arms")["language"]
 
 
 def test_what_was_measured_before_a_failure_is_stored_and_printed(run, evaluate, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 from dataset.tokenizer import load_tokenizer
 from editing.store import MemoryStore
 
+pytestmark = pytest.mark.fault("other inputs or flags of a run that goes on")
 SHORT, MORE = ("--max_steps", "4"), ("--max_steps", "8")
 WORDS = ("--model_type", "model_memory", "--retrieval", "ngram", "--fusion", "words", "--keep_ffn")
 
