@@ -24,6 +24,7 @@ from evaluation.gold import find_gold, require_questions
 from evaluation.report import compare, table, with_controls
 from evaluation.results import FILE, ResultFile, about_evaluation
 from model import load_run
+from runs.load import with_bank
 from runs.record import fill_record
 from runs.run import Run
 from runs.tracking import replay
@@ -102,12 +103,21 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     flags = read_json(run_dir / "flags.json")
     config = config_of(args, flags["data"])
     require_questions(config)
+    bank, other_bank = None, {}
+    if args.bank:
+        model, bank, journal = with_bank(run_dir, model, tokenizer, args.bank, config.cache_dir)
+        names = [bank.report["bank_key"][:8], journal.digest()]  # the second, if it was edited
+        other_bank = {
+            "bank": "_".join(filter(None, names)),
+            "bank_file": args.bank,
+            "edits": len(journal.changed_rows()),
+        }
     knowledge = flags["data"]["database_init_path"], args.database_init_path
     if not TASKS_OF["val_path"].issuperset(args.tasks):
-        config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge))
+        config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
     controls = chosen_controls(args, model, config)
     files = {name: path for name in PATHS if (path := getattr(config, name))}
-    results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files})
+    results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank)
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
@@ -143,6 +153,8 @@ def parse_cli() -> argparse.Namespace:
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
+                        "a file of their own")  # fmt: skip
     parser.add_argument("--cache_dir", help="folder of tokenised text and banks; default: as in the run's flags")
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
@@ -167,10 +179,14 @@ def main() -> int:
     if results.larger:
         kept = "; ".join(results.larger)
         print(f"\n{name} keeps its results of more questions: {kept}; delete it to replace them")
-    if name != FILE:
+    if args.bank:
+        print(f"\nresults with the bank {args.bank}: {results.path}")
+    elif name != FILE:
         print(f"\nthe bank was edited, so these results stand apart from {FILE}, in {name}")
     if results.problem:
         raise ValueError(f"the results above are not stored in {args.run} ({results.problem})")
+    if args.bank:  # the record is about the bank of the training
+        return 0
     if Run(args.run).info.get("swanlab"):
         try:
             print(f"\nSwanLab: {replay(args.run, has_metrics=True)}")

@@ -73,7 +73,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
 
             with meter.paused():
                 if state.due(every.log_interval):
-                    run.log(state.step, meter.read() | model.metrics(accelerator))
+                    run.log(state.step, meter.read() | model.metrics(accelerator, every.log_interval))
                     state.refuse_divergence(every.max_skipped_in_row, outcome.first_bad)
                 if state.due(every.memory_monitor_interval):
                     run.log(state.step, memory_readings(device))

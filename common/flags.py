@@ -8,28 +8,34 @@
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import Field, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, field, fields
 from inspect import get_annotations
 
 
 def flag(
     default, help: str, choices: list | None = None, *, within: tuple | None = None, open_end: bool = False,
-    divides: str | None = None, multiple_of: str | None = None, needs: str | list[str] = (), basic: bool = False,
+    divides: str | None = None, multiple_of: str | None = None, needs: str | list[str] = (),
+    only_with: str | list[str] = (), basic: bool = False,
 ):  # fmt: skip
     """A dataclass field that is also a command-line flag; `help` is the one place where its meaning is written.
 
     Args:
         within: (low, high), both allowed, `high` not if `open_end`. None is no bound; a name is another flag's value.
         divides, multiple_of: name of another flag.
-        needs: another flag that must be on, or have a value, while this one is on: "--flag", "--flag value", either
-            with ": reason". A flag is on unless it is None, False or 0.
+        needs: another flag that must be on, or have a value, while this one is on: "--flag", "--flag value",
+            "--flag value|value", alternatives joined by " or ", all with ": reason". A flag is on unless it is None,
+            False or 0. Otherwise the command line is refused.
+        only_with: the same, but without it this flag does nothing, and `idle_flags` tells. "name: what to do" asks for
+            an attribute of the config that is true.
         basic: listed first in `--help`.
     """
     make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
     metadata = {"help": help.replace("%", "%%"), **({"choices": choices} if choices else {})}
     metadata |= {"within": within, "open_end": open_end, "divides": divides, "multiple_of": multiple_of}
-    return field(**make, metadata=metadata | {"needs": [needs] if isinstance(needs, str) else needs, "basic": basic})
+    conditions = {"needs": needs, "only_with": only_with}
+    metadata |= {name: [value] if isinstance(value, str) else value for name, value in conditions.items()}
+    return field(**make, metadata=metadata | {"basic": basic})
 
 
 def require(condition: bool, message: str) -> None:
@@ -97,7 +103,42 @@ def check_bounds(f: Field, values: dict) -> None:
 
 def check_needs(f: Field, values: dict) -> None:
     for need in f.metadata["needs"] if values[f.name] else ():
-        name, _, wanted = need.partition(": ")[0].removeprefix("--").partition(" ")
-        if name in values:
-            has_it = str(values[name]) == wanted if wanted else bool(values[name])
-            require(has_it, f"--{f.name} needs {need}")
+        require(holds(need, values), f"--{f.name} needs {need}")
+
+
+def holds(need: str, values: dict, config=None) -> bool:
+    """Whether a condition of `needs` or `only_with` holds; one that names an unknown flag does.
+
+    Args:
+        values: of the flags, by name.  config: has the attributes that conditions may ask for.
+    """
+
+    def one_holds(condition: str) -> bool:
+        name, _, wanted = condition.removeprefix("--").partition(" ")
+        if not condition.startswith("--"):
+            return bool(getattr(config, name))
+        return name not in values or (str(values[name]) in wanted.split("|") if wanted else bool(values[name]))
+
+    return any(map(one_holds, need.partition(": ")[0].split(" or ")))
+
+
+def idle_flags(
+    config, unused: Callable[[type], str | None], others: Iterable = (), every: bool = False
+) -> dict[str, str]:
+    """The flags that differ from their defaults and do nothing, each with what they would need.
+
+    Args:
+        config, others: as for `check`.
+        unused: from a class that declares flags to what would make it do something; None: it does.
+        every: also those that have their defaults.
+    """
+    values = {f.name: getattr(c, f.name) for c in (*others, config) for f in fields(c)}
+    found = {}
+    for f in fields(config):
+        if not every and values[f.name] == (f.default_factory() if f.default is MISSING else f.default):
+            continue
+        needed = [unused(owner(type(config), f.name)) or ""]
+        needed += [need for need in (*f.metadata["only_with"], *f.metadata["needs"]) if not holds(need, values, config)]
+        if reason := next(filter(None, needed), None):
+            found[f.name] = reason.partition(": ")[2] if not reason.startswith("--") else reason.partition(": ")[0]
+    return found

@@ -4,6 +4,7 @@ Axes: N entries of the bank · L tokens per entry · X any number of entries
 """
 
 import json
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge f
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
+COUNTS = ("read", "empty", "duplicated", "unused")  # of sentences, for the report
 
 
 class TooFewSentences(ValueError):
@@ -189,36 +191,42 @@ class Bank:
     folder: Path
     order_N: np.ndarray | None = None
 
-    def fact(self, row: int) -> Fact:
-        """The fact that row `row` was made from."""
+    def fact(self, row: int) -> Fact | None:
+        """The fact that row `row` was made from; None for an entry in reserve."""
         index = row if self.order_N is None else self.order_N[row]
-        offset = np.load(self.folder / "offsets.npy", mmap_mode="r")[index]
+        offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
+        if index >= len(offsets):
+            return None
+        offset = offsets[index]
         with open(self.folder / "facts.jsonl", "rb") as file:
             file.seek(offset)
             return Fact(**json.loads(file.readline()))
 
     def facts(self) -> Iterator[tuple[int, Fact]]:
-        """Every row and its fact, in the order of the file."""
+        """Every row and its fact, in the order of the file; none for entries in reserve."""
         row_of_sentence = None if self.order_N is None else np.argsort(self.order_N)
         with open(self.folder / "facts.jsonl", encoding="utf-8") as file:
             for index, line in enumerate(file):
                 yield index if row_of_sentence is None else int(row_of_sentence[index]), Fact(**json.loads(line))
 
 
-def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir) -> Bank:
-    """The first `knowledge_num` different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
+def load_bank(path, tokenizer, knowledge_num: int, knowledge_length: int, cache_dir, reserve_entries: int = 0) -> Bank:
+    """The first different sentences of a knowledge file, cut or padded to `knowledge_length` tokens.
 
     Built once for each content, tokenizer and shape, then opened from the cache.
 
+    Args:
+        knowledge_num: rows of the bank.  reserve_entries: how many of them, the last, are left empty.
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed file, too few sentences, or a damaged cache.
     """
     path, cache_dir = require_data(path, "database_init_path"), Path(cache_dir)
-    key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), knowledge_num, knowledge_length)
+    shape = (knowledge_num, knowledge_length, *([reserve_entries] if reserve_entries else []))
+    key = content_key(path, cache_dir, "bank", tokenizer_key(tokenizer), *shape)
     folder = bank_folder(cache_dir, key)
     if not folder.exists():
         with atomic(folder, "cache_dir") as temporary:
-            build_bank(path, tokenizer, knowledge_num, knowledge_length, temporary)
+            build_bank(path, tokenizer, *shape[:2], temporary, reserve_entries)
     return open_bank(folder)
 
 
@@ -240,13 +248,39 @@ def open_bank(folder: Path) -> Bank:
         return Bank(np.load(folder / "tokens.npy", mmap_mode="r"), report, folder)
 
 
-def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path) -> None:
+def count_sentences(path: str | Path, cache_dir: str | Path) -> int:
+    """How many different sentences a knowledge file has; counted once for each content.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, empty or malformed.
+    """
+    path, cache_dir = require_data(path, "database_init_path"), Path(cache_dir)
+    side = cache_dir / "hashes" / f"sentences_{content_key(path, cache_dir)}.json"
+    try:
+        return int(json.loads(side.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or one that a crash of the machine left empty
+        pass
+    number = sum(1 for _ in different_facts(path, sys.maxsize, dict.fromkeys(COUNTS, 0)))
+    if not number:
+        raise ValueError(f"{path} has no sentence: give another --database_init_path")
+    try:
+        side.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(side) as temporary:
+            temporary.write_text(json.dumps(number), encoding="utf-8")
+    except OSError:  # a cache that can only be read is still of use
+        pass
+    return number
+
+
+def build_bank(
+    path: Path, tokenizer, knowledge_num: int, knowledge_length: int, folder: Path, reserve_entries: int = 0
+) -> None:
     """Write tokens.npy, facts.jsonl with offsets.npy, and report.json."""
     folder.mkdir(parents=True)
     dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max + 1 else np.int32
-    counts = dict.fromkeys(("read", "empty", "duplicated", "unused"), 0)
+    counts, wanted = dict.fromkeys(COUNTS, 0), knowledge_num - reserve_entries
     lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
-    facts = different_facts(path, knowledge_num, counts)
+    facts = different_facts(path, wanted, counts)
     # Written piece by piece, not through a memory map: on a full disk a map kills the process without a message.
     with open(folder / "facts.jsonl", "wb") as out, open(folder / "tokens.npy", "wb") as table:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
@@ -261,11 +295,13 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
                     known_objects += 1
                     text = fact.sentence if length <= knowledge_length else tokenizer.decode(token_L.tolist())
                     objects_kept += fact.object in text
-    if len(lengths) < knowledge_num:
+        table.write(np.full((reserve_entries, knowledge_length), PADDING, dtype=dtype).tobytes())
+    if len(lengths) < wanted:
         largest = isqrt(len(lengths)) ** 2
+        less = f" less --reserve_entries {reserve_entries}" if reserve_entries else ""
         raise TooFewSentences(
-            f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}: "
-            f"give a larger file, or a square of at most {largest}"
+            f"{path} has {len(lengths)} different sentences, fewer than --knowledge_num {knowledge_num}{less}: "
+            f"give --knowledge_num auto, a larger file, or a square of at most {largest}"
         )
     length_N = np.array(lengths)
     report = counts | {
@@ -273,7 +309,7 @@ def build_bank(path: Path, tokenizer, knowledge_num: int, knowledge_length: int,
         "cut": int((length_N > knowledge_length).sum()), "padded": int((length_N < knowledge_length).sum()),
         "mean_tokens": round(float(length_N.mean()), 2),
         "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
-    }  # fmt: skip
+    } | ({"reserve": reserve_entries} if reserve_entries else {})  # fmt: skip
     np.save(folder / "offsets.npy", np.array(offsets[:-1]))
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 

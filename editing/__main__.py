@@ -1,20 +1,35 @@
 """Show, edit and undo entries in the memory of a trained run.
 
     python -m editing --run out/quickstart_memory search "Lygia Pape"
+    python -m editing --run out/quickstart_memory ask "Lygia Pape was born in"
     python -m editing --run out/quickstart_memory edit 4711 "Lygia Pape was born in 1930."
+    python -m editing --run out/quickstart_memory import facts.tsv
     python -m editing --run out/quickstart_memory undo
+    python -m editing --run out/quickstart_memory        # one process: a command a line, or a text to ask; `help`
 
 Edits are written to a journal in the run folder. Every later load of the run replays it. The weights do not change.
+Entries and answers go to stdout, all else to stderr.
 """
 
 import argparse
+import shlex
 import sys
+import time
+from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
 from common.cli import positive_int, run_command
+from dataset.own import read_templates
 
+from .asking import Answer, ask, ask_facts
+from .files import has_rows
 from .store import MemoryStore, Row
+
+
+def say(text: str) -> None:
+    """A line for a person; a pipe gets the data alone."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def line(entry: Row) -> str:
@@ -23,12 +38,38 @@ def line(entry: Row) -> str:
 
 
 def search(store: MemoryStore, args) -> None:
-    print("by words (sum of the rarity of the shared tokens, in nats):")
+    say("by words (sum of the rarity of the shared tokens, in nats):")
     for score, entry in store.search_words(args.text, args.n):
-        print(f"  {score:6.1f}  {line(entry)}")
-    print("by the model (weight of the entry after this text):")
+        print(f"  {score:6.1f}  {line(entry)}", flush=True)
+    say("by the model (weight of the entry after this text):")
     for name, weight, entry in store.search_model(args.text, args.n):
-        print(f"  {weight:6.1%}  {name:8}  {line(entry)}")
+        print(f"  {weight:6.1%}  {name:8}  {line(entry)}", flush=True)
+
+
+def show_answer(answer: Answer) -> None:
+    print(f"{answer.prompt} {answer.text}")
+    print(f"  without the memory: {answer.without}")
+    for weight, entry in answer.read:
+        print(f"  read {weight:4.0%}  {line(entry)}")
+
+
+def ask_(store: MemoryStore, args) -> None:
+    if (args.text is None) == (args.file is None):
+        raise ValueError("ask needs a text, or --file with facts to ask for")
+    if args.text is not None:
+        show_answer(ask(store, args.text, args.new_tokens))
+        return
+    begin, asked = time.perf_counter(), []
+    for one in ask_facts(store, args.file, templates_of(args)):
+        asked.append(one)
+        mark = "right" if one.right else "WRONG"
+        print(f"{mark}  {one.answer.prompt} {one.answer.text}   (without the memory: {one.answer.without})", flush=True)
+    right, without = sum(one.right for one in asked), sum(one.right_without for one in asked)
+    say(f"right: {right} of {len(asked)} with the memory, {without} without it, in {time.perf_counter() - begin:.1f} s")
+
+
+def templates_of(args) -> dict[str, list[str]] | None:
+    return read_templates(Path(args.templates)) if args.templates else None
 
 
 def show(store: MemoryStore, args) -> None:
@@ -44,7 +85,7 @@ def show(store: MemoryStore, args) -> None:
 
 def note_unknown_origin(store: MemoryStore) -> None:
     if store.origin_problem:
-        print(f"note: the origin of entries is unknown: {store.origin_problem}", file=sys.stderr)
+        say(f"note: the origin of entries is unknown: {store.origin_problem}")
 
 
 def diff(store: MemoryStore, args) -> None:
@@ -74,24 +115,35 @@ def add(store: MemoryStore, args) -> None:
 
 def warn_of_grid(store: MemoryStore, why: str) -> None:
     if store.model.settings.retrieval_class.has_grid:
-        print(
+        say(
             f"note: product keys find an entry by its position in their grid, and {why}: it may never be read; "
-            "to change a fact about a subject, edit the entry of this subject",
-            file=sys.stderr,
+            "to change a fact about a subject, edit the entry of this subject"
         )
 
 
 def undo(store: MemoryStore, args) -> None:
-    print(f"line {store.undo(args.number)} of the journal is undone")
+    say(f"line {store.undo(args.number)} of the journal is undone")
 
 
 def export(store: MemoryStore, args) -> None:
-    print(f"{store.export(args.path, args.changed)} entries written to {args.path}")
+    say(f"{store.export(args.path, args.changed)} entries written to {args.path}")
     note_unknown_origin(store)
 
 
 def import_(store: MemoryStore, args) -> None:
-    print(f"{store.import_file(args.path)} entries changed")
+    if has_rows(args.path):
+        say(f"{store.import_file(args.path)} entries changed")
+        return
+    placed = store.import_facts(args.path, templates_of(args))
+    for one in placed if not args.quiet else ():
+        print(f"#{one.row}  {one.text}" + (f"   (was: {one.before})" if one.before else ""))
+    replaced = sum(bool(one.before) for one in placed)
+    say(
+        f"{len(placed)} facts imported: {len(placed) - replaced} into empty entries, {replaced} in place of another "
+        "object of their subject; `undo` takes all of them back"
+    )
+    if len(placed) > replaced:
+        warn_of_grid(store, "the position of an empty entry does not fit its text")
 
 
 def on_row(change):
@@ -104,14 +156,9 @@ def on_row(change):
     return command
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m editing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", required=True, help="run folder of a memory model")
-    parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
-    parser.add_argument("--cache_dir", help="folder of banks; default: as in the run's flags")
-    commands = parser.add_subparsers(required=True, metavar="command")
+def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dict:
+    """Add all commands to a parser; returns their own parsers by name."""
+    commands = parser.add_subparsers(required=required, metavar="command")
 
     def command(name: str, function, help: str, *arguments: tuple) -> None:
         own = commands.add_parser(name, help=help, description=help)
@@ -121,7 +168,17 @@ def main() -> None:
 
     row, text, path = ("row", {"type": int}), ("text", {}), ("path", {})
     n = ("-n", {"type": positive_int, "default": 5, "help": "how many"})
+    templates = (
+        "--templates",
+        {"help": "JSON: the wording of each predicate; default: that of the bank's own entries"},
+    )
     command("search", search, "find entries by words, and by what the model reads after the text", text, n)
+    command(
+        "ask", ask_, "let the model go on with a text, with the memory and without it, beside the entries read",
+        ("text", {"nargs": "?", "help": "the beginning of a sentence"}),
+        ("--file", {"help": "ask for the object of each fact of this file instead"}), templates,
+        ("--new_tokens", {"type": positive_int, "default": 16, "help": "tokens of an answer, at most"}),
+    )  # fmt: skip
     command("show", show, "show an entry and its origin", row)
     command("edit", edit, "give an entry another text", row, text)
     command("add", add, "put a text into an empty entry", text)
@@ -129,20 +186,74 @@ def main() -> None:
     command("freeze", on_row(lambda s, a: s.freeze(a.row)), "exclude an entry from rewriting by training", row)
     command("unfreeze", on_row(lambda s, a: s.freeze(a.row, False)), "allow rewriting by training", row)
     command(
-        "undo",
-        undo,
-        "undo a line of the journal",
+        "undo", undo, "undo a line of the journal",
         ("number", {"type": int, "nargs": "?", "help": "number of the line; default: the last"}),
-    )
+    )  # fmt: skip
     command("log", log, "list the lines of the journal")
     command("diff", diff, "show every edited entry, before and after")
     changed = ("--changed", {"action": "store_true", "help": "edited entries alone"})
     command("export", export, "write entries as JSON Lines", path, changed)
-    command("import", import_, "make all edits of a JSON Lines file with row and text", path)
+    command(
+        "import", import_, "give facts (TSV, CSV, a knowledge file) a place each, or put back what export wrote", path,
+        templates, ("--quiet", {"action": "store_true", "help": "do not list the facts"}),
+    )  # fmt: skip
+    return commands.choices
 
+
+def session(store: MemoryStore) -> None:
+    """Commands from stdin, a line each; a line that begins with none of them is asked. `quit` or the end ends it.
+
+    Raises:
+        ValueError, OSError: a command of a pipe is refused; a person at a terminal may go on.
+    """
+    parser = argparse.ArgumentParser(prog="", add_help=False)
+    commands, is_person = add_commands(parser, required=True), sys.stdin.isatty()
+    say(f"{len(store.bank.tokens)} entries. Write the beginning of a sentence, or: {', '.join(commands)}, help, quit")
+    while True:
+        if is_person:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        text = sys.stdin.readline()
+        words = text.split(maxsplit=1)[:1]
+        if not text or words in (["quit"], ["exit"]):
+            return
+        if not words:
+            continue
+        if words == ["help"]:
+            say(parser.format_help())
+            continue
+        try:
+            args = parser.parse_args(shlex.split(text) if words[0] in commands else ["ask", text.strip()])
+            args.function(store, args)
+            sys.stdout.flush()
+        except (ValueError, OSError) as problem:
+            if not is_person or isinstance(problem, BrokenPipeError):
+                raise
+            say(f"error: {problem}")
+        except SystemExit:  # argparse has said what is wrong
+            if not is_person:
+                raise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m editing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument(
+        "--bank", help="knowledge file to read in place of the bank of the training, with its own edits"
+    )
+    parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
+    parser.add_argument("--cache_dir", help="folder of banks; default: as in the run's flags")
+    add_commands(parser)
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    args.function(MemoryStore(args.run, knowledge_path=args.database_init_path, cache_dir=args.cache_dir), args)
+    places = {"knowledge_path": args.database_init_path, "cache_dir": args.cache_dir}
+    store = MemoryStore(args.run, bank_path=args.bank, **places)
+    if hasattr(args, "function"):
+        args.function(store, args)
+    else:
+        session(store)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
 """MemoryStore: the bank of a trained run as texts, with a journal of every change."""
 
-import json
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from common.constants import PADDING
-from common.files import atomic, read_json, require_file, require_text
-from dataset.knowledge import Bank, Fact, encode_entries, entry_text, read_values
+from common.files import read_json, require_text
+from dataset.knowledge import Bank, Fact, encode_entries, entry_text
 from dataset.tokenizer import encode_texts, load_tokenizer
 from model import load_run
 from runs.journal import Change, Journal, apply, differs
-from runs.load import load_run_bank
+from runs.load import load_run_bank, with_bank
 from runs.run import now
 
+from .files import FileCommands
 from .search import TextSearch
 
 
@@ -33,10 +33,11 @@ class Row:
     edited: bool = False
 
 
-class MemoryStore:
+class MemoryStore(FileCommands):
     """The memory of one run. A change is written to the journal first; `load_run` replays the journal.
 
     Args:
+        bank_path: a knowledge file to read in place of the bank of the training; its edits have their own journal.
         places: `knowledge_path` and `cache_dir`, as for `load_run_bank`, if they are not where the run had them.
     Attributes:
         origin_problem: why the origin of entries is unknown, once it was asked for; empty where it is known.
@@ -44,15 +45,21 @@ class MemoryStore:
         ValueError: the run has no memory.
     """
 
-    def __init__(self, run_dir: str | Path, device: str = "cpu", **places: str | None):
+    def __init__(self, run_dir: str | Path, device: str = "cpu", bank_path: str | None = None, **places: str | None):
         self.run_dir, self.places, self.origin_problem = Path(run_dir), places, ""
         self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
         self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
         self.model = load_run(run_dir, device)
         if not self.model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
-        self.tokenizer = load_tokenizer(run_dir, "run")
-        self.bank, self.journal, self.search = self.model.bank, Journal(run_dir), TextSearch(self.tokenizer)
+        self.tokenizer, self.journal = load_tokenizer(run_dir, "run"), Journal(run_dir)
+        if bank_path:
+            cache_dir = places.get("cache_dir")
+            model, self.trained_bank, self.journal = with_bank(
+                run_dir, self.model, self.tokenizer, bank_path, cache_dir
+            )
+            self.model, self._seen = model, self.journal.state()
+        self.bank, self.search = self.model.bank, TextSearch(self.tokenizer)
 
     def refresh(self) -> None:
         """Take over what other processes have written to the journal since the last look at it.
@@ -79,7 +86,7 @@ class MemoryStore:
             last = history[-1]
             fact = Fact(last.text, uuid=last.uuid, source=last.source) if last.text else None
         else:
-            fact = self._trained_bank.fact(row) if self._trained_bank else None
+            fact = self.trained_bank.fact(row) if self.trained_bank else None
         return Row(row, self.text(row), bool(self.bank.frozen[row]), fact, edited)
 
     def text(self, row: int) -> str:
@@ -148,12 +155,13 @@ class MemoryStore:
         chosen = []
 
         def change() -> list[Change]:
-            empty = torch.where((self.bank.tokens == PADDING).all(dim=1))[0]
-            if not len(empty):
+            empty = self._empty_rows()
+            if not empty:
                 raise ValueError(
-                    f"all {len(self.bank.tokens)} entries are taken: delete one, or train with a larger --knowledge_num"
+                    f"all {len(self.bank.tokens)} entries are taken: delete one, edit one, or train with "
+                    "--knowledge_num auto --reserve_entries 100"
                 )
-            chosen.append(int(empty[0]))
+            chosen.append(empty[0])
             return [self._edited(chosen[0], text, source)]
 
         self._change("add", change)
@@ -204,54 +212,6 @@ class MemoryStore:
         self._change("undo", change, undone)
         return undone[0]
 
-    # Files.
-
-    def export(self, path: str | Path, only_changed: bool = False) -> int:
-        """Write entries as JSON Lines; returns their number. `import_file` restores them exactly.
-
-        A line has `row`, `text`, `frozen` and the origin; `tokens` where the text alone would give other tokens, as
-        for a sentence that was cut.
-        """
-        rows = [row for row, *_ in self.changed()] if only_changed else range(len(self.bank.tokens))
-        length = self.bank.tokens.shape[1]
-        with atomic(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            for row in rows:
-                entry, tokens = self.show(row), self.bank.tokens[row].tolist()
-                origin = {"uuid": entry.fact.uuid, "source": entry.fact.source} if entry.fact else {}
-                value = {"row": row, "text": entry.text, "frozen": entry.frozen} | origin
-                token_1L, n_tokens = encode_entries(self.tokenizer, [entry.text], length)
-                if n_tokens[0] > length or token_1L[0].tolist() != tokens:
-                    value["tokens"] = [token for token in tokens if token != PADDING]
-                file.write(json.dumps(value, ensure_ascii=False) + "\n")
-        return len(rows)
-
-    def import_file(self, path: str | Path) -> int:
-        """Make the edits of a file with `{"row", "text"}` lines, all or none; returns their number.
-
-        An empty text empties the entry. `frozen` and the origin are optional; `tokens` count if they give the text.
-
-        Raises:
-            FileNotFoundError, ValueError: the file is missing, or a line is malformed or refused; it is named.
-        """
-        values = list(read_values(require_file(path)))
-        made: list[Change] = []
-
-        def changes() -> list[Change]:
-            lines: dict[int, int] = {}
-            for line, value in values:
-                try:
-                    change = self._imported(value, Path(path).name)
-                    if (first := lines.setdefault(value["row"], line)) != line:
-                        raise ValueError(f"entry {value['row']} is on line {first} already")
-                except ValueError as problem:
-                    raise ValueError(f"{path}, line {line}: {problem}") from None
-                if (change.old_tokens, change.old_frozen) != (change.new_tokens, change.new_frozen):
-                    made.append(change)
-            return made
-
-        self._change("import", changes)
-        return len(made)
-
     # Helpers.
 
     def _change(self, operation: str, changes_now, undone: list[int] | None = None) -> int:
@@ -265,33 +225,6 @@ class MemoryStore:
             apply(self.bank, changes)
             self._seen = self.journal.state()
         return number
-
-    def _imported(self, value, name: str) -> Change:
-        """The change that a line of an exported file asks for."""
-        known = isinstance(value, dict) and type(value.get("row")) is int and isinstance(value.get("text"), str)
-        if not known or not isinstance(value.get("frozen", False), bool):
-            raise ValueError('an edit needs "row", a number, and "text", a string; "frozen" is true or false')
-        row, text, length = value["row"], value["text"], self.bank.tokens.shape[1]
-        self._check(row)
-        frozen, before = value.get("frozen", bool(self.bank.frozen[row])), self._history(row)
-        if entry_text(self.tokenizer, self.bank.tokens[row].tolist()) == text.strip():  # only `frozen` may differ
-            origin = {key: getattr(before[-1], key) for key in ("text", "uuid", "source")} if before else {}
-            return self._change_of(row, frozen=frozen, **origin)
-        if not text.strip():
-            return self._change_of(row, [PADDING] * length, frozen)
-        origin = {"source": str(value.get("source") or name), "uuid": str(value.get("uuid") or "")}
-        require_text("".join(origin.values()), "the origin")
-        tokens = value.get("tokens")
-        if isinstance(tokens, list) and self._spells(tokens, text):
-            tokens = tokens + [PADDING] * (length - len(tokens))
-            return self._change_of(row, tokens, frozen, text=text, **origin)
-        change = self._edited(row, text, origin["source"])
-        return replace(change, new_frozen=frozen, uuid=origin["uuid"] or change.uuid)
-
-    def _spells(self, tokens: list, text: str) -> bool:
-        """Whether these are tokens of the vocabulary that fit an entry and give this text."""
-        valid = all(type(token) is int and 0 < token < self.model.settings.vocab_size for token in tokens)
-        return valid and len(tokens) <= self.bank.tokens.shape[1] and entry_text(self.tokenizer, tokens) == text
 
     def _change_of(self, row: int, tokens: list[int] | None = None, frozen: bool | None = None, **origin) -> Change:
         old, was_frozen = self.bank.tokens[row].tolist(), bool(self.bank.frozen[row])
@@ -330,7 +263,7 @@ class MemoryStore:
         return self._histories[1]
 
     @cached_property
-    def _trained_bank(self) -> Bank | None:
+    def trained_bank(self) -> Bank | None:
         """The bank with its facts as training began; None where the knowledge file is missing or has changed."""
         read_json(self.run_dir / "flags.json")  # damaged flags are an error, not an unknown origin
         try:

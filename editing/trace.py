@@ -4,7 +4,8 @@ python -m editing.trace --run out/experiment_1_4_8 --prompts "The capital of Fra
 """
 
 import argparse
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache
@@ -14,6 +15,11 @@ from common.cli import positive_int, run_command
 from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
 from model import ModelConfig, load_run
+
+from .search import UNSPACED
+
+CHOICES = 5  # likeliest next tokens that a trace holds
+BROKEN = "\ufffd"  # what the bytes of half a character decode to
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,63 @@ class Lookup:
 
 @dataclass(frozen=True)
 class TracedToken:
-    """A generated token and the entries read to predict it, by block, heaviest first."""
+    """A generated token and the entries read to predict it, by block, heaviest first.
+
+    `choices`: the likeliest tokens in its place as (text, probability), the token itself first.
+    """
 
     token_id: int
     text: str
     lookups: list[Lookup]
+    choices: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Word:
+    """Generated tokens that a person reads as one word, number or sign; the text begins with the space before it."""
+
+    text: str
+    tokens: list[TracedToken]
+
+    @property
+    def probability(self) -> float:
+        """Of all its tokens, one after the other."""
+        return math.prod(token.choices[0][1] for token in self.tokens)
+
+    @property
+    def lookups(self) -> list[Lookup]:
+        """What was read for the word: weights are the mean over its tokens, by block, heaviest first."""
+        weights: dict[tuple[int, int], float] = {}
+        texts = {}
+        for look in (look for token in self.tokens for look in token.lookups):
+            texts[look.entry] = look.text
+            weights[look.layer, look.entry] = weights.get((look.layer, look.entry), 0.0) + look.weight
+        ordered = sorted(weights.items(), key=lambda item: (item[0][0], -item[1]))
+        return [Lookup(layer, row, total / len(self.tokens), texts[row]) for (layer, row), total in ordered]
+
+
+def words(traced: list[TracedToken], tokenizer) -> list[Word]:
+    """The words of a trace. Special tokens are left out; in scripts without spaces a character is a word."""
+    found: list[list[TracedToken]] = []
+    text = ""  # of the word at hand
+    for token in traced:
+        if token.token_id in tokenizer.all_special_ids:
+            text = ""
+            continue
+        if not (text and goes_on(text, token.text)):
+            found.append([])
+        found[-1].append(token)
+        text = tokenizer.decode([piece.token_id for piece in found[-1]])
+    return [Word(tokenizer.decode([piece.token_id for piece in pieces]), pieces) for pieces in found]
+
+
+def goes_on(text: str, piece: str) -> bool:
+    """Whether a token belongs to the word before it."""
+    if text.endswith(BROKEN) or text.isspace():
+        return True
+    if UNSPACED.match(text[-1]) or UNSPACED.match(piece):
+        return False
+    return text[-1].isalnum() and (piece[:1].isalnum() or piece[:1] in f"'’{BROKEN}")
 
 
 @torch.no_grad()
@@ -54,7 +112,8 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
         )
     for _ in range(min(new_tokens, room)):
         out = model(piece, cache=cache, logits_to_keep=1)
-        token = int(out.logits[0, -1].argmax())
+        logits_V = out.logits[0, -1]
+        token, p_V = int(logits_V.argmax()), logits_V.float().softmax(dim=-1)
         lookups = [
             Lookup(layer, int(entry), float(weight), entry_text(tokenizer, model.bank.tokens[entry].tolist()))
             for layer, reading in enumerate(out.readings)
@@ -62,7 +121,9 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
             for entry, weight in zip(reading.entry_BTS[0, -1], reading.weight_BTS[0, -1], strict=True)
         ]
         lookups.sort(key=lambda lookup: (lookup.layer, -lookup.weight))
-        traced.append(TracedToken(token, tokenizer.decode([token]), lookups))
+        likeliest = [token, *(other for other in p_V.topk(CHOICES).indices.tolist() if other != token)][:CHOICES]
+        choices = [(tokenizer.decode([choice]), float(p_V[choice])) for choice in likeliest]
+        traced.append(TracedToken(token, choices[0][0], lookups, choices))
         if token == tokenizer.eos_token_id:
             break
         piece = torch.tensor([[token]], device=model.device)

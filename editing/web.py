@@ -1,135 +1,324 @@
-"""A local web page: generate text, click a word, see which entries were read for it, edit one, generate again.
+"""A local web page: ask the memory, see which entries were read for each word, and change them.
 
 python -m editing.web --run out/quickstart_memory      # then open http://127.0.0.1:7860
 
-It needs Gradio (`pip install gradio`) and listens on this machine only.
+It needs Gradio 6 (`pip install gradio`) and listens on this machine only. Nothing is written until you change an entry.
 """
 
 import argparse
 import os
-from itertools import groupby
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+
+import torch
 
 from common.cli import positive_int, run_command
+from common.constants import PADDING
+from evaluation.controls import emptied
 
+from . import web_html as html
 from .store import MemoryStore
-from .trace import TracedToken, trace
+from .trace import Word, trace, words
 
-REFRESH_SECONDS = 5  # between two looks at the journal for edits of other processes
-COLUMNS = ["where", "weight", "entry", "text"]
+REFRESH_SECONDS = 3  # between two looks at the journal for edits of other processes
+FOUND = 8  # entries that a search shows
+SOURCE = "web page"  # of edits, in the journal
+PICK = """element.addEventListener('click', event => {
+    const hit = event.target.closest('[data-pick]');
+    if (!hit) return;
+    trigger('click', {pick: hit.dataset.pick});
+    if (hit.matches('.entry, .change'))
+        document.querySelector('#buttons').scrollIntoView({block: 'nearest', behavior: 'smooth'});
+});"""
+HINT = (
+    "Save rewrites this entry, Delete empties it, Freeze keeps later training from rewriting it. "
+    "The run's journal holds every change, and Undo takes the last one back. The weights stay as they are."
+)
 
 
-def reads(store: MemoryStore, token: TracedToken, per_layer: int = 4) -> list[list]:
-    """Rows of the table: the entries that each block and the pointer read to predict a token, heaviest first."""
-    rows = []
-    for layer, lookups in groupby(token.lookups, key=lambda lookup: lookup.layer):
-        name = store.model.settings.reader_name(layer)
-        heaviest = [lookup for lookup in lookups if lookup.weight >= 0.001][:per_layer]
-        rows += [[name, f"{lookup.weight:.1%}", lookup.entry, store.text(lookup.entry)] for lookup in heaviest]
-    return rows
+@dataclass(frozen=True)
+class Answer:
+    """What the model writes after a prompt. `others`: title -> its text in other states of the memory."""
+
+    prompt: str
+    n_tokens: int
+    words: list[Word] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def most_read(self) -> int | None:
+        """The index of the word, not a sign, for which most was read; None without words."""
+
+        def weight(n: int) -> tuple[bool, float]:
+            return any(map(str.isalnum, self.words[n].text)), html.share_read(self.words[n])
+
+        return max(range(len(self.words)), key=weight, default=None)
 
 
-def share_read(token: TracedToken) -> float:
-    """The total weight of the last reader, which is the pointer if there is one."""
-    last = max((lookup.layer for lookup in token.lookups), default=0)
-    return min(sum(lookup.weight for lookup in token.lookups if lookup.layer == last), 1.0)
+@contextmanager
+def as_trained(store: MemoryStore) -> Iterator[None]:
+    """The bank as training left it, without the edits of the journal."""
+    first = {}
+    for entry in store.journal.entries():
+        for change in entry.changes:
+            first.setdefault(change.row, change.old_tokens)
+    row_X = torch.tensor(list(first), dtype=torch.long, device=store.bank.tokens.device)
+    token_XL = torch.tensor(list(first.values()), dtype=store.bank.tokens.dtype, device=row_X.device)
+    now_XL = store.bank.write(row_X, token_XL)
+    try:
+        yield
+    finally:
+        store.bank.write(row_X, now_XL)
+
+
+def answer(store: MemoryStore, prompt: str, n_tokens: int) -> Answer:
+    """The model's continuation with its memory, without it, and, if entries were changed, as training left them."""
+
+    def written() -> list[Word]:
+        return words(trace(store.model, store.tokenizer, prompt, n_tokens), store.tokenizer)
+
+    store.refresh()
+    own, others = written(), {}
+    if next(store.changed(), None):
+        with as_trained(store):
+            others["Before all changes"] = "".join(word.text for word in written())
+    with emptied(store.model, store.tokenizer, None):
+        others["Without the memory"] = "".join(word.text for word in written())
+    return Answer(prompt, n_tokens, own, others)
+
+
+def example_prompts(store: MemoryStore, n: int = 5) -> list[str]:
+    """Beginnings of entries: of the last that were changed, then of some spread over the bank."""
+    rows = [row for row, *_ in store.changed()][-2:][::-1]
+    full = torch.where((store.bank.tokens != PADDING).any(dim=1))[0].tolist()
+    rows += full[len(full) // 100 :: max(len(full) // (4 * n), 1)]
+    prompts = {html.beginning(store.text(row)): None for row in rows}
+    return [prompt for prompt in prompts if 4 < len(prompt) < 50][:n]
+
+
+def facts(store: MemoryStore) -> tuple[list[str], str]:
+    """The line below the title, and a note on what cannot be done."""
+    settings, used = store.model.settings, int((store.bank.tokens != PADDING).any(dim=1).sum())
+    readers = [settings.reader_name(layer) for layer in settings.reading_layers]
+    readers += ["the pointer"] * settings.pointer
+    free = len(store.bank.tokens) - used
+    read_by = " and ".join(filter(None, [", ".join(readers[:-1]), readers[-1]]))
+    line = [f"{used:,} entries", f"{free:,} free places", f"read by {read_by}"]
+    writable = os.access(store.run_dir, os.W_OK)
+    return line, "" if writable else f"{store.run_dir} cannot be written: entries can be read, not changed"
+
+
+def marks(store: MemoryStore, row: int) -> tuple[str, ...]:
+    edited = any(row == changed for changed, *_ in store.changed())
+    return ("edited",) * edited + ("frozen",) * bool(store.bank.frozen[row])
 
 
 def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one piece)
     """The page, as Gradio blocks."""
     import gradio as gr
 
-    def generate(prompt: str, new_tokens: float):
+    lock = threading.Lock()  # the bank is another one while the model writes without its memory
+
+    def alone(function):
+        """One call at a time; what is refused is said on the page."""
+
+        @wraps(function)
+        def call(*arguments):
+            try:
+                with lock:
+                    return function(*arguments)
+            except ValueError as problem:
+                raise gr.Error(str(problem), title="Not done", print_exception=False) from None
+            except OSError as problem:
+                message = f"{problem.filename or store.run_dir} cannot be written ({problem.strerror}): nothing changed"
+                raise gr.Error(message, title="Not done", print_exception=False) from None
+
+        return call
+
+    def shown(asked: Answer, chosen: int | None) -> dict:
+        settings = store.model.settings
+        shade = f"read by {'the pointer' if settings.pointer else 'the last block'}"
+        return {
+            answer_box: html.answers(asked.prompt, asked.words, chosen, asked.others, shade),
+            details_box: html.details(None if chosen is None else asked.words[chosen], settings),
+        }
+
+    def now(row: int | None, hits: list[int]) -> dict:
+        """What every change may have changed. `hits`: the rows that the search has found."""
+        return {
+            found_box: html.found([(hit, store.text(hit), marks(store, hit)) for hit in hits]) if hits else gr.skip(),
+            seen: store.journal.state(),
+            head: html.header(store.run_dir.name, *facts(store)),
+            changes_box: html.changes(list(store.changed())),
+            examples_box: html.examples(example_prompts(store)),
+            entry_box: html.chosen_entry(row, () if row is None else marks(store, row)),
+            freeze_button: "Unfreeze" if row is not None and store.bank.frozen[row] else "Freeze",
+        }
+
+    def again(asked: Answer | None, row: int | None, hits: list[int]) -> dict:
+        if asked is None:
+            return now(row, hits)
+        fresh = answer(store, asked.prompt, asked.n_tokens)
+        return now(row, hits) | shown(fresh, fresh.most_read) | {answered: fresh}
+
+    @alone
+    def generate(prompt: str, n_tokens: float, row: int | None, hits: list[int]):
         if not prompt.strip():
-            raise gr.Error("Write the beginning of a sentence first.")
-        try:
-            store.refresh()
-            traced = trace(store.model, store.tokenizer, prompt, int(new_tokens))
-        except ValueError as problem:
-            raise gr.Error(str(problem)) from None
-        spans = [(prompt, None)] + [(token.text, share_read(token)) for token in traced]
-        return gr.update(value=spans), traced, [], "", "", changes()
+            raise ValueError("write the beginning of a sentence first")
+        return again(Answer(prompt, int(n_tokens or 1)), row, hits)
 
-    def choose_token(traced: list[TracedToken], event: gr.SelectData):
-        index = event.index - 1  # the prompt comes first
-        return reads(store, traced[index]) if 0 <= index < len(traced) else []
+    @alone
+    def try_example(n_tokens: float, row: int | None, hits: list[int], event: gr.EventData):
+        return again(Answer(event.pick, int(n_tokens or 1)), row, hits) | {prompt: event.pick}
 
-    def choose_entry(table, event: gr.SelectData):
-        row = int(table[event.index[0]][2])
-        return str(row), store.text(row)  # as it is now: another process may have edited it
+    def choose_word(asked: Answer, event: gr.EventData):
+        return shown(asked, int(event.pick))
 
-    def save(entry: str, text: str):
-        if not entry:
-            raise gr.Error("Choose an entry first: click a word, then a line of the table.")
-        try:
-            store.edit(int(entry), text, source="web page")
-        except ValueError as problem:
-            raise gr.Error(str(problem)) from None
-        return changes()
+    @alone
+    def choose_entry(hits: list[int], event: gr.EventData):
+        row = int(event.pick)
+        return now(row, hits) | {entry: row, text: store.text(row)}
 
-    def undo():
-        try:
-            store.undo()
-        except ValueError as problem:
-            raise gr.Error(str(problem)) from None
-        return changes()
+    @alone
+    def search(wanted: str):
+        store.refresh()
+        hits = [row for _, row in store.search.best(wanted, store.bank.tokens, FOUND)]
+        return html.found([(hit, store.text(hit), marks(store, hit)) for hit in hits]), hits
 
-    def changes() -> list[list]:
-        return [[row, before, after] for row, before, after in store.changed()]
+    def on_entry(change, needs_entry: bool = True):
+        """Change an entry, then show everything as it is then."""
 
-    def changes_of_others(shown):
-        state = store.journal.state()
-        return (gr.skip(), gr.skip()) if state == shown else (changes(), state)
+        @alone
+        def call(row: int | None, new_text: str, asked: Answer | None, hits: list[int]):
+            if row is None and needs_entry:
+                raise ValueError("choose an entry first: click one, or search for it")
+            chosen = change(row, new_text)
+            row = chosen if isinstance(chosen, int) and not needs_entry else row
+            return again(asked, row, hits) | {entry: row, text: "" if row is None else store.text(row)}
+
+        return call
+
+    def add(row: int | None, new_text: str) -> int:
+        row = store.add(new_text, SOURCE)
+        if store.model.settings.retrieval_class.has_grid:
+            gr.Warning(f"Product keys find an entry by its place in their grid: entry {row} may never be read.")
+        return row
+
+    def undo(row: int | None, new_text: str) -> None:
+        store.undo()
+
+    @alone
+    def look(state: tuple[int, int], asked: Answer | None, row: int | None, hits: list[int]):
+        """Take over what other processes have changed. The text at hand stays."""
+        return {seen: gr.skip()} if store.journal.state() == tuple(state) else again(asked, row, hits)
+
+    def box(elem_id: str, value: str = "") -> gr.HTML:
+        return gr.HTML(value, elem_id=elem_id, elem_classes="part", js_on_load=PICK)
 
     with gr.Blocks(title=f"Memory of {store.run_dir.name}", analytics_enabled=False) as page:
-        traced = gr.State([])
-        gr.Markdown(f"## Memory of {store.run_dir.name}\nGenerate, click a word, edit an entry that was read.")
-        with gr.Row():
-            prompt = gr.Textbox(label="Beginning of a sentence", scale=4, elem_id="prompt")
-            length = gr.Slider(1, 64, value=12, step=1, label="new tokens", scale=1)
-            button = gr.Button("Generate", variant="primary", scale=1, elem_id="generate")
-        output = gr.HighlightedText(
-            label="Click a generated word. The redder it is, the more was read from the memory",
-            show_legend=False, combine_adjacent=False, interactive=False, elem_id="output",
-        )  # fmt: skip
-        table = gr.Dataframe(
-            headers=COLUMNS, type="array", interactive=False, wrap=True, elem_id="reads",
-            label="Entries read for that word. Click a line to edit its entry",
-        )  # fmt: skip
-        with gr.Row():
-            entry = gr.Textbox(label="entry", interactive=False, scale=1, elem_id="entry")
-            text = gr.Textbox(label="text of the entry", scale=5, elem_id="text")
-            save_button = gr.Button("Save and generate again", variant="primary", scale=1, elem_id="save")
-            undo_button = gr.Button("Undo the last change", scale=1, elem_id="undo")
-        changed = gr.Dataframe(
-            headers=["entry", "after training", "now"], type="array", interactive=False, wrap=True, value=changes(),
-            label="Edited entries", elem_id="changed",
-        )  # fmt: skip
+        answered, entry, seen, found = gr.State(None), gr.State(None), gr.State((0, 0)), gr.State([])
+        head = box("head")
+        with gr.Row(elem_id="ask", elem_classes="line"):
+            prompt = gr.Textbox(label="Beginning of a sentence", scale=8, min_width=220, elem_id="prompt")
+            length = gr.Number(24, label="New tokens", minimum=1, maximum=200, step=1, scale=1, min_width=110)
+            button = gr.Button("Generate", variant="primary", scale=1, min_width=110, elem_id="generate")
+        examples_box = box("examples")
+        answer_box = box("answers")
+        details_box = box("details")
+        with gr.Row(elem_id="work"):
+            with gr.Column(min_width=320):
+                with gr.Row(elem_classes="line"):
+                    wanted = gr.Textbox(label="Search the entries", scale=4, min_width=180, elem_id="wanted")
+                    search_button = gr.Button("Search", scale=1, min_width=90, elem_id="search")
+                found_box = box("found")
+            with gr.Column(min_width=320):
+                entry_box = box("entry")
+                text = gr.Textbox(show_label=False, placeholder="One fact in one sentence", elem_id="text")
+                with gr.Row(elem_id="buttons"):
+                    save_button = gr.Button("Save", variant="primary", min_width=70, elem_id="save")
+                    add_button = gr.Button("Add as new", min_width=100, elem_id="add")
+                    freeze_button = gr.Button("Freeze", min_width=80, elem_id="freeze")
+                    delete_button = gr.Button("Delete", min_width=70, elem_id="delete")
+                    undo_button = gr.Button("Undo last", min_width=90, elem_id="undo")
+                box("hint", f'<p class="hint">{HINT}</p>')
+        changes_box = box("changes")
 
-        generated = [output, traced, table, entry, text, changed]
-        page.load(changes, None, [changed])
-        shown = gr.State(store.journal.state())
-        gr.Timer(REFRESH_SECONDS).tick(changes_of_others, [shown], [changed, shown])
-        button.click(generate, [prompt, length], generated)
-        prompt.submit(generate, [prompt, length], generated)
-        output.select(choose_token, [traced], [table])
-        table.select(choose_entry, [table], [entry, text])
-        save_button.click(save, [entry, text], [changed]).success(generate, [prompt, length], generated)
-        undo_button.click(undo, None, [changed]).success(generate, [prompt, length], generated)
+        everything = [
+            head, examples_box, answer_box, details_box, changes_box, entry_box, freeze_button, answered, entry, seen,
+            prompt, text, found_box,
+        ]  # fmt: skip
+        private = {"api_visibility": "private"}
+        page.load(alone(lambda: now(None, [])), None, everything, show_progress="hidden", **private)
+        gr.Timer(REFRESH_SECONDS).tick(
+            look, [seen, answered, entry, found], everything, show_progress="hidden", trigger_mode="once", **private
+        )
+        for start in (button.click, prompt.submit):
+            start(generate, [prompt, length, entry, found], everything, show_progress_on=answer_box, **private)
+        examples_box.click(try_example, [length, entry, found], everything, show_progress_on=answer_box, **private)
+        answer_box.click(choose_word, [answered], everything, show_progress="hidden", **private)
+        for place in (details_box, found_box, changes_box):
+            place.click(choose_entry, [found], everything, show_progress="hidden", **private)
+        for start in (search_button.click, wanted.submit):
+            start(search, [wanted], [found_box, found], **private)
+        for pressed, change in (
+            (save_button, on_entry(lambda row, new_text: store.edit(row, new_text, SOURCE))),
+            (delete_button, on_entry(lambda row, _: store.delete(row))),
+            (freeze_button, on_entry(lambda row, _: store.freeze(row, not store.bank.frozen[row]))),
+            (add_button, on_entry(add, needs_entry=False)),
+            (undo_button, on_entry(undo, needs_entry=False)),
+        ):
+            pressed.click(change, [entry, text, answered, found], everything, show_progress_on=answer_box, **private)
     return page
+
+
+def serve(store: MemoryStore, port: int, waits: bool = True):
+    """Open the page on a port of this machine; returns Gradio's app. Fonts and all else are local."""
+    import gradio as gr
+
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach a page of this machine
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+    page = make_page(store)
+    page.launch(
+        server_name="127.0.0.1", server_port=port, share=False, quiet=True, prevent_thread_lock=True,
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        css_paths=Path(__file__).with_name("web.css"), footer_links=[], run_history=False,
+    )  # fmt: skip
+    if waits:
+        print(f"http://127.0.0.1:{port} shows the memory of {store.run_dir}; Ctrl-C ends it")
+        page.block_thread()
+    return page
+
+
+def require_page(port: int) -> None:
+    """Raises ValueError, before anything slow, if Gradio is missing or too old, or the port cannot be used."""
+    try:
+        import gradio
+    except ModuleNotFoundError:
+        raise ValueError("the page needs Gradio: .venv/bin/python -m pip install gradio") from None
+    if int(gradio.__version__.split(".")[0]) < 6:
+        raise ValueError(f"the page needs Gradio 6, this is {gradio.__version__}: pip install --upgrade gradio")
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as problem:
+            reason = getattr(problem, "strerror", None) or problem
+            raise ValueError(f"--port {port} cannot be used ({reason}): choose another one") from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training")
     parser.add_argument("--port", type=positive_int, default=7860, help="port of the page on this machine")
     args = parser.parse_args()
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError:
-        raise ValueError("the page needs Gradio: .venv/bin/python -m pip install gradio") from None
-    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach a page of this machine
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
-    make_page(MemoryStore(args.run)).launch(server_name="127.0.0.1", server_port=args.port, share=False, quiet=False)
+    require_page(args.port)
+    serve(MemoryStore(args.run, bank_path=args.bank), args.port)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runs.outcomes import packed_answers
+
 if TYPE_CHECKING:
     from .gold import Gold
 
@@ -54,14 +56,16 @@ def accuracy(right: list[bool], chance: float, config: EvalConfig, version: int)
 
 
 def accuracy_by_part(rows: list[dict], right: list[bool], chance: float, config: EvalConfig, version: int) -> dict:
-    """The accuracy over all questions and, as `parts`, over each `part` that they name (such as seen and bank_only)."""
-    result = accuracy(right, chance, config, version)
-    parts = sorted({row["part"] for row in rows if "part" in row})
-    if parts:
-        result["parts"] = {
-            part: accuracy(
-                [ok for row, ok in zip(rows, right, strict=True) if row.get("part") == part], chance, config, version
-            )
-            for part in parts
-        }
+    """The accuracy over all questions and, as `parts`, over each `part` that they name (such as seen and bank_only).
+
+    Each has `answers`: which questions were answered right.
+    """
+
+    def share(chosen: list[int]) -> dict:
+        own = [right[i] for i in chosen]
+        return accuracy(own, chance, config, version) | {"answers": packed_answers(own, [rows[i] for i in chosen])}
+
+    result = share(list(range(len(rows))))
+    if parts := sorted({row["part"] for row in rows if "part" in row}):
+        result["parts"] = {part: share([i for i, row in enumerate(rows) if row.get("part") == part]) for part in parts}
     return result

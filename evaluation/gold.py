@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.constants import NO_ENTRY
 from dataset.formats import require_data
-from dataset.knowledge import Fact, read_knowledge
+from dataset.knowledge import Bank, Fact, read_knowledge
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
@@ -52,12 +52,14 @@ def require_questions(config: EvalConfig) -> None:
 
 
 def find_gold(
-    run_dir: Path, model, tokenizer, config: EvalConfig, default_path: str, knowledge_path: str | None = None
-) -> Gold | None:
+    run_dir: Path, model, tokenizer, config: EvalConfig, default_path: str, knowledge_path: str | None = None,
+    bank: Bank | None = None,
+) -> Gold | None:  # fmt: skip
     """The gold entries of all questions that name a fact by its uuid; None where no question does.
 
     Args:
         default_path: the knowledge file in the flags of the run.  knowledge_path: another place of the same file.
+        bank: another bank, which the model reads in place of the one of its training.
     Raises:
         FileNotFoundError, ValueError: a file of questions or of knowledge is missing, malformed, or another one than
             in the training.
@@ -69,7 +71,7 @@ def find_gold(
     if not uuids:
         return None
     if model.settings.reads_bank:
-        bank = load_run_bank(run_dir, model, tokenizer, knowledge_path, config.cache_dir)
+        bank = bank or load_run_bank(run_dir, model, tokenizer, knowledge_path, config.cache_dir)
         asked = [(row, fact) for row, fact in bank.facts() if fact.uuid in uuids]
         return Gold({fact.uuid: row for row, fact in asked}, {fact.uuid: fact for _, fact in asked}, bank.facts)
     # The knowledge file of a plain run may be a default that does not exist. Then there is no oracle in the prompt.

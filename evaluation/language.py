@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.constants import IGNORED
 from dataset.pretrain import PretrainDataset, open_pretrain_data, read_documents
+from runs.outcomes import packed_losses
 
 from .config import EvalConfig
 
@@ -74,6 +75,7 @@ def language(model, tokenizer, config: EvalConfig) -> dict | None:
     """`loss` in nats per token, `perplexity`, and `bits_per_byte`, which compares models with different tokenizers.
 
     `sources`: the loss over the documents of each source, if the text names sources.
+    `documents`: the loss of each document, for paired tests.
     """
     if config.val_path is None:
         return None
@@ -82,22 +84,27 @@ def language(model, tokenizer, config: EvalConfig) -> dict | None:
     names = sorted(set(sources)) if sources else ["all"]
     group_D = torch.tensor([names.index(source) for source in sources] if sources else [0] * (rows.last - rows.first))
     total_X, n_X, n_rows = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.int64), 0
+    total_D, n_D = torch.zeros(len(group_D), dtype=torch.float64), torch.zeros(len(group_D), dtype=torch.int64)
     for batch in batches(rows, config, model.device):
         labels_BT = F.pad(batch["labels"][:, 1:], (1, 0), value=IGNORED).cpu()
         loss_BT = token_losses(model, batch).double().cpu()
-        document_BT = document_of(rows, n_rows, len(labels_BT))
-        group_BT = group_D[torch.from_numpy(document_BT.clip(max=len(group_D) - 1))]
+        document_BT = torch.from_numpy(document_of(rows, n_rows, len(labels_BT)).clip(max=len(group_D) - 1))
+        group_BT = group_D[document_BT]
         has_label_BT = labels_BT != IGNORED
+        total_D.index_add_(0, document_BT[has_label_BT], loss_BT[has_label_BT])
+        n_D += torch.bincount(document_BT[has_label_BT], minlength=len(n_D))
         total_X.index_add_(0, group_BT[has_label_BT], loss_BT[has_label_BT])
         n_X += torch.bincount(group_BT[has_label_BT], minlength=len(names))
         n_rows += len(labels_BT)
     if not n_X.sum():
         raise ValueError(f"{config.val_path} has no token to predict: give another --val_path")
     loss = float(total_X.sum() / n_X.sum())
+    end = min(rows.end, rows.begin + n_rows * rows.max_seq_len)
     result = {
         "loss": loss, "perplexity": math.exp(min(loss, 50.0)),
         "bits_per_byte": loss / math.log(2) / bytes_per_token(rows, tokenizer),
         "n": int(n_X.sum()), "seed": config.seed, "task_version": TASK_VERSION,
+        "documents": packed_losses(total_D.numpy(), n_D.numpy(), rows.cache.token_N[rows.begin : end]),
     }  # fmt: skip
     if sources:
         parts = zip(names, total_X.tolist(), n_X.tolist(), strict=True)

@@ -5,12 +5,12 @@ Axes: M readers (blocks and pointer) · N entries of the bank
 
 import torch
 
-from model.memory.bank import usage_statistics
+from model.memory.bank import access_histogram, usage_statistics
 
 from .config import EvalConfig
 from .language import batches, validation_rows
 
-TASK_VERSION = 1
+TASK_VERSION = 2
 MAX_ROWS = 256
 
 
@@ -23,11 +23,13 @@ def gini(count_N: torch.Tensor) -> float:
 
 @torch.no_grad()
 def bank_usage(model, tokenizer, config: EvalConfig) -> dict | None:
-    """Statistics of the access counts over all readers, and for each as `layers`, on the first 256 rows."""
-    indices = [*model.settings.reading_layers, *([model.settings.n_layers] if model.settings.pointer else [])]
-    names = [model.settings.reader_name(index) for index in indices]
+    """Statistics of the access counts of each reader as `layers`, on the first 256 rows.
+
+    `used_share`: entries that any of them read.  `uses`: how many entries were read 0, 1, 2-3, 4-7, ... times.
+    """
     if not model.settings.reads_bank or config.val_path is None:
         return None
+    names = [model.settings.reader_name(index) for index in model.settings.readers]
     count_MN = torch.zeros(len(names), model.settings.knowledge_num, dtype=torch.int64, device=model.device)
     entropy, rows = 0.0, 0
     for batch in batches(validation_rows(model, tokenizer, config), config, model.device):
@@ -40,9 +42,11 @@ def bank_usage(model, tokenizer, config: EvalConfig) -> dict | None:
             count_N.index_add_(0, entry, (reading.weight_BTS.flatten() > 0).long())
             mean_entropy = torch.special.entr(reading.weight_BTS.float()).sum(dim=-1).mean()
             entropy += float(mean_entropy) * len(batch["input_ids"]) / len(names)
-    count_N = count_MN.sum(dim=0)
-    per_reader = {name: usage_statistics(own_N) for name, own_N in zip(names, count_MN, strict=True)}
-    return usage_statistics(count_N) | {
-        "gini": gini(count_N), "selection_entropy": entropy / rows, "reads": int(count_N.sum()), "layers": per_reader,
-        "n": rows, "seed": config.seed, "task_version": TASK_VERSION,
+    layers = {
+        name: usage_statistics(count_N) | {"gini": gini(count_N), "uses": access_histogram(count_N)}
+        for name, count_N in zip(names, count_MN, strict=True)
+    }
+    return {
+        "used_share": usage_statistics(count_MN.sum(dim=0))["used_share"], "selection_entropy": entropy / rows,
+        "reads": int(count_MN.sum()), "layers": layers, "n": rows, "seed": config.seed, "task_version": TASK_VERSION,
     }  # fmt: skip

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from common.flags import flag, require
 
+FEED_FORWARD = "has_ffn: a feed-forward: --keep_ffn, or blocks without a memory"
+READER = "reads_bank: something that reads the memory: other --memory_layers, or --pointer"
+IN_A_BLOCK = "reading_layers: a block that reads the memory: other --memory_layers"
+
 
 @dataclass(frozen=True)
 class CoreConfig:
@@ -22,11 +26,12 @@ class CoreConfig:
         within=(0, None), divides="n_heads",
     )  # fmt: skip
     ffn_dim: int | None = flag(
-        None, "inner width F of the feed-forward; None: 8/3 dim (swiglu) or 4 dim (relu2), rounded up to 64"
-    )
+        None, "inner width F of the feed-forward; None: 8/3 dim (swiglu) or 4 dim (relu2), rounded up to 64",
+        only_with=FEED_FORWARD,
+    )  # fmt: skip
     ffn_activation: str = flag(
         "swiglu", "feed-forward: gated by SiLU, or without a gate by a squared ReLU of equal parameters",
-        choices=["swiglu", "relu2"],
+        choices=["swiglu", "relu2"], only_with=FEED_FORWARD,
     )  # fmt: skip
     vocab_size: int = flag(6400, "vocabulary V; a training run takes the tokenizer's", within=(1, None))
     max_seq_len: int = flag(512, "longest sequence T, in tokens", within=(1, None), basic=True)
@@ -50,14 +55,16 @@ class CoreConfig:
     flash_backend: str = flag(
         "pytorch",
         "which fused attention: PyTorch's own, or that of the flash-attn package in 16 bits (PyTorch's in float32)",
-        choices=["pytorch", "flash_attn"],
-    )
+        choices=["pytorch", "flash_attn"], only_with="--use_flash_attn",
+    )  # fmt: skip
 
-    use_moe: bool = flag(False, "mixture of experts in place of each dense feed-forward")
-    n_experts: int = flag(4, "routed experts")
-    n_experts_per_tok: int = flag(2, "experts that each token uses")
-    n_shared_experts: int = flag(1, "experts that every token uses", within=(0, None))
-    moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss")
+    use_moe: bool = flag(False, "mixture of experts in place of each dense feed-forward", only_with=FEED_FORWARD)
+    n_experts: int = flag(4, "routed experts", only_with=["--use_moe", FEED_FORWARD])
+    n_experts_per_tok: int = flag(2, "experts that each token uses", only_with=["--use_moe", FEED_FORWARD])
+    n_shared_experts: int = flag(
+        1, "experts that every token uses", within=(0, None), only_with=["--use_moe", FEED_FORWARD]
+    )
+    moe_loss_coef: float = flag(0.01, "weight of the experts' balance loss", only_with=["--use_moe", FEED_FORWARD])
 
     def check(self) -> None:
         """Raise ValueError for what the declaration of a single flag cannot say."""
@@ -99,25 +106,35 @@ class MemoryConfig(CoreConfig):
     memory_layers: list[int] | None = flag(
         None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)", basic=True
     )
-    keep_ffn: bool = flag(False, "keep the feed-forward beside the memory, instead of the memory in its place")
+    keep_ffn: bool = flag(
+        False, "keep the feed-forward beside the memory, instead of the memory in its place", only_with=IN_A_BLOCK
+    )
     knowledge_num: int = flag(
-        1048576, "bank entries N; for product keys a square number R*R", within=(1, None), basic=True
+        1048576,
+        "bank entries N, for product keys a square number R*R; auto: all of the knowledge file, and --reserve_entries",
+        within=(1, None),
+        basic=True,
     )
     knowledge_length: int = flag(8, "tokens L of an entry", within=(1, None), basic=True)
-    num_candidates: int = flag(16, "candidates C that the retrieval ranks", within=(1, None))
-    num_selected: int = flag(4, "entries S that a position reads", within=(1, "num_candidates"))
+    num_candidates: int = flag(16, "candidates C that the retrieval ranks", within=(1, None), only_with=READER)
+    num_selected: int = flag(4, "entries S that a position reads", within=(1, "num_candidates"), only_with=READER)
     fusion_scope: str = flag(
         "sequence",
         "what a position may read: entries selected at positions up to its own, or its own only",
         choices=["sequence", "token"],
+        only_with=[IN_A_BLOCK, "fusion_has_scope: a --fusion that can read other positions (docs/memory.md)"],
+    )  # fmt: skip
+    fusion_dropout: float = flag(
+        0.15, "dropout on the output of the fusion", within=(0, 1), open_end=True, only_with=IN_A_BLOCK
     )
-    fusion_dropout: float = flag(0.15, "dropout on the output of the fusion", within=(0, 1), open_end=True)
-    freeze_ratio: float = flag(0.2, "share of entries that training never changes", within=(0, 1))
+    freeze_ratio: float = flag(0.2, "share of entries that training never changes", within=(0, 1), only_with=READER)
     ema_interval: int = flag(
         0, "optimizer steps between two moving-average updates of the unfrozen entries; 0: never",
         within=(0, None), needs="--retrieval product_key: the update follows its queries",
     )  # fmt: skip
-    ema_decay: float = flag(0.9, "decay of an entry's moving average at each update", within=(0, 1))
+    ema_decay: float = flag(
+        0.9, "decay of an entry's moving average at each update", within=(0, 1), only_with="--ema_interval"
+    )
 
     def check(self) -> None:
         for layer in self.memory_layers or []:

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, fields
 
 from transformers import PreTrainedConfig
 
-from common.flags import check, flag
+from common.flags import check, flag, idle_flags
 
-from .base_config import CoreConfig, MemoryConfig
-from .memory import FUSIONS, RETRIEVALS, config_classes
+from .base_config import IN_A_BLOCK, READER, CoreConfig, MemoryConfig
+from .memory import FUSIONS, RETRIEVALS, chosen_by, config_classes
 from .memory.ngram_table import NgramTableConfig
 from .memory.tokens import Pointer
 
@@ -30,11 +30,12 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         "how entries are found: by learned product keys in each block, or once a position by the n-grams that they "
         "share with the text so far",
         choices=list(RETRIEVALS), basic=True,
+        only_with=["--model_type model_memory", READER],
     )  # fmt: skip
     fusion: str = flag(
         "cross_attention",
         "how the found entries join the stream: as vectors, or (words) token by token",
-        choices=list(FUSIONS), basic=True,
+        choices=list(FUSIONS), basic=True, only_with=["--model_type model_memory", IN_A_BLOCK],
     )  # fmt: skip
 
     def __post_init__(self):
@@ -51,6 +52,37 @@ class ModelConfig(*config_classes(), NgramTableConfig):
             return core
         return list(dict.fromkeys([*core, MemoryConfig, self.retrieval_class.Config, self.fusion_class.Config]))
 
+    def unused(self, config_class: type) -> str | None:
+        """What it would take for the flags that a class declares to do something; None: they do."""
+        if config_class in (CoreConfig, NgramTableConfig, ModelConfig):
+            return None
+        if self.model_type != "model_memory":
+            return "--model_type model_memory"
+        if config_class is MemoryConfig:
+            return None
+        readers = [self.retrieval_class.Config] if self.reads_bank else []
+        readers += [self.fusion_class.Config] if self.reading_layers else []
+        readers += [Pointer.Config] if self.pointer else []
+        if any(issubclass(reader, config_class) for reader in readers):
+            return None
+        able = chosen_by(config_class)
+        chosen = {f"--retrieval {self.retrieval}", f"--fusion {self.fusion}"}
+        return IN_A_BLOCK if chosen & set(able) else " or ".join(able)
+
+    def idle_flags(self, every: bool = False) -> dict[str, str]:
+        """The flags that differ from their defaults and do nothing, each with what they would need."""
+        return idle_flags(self, self.unused, every=every)
+
+    @property
+    def has_ffn(self) -> bool:
+        """Whether a block has a feed-forward."""
+        return self.keep_ffn or len(self.reading_layers) < self.n_layers
+
+    @property
+    def fusion_has_scope(self) -> bool:
+        """Whether the fusion can read what other positions have found."""
+        return "mask" in self.fusion_class.prepares
+
     @property
     def retrieval_class(self) -> type:
         return RETRIEVALS[self.retrieval]
@@ -65,6 +97,11 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         if self.model_type == "model_original":
             return []
         return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers) - {-1})
+
+    @property
+    def readers(self) -> list[int]:
+        """The indices, among the readings of a forward pass, of what reads the bank."""
+        return [*self.reading_layers, *([self.n_layers] if self.reads_bank and self.pointer else [])]
 
     @property
     def reads_bank(self) -> bool:

@@ -67,6 +67,7 @@ class MemoryTransformer(Transformer):
         super().__init__(config)
         self.bank = MemoryBank(self.settings)
         self.derived = DerivedWeights()
+        self.counted_steps = 0  # whose reads the bank has counted
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
 
     @classmethod
@@ -157,12 +158,13 @@ class MemoryTransformer(Transformer):
         return {f"match_{name}": value for name, value in matches._asdict().items()} if matches else {}
 
     def count_reads(self, readings: list[Reading | None]) -> None:
-        for reading in filter(None, readings):
-            self.bank.count(reading.entry_BTS, reading.weight_BTS)
+        if found := [reading for reading in readings if reading is not None]:
+            self.bank.count(found)
 
     def after_step(self, step: int, outcome, accelerator) -> None:
         if not self.settings.reads_bank:
             return
+        self.counted_steps += 1
         readings = [reading for reading in outcome.readings if reading is not None]
         self.last_weights = [reading.weight_BTS for reading in readings]
         interval = self.settings.ema_interval
@@ -170,15 +172,20 @@ class MemoryTransformer(Transformer):
             self.ema_update(accelerator.gather(readings))
 
     @torch.no_grad()
-    def metrics(self, accelerator) -> dict[str, float | list[int]]:
-        """Use of the bank since the last call, and the entropy in nats of the weights of the last micro-batch."""
+    def metrics(self, accelerator, window: int) -> dict[str, float | list[int]]:
+        """Use of the bank by each reader, and the entropy in nats of the weights of the last micro-batch."""
         if not self.settings.reads_bank:
             return {}
-        count_N = accelerator.reduce(self.bank.take_counts().to(self.device))
+        names = [self.settings.reader_name(index).replace(" ", "_") for index in self.settings.readers]
+        count_MN = accelerator.reduce(self.bank.take_counts(len(names)).to(self.device))
         if torch.are_deterministic_algorithms_enabled():  # sums along a tensor are not, on CUDA
-            count_N = count_N.cpu()
-        metrics = {f"memory/{name}": value for name, value in usage_statistics(count_N).items()}
-        metrics["memory/uses"] = access_histogram(count_N)
+            count_MN = count_MN.cpu()
+        metrics = {}
+        if self.counted_steps == window:
+            for name, count_N in zip(names, count_MN, strict=True):
+                metrics |= {f"memory/{key}/{name}": value for key, value in usage_statistics(count_N).items()}
+                metrics[f"memory/uses/{name}"] = access_histogram(count_N)
+        self.counted_steps = 0
         if self.last_weights:
             weight_XS = torch.cat([weight_BTS.flatten(0, 1) for weight_BTS in self.last_weights]).float()
             metrics["memory/selection_entropy"] = float(torch.special.entr(weight_XS).sum(dim=-1).mean())

@@ -169,10 +169,14 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             accelerator: gathers the readings of all processes; every process must call.
         """
 
-    def metrics(self, accelerator) -> dict[str, float | list[int]]:
+    def metrics(self, accelerator, window: int) -> dict[str, float | list[int]]:
         """What the model measures of itself for a line of metrics.jsonl, by name; it counts reads anew from here.
 
         Every process must call, for the counts are summed over them. Nothing in the baseline.
+
+        Args:
+            window: steps between two calls. Reads are told only where they are those of so many steps: a shorter
+                interval, as at a run's end, would seem to read less of the bank.
         """
         return {}
 

@@ -4,7 +4,7 @@
 #   flags --fusion_heads 16  # replace or add flags
 #   launch "$@"              # train, evaluate and record; flags of the command line win
 #
-# Run folder, SwanLab project and base experiment follow from the name of the script and from builds_on.
+# Run folder and base experiment follow from the name of the script and from builds_on.
 # With LIST=1 in the environment a script prints its flags, quoted, one a line, and starts nothing.
 set -euo pipefail
 folder=$(dirname "${BASH_SOURCE[0]}")
@@ -57,10 +57,8 @@ script() { # the name of the experiment, such as 1_5_2
 }
 
 launch() { # the command line
-    local name number
-    name=$(script) number=$name
-    [[ ! $name =~ ^([0-9]+(_[0-9]+)*)_[a-z] ]] || number=${BASH_REMATCH[1]}  # variants of 1_4_8 share its project
-    flags --swanlab_project "MiniMind-Experiment-${number//_/.}"
+    local name
+    name=$(script)
     [ -z "$base" ] || flags --base_experiment "${base//_/.}"
     flags --out_dir "out/experiment_$name"
     exec bash "$folder/_launch.sh" "${resolved[@]}" "$@"

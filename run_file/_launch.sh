@@ -37,12 +37,19 @@ fi
 
 if [ "${EVALUATE:-1}" = 1 ]; then
     out_dir=
+    all=("$@")
+    has_config=
     while [ $# -gt 0 ]; do
         case $1 in
             --out_dir) out_dir=$2 ;;
             --out_dir=*) out_dir=${1#*=} ;;
+            --config | --config=*) has_config=1 ;;
         esac
         shift
     done
+    if [ -n "$has_config" ] && [ -z "$out_dir" ]; then  # then the file may name it
+        out_dir=$("$PYTHON" -c "import sys; from trainer.config import parse_cli; print(parse_cli(sys.argv[1:]).run.out_dir)" \
+            "${all[@]}")
+    fi
     "$PYTHON" eval_model.py --run "${out_dir:-out/run}"
 fi

@@ -36,7 +36,7 @@ rm -rf out/quickstart_{plain,memory}{.log,.eval.log,/train.log}
 run quickstart_plain --model_type model_original &
 plain=$!
 OMP_NUM_THREADS=$cores run quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words \
-    --pointer --memory_layers 1 --keep_ffn --retrieval_noise 0.2 --knowledge_num 25494 --knowledge_length 24 &
+    --pointer --memory_layers 1 --keep_ffn --retrieval_noise 0.2 --knowledge_num auto --reserve_entries 64 --knowledge_length 24 &
 follow quickstart_plain=$plain quickstart_memory=$!
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
 echo
@@ -54,4 +54,7 @@ echo "== records, curves, and the two runs compared"
 wait $records
 cat out/quickstart_records.log
 "$PYTHON" -m experiment compare out/quickstart_plain out/quickstart_memory
+echo
+echo "== twenty facts of nobody's, which no training has seen: put into the memory, asked, one edited; then taken out"
+"$PYTHON" -m editing --run out/quickstart_memory < docs/examples/own_facts.txt
 echo "done in $((SECONDS - begin)) s after the installation"

@@ -19,7 +19,8 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "error: run 'ruff format .' first" >&2; exit 1; }
-# One process a core, up to four; the tests of a file stay together. Threads that wait do so asleep: by turning in circles they
-# would take the others' time, and the tests three times as long.
+# One worker more than cores, up to four, for much of a run of a subprocess is waiting; the tests of a file stay together.
+# Threads that wait do so asleep: by turning in circles they would take the others' time, and the tests three times as long.
+workers=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
 export OMP_WAIT_POLICY=PASSIVE
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "${marks[@]}" "$@"
+exec "$PYTHON" -m pytest -n "$workers" --dist loadfile "${marks[@]}" "$@"

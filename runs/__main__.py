@@ -11,13 +11,15 @@ Flags for the training script stand after --.
 """
 
 import argparse
-import re
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from common.cli import run_command, sentence
+from common.files import require_file
 
+from .blanks import open_blanks
 from .record import fill_record
 from .record_text import STATES
 from .record_values import value_of
@@ -37,8 +39,8 @@ SHOWN = {
     "error": "ERROR_LOGS",
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
+AXES = ("steps", "tokens", "seconds")
 MODES = ("online", "local", "offline")
-BLANK = re.compile(r"\[(?:[A-Z_0-9]+|待填写)\]")
 
 
 def list_command(args) -> int:
@@ -56,17 +58,15 @@ def show_command(args) -> int:
 
 
 def compare_command(args) -> int:
-    from .compare import compare
+    from .compare import compare, groups_of
     from .plots import draw
 
-    runs = open_runs(args.runs, args.root)
-    names = {run.path.resolve(): run for run in runs}
-    if len(names) < 2:
+    runs, labels = labelled_runs(args.runs, args.root)
+    if len(runs) < 2:
         raise ValueError("compare needs two different runs or more")
-    runs = list(names.values())
-    show(compare(runs), args.format)
+    show(compare(runs, labels), args.format)
     try:
-        drawn = draw({label_of(run, runs): run for run in runs}, args.png or Path(args.root) / "compare.png")
+        drawn = draw(groups_of(runs, labels), args.png or Path(args.root) / "compare.png", args.axis)
         print(f"curves: {drawn}", file=sys.stderr)
     except OSError as problem:  # what was asked for is on the screen
         print(f"the curves were not drawn ({sentence(problem)}): --png names another file", file=sys.stderr)
@@ -74,16 +74,65 @@ def compare_command(args) -> int:
     return 0
 
 
-def label_of(run: Run, runs: list[Run]) -> str:
-    return run.name if [other.name for other in runs].count(run.name) == 1 else str(run.path)
+def labelled_runs(names: list[str], root: str) -> tuple[list[Run], dict[Run, str]]:
+    """The different runs of these names, and the labels of those that are given as LABEL=RUN."""
+    found, labels = {}, {}
+    for name in names:
+        label, equals, path = name.partition("=")
+        labelled = equals and label and not Path(name).exists()
+        for run in open_runs([path if labelled else name], root):
+            if run.path.resolve() not in found:
+                found[run.path.resolve()] = run
+                labels |= {run: label} if labelled else {}
+    return list(found.values()), labels
 
 
 def fill_command(args) -> int:
+    from .blanks import read_notes
+    from .notes import fill_draft, fill_notes
+
+    runs = open_runs(args.runs, args.root)
+    if args.notes is None:
+        for run in runs:
+            if args.draft:
+                told(run, *fill_draft(run.path, args.experiment_dir))
+            else:
+                told(run, fill_record(run.path, args.experiment_dir))
+        return 0
+    if args.draft:
+        raise ValueError("--notes and --draft exclude each other: a draft is written first, notes then replace it")
+    if len(runs) > 1:
+        raise ValueError(f"--notes holds the answers for one run, got {len(runs)} runs: give one")
+    name = "standard input" if args.notes == "-" else args.notes
+    text = sys.stdin.read() if args.notes == "-" else require_file(args.notes, "notes").read_text(encoding="utf-8")
+    notes = read_notes(text, name)
+    told(runs[0], fill_notes(runs[0].path, notes, args.experiment_dir), answered=len(notes))
+    return 0
+
+
+def told(run: Run, path: Path, drafted: int | None = None, answered: int | None = None) -> None:
+    """Say what became of a record."""
+    text = path.read_text(encoding="utf-8")
+    people, blanks = sum("[待填写]" in line for line in text.splitlines() if line[:1] != ">"), len(open_blanks(text))
+    made = f"; {drafted} blanks drafted by rules" if drafted is not None else ""
+    made += f"; {answered} answers written" if answered is not None else ""
+    print(f"{path}: {STATES.get(run.state, run.state)}{made}; {people} blanks are left for people, "
+          f"{blanks} for an analysis; curves: {run.path / 'curves.png'}")  # fmt: skip
+
+
+def brief_command(args) -> int:
+    from .brief import as_markdown, brief
+
+    made = brief(open_run(args.run, args.root), args.experiment_dir)
+    print(json.dumps(made, ensure_ascii=False, indent=1) if args.json else as_markdown(made))
+    return 0
+
+
+def draft_command(args) -> int:
+    from .notes import fill_draft
+
     for run in open_runs(args.runs, args.root):
-        path = fill_record(run.path, args.experiment_dir)
-        blanks = len(BLANK.findall(path.read_text(encoding="utf-8")))
-        print(f"{path}: {STATES.get(run.state, run.state)}; {blanks} blanks are left for people; "
-              f"curves: {run.path / 'curves.png'}")  # fmt: skip
+        told(run, *fill_draft(run.path, args.experiment_dir))
     return 0
 
 
@@ -148,15 +197,23 @@ RUN = argument("run", metavar="RUN")
 RUNS = argument("runs", nargs="+", metavar="RUN")
 ROOTS = argument("--root", default="out", help="folder of the runs")
 FORMAT = argument("--format", choices=FORMATS, default="table")
+RECORD_DIR = argument("--experiment_dir", help="folder of the records; default: that of the run's flags")
 BASE = argument("--from", dest="base", required=True, metavar="NUMBER", help="the experiment to start from")
 # Name, function, what --help says, arguments.
 COMMANDS: list[tuple[str, Callable, str, list]] = [
     ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start", [ROOTS, FORMAT]),
     ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
     ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
-     [RUNS, argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
+     [argument("runs", nargs="+", metavar="[LABEL=]RUN", help="runs that share a LABEL are seeds of one experiment"),
+      argument("--axis", choices=AXES, default="steps", help="what the curves are drawn over"),
+      argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
     ("fill", fill_command, "fill the records of runs, also of runs that failed",
-     [RUNS, argument("--experiment_dir", help="folder of the records; default: that of the run's flags"), ROOTS]),
+     [RUNS, argument("--notes", metavar="FILE", help="answers to the blanks, as `brief` asks for them; -: from input"),
+      argument("--draft", action="store_true", help="also answer what follows from numbers alone"), RECORD_DIR, ROOTS]),
+    ("brief", brief_command, "all that an analysis of a run needs, and the blanks to fill, as one text",
+     [RUN, argument("--json", action="store_true", help="as JSON instead of Markdown"), RECORD_DIR, ROOTS]),
+    ("draft", draft_command, "fill the records of runs, with findings that follow from numbers alone",
+     [RUNS, RECORD_DIR, ROOTS]),
     ("keep", keep_command, "append the results of finished runs to experiment/results.jsonl",
      [RUNS, argument("--experiment", metavar="NUMBER", help="default: as the folder's name says"),
       argument("--protocol", help="such as knowledge-10k; default: as the folder's name says"),

@@ -41,6 +41,12 @@ def warn_of_flags(run_dir: Path, flags: dict, goes_on: bool) -> dict:
     return old
 
 
+def warn_of_idle_flags(idle: dict[str, str]) -> None:
+    """Say which flags of the command line do nothing, and what each of them would need."""
+    if idle:
+        warn("these flags do nothing here: " + ", ".join(f"--{name} (needs {need})" for name, need in idle.items()))
+
+
 def warn_of_edits(init_path: str) -> None:
     """Say that edits of the run that the weights come from are left out."""
     if edited := Journal(init_path).changed_rows():

@@ -4,15 +4,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs.record import BLOCK, INLINE, fill_text
-from runs.record_values import value_of
+from runs.record import AREA, BLOCK, INLINE, fill_text, values_for
 from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
 from .documents.write import problems as problems_of_documents
 from .new import script_flags
 
-MARKER = re.compile(r"<!--(?:flag:)?\w+(?::[0-9a-f]{8})?-->")
+MARKER = re.compile(r"<!--(?:(?:flag|ai|draft|end):)?\w+(?::[0-9a-f]{8})?-->")
 
 
 def check_script(path: Path) -> str | None:
@@ -35,7 +34,7 @@ def check_script(path: Path) -> str | None:
 def check_record(path: Path, runs: list[Run]) -> str | None:
     """What is wrong with a record, or None: damaged markers, or values that differ from its run."""
     text = path.read_text(encoding="utf-8")
-    markers, read = len(MARKER.findall(text)), len(INLINE.findall(text)) + len(BLOCK.findall(text))
+    markers, read = len(MARKER.findall(text)), sum(len(shape.findall(text)) for shape in (INLINE, BLOCK, AREA))
     if markers != read:
         return (
             f"{markers - read} of {markers} markers <!--NAME--> have no value before them: restore `value`<!--NAME-->"
@@ -44,7 +43,7 @@ def check_record(path: Path, runs: list[Run]) -> str | None:
     if run is None:
         return None
     try:
-        filled = fill_text(text, lambda name: value_of(name, run))
+        filled = fill_text(text, values_for(run, path))
     except ValueError as problem:
         return str(problem)
     old, new = text.splitlines(), filled.splitlines()
@@ -59,7 +58,7 @@ def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
     folders = [value for value, name, _ in INLINE.findall(text) if name == "OUT_DIR"]
     experiment = path.stem.removeprefix("EXPERIMENT_")
     for run in runs:
-        if run.info.get("experiment") == experiment and str(run.flag("out_dir")) in folders:
+        if run.number == experiment and str(run.flag("out_dir")) in folders:
             return run
     return None
 

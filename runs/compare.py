@@ -4,13 +4,16 @@ import math
 import re
 import time
 from datetime import datetime
+from pathlib import Path
 from statistics import mean, stdev
 
-from .metrics import METRICS, Metric, digits, metric, span
-from .run import NOT_IDENTITY, Run
-from .tables import Table
+import numpy as np
 
-CLEAR = 2.0  # a difference counts when it exceeds this many standard errors
+from .metrics import METRICS, Metric, digits, metric, span
+from .outcomes import outcomes_of
+from .run import NOT_IDENTITY, Run
+from .significance import LEVEL, paired_p, welch
+from .tables import Table
 
 
 def list_runs(runs: list[Run], title: str = "runs") -> Table:
@@ -31,21 +34,43 @@ def list_runs(runs: list[Run], title: str = "runs") -> Table:
     return Table(title, rows, formats | {"ppl": digits(2), "time": span, "age": span})
 
 
-def groups_of(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs that differ only by their seed form one group, named after the first."""
+def groups_of(runs: list[Run], labels: dict[Run, str] | None = None) -> dict[str, list[Run]]:
+    """Runs that differ only by their seed form one group, named by the words that their names share.
+
+    Args:
+        labels: names that a person gave to some of the runs.
+    Raises:
+        ValueError: runs under one label differ by more than their seed.
+    """
     by_identity: dict[tuple, list[Run]] = {}
     for run in runs:
         # The weights to start from may be those of the same seed: out/text_seed1, out/text_seed2.
         own = re.compile(rf"seed_?{run.flag('seed')}(?!\d)")
         identity = tuple((name, own.sub("seed", value)) for name, value in run.identity)
-        by_identity.setdefault(identity, []).append(run)
-    groups = {}
-    for group in by_identity.values():
-        label = group[0].name
-        if len(group) > 1:
-            label = f"{re.sub(r'[_-]*seed_?[0-9]+', '', label) or label} x {len(group)}"
+        by_identity.setdefault(((labels or {}).get(run), identity), []).append(run)
+    groups: dict[str, list[Run]] = {}
+    for (label, _), group in by_identity.items():
+        if label in groups:
+            names = sorted(name for name, _ in set(group[0].identity) ^ set(groups[label][0].identity))
+            raise ValueError(
+                f"the runs of {label!r} differ by more than their seed, in --{', --'.join(dict.fromkeys(names))}: "
+                "give them labels of their own"
+            )
+        label = label or shared_name([run.path for run in group])
         groups[label if label not in groups else str(group[0].path)] = group
     return groups
+
+
+def shared_name(paths: list[Path]) -> str:
+    """The words that the names of all paths have, in the order of the first, without seeds; and the number of paths."""
+    if len(paths) == 1:
+        return paths[0].name
+    names = [re.sub(r"[_-]*(?<![a-z])s(eed)?[_=-]?\d+(?![\w.])(?=[_-]|$)", "", path.name) for path in paths]
+    parts = [re.split(r"([_-]+)", name) for name in names]
+    words = [set(own) for own in parts]
+    shared = [word for word in parts[0] if all(word in own for own in words)]
+    label = "".join(shared).strip("_-") or paths[0].parent.name or paths[0].name
+    return f"{re.sub('_+', '_', label)} x {len(paths)}"
 
 
 def differing_flags(groups: dict[str, list[Run]]) -> Table:
@@ -63,26 +88,62 @@ def differing_flags(groups: dict[str, list[Run]]) -> Table:
     return Table("what differs", rows + about)
 
 
-def verdict(values: dict[str, list[float]], measure: Metric) -> str:
-    """The winner and its lead; no winner within the noise over seeds, which one seed leaves unknown."""
+def verdict(values: dict[str, list[float]], measure: Metric, paired: float | None = None) -> str:
+    """The winner and its lead, if it is more than noise: over seeds (Welch's t-test), and over the same questions.
+
+    One seed leaves the noise unknown: no winner is named. A perplexity is tested by its logarithm, as a loss is.
+
+    Args:
+        paired: p of the test over questions or documents, between the best two; None: not known.
+    """
     known = {label: found for label, found in values.items() if found}
     if measure.better is None or len(known) < 2:
         return ""
-    order = sorted(known, key=lambda label: mean(known[label]), reverse=measure.better is max)
-    first, second = known[order[0]], known[order[1]]
-    gap = abs(mean(first) - mean(second))
+    first, second = best_two(known, measure)
+    gap = abs(mean(known[first]) - mean(known[second]))
     if gap == 0:
         return "equal"
-    ahead = f"{order[0]} by {measure.text(gap)}"
-    variances = [stdev(found) ** 2 for found in known.values() if len(found) > 1]
-    if not variances:
-        return f"{ahead} (one seed each: noise unknown)"
-    error = math.sqrt(mean(variances) * (1 / len(first) + 1 / len(second)))
-    return (
-        f"{ahead} ± {measure.text(error)}"
-        if gap > CLEAR * error
-        else f"no clear winner ({ahead} ± {measure.text(error)})"
+    apart = f"{measure.text(gap)} apart"
+    single = [label for label in (first, second) if len(known[label]) == 1]
+    if single:
+        return f"no winner: {apart}, one seed {'each' if len(single) == 2 else f'of {single[0]}'}"
+    error, p = welch(*(on_scale(known[label], measure) for label in (first, second)))
+    width = measure.text(error * mean(known[first]) if measure.is_exponential else error)
+    if p > LEVEL:
+        return f"no winner: {apart} ± {width}, {p_text(p)} over seeds"
+    if paired is not None and paired > LEVEL:
+        return f"no winner: {apart} ± {width}, {p_text(paired)} over questions"
+    unknown = [label for label, found in known.items() if len(found) == 1]
+    return f"{first} by {measure.text(gap)} ± {width}, {p_text(p)}" + (
+        f"; one seed of {', '.join(unknown)}" if unknown else ""
     )
+
+
+def on_scale(values: list[float], measure: Metric) -> list[float]:
+    """The values as they are tested: a perplexity by its logarithm."""
+    return [math.log(value) for value in values] if measure.is_exponential else values
+
+
+def best_two(known: dict[str, list[float]], measure: Metric) -> list[str]:
+    middles = {label: mean(on_scale(found, measure)) for label, found in known.items()}
+    return sorted(known, key=middles.get, reverse=measure.better is max)[:2]
+
+
+def p_text(p: float) -> str:
+    return f"p {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def paired_test(groups: dict[str, list[Run]], measure: Metric) -> tuple[float, int] | None:
+    """(p, number of questions or documents) of the difference between two groups; None unless both were asked the same.
+
+    A question counts with its mean over the seeds of a group.
+    """
+    found = [[outcomes_of(run.result(*measure.path[:-1])) for run in group] for group in groups.values()]
+    every = [outcomes for group in found for outcomes in group]
+    if any(outcomes is None for outcomes in every) or len({outcomes.key for outcomes in every}) > 1:
+        return None
+    first, second = (np.mean([outcomes.value_X for outcomes in group], axis=0) for group in found)
+    return paired_p(first - second, every[0].weight_X), len(first)
 
 
 def spread(found: list[float], measure: Metric) -> dict:
@@ -92,9 +153,12 @@ def spread(found: list[float], measure: Metric) -> dict:
     return {"mean": middle, "standard_deviation": width, "n": len(found), "text": text}
 
 
-def compare(runs: list[Run]) -> list[Table]:
-    """What differs between runs, and their results: mean and standard deviation over seeds, and the winner of each."""
-    groups, rows = groups_of(runs), []
+def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table]:
+    """What differs between runs, and their results: mean and standard deviation over seeds, and the winner of each.
+
+    `same questions`: p that the best two answer the same questions, or predict the same documents, equally well.
+    """
+    groups, rows = groups_of(runs, labels), []
     for measure in (m for m in METRICS if m.is_compared):
         values = {
             label: [v for run in group if (v := measure.value(run)) is not None] for label, group in groups.items()
@@ -104,5 +168,13 @@ def compare(runs: list[Run]) -> list[Table]:
         row = {"result": measure.label}
         for label, found in values.items():
             row[label] = spread(found, measure) if found else None
-        rows.append(row | {"winner": verdict(values, measure)})
+        known, paired = {label: found for label, found in values.items() if found}, None
+        if measure.better and len(known) > 1 and measure.path and not measure.get:
+            paired = paired_test({label: groups[label] for label in best_two(known, measure)}, measure)
+        if len(groups) > 1:
+            row["winner"] = verdict(values, measure, paired and paired[0])
+            row["same questions"] = f"{p_text(paired[0])}, n {paired[1]:,}" if paired else None
+        rows.append(row)
+    if not any(row.get("same questions") for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "same questions"} for row in rows]
     return [differing_flags(groups), Table("results (mean ± standard deviation over seeds)", rows)]

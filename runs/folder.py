@@ -25,16 +25,17 @@ from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
 
-from .changed import warn_of_edits, warn_of_flags, warn_of_own_edits
+from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags, warn_of_own_edits
 from .record import fill_record
 from .run import LOCK, ROOT, Run, git, now, set_aside, write_json
+from .source import keep_source
 from .tracking import Tracker
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "swanlab", "triton")
-# Of the files that git does not track, run.json names so many and reads those below 1 MB, and holds short code whole.
-UNTRACKED_FILES, UNTRACKED_BYTES, CONTENT_BYTES = 100, 1_000_000, 32_000
+# Of the files that git does not track, run.json names so many and reads those below 1 MB.
+UNTRACKED_FILES, UNTRACKED_BYTES = 100, 1_000_000
 LEFT_OVER = (
-    "eval.json", "eval_step*.json", "eval_bank_*.json", "harness*.json", "evaluations.jsonl", "memory_journal.jsonl",
+    "eval.json", "eval_step*.json", "eval_bank_*.json", "harness*.json", "evaluations.jsonl", "memory_journal*.jsonl",
     BANK_ORDER, "train.log", "model.safetensors",
 )  # fmt: skip
 
@@ -84,10 +85,7 @@ def environment() -> dict:
 
 
 def untracked() -> list[dict]:
-    """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256.
-
-    Short Python and shell files have their content as well, so that the run can be repeated.
-    """
+    """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256."""
     found = []
     for path in (git("ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")[:UNTRACKED_FILES]:
         file = ROOT / path
@@ -98,8 +96,6 @@ def untracked() -> list[dict]:
         if size < UNTRACKED_BYTES and os.access(file, os.R_OK):
             data = file.read_bytes()
             about |= {"lines": len(data.splitlines()), "sha256": hashlib.sha256(data).hexdigest()}
-            if size < CONTENT_BYTES and path.endswith((".py", ".sh")):
-                about["content"] = data.decode(errors="replace")
         found.append(about)
     return found
 
@@ -112,7 +108,7 @@ def short_traceback() -> str:
 def session_of(run: Run) -> dict:
     """The facts of a session that remain in run.json once another has begun."""
     stages = [run.stage(stage["name"]) for stage in run.info.get("stages", [])]
-    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error")}
+    facts = {name: run.info.get(name) for name in ("start_time", "git_commit", "error", "code")}
     return facts | {"state": run.state, "end_time": run.end_time, "stages": stages}
 
 
@@ -192,13 +188,17 @@ class RunFolder:
             path, writes, resumes=run.resume and bool(checkpoint_dirs(path)),
             name=run.name, experiment=run.experiment_id, base=run.base_experiment, baseline=run.baseline,
             target_loss=run.target_loss, seed=run.seed, processes=accelerator.num_processes,
+            idle_flags=sorted(flags.idle(every=True)),
         )  # fmt: skip
         if writes:
             if not run.resume:
                 clear(path)
+            folder.set(code=keep_source(path))
         folder.flags = flags.as_dict()
         accelerator.wait_for_everyone()
         make_log(path, writes)
+        if writes:
+            warn_of_idle_flags(flags.idle())
         if writes and flags.data.init_path:
             warn_of_edits(flags.data.init_path)
         if writes and not (checkpoint_dirs(path) and (path / "flags.json").exists()):  # else in `rewind`
@@ -316,7 +316,7 @@ def require_folder(path: Path) -> None:
 
 def clear(path: Path) -> None:
     """Delete the checkpoints and results of an earlier run from its folder."""
-    for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS)):
+    for folder in filter(Path.exists, (*checkpoint_dirs(path), path / BANKS, *path.glob("code"), *path.glob("code_*"))):
         shutil.rmtree(folder)
     for pattern in LEFT_OVER:
         for file in path.glob(pattern):

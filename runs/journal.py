@@ -65,14 +65,16 @@ class Entry:
 
 
 class Journal:
-    """The edits of one run folder.
+    """The edits of one run folder, of the bank that it was trained with or of another.
 
+    Args:
+        bank_key: the fingerprint of another bank, whose edits have a file of their own.
     Raises:
         ValueError: a line is not readable (a last line without its end is ignored).
     """
 
-    def __init__(self, run_dir: str | Path):
-        self.path = Path(run_dir) / FILE
+    def __init__(self, run_dir: str | Path, bank_key: str = ""):
+        self.path = Path(run_dir) / (f"memory_journal_{bank_key}.jsonl" if bank_key else FILE)
 
     def entries(self) -> list[Entry]:
         """All lines, oldest first."""

@@ -9,7 +9,16 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from common.files import read_json
-from dataset.knowledge import BANK_ORDER, Bank, TooFewSentences, bank_folder, load_bank, open_bank
+from dataset.formats import require_data
+from dataset.knowledge import (
+    BANK_ORDER,
+    Bank,
+    TooFewSentences,
+    bank_folder,
+    count_sentences,
+    load_bank,
+    open_bank,
+)  # fmt: skip
 from model.model_original import Transformer
 
 from .journal import Journal
@@ -60,6 +69,7 @@ def load_run_bank(
     run_dir = Path(run_dir)
     flags, info = read_json(run_dir / "flags.json"), run_dir / "run.json"
     data, shape = flags["data"], (flags["model"]["knowledge_num"], flags["model"]["knowledge_length"])
+    reserve = data.get("reserve_entries", 0)  # an earlier version had none
     key = read_json(info).get("data", {}).get("knowledge", {}).get("bank_key") if info.exists() else None
     path, cache_dir = knowledge_path or data["database_init_path"], cache_dir or data["cache_dir"]
     other = ValueError(
@@ -68,7 +78,8 @@ def load_run_bank(
     )
     try:
         is_cached = key and knowledge_path is None and bank_folder(cache_dir, key).exists()
-        bank = open_bank(bank_folder(cache_dir, key)) if is_cached else load_bank(path, tokenizer, *shape, cache_dir)
+        known = open_bank(bank_folder(cache_dir, key)) if is_cached else None
+        bank = known or load_bank(path, tokenizer, *shape, cache_dir, reserve)
     except TooFewSentences:
         raise other from None
     order = run_dir / BANK_ORDER
@@ -78,6 +89,49 @@ def load_run_bank(
     if not (same_file and same_entries(run_dir, model, bank)):
         raise other
     return bank
+
+
+def with_bank(
+    run_dir: str | Path, model: Transformer, tokenizer, path: str | Path, cache_dir: str | None = None
+) -> tuple[Transformer, Bank, Journal]:
+    """A trained model with another bank (`--bank`): its sentences, the edits made of it in this run, and their journal.
+
+    The rows that its sentences leave are empty. Retrieval by n-grams takes a larger bank too, product keys do not.
+
+    Returns:
+        The model, another object where the bank is larger; the facts; the journal, replayed.
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or malformed, or has more sentences than product keys take;
+            or the model has no memory.
+    """
+    settings, data = model.settings, read_json(Path(run_dir) / "flags.json")["data"]
+    if not settings.reads_bank:
+        raise ValueError(f"--bank {path}: {run_dir} is a run without a memory")
+    path, rows, cache_dir = require_data(path, "bank"), settings.knowledge_num, cache_dir or data["cache_dir"]
+    sentences = count_sentences(path, cache_dir)
+    if sentences > rows:
+        if settings.retrieval_class.has_grid:
+            raise ValueError(
+                f"--bank {path} has {sentences} different sentences, and the product keys of {run_dir} span {rows} "
+                "entries: shorten it, or train with a larger --knowledge_num"
+            )
+        rows = sentences + data.get("reserve_entries", 0)
+        model = with_rows(model, rows)
+    bank = load_bank(path, tokenizer, rows, settings.knowledge_length, cache_dir, rows - sentences)
+    model.bank.fill(torch.from_numpy(np.array(bank.tokens)))
+    model.bank.frozen.zero_()  # which rows training froze says nothing about these
+    journal = Journal(run_dir, bank.report["bank_key"])
+    journal.replay(model.bank)
+    return model, bank, journal
+
+
+def with_rows(model: Transformer, rows: int) -> Transformer:
+    """The same weights around a bank of so many empty rows."""
+    new = type(model)(type(model).config_class.wrap(replace(model.settings, knowledge_num=rows)))
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("bank.")}
+    missing, unexpected = new.load_state_dict(weights, strict=False)
+    assert not unexpected and all(name.startswith("bank.") for name in missing), (missing, unexpected)
+    return new.to(model.device).eval()
 
 
 def same_entries(run_dir: Path, model: Transformer, bank: Bank) -> bool:

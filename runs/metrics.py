@@ -53,7 +53,9 @@ class Metric:
         group: its folder on the dashboard, for logged metrics.
         panel, style: title of its panel of the curves, and how it is drawn there.
         path: keys of eval.json, for scores.
+        is_exponential: e to the power of a loss; seeds are compared by its logarithm, so that both tell the same.
         get: the number of a whole run, for those that are neither a score nor the last value that was logged.
+        is_chart: False where the dashboard would only show a straight line; nor does it draw an exponential.
     """
 
     name: str
@@ -68,7 +70,9 @@ class Metric:
     get: Number | None = None
     chinese: str = ""
     is_compared: bool = False
+    is_exponential: bool = False
     in_log: str = ""
+    is_chart: bool = True
 
     def value(self, run: Run) -> float | None:
         """The number of a run; None where it has none."""
@@ -93,10 +97,11 @@ class Metric:
 # The panels of the curves, in their order; others follow.
 LOSS = "loss, nats a token (dots: validation)"
 RATE, SPEED, NORM = "learning rate", "tokens/s", "gradient norm"
-READ = "memory: share of the bank read between two log lines"
-USES = "memory: entries by how often they were read (last log line)"
+READ = "memory: share of the bank read in a window of --log_interval steps"
+USES = "memory: entries by how often they were read in a window (the last)"
+ASKED = "questions while it trains"
 MEMORY = "MiB in use (solid: GPU now, dashed: GPU peak, dotted: host)"
-PANELS = (LOSS, RATE, SPEED, NORM, READ, USES, MEMORY)
+PANELS = (LOSS, ASKED, RATE, SPEED, NORM, READ, USES, MEMORY)
 QUESTIONS = {"object": "对象", "relation": "关系", "verification": "真伪"}
 PARTS = {"": "", "seen": " (训练文本与库中)", "bank_only": " (仅库中)"}
 NATS = "nats/token"
@@ -139,18 +144,22 @@ def last_validation(name: str) -> Number:
 
 METRICS: list[Metric] = [
     # Training and validation.
-    Metric("epoch", "epochs", group="train"),
+    Metric("epoch", "epochs", group="train", is_chart=False),
     Metric("loss", "training loss", NATS, min, group="train", panel=LOSS, in_log="loss {:.4f}"),
-    Metric("ppl", "training perplexity", "", min, digits(2), "train"),
+    Metric("ppl", "training perplexity", "", min, digits(2), "train", is_exponential=True),
     Metric("val_loss", "val loss", NATS, min, group="val", panel=LOSS, style="o", path=("language", "loss"),
            get=last_validation("val_loss"), chinese="验证 Loss", is_compared=True),
     Metric("best_val_loss", "best val loss", NATS, min, get=best, chinese="最佳验证 Loss", is_compared=True),
     Metric("val_ppl", "perplexity", "", min, digits(2), "val", path=("language", "perplexity"),
-           get=last_validation("val_ppl"), chinese="验证困惑度", is_compared=True),
+           get=last_validation("val_ppl"), chinese="验证困惑度", is_compared=True, is_exponential=True),
     Metric("lr", "learning rate", group="train", panel=RATE, in_log="lr {:.3g}"),
     Metric("grad_norm", "gradient norm", group="train", panel=NORM),
-    Metric("skipped_steps", "skipped steps", "steps", min, whole, "train"),
+    Metric("skipped_steps", "skipped steps", "steps", min, whole, "train", is_chart=False),
     Metric("aux/*", "auxiliary loss: {}", group="train/aux_"),
+    # Questions that are asked at each validation (--val_questions).
+    share("questions/right", "right", group="questions", panel=ASKED),
+    share("questions/shuffled", "right, bank shuffled", group="questions", panel=ASKED),
+    share("questions/read/*", "entry read, {}", group="questions/read_", panel=ASKED),
     # The evaluation.
     Metric("val_loss_*", "loss, {}", NATS, min, path=("language", "sources", "*", "loss")),
     Metric("bits_per_byte", "bits/byte", "bits/byte", min, path=("language", "bits_per_byte"), chinese="每字节比特数",
@@ -172,7 +181,7 @@ METRICS: list[Metric] = [
     Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
            chinese="连贯性 (PMI)", is_compared=True),
     Metric("fluency_ppl", "fluency (perplexity)", "", min, digits(2), path=("generation", "fluency_ppl"),
-           chinese="流畅度 (困惑度)", is_compared=True),
+           chinese="流畅度 (困惑度)", is_compared=True, is_exponential=True),
     Metric("distinct2", "diversity (distinct-2)", "", max, digits(3), path=("generation", "distinct2"),
            chinese="多样性 (distinct-2)", is_compared=True),
     # Time, memory of the machine, use of the bank in training.
@@ -180,15 +189,16 @@ METRICS: list[Metric] = [
            is_compared=True, in_log="{:.0f} tokens/s"),
     Metric("time_share/*", "share of a step: {}", group="speed/share_"),
     Metric("eval_s", "time of a validation", "s", min, span, "speed"),
-    Metric("memory/used_share", "bank read between two log lines", "%", None, percent, "memory", READ),
-    Metric("memory/uses", "entries by reads", panel=USES, style="bars"),
+    Metric("memory/used_share*", "bank read, {}", "%", None, percent, "memory/used_share", READ),
+    Metric("memory/uses*", "entries, {}", panel=USES, style="bars"),
     Metric("gpu_mib", "GPU memory, MiB", "MiB", min, whole, "system", MEMORY),
     Metric("peak_gpu_mib", "peak GPU memory, MiB", "MiB", min, whole, "system", MEMORY, "--"),
     Metric("host_mib", "host memory, MiB", "MiB", min, whole, "system", MEMORY, ":"),
     Metric("peak_mib", "peak memory, MiB", "MiB", min, whole, get=lambda run: run.peak_memory, chinese="内存峰值 (MiB)",
            is_compared=True),
     Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
-    Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True),
+    Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True,
+           is_chart=False),
     Metric("parameters", "parameters", "", None, whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
            is_compared=True),
 ]  # fmt: skip
@@ -212,13 +222,24 @@ def scores_of(run: Run) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def dashboard_name(name: str) -> str:
-    """A logged metric's name on the dashboard, its group first; a name that the table lacks goes under `train`."""
+def results_of(run: Run) -> dict[str, str]:
+    """What a run has reached, as people see it: label -> number. The scores come first, how it ended last."""
+    found = {m.label: m.text(value) for m in METRICS if m.is_compared and (value := m.value(run)) is not None}
+    return found | {"seed": str(run.flag("seed")), "state": run.state}
+
+
+def dashboard_name(name: str) -> str | None:
+    """A logged metric's name on the dashboard, its group first; None: it is no chart there.
+
+    A name that the table lacks goes under `train`.
+    """
     for m in METRICS:
         if m.group and m.name.endswith("*") and name.startswith(m.name[:-1]):
             return m.group + name.removeprefix(m.name[:-1])
-    group = next((m.group for m in METRICS if m.name == name and m.group), "train")
-    return name if "/" in name else f"{group}/{name}"
+    found = next((m for m in METRICS if m.name == name and m.group), None)
+    if found and (found.is_exponential or not found.is_chart):
+        return None
+    return name if "/" in name else f"{found.group if found else 'train'}/{name}"
 
 
 def panels() -> dict[str, dict[str, str]]:

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from runs.record import record_path, write_record
+from runs.record_tables import MODEL_FLAGS, TRAIN_FLAGS, flag_table
 from trainer.config import Flags, parse_cli
 
 SCRIPT = """#!/usr/bin/env bash
@@ -88,7 +89,11 @@ def planned_values(flags: Flags, script: str):
         "EXPERIMENT": f"experiment_{flags.run.experiment_id}", "VERSION": flags.run.experiment_id,
         "CREATED": date.today().isoformat(), "SCRIPT": script, "OUT_DIR": flags.run.out_dir,
         "BASE_EXPERIMENT": f"experiment_{flags.run.base_experiment}",
-    } | {f"flag:{name}": str(value) for part in flags.as_dict().values() for name, value in part.items()}  # fmt: skip
+    }  # fmt: skip
+    flat = {name: value for part in flags.as_dict().values() for name, value in part.items()}
+    known |= {f"flag:{name}": str(value) for name, value in flat.items()}
+    for name, rows in (("MODEL_FLAGS", MODEL_FLAGS), ("TRAIN_FLAGS", TRAIN_FLAGS)):
+        known[name] = flag_table(rows, flat.get, sorted(flags.idle(every=True)))
     return known.get
 
 

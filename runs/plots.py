@@ -1,62 +1,221 @@
-"""The curves of runs as PNG, drawn from metrics.jsonl; no tracker is needed."""
+"""The curves of runs as PNG, drawn from metrics.jsonl; no tracker is needed.
 
+Runs that differ by their seed alone are one group: one colour, their mean, and a band of one standard deviation.
+"""
+
+from bisect import bisect_right
 from pathlib import Path
+from statistics import mean, stdev
 
-from .metrics import panels
+from .metrics import METRICS, metric, panels
 from .run import Run
 
 COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
+# Told apart in this order: readers of a memory, and what is asked of it.
+STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
+AXES = {"steps": "step", "tokens": "tokens learnt", "seconds": "seconds of training, without pauses"}
+ANSWERS = "right answers after training (hollow: bank shuffled, grey: chance)"
+Groups = dict[str, list[Run]]
+Points = list[tuple[float, float, float | None]]  # (x, mean, standard deviation)
 
 
-def figure_of(runs: dict[str, Run]):
-    """A panel for each group of metrics that has data, a colour for each run. The keys of `runs` are the legend."""
+def clock_of(run: Run, axis: str):
+    """A function from a step to the place on an axis: steps, tokens or seconds.
+
+    Raises:
+        ValueError: the run has logged nothing that says so.
+    """
+    if axis == "steps":
+        return float
+    lines = [line for line in run.metrics if line.get("tokens") and line["step"]]
+    if axis == "tokens" and lines:
+        per_step = lines[-1]["tokens"] / lines[-1]["step"]
+        return lambda step: step * per_step
+    steps, seconds = [0], [0.0]
+    for line in lines:
+        if line.get("tokens_per_s"):
+            per_step = line["tokens"] / line["step"]
+            seconds.append(seconds[-1] + (line["step"] - steps[-1]) * per_step / line["tokens_per_s"])
+            steps.append(line["step"])
+    if len(steps) == 1:
+        raise ValueError(f"{run.path} has logged no {axis}: draw it with --axis steps")
+
+    def at(step: float) -> float:
+        i = min(max(bisect_right(steps, step), 1), len(steps) - 1)  # beyond the last line its speed goes on
+        pace = (seconds[i] - seconds[i - 1]) / (steps[i] - steps[i - 1])
+        return seconds[i - 1] + (step - steps[i - 1]) * pace
+
+    return at
+
+
+def points_of(runs: list[Run], name: str, axis: str) -> list[Points]:
+    """The curves that stand for a group: the mean at the steps that all its runs have, else a curve for each run."""
+    curves = [(dict(run.curve(name)), clock_of(run, axis)) for run in runs if run.curve(name)]
+    shared = [step for step in curves[0][0] if all(step in curve for curve, _ in curves)] if curves else []
+    if len(curves) < 2 or not shared:
+        return [[(clock(step), value, None) for step, value in curve.items()] for curve, clock in curves]
+    points = []
+    for step in shared:
+        values = [curve[step] for curve, _ in curves]
+        points.append((mean(clock(step) for _, clock in curves), mean(values), stdev(values)))
+    return [points]
+
+
+def logged(groups: Groups, pattern: str) -> list[str]:
+    """The names of metrics that some run has logged and that a name of the table stands for, in a fixed order."""
+    if not pattern.endswith("*"):
+        return [pattern] if any(run.curve(pattern) for runs in groups.values() for run in runs) else []
+    names = {name for runs in groups.values() for run in runs for line in run.metrics for name in line}
+    return sorted((name for name in names if name.startswith(pattern[:-1])), key=lambda name: (len(name), name))
+
+
+def lines_of(groups: Groups, patterns: dict[str, str]) -> dict[str, tuple]:
+    """The metrics of a panel -> (style, label); a panel without a * has no labels, for its title says what it shows."""
+    names = [(name, pattern) for pattern in patterns for name in logged(groups, pattern)]
+    if not any(pattern.endswith("*") for pattern in patterns):
+        return {name: (patterns[pattern], "") for name, pattern in names}
+    found = {}
+    for number, (name, pattern) in enumerate(names):
+        reader = name.removeprefix(pattern.rstrip("*")).strip("/").replace("_", " ")
+        style = "bars" if patterns[pattern] == "bars" else STYLES[number % len(STYLES)]
+        found[name] = style, metric(pattern).label.replace("{}", reader).strip(", ")
+    return found
+
+
+def figure_of(groups: Groups, axis: str = "steps"):
+    """A panel for each group of metrics that has data, and one of answers; the keys of `groups` are the legend."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    drawn = {
-        title: lines
-        for title, lines in panels().items()
-        if any(run.curve(name) for run in runs.values() for name in lines)
-    }
-    rows = max(1, -(-len(drawn) // COLUMNS))
+    drawn = {title: lines for title, own in panels().items() if (lines := lines_of(groups, own))}
+    answers = answers_of(groups)
+    titles = [*drawn, *([ANSWERS] if answers else [])]
+    rows = max(1, -(-len(titles) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1]), layout="constrained")
-    grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    for axes, (title, lines) in zip(grid, drawn.items(), strict=False):
-        for color, (label, run) in enumerate(runs.items()):
-            for name, style in lines.items():
-                points = run.curve(name)
-                if points and style == "bars":
-                    bars(axes, points[-1][1], color, label)
-                elif points:
-                    axes.plot(*zip(*points, strict=True), style, color=f"C{color}", label=label, lw=1.2, ms=4)
-                    label = None  # one legend entry for each run
-                for step in run.not_finite(name):
-                    axes.axvline(step, color=f"C{color}", ls="--", lw=1)
+    grid = figure.add_gridspec(rows, COLUMNS)
+    for number, title in enumerate(titles):
+        alone = number == len(titles) - 1 and number % COLUMNS == 0  # the last panel fills its row: no place is empty
+        axes = figure.add_subplot(grid[number // COLUMNS, slice(None) if alone else number % COLUMNS])
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
-        axes.set_xlabel("reads" if "bars" in lines.values() else "step", fontsize=8)
         axes.tick_params(labelsize=8)
-        if len(runs) > 1 and axes is grid[0]:
-            axes.legend(fontsize=8)
-    for axes in grid[len(drawn) :]:
-        axes.axis("off")
+        if title == ANSWERS:
+            draw_answers(axes, answers)
+        else:
+            draw_panel(axes, groups, drawn[title], axis)
+    if len(groups) > 1:
+        handles = [Line2D([], [], color=f"C{i}", label=label) for i, label in enumerate(groups)]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
-def draw(runs: dict[str, Run], path: str | Path) -> Path:
-    """Write the curves of runs as a PNG. The keys of `runs` are the legend."""
-    # Without the library's version in it, equal curves are equal files.
-    figure_of(runs).savefig(path, dpi=DPI, metadata={"Software": None})
-    return Path(path)
+def draw_panel(axes, groups: Groups, lines: dict[str, tuple], axis: str) -> None:
+    """Curves, or a histogram, of all groups; what tells the lines of one group apart stands beside the panel."""
+    from matplotlib.lines import Line2D
+
+    labels = []
+    for number, (name, (style, label)) in enumerate(lines.items()):
+        dash, by_line = STYLES[number % len(STYLES)], bool(label) and len(groups) == 1
+        for color, runs in enumerate(groups.values()):
+            color = f"C{number if by_line else color}"
+            if style == "bars":
+                bars(axes, [run.curve(name)[-1][1] for run in runs if run.curve(name)], color, dash)
+            else:
+                for points in points_of(runs, name, axis):
+                    draw_curve(axes, points, style, color)
+            for run in runs:
+                for step in run.not_finite(name):
+                    axes.axvline(clock_of(run, axis)(step), color=color, ls="--", lw=1)
+        if label:
+            labels.append(Line2D([], [], color=f"C{number}" if by_line else "grey", ls=dash, label=label))
+    is_histogram = any(style == "bars" for style, _ in lines.values())
+    axes.set_xlabel("reads" if is_histogram else AXES[axis], fontsize=8)
+    if any(m.unit == "%" and name.startswith(m.name.rstrip("*")) for m in METRICS if m.panel for name in lines):
+        axes.yaxis.set_major_formatter(in_percent())
+    if is_histogram:
+        label_bins(axes)
+    if len(labels) > 1:
+        axes.legend(handles=labels, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
 
 
-def bars(axes, counts: list[int], color: int, label: str | None) -> None:
-    """A histogram whose bins are 0, 1, 2-3, 4-7, ... reads."""
-    axes.step(range(len(counts)), counts, where="mid", color=f"C{color}", label=label)
+def draw_curve(axes, points: Points, style, color: str) -> None:
+    """One curve; a spread is a band, or a bar at each dot."""
+    if not points:
+        return
+    x, y, spread = zip(*points, strict=True)
+    if style == "o" or len(points) == 1:  # a line of one point would not be seen
+        axes.errorbar(x, y, yerr=None if spread[0] is None else spread, fmt="o", color=color, ms=4, lw=1)
+        return
+    axes.plot(x, y, ls=style, color=color, lw=1.2)
+    if spread[0] is not None:
+        low, high = [a - b for a, b in zip(y, spread, strict=True)], [a + b for a, b in zip(y, spread, strict=True)]
+        axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+
+
+def bars(axes, counts: list[list[int]], color: str, dash: str) -> None:
+    """A histogram whose bins are 0, 1, 2-3, 4-7, ... reads: the mean of the counts of some runs."""
+    if counts:
+        longest = max(map(len, counts))
+        middle = [mean(own[i] if i < len(own) else 0 for own in counts) for i in range(longest)]
+        axes.step(range(longest), middle, where="mid", color=color, ls=dash)
+
+
+def in_percent():
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1)
+
+
+def label_bins(axes) -> None:
+    """Name the bins of a histogram by their fewest reads."""
+    n_bins = max(len(line.get_xdata()) for line in axes.get_lines())
+    names = [str(2 ** max(0, i - 1)) if i else "0" for i in range(n_bins)]
     axes.set_yscale("symlog")
-    names = [str(2 ** max(0, i - 1)) if i else "0" for i in range(len(counts))]
-    axes.set_xticks(range(len(counts)), [f"{name}+" if i > 1 else name for i, name in enumerate(names)])
+    axes.set_xticks(range(n_bins), [f"{name}+" if i > 1 else name for i, name in enumerate(names)])
+
+
+def answers_of(groups: Groups) -> dict[str, tuple[list[list[float]], list[list[float]], float | None]]:
+    """Shares of right answers after training: label -> (of each group's runs, the same with its bank shuffled, chance).
+
+    Facts that the training text states as well are left out: they say little of the memory.
+    """
+    found, every = {}, [run for runs in groups.values() for run in runs]
+    for measure in METRICS:
+        if measure.unit == "%" and measure.is_compared and measure.path and "seen" not in measure.path:
+            values, shuffled = (
+                [[v for run in runs if (v := run.score(*arm, *measure.path)) is not None] for runs in groups.values()]
+                for arm in ((), ("arms", "bank shuffled"))
+            )
+            if any(values):
+                chances = [run.score(*measure.path[:-1], "chance") for run in every]
+                found[measure.label] = values, shuffled, next(filter(None, chances), None)
+    return found
+
+
+def draw_answers(axes, answers: dict[str, tuple[list[list[float]], list[list[float]], float | None]]) -> None:
+    """A row for each kind of question, a dot for each group with the spread of its seeds."""
+    for row, (*arms, chance) in enumerate(answers.values()):
+        for values, fill in zip(arms, (None, "none"), strict=True):
+            for number, own in enumerate(values):
+                if own:
+                    place = row + 0.5 * (number - (len(values) - 1) / 2) / len(values)
+                    width = stdev(own) if len(own) > 1 else None
+                    axes.errorbar(mean(own), place, xerr=width, fmt="o", color=f"C{number}", mfc=fill, ms=5, lw=1.2)
+        if chance:
+            axes.plot([chance] * 2, [row - 0.4, row + 0.4], color="grey", lw=1.2)
+    axes.set_yticks(range(len(answers)), list(answers))
+    axes.set_ylim(len(answers) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.xaxis.set_major_formatter(in_percent())
+
+
+def draw(groups: Groups, path: str | Path, axis: str = "steps") -> Path:
+    """Write the curves of groups of runs as a PNG. The keys of `groups` are the legend."""
+    # Without the library's version in it, equal curves are equal files.
+    figure_of(groups, axis).savefig(path, dpi=DPI, metadata={"Software": None})
+    return Path(path)
 
 
 def draw_run(run: Run) -> Path:
     """The curves of one run, as curves.png in its folder."""
-    return draw({run.name: run}, run.path / "curves.png")
+    return draw({run.name: [run]}, run.path / "curves.png")

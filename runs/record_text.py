@@ -24,6 +24,10 @@ ROOT = Path(__file__).parents[1]
 MISSING = "未记录"
 LISTED = 8  # places, files or lines of a log that are named at most
 
+PARTS = {
+    "backward": " (反向传播)", "forward": " (前向传播)", "data": " (等待数据)", "optimizer": " (优化器)",
+    "evaluation": " (验证)",
+}  # fmt: skip
 STEEP = 4  # a gradient norm beyond this many medians is told
 
 
@@ -173,7 +177,8 @@ def pmi(run: Run) -> float | None:
 
 
 def bottlenecks(run: Run) -> list[str]:
-    return [f"{name}: 占训练时间的 {share:.0%}" for name, share in time_shares(run).items() if share >= 0.005]
+    shares = {name: share for name, share in time_shares(run).items() if share >= 0.005}
+    return [f"{name}{PARTS.get(name, '')}: 占训练时间的 {share:.0%}" for name, share in shares.items()]
 
 
 def anomalies(run: Run) -> list[str]:
@@ -263,7 +268,8 @@ def environment(run: Run) -> str:
 def short_environment(run: Run) -> str:
     facts = run.info.get("environment", {})
     device = facts.get("gpu") or f"CPU ({facts.get('cpu_cores')} 核)"
-    return f"CUDA {facts.get('cuda')} + PyTorch {facts.get('torch')} + {device}"
+    cuda = f"CUDA {facts['cuda']} + " if facts.get("cuda") else ""
+    return f"{cuda}PyTorch {facts.get('torch')} + {device}"
 
 
 def of_baseline(value: Callable[[Run], str]) -> Callable[[Run], str]:

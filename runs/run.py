@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -140,6 +141,13 @@ class Run:
             value = value.get(key, {})
         return value if isinstance(value, (int, float)) else None
 
+    def result(self, *keys: str) -> dict:
+        """A part of eval.json, by the keys that lead to it; empty where the run has none."""
+        value = self.eval
+        for key in keys:
+            value = value.get(key) or {}
+        return value
+
     def flag(self, name: str):
         return next((section[name] for section in self.flags.values() if name in section), None)
 
@@ -212,24 +220,43 @@ class Run:
         points = self.curve(self.memory[1])
         return max(value for _, value in points) if points else None
 
+    @property
+    def number(self) -> str:
+        """The experiment of the run, without the seed that its folder may name: 1_4_8 of experiment_1_4_8_seed2."""
+        return re.sub(r"_*seed_?\d+$", "", self.info.get("experiment", ""))
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the run belongs to an experiment with a number, such as 1_4_8 or 1_4_8_concat."""
+        return bool(re.fullmatch(r"\d+(_\d+)+(_\w+)?", self.number))
+
+    @cached_property
+    def neighbours(self) -> list["Run"]:
+        """All other runs below the folder `out` that holds this one, else in its parent; the newest nearby last."""
+        tree = next((parent for parent in self.path.parents if parent.name == "out"), None)
+        found = find_runs(tree, deep=True) if tree else find_runs(self.path.parent)
+        mine = self.path.resolve()
+        found = [run for run in found if run.path.resolve() != mine]
+        return sorted(found, key=lambda run: run.path.resolve().parent == mine.parent)
+
     @cached_property
     def baseline(self) -> "Run | None":
-        """The run of model_original to compare with: the one named, else the newest nearby of equal data and tokens."""
+        """The run of model_original to compare with: the one named, else the newest of equal data and tokens."""
         if self.info.get("baseline"):
             return Run(self.info["baseline"])
         found = []
-        for other in find_runs(self.path.parent):
+        for other in self.neighbours:
             same = all(other.flag(name) == self.flag(name) for name in ("data_path", "max_seq_len", "batch_size"))
-            is_baseline = other.flag("model_type") == "model_original" and other.path != self.path
+            is_baseline = other.flag("model_type") == "model_original"
             if is_baseline and same and other.last("tokens") == self.last("tokens"):
                 found.append(other)
         return found[-1] if found else None
 
     @cached_property
     def base(self) -> "Run | None":
-        """The newest run nearby of the experiment that this one builds on."""
+        """The newest run of the experiment that this one builds on."""
         number = str(self.info.get("base") or "").replace(".", "_")
-        found = [run for run in find_runs(self.path.parent) if run.info.get("experiment") == number]
+        found = [run for run in self.neighbours if run.number == number]
         return found[-1] if number and found else None
 
 

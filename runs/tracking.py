@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from .metrics import dashboard_name, scores_of
+from . import dashboard
+from .metrics import dashboard_name, results_of, scores_of
 from .run import Run
 
 SWANLAB_DIR = "swanlog"
@@ -50,6 +51,7 @@ class SwanLab:
 
     def __init__(self, name: str, project: str, flags: dict[str, dict], mode: str, before: dict | None = None):
         self.mode, self.project, self.run, self.problem = mode, project, None, None
+        self.charts, self.unplaced = set(), 0  # names of charts, and looks at the dashboard until all stand in place
         self.before = before if before and before.get("mode") == mode else None
         self.calls: queue.Queue = queue.Queue()
         threading.Thread(target=self._work, daemon=True, name="swanlab").start()
@@ -88,9 +90,15 @@ class SwanLab:
                 self._give_up(f"no answer in {patience:g} s")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        scalars = {dashboard_name(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+        shown = {dashboard_name(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+        scalars = {name: value for name, value in shown.items() if name}
         if scalars:
             self.call(lambda run: run.log(scalars, step=step))
+        # SwanLab makes a new chart some time after the call, so the next call places it once more.
+        self.unplaced = self.unplaced - 1 if scalars.keys() <= self.charts else 2
+        self.charts |= scalars.keys()
+        if self.mode == "local" and self.unplaced > 0:
+            self.call(lambda run: dashboard.arrange(Path(SWANLAB_DIR), Path(run.dir).name))
 
     def log_lines(self, lines: list[dict]) -> None:
         """Lines of metrics.jsonl, in which null stands for NaN, as fast as SwanLab takes them."""
@@ -104,14 +112,28 @@ class SwanLab:
         """Continuations as text with their prompts as captions: the local dashboard needs captions."""
         if samples:
             prompts, texts = [s["prompt"] for s in samples], [s["greedy"] for s in samples]
-            self.call(lambda run: run.log_text(key="val/samples", data=texts, caption=prompts, step=step))
+            self.call(lambda run: run.log_text(key="results/samples", data=texts, caption=prompts, step=step))
+
+    def log_results(self, run: Run) -> None:
+        """The scores of a run as a table, a line each, which stands first on its page."""
+
+        def send(own) -> None:
+            labels, texts = zip(*results_of(run).items(), strict=True)
+            step = run.metrics[-1]["step"] if run.metrics else 0
+            own.log_text(key="results/table", data=list(texts), caption=list(labels), step=step)
+
+        self.call(send)
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         self.call(lambda run: run.log_image(key=name, data=str(path), step=step))
 
-    def finish(self, error: str | None = None, patience: float | None = None) -> None:
+    def finish(self, error: str | None = None, patience: float | None = None, of: Run | None = None) -> None:
+        """Close the run. `of`: the run folder, whose times the local dashboard then shows."""
         state = {"state": "crashed", "error": error} if error else {"state": "success"}
         self.call(lambda run: run.finish(**state))
+        if self.mode == "local":
+            times = (of.start_time, of.end_time) if of else (None, None)
+            self.call(lambda run: dashboard.close(Path(SWANLAB_DIR), Path(run.dir).name, *times))
         self.wait(patience)
 
     def _work(self) -> None:
@@ -137,28 +159,13 @@ class SwanLab:
         if not self.is_new:
             options |= {"id": self.before["id"], "resume": "allow"}
         elif self.before:
-            delete_local(self.before["folder"])
+            dashboard.delete(Path(SWANLAB_DIR), self.before["folder"])
         # Nested values show as "[object Object]" on the dashboard and None as {}.
         config = {f"{section}/{key}": str(value) for section, part in flags.items() for key, value in part.items()}
         flat = {key: value for part in flags.values() for key, value in part.items()}
         tags = [f"{key} {flat[key]}" for key in ("model_type", "base_experiment", "seed") if flat.get(key) is not None]
-        self.run = swanlab.init(config=config, tags=tags, **options)
-
-
-def delete_local(folder: str) -> None:
-    """Delete a run from the local dashboard's files."""
-    os.environ["SWANLAB_LOG_DIR"] = str(Path(SWANLAB_DIR).resolve())
-    if not (Path(SWANLAB_DIR) / "runs.swanlab").exists():
-        return
-    from swanboard.db import connect
-    from swanboard.db.models import Chart, Experiment
-
-    connect(path=os.environ["SWANLAB_LOG_DIR"], autocreate=True)
-    if Experiment.select().where(Experiment.run_id == folder).exists():
-        Experiment.purely_delete(folder)
-        for chart in Chart.select():  # a chart over several runs outlives the last of them
-            if chart.sources.count() == 0:
-                chart.delete_instance()
+        group = dashboard.group_of(name, str(flat.get("out_dir", "")))  # seeds of one experiment share it and a colour
+        self.run = swanlab.init(config=config, tags=tags, group=group, color=dashboard.color_of(group), **options)
 
 
 class Tracker:
@@ -208,11 +215,13 @@ class Tracker:
         if self.file:
             self.file.close()
         if self.swanlab:
-            self.swanlab.finish(error)
+            run = Run(self.path.parent)
+            self.swanlab.log_results(run)
+            self.swanlab.finish(error, of=run)
 
 
 def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = False) -> str:
-    """Send a run to SwanLab from its files: metrics, evaluation, samples as text, curves as image.
+    """Send a run to SwanLab from its files: results as a table, metrics, samples as text, curves as image.
 
     A run that SwanLab already has is continued (online) or replaced (local). With `has_metrics` a continued run does
     not get its metrics again.
@@ -235,11 +244,13 @@ def replay(run_dir: str | Path, mode: str | None = None, has_metrics: bool = Fal
         swanlab.log_lines(run.metrics)
     step = run.metrics[-1]["step"] if run.metrics else 0
     swanlab.log({f"eval/{name}": value for name, value in scores_of(run).items()}, step)
+    swanlab.log_results(run)
     swanlab.log_samples(run.eval.get("generation", {}).get("samples", []), step)
     swanlab.log_image("train/curves", draw_run(run), step)
     facts = swanlab.facts
     error = (run.info.get("error") or run.state) if run.state in ("failed", "killed") else None
-    swanlab.finish(error, patience=PATIENCE + 0.01 * len(run.metrics))  # local SwanLab takes about 2 ms a line
+    patience = PATIENCE + 0.01 * len(run.metrics)  # local SwanLab takes about 2 ms a line
+    swanlab.finish(error, patience, run)
     if swanlab.problem:
         raise ValueError(f"{run_dir} did not reach SwanLab: {swanlab.problem}")
     run.update(**facts)

@@ -1,18 +1,21 @@
 """The flags of a run that are not architecture, and the command line made of all of them."""
 
-import difflib
 import importlib.util
 import sys
-from copy import copy
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from common.flags import check, flag, owner, require
+from common.flags import check, flag, idle_flags, require
 from model.config import ModelConfig
 
-BASIC = "the flags to begin with"
+from .parser import OneSentenceParser, asked_for_help, unknown, with_config
+
+HELP_END = """
+also:
+  --config FILE     flags from a YAML file or the flags.json of a run; those of the command line win
+  --no_FLAG         turns a BOOL off, as --FLAG False does
+  --help WORD       flags about a word, such as --help fusion
+"""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class DataConfig:
     )
     val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
     val_fraction: float = flag(
-        0.005, "share of the documents held out when there is no val_path", within=(0, 1), open_end=True
-    )
+        0.005, "share of the documents held out when there is no val_path", within=(0, 1), open_end=True,
+        only_with="--val_path None",
+    )  # fmt: skip
     data_mode: str = flag(
         "packed", "documents packed into full rows, or one padded document a row", choices=["packed", "padded"]
     )
@@ -38,9 +42,14 @@ class DataConfig:
     database_init_path: str | None = flag(
         "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory", basic=True
     )
+    reserve_entries: int = flag(
+        0, "empty entries among --knowledge_num, at its end, for facts that are added after training", within=(0, None),
+        only_with="--model_type model_memory",
+    )  # fmt: skip
     cluster_cache_path: str | None = flag(
-        None, "order the bank by content and start the sub-keys from that order; it is saved in this .npz file"
-    )
+        None, "order the bank by content and start the sub-keys from that order; it is saved in this .npz file",
+        only_with="--model_type model_memory",
+    )  # fmt: skip
     cluster_words: int | None = flag(
         None,
         "fill grid rows with entries that share their rarest token among the first K; None: rows are embedding "
@@ -86,21 +95,29 @@ class OptimConfig:
         choices=["cosine", "linear", "wsd", "wsd_sqrt"],
     )
     decay_ratio: float = flag(
-        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1)
-    )
+        0.3, "share of the steps in which the learning rate of wsd and wsd_sqrt falls", within=(0, 1),
+        only_with="--lr_schedule wsd|wsd_sqrt",
+    )  # fmt: skip
     min_lr_ratio: float = flag(0.1, "end of the schedule, as a share of its peak", within=(0, 1))
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
-        1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None)
-    )
+        1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None),
+        only_with=["--model_type model_memory", "--retrieval product_key"],
+    )  # fmt: skip
     muon_lr_scale: float = flag(
-        3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None)
+        3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None),
+        only_with="--optimizer muon",
+    )  # fmt: skip
+    muon_momentum: float = flag(
+        0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True, only_with="--optimizer muon"
     )
-    muon_momentum: float = flag(0.95, "decay rate of Muon's momentum", within=(0, 1), open_end=True)
     ngram_table_lr_scale: float = flag(
-        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None)
+        1.0, "learning rate of the rows of the n-gram table, relative to the other parameters", within=(0, None),
+        only_with="--ngram_table_rows",
+    )  # fmt: skip
+    ngram_table_weight_decay: float = flag(
+        0.0, "decoupled decay of the rows of the n-gram table", within=(0, None), only_with="--ngram_table_rows"
     )
-    ngram_table_weight_decay: float = flag(0.0, "decoupled decay of the rows of the n-gram table", within=(0, None))
     weight_decay: float = flag(0.1, "decoupled decay, of matrices only", within=(0, None))
     beta1: float = flag(0.9, "AdamW's first decay rate", within=(0, 1), open_end=True)
     beta2: float = flag(0.95, "AdamW's second decay rate", within=(0, 1), open_end=True)
@@ -144,8 +161,9 @@ class RunConfig:
     use_swanlab: bool = flag(False, "send the metrics to SwanLab as well")
     swanlab_project: str = flag("MiniMind-Experiment", "SwanLab project")
     swanlab_mode: str | None = flag(
-        None, "None: online with an account, else local", choices=["online", "local", "offline", "disabled"]
-    )
+        None, "None: online with an account, else local", choices=["online", "local", "offline", "disabled"],
+        only_with="--use_swanlab",
+    )  # fmt: skip
 
     def __post_init__(self):
         check(self)
@@ -171,55 +189,39 @@ class Flags:
     def as_dict(self) -> dict[str, dict]:
         return asdict(self)
 
+    def idle(self, every: bool = False) -> dict[str, str]:
+        """The flags that differ from their defaults and do nothing, each with what they would need.
+
+        Args:
+            every: also those that have their defaults.
+        """
+        found = self.model.idle_flags(every)
+        for config in (self.data, self.optim, self.run):
+            found |= idle_flags(config, lambda _: None, (self.model, self.data, self.optim, self.run), every)
+        return found
+
 
 CONFIGS = (ModelConfig, DataConfig, OptimConfig, RunConfig)
 
 
-class OneSentenceParser(HfArgumentParser):
-    """Refuses in one sentence. `--help` lists the basic flags first, then the others under their config's heading."""
-
-    def __init__(self, *configs: type):
-        # allow_abbrev=False: else a typo such as --n_layer is silently taken as --n_layers.
-        super().__init__(configs, allow_abbrev=False, usage="%(prog)s [--flag value ...]")
-        fields_of = {f.name: (config, f) for config in configs for f in fields(config)}
-        actions, groups = list(self._actions), {}
-        for group in self._action_groups:
-            group._group_actions = []
-        for is_basic in (True, False):
-            for action in actions:
-                config, f = fields_of.get(action.dest, (None, None))
-                if (f is not None and f.metadata["basic"]) != is_basic:
-                    continue
-                heading = BASIC if is_basic else "help" if f is None else owner(config, f.name).heading
-                if heading not in groups:
-                    groups[heading] = self.add_argument_group(heading)
-                groups[heading]._group_actions.append(action)
-
-    @staticmethod
-    def _parse_dataclass_field(parser, field: Field) -> None:
-        """Hand on what argparse takes; the rest of a flag's metadata is for `common.flags.check`."""
-        plain = copy(field)
-        plain.metadata = {name: value for name, value in field.metadata.items() if name in ("help", "choices")}
-        HfArgumentParser._parse_dataclass_field(parser, plain)
-
-    def error(self, message: str):
-        sys.exit(f"error: {message} (--help lists the flags)")
-
-
 def parse_cli(argv: list[str] | None = None) -> Flags:
-    """The flags of a command line.
+    """The flags of a command line, and of the files that its `--config` names; `--help WORD` prints and ends.
 
     Raises:
         ValueError: a flag does not exist or a value is refused; one sentence says which and why.
     """
-    parser = OneSentenceParser(*CONFIGS)
-    *configs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        cure = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        raise ValueError(f"unknown flag {unknown[0]}: {cure}")
-    flags = Flags(*configs)
+    from .bank_size import sized, without_auto  # it needs Flags
+
+    argv, parser = sys.argv[1:] if argv is None else argv, OneSentenceParser(*CONFIGS)
+    if (words := asked_for_help(argv)) is not None:
+        print(parser.help_about(words), end="")
+        print("" if words else HELP_END, end="")
+        sys.exit(0)
+    argv, auto = without_auto(with_config(argv, parser))
+    *configs, left = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if left:
+        raise ValueError(unknown(left[0], parser))
+    flags = sized(Flags(*configs)) if auto else Flags(*configs)
     check_together(flags)
     return flags
 
@@ -229,6 +231,11 @@ def check_together(flags: Flags) -> None:
     model, data, optim = flags.model, flags.data, flags.optim
     check(data, others=(model,))
     check(optim, others=(model, data))
+    require(
+        data.reserve_entries < model.knowledge_num or not model.reads_bank,
+        f"--reserve_entries {data.reserve_entries} leaves no entry of --knowledge_num {model.knowledge_num} for the "
+        "knowledge file: lower it, or give --knowledge_num auto",
+    )
     words, length = data.cluster_words, model.knowledge_length
     require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     require(

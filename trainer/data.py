@@ -72,8 +72,9 @@ def load_data(flags: Flags, accelerator, run) -> Data:
     with accelerator.main_process_first():
         if model.reads_bank:
             bank = load_bank(
-                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir
-            )
+                data.database_init_path, tokenizer, model.knowledge_num, model.knowledge_length, data.cache_dir,
+                data.reserve_entries,
+            )  # fmt: skip
             run.report("knowledge", bank.report)
             tell_unused(bank.report, data.database_init_path, run.log_file)
         val_path = data.val_path or data.data_path
@@ -106,7 +107,7 @@ def tell_unused(report: dict, path: str, log) -> None:
     if report["unused"]:
         log.info(
             "%d sentences of %s have no place in the bank: --knowledge_num takes the first %d different ones",
-            report["unused"], path, report["entries"],
+            report["unused"], path, report["entries"] - report.get("reserve", 0),
         )  # fmt: skip
 
 

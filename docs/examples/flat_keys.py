@@ -21,8 +21,6 @@ class FlatKeys(Retrieval):
 
     @dataclass(frozen=True)
     class Config(MemoryConfig):
-        heading = "--retrieval flat_keys"
-
         key_dim: int = flag(32, "width of queries and keys", within=(1, None))
 
     def __init__(self, config: Config):

@@ -23,8 +23,6 @@ class WeightedSum(VectorFusion):
 
     @dataclass(frozen=True)
     class Config(MemoryConfig):
-        heading = "--fusion weighted_sum"
-
         sum_scale: float = flag(1.0, "factor of what is added to the stream", within=(0, None))
 
     def __init__(self, config: Config, memory_index: int):

@@ -26,3 +26,10 @@ def config_classes() -> list[type]:
     """The `Config` of everything in the tables and of the pointer, without those that others inherit."""
     configs = dict.fromkeys(part.Config for part in (*RETRIEVALS.values(), *FUSIONS.values(), Pointer))
     return [c for c in configs if not any(other is not c and issubclass(other, c) for other in configs)]
+
+
+def chosen_by(config_class: type) -> list[str]:
+    """The flags, any of which puts to use what a `Config`, or a class that several of them share, declares."""
+    parts = {f"--retrieval {name}": part for name, part in RETRIEVALS.items()}
+    parts |= {f"--fusion {name}": part for name, part in FUSIONS.items()} | {"--pointer": Pointer}
+    return [name for name, part in parts.items() if issubclass(part.Config, config_class)]

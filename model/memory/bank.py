@@ -1,6 +1,7 @@
 """MemoryBank: the table of token ids that is the memory, its frozen rows and its access counts.
 
 Axes: N bank entries · L tokens per entry · D width · V vocabulary · K common tokens
+      M readers: blocks and pointer
       X any number of rows or reads
 """
 
@@ -40,7 +41,7 @@ class MemoryBank(nn.Module):
         self._norm_N, self._norm_of = None, None
         self._ngrams: NgramIndex | None = None
         self._common: CommonTokens | None = None
-        self._count_N = None
+        self._count_MN = None
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
         """Put the entries in and freeze a random `freeze_ratio` of them.
@@ -148,19 +149,21 @@ class MemoryBank(nn.Module):
     # Access counts.
 
     @torch.no_grad()
-    def count(self, entry_BTS: Tensor, weight_BTS: Tensor) -> None:
-        """Add the reads of one forward pass to the counts; a read has a weight above 0."""
-        if self._count_N is None:
-            self._count_N = torch.zeros(len(self.tokens), dtype=torch.int32, device=entry_BTS.device)
-        self._count_N.index_add_(0, entry_BTS.flatten(), (weight_BTS.flatten() > 0).int())
+    def count(self, readings: list) -> None:
+        """Add what each reader has read in one forward pass to its own counts; a read has a weight above 0."""
+        if self._count_MN is None:
+            shape, device = (len(readings), len(self.tokens)), readings[0].entry_BTS.device
+            self._count_MN = torch.zeros(shape, dtype=torch.int32, device=device)
+        for count_N, reading in zip(self._count_MN, readings, strict=True):
+            count_N.index_add_(0, reading.entry_BTS.flatten(), (reading.weight_BTS.flatten() > 0).int())
 
-    def take_counts(self) -> Tensor:
-        """(N,) int32 reads since the last call; the counts start again from zero."""
-        if self._count_N is None:
-            return torch.zeros(len(self.tokens), dtype=torch.int32)
-        count_N = self._count_N.clone()
-        self._count_N.zero_()
-        return count_N
+    def take_counts(self, n_readers: int) -> Tensor:
+        """(M, N) int32 reads of each reader since the last call; the counts start again from zero."""
+        if self._count_MN is None:
+            return torch.zeros(n_readers, len(self.tokens), dtype=torch.int32)
+        count_MN = self._count_MN.clone()
+        self._count_MN.zero_()
+        return count_MN
 
 
 def usage_statistics(count_N: Tensor) -> dict[str, float]:

@@ -35,8 +35,6 @@ class CrossAttention(VectorFusion):
 
     @dataclass(frozen=True)
     class Config(MemoryConfig):
-        heading = "--fusion cross_attention"
-
         fusion_heads: int = flag(
             8, "heads of the cross-attention fusion; must divide dim", within=(1, None), divides="dim"
         )

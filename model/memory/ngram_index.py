@@ -21,6 +21,7 @@ from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 
+INDEXED = "--retrieval ngram or --retrieval_loss_coef"
 PAIR_POSTINGS, PAIRS_USED = 4, 4  # pairs with more postings are ignored; so many pairs are used per position at most
 
 
@@ -30,15 +31,21 @@ class NgramConfig(MemoryConfig):
 
     heading = "n-gram index: of --retrieval ngram, and of --retrieval_loss_coef"
 
-    ngram_lengths: list[int] = flag([3, 4], "lengths n of the n-grams that point to entries, in tokens")
+    ngram_lengths: list[int] = flag(
+        [3, 4], "lengths n of the n-grams that point to entries, in tokens", only_with=INDEXED
+    )
     ngram_max_places: int = flag(
-        32, "an n-gram found in more places of the bank than this points to nothing", within=(1, None)
+        32, "an n-gram found in more places of the bank than this points to nothing", within=(1, None),
+        only_with=INDEXED,
+    )  # fmt: skip
+    ngram_pairs: int = flag(0, "also index all pairs of each entry's K rarest tokens; 0: none", only_with=INDEXED)
+    ngram_decay: float = flag(
+        0.98, "factor of a found entry's score from one token to the next", within=(0, 1), only_with=INDEXED
     )
-    ngram_pairs: int = flag(0, "also index all pairs of each entry's K rarest tokens; 0: none")
-    ngram_decay: float = flag(0.98, "factor of a found entry's score from one token to the next", within=(0, 1))
     ngram_window: int = flag(
-        32, "last tokens of the text that rank the found entries, and that pairs are made of", within=(1, None)
-    )
+        32, "last tokens of the text that rank the found entries, and that pairs are made of", within=(1, None),
+        only_with=INDEXED,
+    )  # fmt: skip
 
     def check(self) -> None:
         longest = 62 // max((self.vocab_size - 1).bit_length(), 1)  # an n-gram is packed into 63 bits

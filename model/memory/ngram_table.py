@@ -24,6 +24,7 @@ from ..layers import INIT_STD, in_autocast, make_norm
 from ..visibility import Visibility
 from .text import previous, text_so_far
 
+TABLE = "--ngram_table_rows"
 MASK = (1 << 64) - 1
 MIXER = 0xBF58476D1CE4E5B9 - (1 << 64)  # as int64; of splitmix64
 HASH_BITS = 31  # of a key, before they are scaled to the rows: their product must fit into an int64
@@ -87,12 +88,17 @@ class NgramTableConfig(CoreConfig):
         within=(0, None),
     )  # fmt: skip
     ngram_table_heads: int = flag(
-        4, "heads of the table for each order, each with a hash and rows of its own", within=(1, None)
+        4, "heads of the table for each order, each with a hash and rows of its own", within=(1, None),
+        only_with=TABLE,
+    )  # fmt: skip
+    ngram_table_dim: int = flag(64, "width W of a row of the table", within=(1, None), only_with=TABLE)
+    ngram_table_orders: list[int] = flag(
+        [2, 3], "orders of the table: how many last tokens a row stands for", only_with=TABLE
     )
-    ngram_table_dim: int = flag(64, "width W of a row of the table", within=(1, None))
-    ngram_table_orders: list[int] = flag([2, 3], "orders of the table: how many last tokens a row stands for")
-    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0")
-    ngram_table_dropout: float = flag(0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True)
+    ngram_table_layers: list[int] = flag([1, 4], "blocks that the table is gated into, counted from 0", only_with=TABLE)
+    ngram_table_dropout: float = flag(
+        0.0, "dropout of whole rows of the table", within=(0, 1), open_end=True, only_with=TABLE
+    )
 
     def check(self) -> None:
         orders = self.ngram_table_orders

@@ -26,8 +26,6 @@ class Ngrams(Retrieval):
 
     @dataclass(frozen=True)
     class Config(NgramConfig):
-        heading = "--retrieval ngram"
-
         retrieval_noise: float = flag(
             0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
         )

@@ -58,8 +58,6 @@ class ProductKeys(Retrieval):
 
     @dataclass(frozen=True)
     class Config(NgramConfig):
-        heading = "--retrieval product_key"
-
         query_norm: bool = flag(
             False, "bring each half of a query to unit scale before it meets the sub-keys",
             needs="--retrieval product_key: n-grams have no queries",
@@ -70,8 +68,13 @@ class ProductKeys(Retrieval):
             "Gumbel",
             choices=["product_key", "cosine", "gumbel"],
         )
-        cosine_temperature: float = flag(0.1, "the cosine is divided by this before it joins the product-key score")
-        gumbel_temperature: float = flag(1.0, "temperature of the Gumbel softmax (selection gumbel)")
+        cosine_temperature: float = flag(
+            0.1, "the cosine is divided by this before it joins the product-key score",
+            only_with="--selection cosine|gumbel",
+        )  # fmt: skip
+        gumbel_temperature: float = flag(
+            1.0, "temperature of the Gumbel softmax (selection gumbel)", only_with="--selection gumbel"
+        )
         balance_loss_coef: float = flag(0.1, "weight of the sub-keys' balance loss", within=(0, None))
         similarity_loss_coef: float = flag(
             0.0, "weight of the loss that draws queries to the entries they select", within=(0, None)

@@ -29,8 +29,6 @@ from .interfaces import Found, Fusion, MemoryContext, Reading
 class TokenConfig(MemoryConfig):
     """Flags of the fusion by tokens, and of the pointer."""
 
-    heading = "--fusion words, and the pointer"
-
     word_key_dim: int = flag(
         64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
     )

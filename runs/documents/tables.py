@@ -179,13 +179,14 @@ def recipe(page: Page) -> str:
     """Every run of the recipe's protocol, best first, each against the recipe of 1.4.0 at its best learning rate."""
     where = ("val", "wiki-49M")
     runs = dict.fromkeys((row.experiment, row.arm) for row in page.rows.results if row.protocol == where[1])
-    losses = {run: page.result(where, *run, "val_loss").value for run in runs}
+    losses = {run: row.value for run in runs if (row := page.result(where, *run, "val_loss"))}
     base = min(loss for (name, _), loss in losses.items() if name.startswith("AdamW, 32 heads"))
     lines = []
     for run, loss in sorted(losses.items(), key=lambda item: item[1]):
         cost = page.cells(where, *run, "tokens_per_s", "peak_gpu_mib")
-        lines.append([run[0], f"{loss:.4f}", f"{100 * (loss / base - 1):.1f}", *cost])
-    head = ["run", "loss", "against AdamW and 32 heads, %", "tokens/s in training", "GPU memory, MiB"]
+        seeds = str(len(page.result(where, *run, "val_loss").seeds))
+        lines.append([run[0], page.cell(where, *run, "val_loss"), seeds, f"{100 * (loss / base - 1):.1f}", *cost])
+    head = ["run", "loss", "seeds", "against AdamW and 32 heads, %", "tokens/s in training", "GPU memory, MiB"]
     return page.table(head, lines)
 
 

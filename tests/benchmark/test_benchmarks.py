@@ -115,6 +115,7 @@ def test_retrieval(run):
     assert all(row["error"] is None and row["gb_per_s"] > 0 and row["steps"] == 2 for row in rows)
 
 
+@pytest.mark.slow
 def test_scaling(run):
     sizes = "--batch_size 2 --seq_len 32 --dim 32 --n_heads 4 --n_layers 6 --knowledge_nums 256 400 300 --no_compile"
     rows, _ = run("scaling", f"{sizes} --knowledge_num 400 --candidates 8 --selected 4 --repeats 2")
@@ -125,6 +126,7 @@ def test_scaling(run):
     assert by_case["1_5_0", "knowledge_num", 400]["growth"] > 0 and by_case["1_4_8", "num_candidates", 8]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_data(run, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     sizes = "--dim 32 --n_layers 1 --n_heads 4 --seq_len 64 --batch_size 2 --accumulation_steps 1 --knowledge_num 289"

@@ -6,7 +6,8 @@ import pytest
 
 from common.flags import check, flag
 from model.memory.product_keys import ProductKeys
-from trainer.config import BASIC, CONFIGS, OneSentenceParser, parse_cli
+from trainer.config import CONFIGS, parse_cli
+from trainer.parser import BASIC, OneSentenceParser
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,4 @@ def test_help_lists_every_flag_once_and_twenty_of_them_first():
     assert [name for name in names if f"  --{name} " not in text and f"  --{name}," not in text] == []
     assert not any(f"\n  --{name} " in rest or f"\n  --{name}," in rest for name in basic)
     for heading in ("transformer", "--retrieval ngram", "--fusion cross_attention", "data", "optimisation"):
-        assert f"\n{heading}:" in rest
+        assert f"\n{heading}:" in f"\n{rest}"

@@ -66,8 +66,11 @@ def test_equal_seeds_write_equal_files(folder, tmp_path):
 
 def test_two_facts_are_enough_and_what_cannot_be_asked_is_said(tmp_path, capsys):
     (tmp_path / "f.tsv").write_text("A\tborn\t1901\nB\tborn\t1901\n")
-    (tmp_path / "t.json").write_text('{"born": "{subject} was born in {object}."}')
+    (tmp_path / "t.json").write_text(
+        '{"born": ["{subject} was born in {object}.", "{object} is the year of {subject}."]}'
+    )
     write_own(tmp_path / "f.tsv", tmp_path / "t.json", tmp_path / "out", held_out=0.01, seed=0)
+    assert all("prompt" not in row or row["prompt"] for row in rows(tmp_path / "out", "train.jsonl"))
     assert len(rows(tmp_path / "out", "val.jsonl")) == 1 and not rows(tmp_path / "out", "object.jsonl")
     out = capsys.readouterr().out
     assert "no object questions for 'born'" in out and "no relation questions" in out and "1 held out" in out

@@ -56,6 +56,7 @@ def run(project: Path, *command: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_the_invariants_cover_a_new_fusion_and_a_new_retrieval(project):
     wanted = "(weighted_sum or flat_keys) and (future_never or cache_equals or trains_every or packing)"
     pytest_alone = ("-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=")

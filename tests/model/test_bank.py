@@ -1,11 +1,13 @@
 """Frozen rows, rewriting, use counts, and the order by content."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from common.constants import PADDING
 from model.memory import bank as memory_bank
-from model.memory.bank import usage_statistics
+from model.memory.bank import access_histogram, usage_statistics
 from model.memory.ema import nearest_tokens
 from model.memory.grid_order import content_order, order_by_rarest_tokens, weighted_tokens
 from tests.conftest import tiny_model
@@ -75,6 +77,40 @@ def test_usage_of_an_even_and_of_a_single_use():
     assert even["top50_share"] == 0.5 and even["top90_share"] == 0.9
     assert single["used_share"] == 0.01 and single["kl_uniform"] == pytest.approx(4.60517, abs=1e-4)
     assert usage_statistics(torch.zeros(5, dtype=torch.int32))["used_share"] == 0
+
+
+def test_each_reader_counts_its_own_reads_over_windows_of_equal_length():
+    model = tiny_model(fusion="words", keep_ffn=True)
+    model.train()
+    token_BT = torch.randint(3, 61, (2, 9))
+    one = SimpleNamespace(reduce=lambda counts: counts)
+
+    def steps(n: int) -> tuple[dict, torch.Tensor]:
+        count_MN = torch.zeros(2, 49, dtype=torch.int64)
+        for step in range(n):
+            readings = model(token_BT, labels=token_BT).readings
+            for count_N, reading in zip(count_MN, readings, strict=True):
+                count_N += torch.bincount(reading.entry_BTS[reading.weight_BTS > 0], minlength=49)
+            model.after_step(step, SimpleNamespace(readings=readings, skipped=False), one)
+        return model.metrics(one, 3), count_MN
+
+    told, count_MN = steps(3)
+    assert not torch.equal(*count_MN)
+    for name, count_N in zip(("block_0", "block_1"), count_MN, strict=True):
+        assert told[f"memory/uses/{name}"] == access_histogram(count_N)
+        assert told[f"memory/used_share/{name}"] == int((count_N > 0).sum()) / 49
+    short, _ = steps(2)  # the last interval of a run
+    assert "memory/selection_entropy" in short and not any("used" in name or "uses" in name for name in short)
+    again, count_MN = steps(3)
+    assert again["memory/uses/block_1"] == access_histogram(count_MN[1])
+
+
+def test_an_entry_that_both_readers_read_once_is_read_once():
+    model = tiny_model(retrieval="ngram", fusion="words", keep_ffn=True, knowledge_num=50, ngram_lengths=[2])
+    model.train()
+    model(model.bank.tokens[7:8, :2].long())  # both blocks read what the n-grams of this text found
+    count_MN = model.bank.take_counts(2)
+    assert torch.equal(*count_MN) and count_MN[0, 7] == 1
 
 
 def test_the_content_order_is_a_permutation_with_clusters_as_rows():

@@ -33,7 +33,7 @@ def test_a_metric_of_one_line_appears_everywhere(run):
     METRICS.extend([logged, score])
     try:
         assert dashboard_name("surprise") == "val/surprise"
-        assert "surprise" in [axes.get_title() for axes in figure_of({"run": run}).axes]
+        assert "surprise" in [axes.get_title() for axes in figure_of({"run": [run]}).axes]
         assert list(panels())[-1] == "surprise"
         assert log_text({"surprise": 9.0, "loss": 1.0}) == "loss 1.0000 surprise 9.0"
         told = value_of("ALL_METRICS", run)
@@ -63,6 +63,7 @@ def test_the_names_of_the_table_are_each_used_once_and_say_where_they_go():
         ("tokens_per_s", "speed/tokens_per_s"), ("eval_s", "speed/eval_s"), ("aux/balance", "train/aux_balance"),
         ("time_share/data", "speed/share_data"), ("memory/used_share", "memory/used_share"), ("new", "train/new"),
         ("eval/object_accuracy", "eval/object_accuracy"), ("train/curves", "train/curves"),
+        ("epoch", None), ("tokens", None), ("ppl", None),
     ],
 )  # fmt: skip
 def test_the_dashboard_shows_the_group_of_each_metric(name, shown):

@@ -1,17 +1,32 @@
 """The curves that are drawn are those of the runs."""
 
-from runs.plots import figure_of
+import json
+
+import pytest
+
+from runs.metrics import ASKED, USES
+from runs.plots import ANSWERS, clock_of, figure_of
 from runs.run import Run
 from tests.runs.test_record import write_run
 
 
-def test_each_panel_holds_a_line_for_each_run_and_the_first_one_the_legend(tmp_path):
-    runs = {name: Run(write_run(tmp_path / name, losses=[4.0] * 20 + [None])) for name in ("a", "b")}
-    panels = [axes for axes in figure_of(runs).axes if axes.axison]
+def panels_of(figure) -> dict:
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+def with_lines(run: Run, *lines: dict) -> Run:
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    return Run(run.path)
+
+
+def test_each_panel_holds_a_line_for_each_run_and_the_legend_stands_outside(tmp_path):
+    runs = {name: [Run(write_run(tmp_path / name, losses=[4.0] * 20 + [None]))] for name in ("a", "b")}
+    figure = figure_of(runs)
+    panels = list(panels_of(figure).values())
     assert [axes.get_title().split(",")[0] for axes in panels[:2]] == ["loss", "learning rate"]
-    assert len(panels) == 4
-    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["a", "b"]
-    assert all(axes.get_legend() is None for axes in panels[1:])
+    assert len(panels) == 4 and all(axes.has_data() and axes.get_legend() is None for axes in panels)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     for axes in panels[1:3]:
         assert [line.get_color() for line in axes.get_lines()] == ["C0", "C1"]
     marks = [line.get_xdata()[0] for line in panels[0].get_lines() if line.get_linestyle() == "--"]
@@ -19,6 +34,43 @@ def test_each_panel_holds_a_line_for_each_run_and_the_first_one_the_legend(tmp_p
     assert list(panels[0].get_lines()[0].get_xdata()) == list(range(1, 21))
 
 
+def test_seeds_are_one_line_and_a_band(tmp_path):
+    runs = [Run(write_run(tmp_path / f"a{i}", losses=[4.0 + i, 3.0 + 2 * i, 2.0][: 3 - i])) for i in (0, 1)]
+    axes = figure_of({"a x 2": runs}).axes[0]
+    line = axes.get_lines()[0]
+    assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == [4.5, 4.0]  # the steps that both have
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(4.0 - 2**0.5) and band.max() == pytest.approx(4.0 + 2**0.5)
+
+
+def test_the_axis_is_steps_tokens_or_seconds(tmp_path):
+    run = Run(write_run(tmp_path / "a", losses=[]))
+    run = with_lines(
+        run, *({"step": s, "loss": 3.0, "tokens": 100 * s, "tokens_per_s": r} for s, r in ((2, 50), (4, 100)))
+    )
+    assert [clock_of(run, axis)(4) for axis in ("steps", "tokens", "seconds")] == [4, 400, 6.0]
+    assert clock_of(run, "seconds")(1) == 2.0 and clock_of(run, "seconds")(3) == 5.0
+    axes = figure_of({"a": [run]}, "seconds").axes[0]
+    assert list(axes.get_lines()[0].get_xdata()) == [4.0, 6.0] and "seconds" in axes.get_xlabel()
+    with pytest.raises(ValueError, match="has logged no seconds: draw it with --axis steps"):
+        clock_of(Run(write_run(tmp_path / "b")), "seconds")
+
+
+def test_readers_and_questions_are_told_apart_and_answers_have_a_panel(tmp_path):
+    run = Run(write_run(tmp_path / "a"))
+    line = {"step": 100, "questions/right": 0.5, "questions/read/block_1": 0.7, "memory/uses/block_1": [5, 2],
+            "memory/uses/pointer": [4, 2, 1]}  # fmt: skip
+    run = with_lines(run, line)
+    answer = {"accuracy": 0.9, "chance": 0.2, "n": 10, "parts": {"seen": {"accuracy": 0.9}}}
+    results = {"object": answer, "arms": {"bank shuffled": {"object": answer | {"accuracy": 0.25}}}}
+    (run.path / "eval.json").write_text(json.dumps(results))
+    panels = panels_of(figure_of({"a": [Run(run.path)]}))
+    assert [t.get_text() for t in panels[ASKED].get_legend().get_texts()] == ["right", "entry read, block 1"]
+    assert [t.get_text() for t in panels[USES].get_xticklabels()] == ["0", "1", "2+"]
+    assert [t.get_text() for t in panels[ANSWERS].get_yticklabels()] == ["object"]
+    assert [list(line.get_xdata()) for line in panels[ANSWERS].get_lines()] == [[0.9], [0.25], [0.2, 0.2]]
+
+
 def test_a_run_without_metrics_is_an_empty_picture(tmp_path):
     (tmp_path / "run").mkdir()
-    assert not any(axes.axison for axes in figure_of({"run": Run(tmp_path / "run")}).axes)
+    assert figure_of({"run": [Run(tmp_path / "run")]}).axes == []

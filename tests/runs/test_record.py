@@ -12,12 +12,12 @@ import pytest
 from runs import record_text
 from runs.analysis import at_fractions, divergence, last_tenth, plateaus, self_bleu, slope, spikes
 from runs.folder import hold_lock, session_of
-from runs.record import fill_record, fill_text
+from runs.record import fill_record, fill_text, with_newer_tables
 from runs.record_values import VALUES, value_of
 from runs.run import Run, is_locked
 
 ROOT = Path(__file__).parents[2]
-MARKER = re.compile(r"<!--([\w:.]+?)(:[0-9a-f]{8})?-->")
+MARKER = re.compile(r"<!--(?!begin:)([\w:.]+?)(:[0-9a-f]{8})?-->")
 STAGE_NAMES = ("env", "data", "model", "train")
 
 
@@ -67,7 +67,8 @@ def filled(text: str) -> dict[str, str]:
     """The values of a record by the name of their marker."""
     values = {name: value for value, name in re.findall(r"`([^`\n]*)`<!--([\w:.]+?):[0-9a-f]{8}-->", text)}
     blocks = re.findall(r"```\w*\n((?:(?!```).*\n)*?)```\n<!--([\w:.]+?):[0-9a-f]{8}-->", text)
-    return values | {name: value for value, name in blocks}
+    tables = re.findall(r"<!--begin:(\w+)-->\n(.*?)<!--end:\1:[0-9a-f]{8}-->", text, flags=re.DOTALL)
+    return values | {name: value for value, name in blocks} | dict(tables)
 
 
 def record_of(run: Path, directory: Path) -> dict[str, str]:
@@ -98,7 +99,7 @@ def test_every_marker_is_filled_whatever_became_of_the_run(tmp_path, kind, sourc
     text = fill_record(run, directory).read_text()
     markers = MARKER.findall(text)
     assert markers and all(digits for _, digits in markers)
-    assert len(markers) == len(MARKER.findall((ROOT / "experiment" / source).read_text()))
+    assert len(markers) == len(MARKER.findall(with_newer_tables((ROOT / "experiment" / source).read_text())))
     assert not any(f"[{name}]" in text for name in VALUES)
 
 
@@ -116,7 +117,8 @@ def test_only_marked_values_change(tmp_path):
 
     def frame(text):
         text = re.sub(r"```\w*\n(?:(?!```).*\n)*?```\n<!--([\w:.]+?)(?::[0-9a-f]{8})?-->", r"BLOCK \1", text)
-        return re.sub(r"`[^`\n]*`<!--([\w:.]+?)(?::[0-9a-f]{8})?-->", r"VALUE \1", text)
+        text = re.sub(r"`[^`\n]*`<!--([\w:.]+?)(?::[0-9a-f]{8})?-->", r"VALUE \1", text)
+        return re.sub(r"<!--begin:(\w+)-->.*?<!--end:\1(?::[0-9a-f]{8})?-->", r"TABLE \1", text, flags=re.DOTALL)
 
     assert frame(text) == frame(template)
 
@@ -127,7 +129,7 @@ def test_the_values_are_the_runs(tmp_path):
     assert values["BEST_LOSS_EPOCH"] == values["BEST_PPL_EPOCH"] == "0.50 (步 50)"
     assert (values["FINAL_PPL"], values["TARGET_PPL"], values["LOSS_ACHIEVED"]) == ("13.46", "12.18", "是")
     assert (values["PEAK_GPU_MEM"], values["GPU_WITHIN_LIMIT"]) == ("10000 MiB", "是 (10000 / 24000 MiB)")
-    assert (values["CURRENT_TIME"], values["flag:dim"]) == ("0:00:30", "64")
+    assert values["CURRENT_TIME"] == "0:00:30" and "| dim | `64` | 模型维度 |" in values["MODEL_FLAGS"]
     assert values["BOTTLENECK_1"].startswith("backward") and values["BOTTLENECK_2"].startswith("data")
     assert values["COMMAND_LINE"] == "train.py --dim 64 | tee `log`\n"
 

@@ -51,6 +51,7 @@ def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tm
         assert refused.code == 1 and "was trained with its bank in another order" in refused.output
 
 
+@pytest.mark.slow
 def test_a_run_teaches_its_retrieval_and_asks_for_the_same_rows_of_entries(runs, tmp_path):
     taught = [
         "--retrieval_loss_coef", "1", "--ngram_lengths", "2", "3", "--entry_rows", "2",

@@ -6,19 +6,22 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from editing.picture import CHROMIUM, QUIET
+from runs import dashboard as dashboard_files
 from runs import tracking
 from runs.folder import RunFolder, hold_lock, make_log
 from runs.tracking import Tracker, swanlab_mode
-from tests.editing.test_web import CHROMIUM, QUIET
 from tests.runs.test_record import write_run
 
 
@@ -32,11 +35,14 @@ class FakeRun:
     id, dir, url = "abc", Path("swanlog/run-abc"), "https://example.org/abc"
 
     def __init__(self, behave):
-        self.behave, self.logged, self.state = behave, [], None
+        self.behave, self.logged, self.texts, self.state = behave, [], {}, None
 
     def log(self, values, step):
         self.logged.append((step, values))
         self.behave()
+
+    def log_text(self, key, data, caption, step):
+        self.texts[key] = dict(zip(caption, data, strict=True))
 
     def finish(self, **state):
         self.state = state
@@ -147,7 +153,18 @@ def test_metrics_reach_swanlab_in_groups(tmp_path, fake_swanlab):
     flags = {"model": {"model_type": "model_memory"}, "run": {"seed": 7, "baseline": None}}
     tracker = Tracker(tmp_path, True, True, "Test", "tiny", flags, "online")
     tracker.rewind(0)
-    names = ("loss", "val_loss", "gpu_mib", "tokens_per_s", "memory/used_share", "aux/balance", "time_share/data")
+    names = (
+        "loss",
+        "val_loss",
+        "epoch",
+        "tokens",
+        "ppl",
+        "gpu_mib",
+        "tokens_per_s",
+        "memory/used_share",
+        "aux/balance",
+        "time_share/data",
+    )
     tracker.log(dict.fromkeys(names, 1.0) | {"memory/uses": [3, 1]}, 1)
     tracker.finish(error="ValueError: x")
     assert opened["tags"] == ["model_type model_memory", "seed 7"] and opened["config"]["run/baseline"] == "None"
@@ -157,7 +174,32 @@ def test_metrics_reach_swanlab_in_groups(tmp_path, fake_swanlab):
         "train/loss", "val/val_loss", "system/gpu_mib", "speed/tokens_per_s", "memory/used_share", "train/aux_balance",
         "speed/share_data",
     }  # fmt: skip
-    assert lines_of(tmp_path)[0]["memory/uses"] == [3, 1]
+    assert lines_of(tmp_path)[0]["memory/uses"] == [3, 1] and lines_of(tmp_path)[0]["epoch"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "name, out_dir, group",
+    [
+        ("knowledge_1_5_0_seed7", "out/knowledge_1_5_0_seed7", "knowledge_1_5_0"),
+        ("learning_rate_1e-4__seed_1", "out/sweep/learning_rate_1e-4__seed_1", "sweep/learning_rate_1e-4"),
+        ("seed_1", "out/sweep/seed_1", "sweep"),
+        ("run", "run", "run"),
+    ],
+)
+def test_the_seeds_of_an_experiment_are_one_group_of_one_colour(tmp_path, fake_swanlab, name, out_dir, group):
+    opened = fake_swanlab(lambda: None)
+    Tracker(tmp_path, True, True, "Test", name, {"run": {"out_dir": out_dir}}, "online").finish()
+    assert opened["group"] == group and opened["color"] == dashboard_files.color_of(group)
+    assert re.fullmatch("#[0-9a-f]{6}", opened["color"])
+
+
+def test_the_results_are_a_table_when_the_run_ends(tmp_path, fake_swanlab):
+    opened = fake_swanlab(lambda: None)
+    path = write_run(tmp_path / "run", losses=[4.0, 3.5])
+    tracker = Tracker(path, True, True, "Test", "run", {}, "online")
+    tracker.finish()
+    table = opened["run"].texts["results/table"]
+    assert table["state"] == "finished" and table["val loss"] and table["time in training"]
 
 
 def test_an_online_run_goes_on_in_the_same_run(tmp_path, fake_swanlab):
@@ -214,29 +256,62 @@ def test_a_local_run_that_goes_on_is_one_run_with_all_its_steps(no_login, monkey
     assert [json.loads(point)["index"] for point in points] == [1, 2, 3, 4, 5]
 
 
-@pytest.fixture
-def replayed(no_login, monkeypatch, tmp_path) -> Path:
-    """The folder of a finished and evaluated run that was brought into the local SwanLab twice."""
-    monkeypatch.setattr(tracking, "SWANLAB_DIR", str(tmp_path / "swanlog"))
-    path = write_run(tmp_path / "out/run", losses=[4 - 0.02 * i for i in range(30)])
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory) -> Path:
+    """The folder of a finished and evaluated run that was brought into the local SwanLab beside it twice."""
+    folder = tmp_path_factory.mktemp("replayed")
+    path = write_run(folder / "run", losses=[4 - 0.02 * i for i in range(30)])
     sample = {"prompt": "巴黎是", "greedy": "法国的首都", "first_10_tokens": "法国", "sampled": "x"}
     evaluation = {"object": {"accuracy": 0.5}, "generation": {"samples": [sample]}, "arms": {"x": {"accuracy": 1.0}}}
     (path / "eval.json").write_text(json.dumps(evaluation))
     flags = json.loads((path / "flags.json").read_text())
     (path / "flags.json").write_text(json.dumps(flags | {"run": flags["run"] | {"swanlab_project": "Test"}}))
-    for _ in range(2):
-        tracking.replay(path)
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("SWANLAB_API_KEY", "SWANLAB_MODE"):
+            patched.delenv(name, raising=False)
+        patched.setenv("HOME", str(folder))
+        patched.setattr(tracking, "SWANLAB_DIR", str(folder / "swanlog"))
+        for _ in range(2):
+            tracking.replay(path)
     return path
 
 
-def test_a_run_is_replayed_with_its_evaluation_samples_and_curves(replayed, tmp_path):
-    assert dashboard(tmp_path, "select name, status from experiment") == [("run", 1)]
-    tags = {name: kind for name, kind in dashboard(tmp_path, "select name, type from tag")}
+def test_a_run_is_replayed_with_its_evaluation_samples_and_curves(replayed):
+    assert dashboard(replayed.parent, "select name, status from experiment") == [("run", 1)]
+    tags = {name: kind for name, kind in dashboard(replayed.parent, "select name, type from tag")}
     assert tags["train/loss"] == tags["eval/object_accuracy"] == "line"
-    assert tags["val/samples"] == "text" and tags["train/curves"] == "image"
+    assert tags["results/samples"] == tags["results/table"] == "text" and tags["train/curves"] == "image"
     assert not any("accuracy" in name and "object" not in name for name in tags)
     facts = json.loads((replayed / "run.json").read_text())
     assert facts["swanlab"]["mode"] == "local" and facts["swanlab_url"].startswith("swanlab watch")
+
+
+def test_the_local_dashboard_shows_results_first_and_true_times(replayed):
+    placed = (
+        "select namespace.name, chart.name from display join namespace on namespace.id = namespace_id join chart on "
+        "chart.id = chart_id where namespace.experiment_id is not null order by namespace.id, display.id"
+    )
+    charts = dashboard(replayed.parent, placed)
+    assert charts[0] == ("results", "results/table") and all(name.startswith(section) for section, name in charts)
+    sections = list(dict.fromkeys(section for section, _ in charts))
+    assert sections == [section for section in dashboard_files.SECTIONS if section in sections]
+    info = json.loads((replayed / "run.json").read_text())
+    [times] = dashboard(replayed.parent, "select create_time, finish_time from experiment")
+    assert [datetime.fromisoformat(time).astimezone().replace(tzinfo=None).isoformat() for time in times] == [
+        info["start_time"], info["end_time"],
+    ]  # fmt: skip
+
+
+def test_the_tables_of_the_local_dashboard_read_the_points_of_their_column(replayed):
+    """The dashboard takes them from the folder named by the column's place."""
+    run = replayed.parent / "swanlog" / json.loads((replayed / "run.json").read_text())["swanlab"]["folder"]
+    tags = dashboard(replayed.parent, "select name, sort, folder from tag order by sort")
+    assert tags[0][0].startswith("eval/") and all(folder == str(sort) for _, sort, folder in tags)
+    place = {name: folder for name, _, folder in tags}
+    points = (run / "logs" / place["eval/object_accuracy"] / "1000.log").read_text().splitlines()
+    assert [json.loads(point)["data"] for point in points] == [0.5]
+    assert [path.suffix for path in (run / "media" / place["train/curves"]).iterdir()] == [".png"]
+    assert not list(run.glob("*/_*"))
 
 
 def test_a_run_that_still_trains_is_not_replayed(tmp_path):
@@ -264,7 +339,7 @@ def test_the_local_dashboard_shows_the_curves_in_a_browser(replayed, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    watch = [sys.executable, "-m", "swanlab", "watch", str(tmp_path / "swanlog"), "-p", str(port)]
+    watch = [sys.executable, "-m", "swanlab", "watch", str(replayed.parent / "swanlog"), "-p", str(port)]
     server = subprocess.Popen(watch, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(100):
@@ -275,11 +350,12 @@ def test_the_local_dashboard_shows_the_curves_in_a_browser(replayed, tmp_path):
         with playwright.sync_playwright() as browsers:
             browser = browsers.chromium.launch(executable_path=CHROMIUM, args=QUIET)
             tab = browser.new_page(viewport={"width": 1400, "height": 1000})
-            [(number,)] = dashboard(tmp_path, "select id from experiment")
+            [(number,)] = dashboard(replayed.parent, "select id from experiment")
             tab.goto(f"http://127.0.0.1:{port}/experiment/{number}/chart")
-            for text in ("train/loss", "val/val_loss", "system/gpu_mib", "val/samples"):
+            for text in ("results/table", "train/loss", "val/val_loss", "results/samples"):
                 tab.get_by_text(text).first.wait_for(state="attached", timeout=30_000)
-            tab.get_by_text("val/samples").first.scroll_into_view_if_needed()  # what is not in view is not loaded
+            tab.get_by_text("50.0%").first.wait_for(timeout=30_000)
+            tab.get_by_text("results/samples").first.scroll_into_view_if_needed()  # what is not in view is not loaded
             tab.get_by_text("法国的首都").first.wait_for(timeout=30_000)
             tab.goto(f"http://127.0.0.1:{port}/charts")
             tab.get_by_text("train/loss").first.wait_for(timeout=30_000)
@@ -335,9 +411,9 @@ def test_run_json_holds_the_code_of_this_project_that_git_does_not_track(tmp_pat
     found = {file.pop("path"): file for file in RunFolder(tmp_path / "out").facts["git_untracked"]}
     assert set(found) == {".gitignore", "new fusion.py", "notes.txt", "large.bin"}
     new = found["new fusion.py"]
-    assert (new["lines"], new["content"]) == (2, "a = 1\nb = 2\n")
+    assert new["lines"] == 2
     assert new["sha256"] == hashlib.sha256(b"a = 1\nb = 2\n").hexdigest()
-    assert "content" not in found["notes.txt"] and found["large.bin"] == {"bytes": 2_000_000}
+    assert found["large.bin"] == {"bytes": 2_000_000}
 
 
 def test_a_new_log_does_not_write_into_the_old_one(tmp_path):

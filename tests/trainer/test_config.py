@@ -1,5 +1,6 @@
 """A command line that is wrong ends with one sentence; the scripts of all experiments parse."""
 
+import json
 import re
 from pathlib import Path
 
@@ -59,6 +60,66 @@ def test_flags_negate_in_each_of_the_three_ways():
     assert parse_cli(["--use_moe"]).model.use_moe
     assert not parse_cli(["--use_flash_attn", "False"]).model.use_flash_attn
     assert not parse_cli(["--no_use_flash_attn"]).model.use_flash_attn
+
+
+def printed(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        parse_cli(list(argv))
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_about_a_word_shows_the_flags_that_have_it(capsys):
+    text = printed(capsys, "--dim", "64", "--help", "fusion")
+    assert "--fusion_heads N" in text and "--fusion cross_attention:" in text and "--learning_rate" not in text
+    assert printed(capsys, "--help", "--retrieval").count("--retrieval {product_key,ngram}") == 1
+    with pytest.raises(ValueError, match="no flag is about nonsense"):
+        parse_cli(["--help", "nonsense"])
+
+
+def test_help_shows_one_spelling_of_each_flag_and_all_are_taken(capsys):
+    text = printed(capsys, "-h")
+    assert (
+        not re.search(r"--\w+-\w", text) and "--config FILE" in text and "  --no_" not in text.replace("--no_FLAG", "")
+    )
+    assert parse_cli(["--n-layers", "3", "--no-use-flash-attn"]).model.n_layers == 3
+
+
+def test_flags_come_from_a_file_and_the_command_line_wins(tmp_path):
+    yaml = tmp_path / "flags.yaml"
+    yaml.write_text(
+        "dim: 64\nn_heads: 4\nlearning-rate: 1e-3\nuse_flash_attn: false\nmemory_layers: [1, 2]\nout_dir: out/a b\n"
+        "database_init_path: null\nmodel_type: model_original\n"
+    )
+    flags = parse_cli(["--config", str(yaml), "--dim", "32"])
+    assert (flags.model.dim, flags.model.n_heads, flags.optim.learning_rate) == (32, 4, 1e-3)
+    assert not flags.model.use_flash_attn and flags.model.memory_layers == [1, 2] and flags.run.out_dir == "out/a b"
+    assert flags.data.database_init_path is None
+    assert parse_cli(["--dim", "32", f"--config={yaml}"]).model.dim == 32
+
+
+def test_the_flags_json_of_a_run_repeats_it(tmp_path):
+    flags = parse_cli([*script_flags(Path("run_file/experiment_1_6_3.sh")), "--val_path", "text.jsonl"])
+    (tmp_path / "flags.json").write_text(json.dumps(flags.as_dict()))
+    assert parse_cli(["--config", str(tmp_path / "flags.json")]) == flags
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("n_layer: 4", r"--config .*flags.yaml has unknown flag --n_layer: did you mean --n_layers\?"),
+        ("[1, 2]", "holds no flags: write one a line, such as dim: 256"),
+        ("dim: [", "is not valid YAML"),
+        ("batch_size: 0", "--batch_size must be at least 1, got 0"),
+        ("", "is empty: give another --config"),
+    ],
+)
+def test_a_file_that_holds_no_flags_is_refused(tmp_path, content, sentence):
+    (tmp_path / "flags.yaml").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        parse_cli(["--config", str(tmp_path / "flags.yaml")])
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        parse_cli(["--config", str(tmp_path / "other.yaml")])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -204,6 +204,7 @@ def weights(run):
     return load_file(run / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_that_stops_and_resumes_equals_one_that_never_stopped(runs, tmp_path):
     assert runs.start("whole", *MUON).code == 0
     assert runs.start("parts", *MUON, "--max_steps", "12", fault=stop_after_six).code == 143

@@ -1,0 +1,211 @@
+"""Entries as files: export and import of rows, and import of facts, which chooses the places itself."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.constants import PADDING
+from common.files import atomic, require_text, unpacked_name
+from dataset.convert import read_triples
+from dataset.formats import require_data
+from dataset.knowledge import Fact, encode_entries, entry_text, knowledge_values, read_knowledge
+from runs.journal import Change
+
+TABLES = (".tsv", ".csv")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an imported fact is: its row, its text, and what the row said before ("" for an empty one)."""
+
+    row: int
+    text: str
+    before: str
+
+
+def read_facts(path: str | Path) -> list[Fact]:
+    """The facts of a table, without a sentence where it has none, or of a knowledge file."""
+    path = require_data(path)
+    facts = read_triples(path, template="") if unpacked_name(path).endswith(TABLES) else read_knowledge(path)
+    return list(facts)
+
+
+def has_rows(path: str | Path) -> bool:
+    """Whether a file names the rows of its texts, as `export` writes it."""
+    path = require_data(path)
+    if unpacked_name(path).endswith(TABLES):
+        return False
+    _, first = next(knowledge_values(path), ("", None))
+    return isinstance(first, dict) and "row" in first
+
+
+def beginning(fact: Fact) -> str:
+    """The words of a fact before its object, if they name the subject; else empty."""
+    before = fact.sentence.rpartition(fact.object)[0].rstrip() if fact.object else ""
+    return before if fact.subject and fact.subject in before else ""
+
+
+def rows_by_beginning(rows: dict[str, int], wanted: set[str]) -> dict[str, list[int]]:
+    """The rows of the texts that begin with each of these words."""
+    found, lengths = defaultdict(list), {len(begin) for begin in wanted}
+    for text, row in rows.items():
+        for length in lengths:
+            if text[length : length + 1] == " " and text[:length] in wanted:
+                found[text[:length]].append(row)
+    return found
+
+
+class FileCommands:
+    """What `MemoryStore` does with files."""
+
+    def export(self, path: str | Path, only_changed: bool = False) -> int:
+        """Write entries as JSON Lines; returns their number. `import_file` restores them exactly.
+
+        A line has `row`, `text`, `frozen` and the origin; `tokens` where the text alone would give other tokens, as
+        for a sentence that was cut.
+        """
+        rows = [row for row, *_ in self.changed()] if only_changed else range(len(self.bank.tokens))
+        length = self.bank.tokens.shape[1]
+        with atomic(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for row in rows:
+                entry, tokens = self.show(row), self.bank.tokens[row].tolist()
+                origin = {"uuid": entry.fact.uuid, "source": entry.fact.source} if entry.fact else {}
+                value = {"row": row, "text": entry.text, "frozen": entry.frozen} | origin
+                token_1L, n_tokens = encode_entries(self.tokenizer, [entry.text], length)
+                if n_tokens[0] > length or token_1L[0].tolist() != tokens:
+                    value["tokens"] = [token for token in tokens if token != PADDING]
+                file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        return len(rows)
+
+    def import_file(self, path: str | Path) -> int:
+        """Make the edits of a file with `{"row", "text"}` lines, all or none; returns their number.
+
+        An empty text empties the entry. `frozen` and the origin are optional; `tokens` count if they give the text.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is missing, or a line is malformed or refused; it is named.
+        """
+        values = list(knowledge_values(require_data(path)))
+        made: list[Change] = []
+
+        def changes() -> list[Change]:
+            places: dict[int, str] = {}
+            for place, value in values:
+                try:
+                    change = self._imported(value, Path(path).name)
+                    if (first := places.setdefault(value["row"], place)) != place:
+                        raise ValueError(f"entry {value['row']} is on {first.rpartition(', ')[2]} already")
+                except ValueError as problem:
+                    raise ValueError(f"{place}: {problem}") from None
+                if (change.old_tokens, change.old_frozen) != (change.new_tokens, change.new_frozen):
+                    made.append(change)
+            return made
+
+        self._change("import", changes)
+        return len(made)
+
+    def import_facts(self, path: str | Path, templates: dict[str, list[str]] | None = None) -> list[Placed]:
+        """Give the facts of a file a place each, all or none; returns where those are that the bank did not have.
+
+        A fact takes the entry that states another object of its subject and predicate, else an empty entry.
+
+        Args:
+            path: TSV or CSV (subject, predicate, object and, optionally, source and sentence), or a knowledge file.
+            templates: wordings by predicate, of which the first counts. Without them, a fact without a sentence has
+                the wording of the bank's own entries with its predicate.
+        Raises:
+            FileNotFoundError, ValueError: the file is missing or malformed, a wording is unknown, a text is too long,
+                or there are too few empty entries.
+        """
+        facts = self.worded(read_facts(path), Path(path), templates or {})
+        placed: list[Placed] = []
+
+        def changes() -> list[Change]:
+            rows, empty = self._rows_by_text(), iter(self._empty_rows())
+            begins = rows_by_beginning(rows, {begin for fact in facts if (begin := beginning(fact))})
+            stays = {rows[fact.sentence] for fact in facts if fact.sentence in rows}
+            made: dict[int, Change] = {}
+            for fact in (fact for fact in facts if fact.sentence not in rows):
+                old = (row for row in begins.get(beginning(fact), ()) if row not in made and row not in stays)
+                row = next(old, None)
+                row = next(empty, None) if row is None else row
+                if row is None:
+                    raise ValueError(self._too_full(len(facts) - len(stays) - len(placed)))
+                change = self._edited(row, fact.sentence, fact.source or Path(path).name)
+                made[row] = replace(change, uuid=fact.uuid or change.uuid)
+                placed.append(Placed(row, fact.sentence, entry_text(self.tokenizer, change.old_tokens)))
+            return list(made.values())
+
+        self._change("import", changes)
+        return placed
+
+    def worded(self, facts: list[Fact], path: Path, templates: dict[str, list[str]]) -> list[Fact]:
+        """The facts of a file, each with a sentence; see `import_facts`."""
+        needed = {fact.predicate for fact in facts if not fact.sentence} - set(templates)
+        templates = {**(self.wordings(needed) if needed else {}), **templates}
+        worded = {}
+        for fact in facts:
+            if not fact.sentence and fact.predicate not in templates:
+                why = self.origin_problem and f" ({self.origin_problem})"
+                raise ValueError(
+                    f"{path}: no entry of the bank has the predicate {fact.predicate!r} of {fact.subject!r}, so its "
+                    f"wording is unknown{why}: add the sentence as a fifth column, or give --templates"
+                )
+            sentence = fact.sentence or templates[fact.predicate][0].format(subject=fact.subject, object=fact.object)
+            worded.setdefault(sentence.strip(), replace(fact, sentence=sentence.strip()))
+        return list(worded.values())
+
+    def wordings(self, predicates: set[str]) -> dict[str, list[str]]:
+        """The commonest wording of each of these predicates in the bank, where the origin of its entries is known."""
+        found: dict[str, Counter] = defaultdict(Counter)
+        for _, fact in self.trained_bank.facts() if self.trained_bank else ():
+            names = fact.subject and fact.object and fact.predicate in predicates
+            if names and fact.sentence.count(fact.subject) == fact.sentence.count(fact.object) == 1:
+                plain = fact.sentence.replace("{", "{{").replace("}", "}}")
+                found[fact.predicate][plain.replace(fact.subject, "{subject}").replace(fact.object, "{object}")] += 1
+        return {predicate: [texts.most_common(1)[0][0]] for predicate, texts in found.items()}
+
+    def _rows_by_text(self) -> dict[str, int]:
+        ids = [[token for token in row if token != PADDING] for row in self.bank.tokens.tolist()]
+        texts = self.tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
+        return {text.strip(): row for row, text in reversed(list(enumerate(texts))) if text.strip()}
+
+    def _empty_rows(self) -> list[int]:
+        return torch.where((self.bank.tokens == PADDING).all(dim=1))[0].tolist()
+
+    def _too_full(self, wanted: int) -> str:
+        empty = len(self._empty_rows())
+        have = f"{empty} of the {len(self.bank.tokens)} entries are empty" if empty else "no entry is empty"
+        return (
+            f"{have}, and {wanted} are to be added: delete entries, edit them, or train with --knowledge_num auto "
+            f"--reserve_entries {max(wanted, 100)}"
+        )
+
+    def _imported(self, value, name: str) -> Change:
+        """The change that a line of an exported file asks for."""
+        if not isinstance(value, dict) or type(value.get("row")) is not int or not isinstance(value.get("text"), str):
+            raise ValueError('a line needs "row", a number, and "text", a string')
+        row, text, length = value["row"], value["text"], self.bank.tokens.shape[1]
+        self._check(row)
+        frozen, before = value.get("frozen", bool(self.bank.frozen[row])), self._history(row)
+        if entry_text(self.tokenizer, self.bank.tokens[row].tolist()) == text.strip():  # only `frozen` may differ
+            origin = {key: getattr(before[-1], key) for key in ("text", "uuid", "source")} if before else {}
+            return self._change_of(row, frozen=frozen, **origin)
+        if not text.strip():
+            return self._change_of(row, [PADDING] * length, frozen)
+        origin = {"source": str(value.get("source") or name), "uuid": str(value.get("uuid") or "")}
+        require_text("".join(origin.values()), "the origin")
+        tokens = value.get("tokens")
+        if isinstance(tokens, list) and self._spells(tokens, text):
+            tokens = tokens + [PADDING] * (length - len(tokens))
+            return self._change_of(row, tokens, frozen, text=text, **origin)
+        change = self._edited(row, text, origin["source"])
+        return replace(change, new_frozen=frozen, uuid=origin["uuid"] or change.uuid)
+
+    def _spells(self, tokens: list, text: str) -> bool:
+        """Whether these are tokens of the vocabulary that fit an entry and give this text."""
+        valid = all(type(token) is int and 0 < token < self.model.settings.vocab_size for token in tokens)
+        return valid and len(tokens) <= self.bank.tokens.shape[1] and entry_text(self.tokenizer, tokens) == text

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The middle size, for one GPU of 24 GB: a plain and a memory model of 29 million parameters learn articles of Wikipedia
+# in Simple English and the facts and questions of the quick start. The bank holds all those facts, and sentences of
+# other articles. Then both are asked, the memory model with its bank shuffled too:
+#
+#   bash run_file/data.sh wikipedia && bash run_file/middle.sh
+#
+# TEXT, VAL and SENTENCES name other files than those of data.sh (also .gz, .zst, parquet, folders). STEPS and SEED change
+# what is run. Flags on the command line go to both trainings.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+text=${TEXT:-dataset/stable/wikipedia.jsonl} val=${VAL:-dataset/stable/wikipedia_val.jsonl}
+sentences=${SENTENCES:-dataset/stable/wikipedia_knowledge.jsonl}
+steps=${STEPS:-20000} seed=${SEED:-42} data=dataset/quickstart middle=dataset/middle
+for needed in "$text" "$val" "$sentences"; do
+    if [ ! -e "$needed" ]; then
+        echo "error: there is no $needed: run bash run_file/data.sh wikipedia first" >&2
+        exit 1
+    fi
+done
+
+"$PYTHON" -m dataset.quickstart --out $data
+rm -rf $middle
+mkdir -p $middle/text $middle/bank
+"$PYTHON" -m dataset.questions --out $middle/text/questions.jsonl \
+    --object $data/object_train.jsonl --relation $data/relation_train.jsonl --verification $data/verification_train.jsonl
+link() { # FILE, FOLDER: reads the file as one of the folder
+    ln -s "$(realpath "$1")" "$2/$(basename "$1")"
+}
+link "$text" $middle/text
+link $data/pretrain.jsonl $middle/text
+link $data/knowledge.json $middle/bank
+link "$sentences" $middle/bank
+
+run() { # name, experiment, flags
+    EVALUATE=0 bash "run_file/experiment_$2.sh" --out_dir "out/$1" --experiment "$1" --experiment_dir out/records \
+        --seed "$seed" --max_steps "$steps" --epochs 1000 --accumulation_steps 1 --learning_rate 1e-3 \
+        --data_path $middle/text --val_path "$val" --database_init_path $middle/bank \
+        --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
+        --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
+        --log_interval 50 --eval_interval 2000 --save_interval 2000 --use_swanlab False "${@:3}"
+    "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 --arms "${arms[@]}" \
+        --tasks language object exact_match relation verification frequency retrieval edits usage
+}
+arms=()
+run "middle_plain_seed$seed" 1_4_0 "$@"
+arms=("bank shuffled" "bank counterfactual")
+run "middle_memory_seed$seed" 1_5_0 --knowledge_num auto --reserve_entries 1000 "$@"
+"$PYTHON" eval_model.py --compare "out/middle_plain_seed$seed" "out/middle_memory_seed$seed"

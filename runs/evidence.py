@@ -1,0 +1,221 @@
+"""What a run measured, beside its base, its baseline and its controls, with 95 % intervals.
+
+The seeds of one experiment count together. Shares are percentages here, as in rows of results.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+
+from .compare import groups_of
+from .keep import STUDENT, mean_interval, numbers_of, wilson_interval
+from .metrics import Metric
+from .run import Run
+
+ARMS = {
+    "plain": "本实验", "memory": "本实验", "shuffled": "打乱知识库", "counterfactual": "反事实知识库",
+    "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示", "lookup": "查找(不用模型)",
+    "frequency": "最常见的答案(不用模型)",
+}  # fmt: skip
+OWN = ("plain", "memory")
+# Names of measures in Chinese where the table of metrics has none; * stands for a part of the name.
+LABELS = {
+    "val_loss_*": "Loss, {}", "planted": "答出反事实对象", "gold_read_*": "读到正确条目, {}",
+    "gold_among_1_*": "正确条目排第一, {}", "gold_among_4_*": "正确条目在前 4, {}",
+    "gold_among_16_*": "正确条目在前 16, {}", "gold_among_64_*": "正确条目在前 64, {}",
+    "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
+    "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
+    "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measure of one or several seeds. `interval` is that of the mean; None where nothing gives one."""
+
+    metric: Metric
+    measure: str
+    values: tuple[float, ...]
+    n: int | None
+
+    @property
+    def value(self) -> float:
+        return mean(self.values)
+
+    @property
+    def is_share(self) -> bool:
+        return self.metric.unit == "%"
+
+    @cached_property
+    def interval(self) -> list[float] | None:
+        if len(self.values) > 1:
+            found = mean_interval(list(self.values))
+        elif self.is_share and self.n:
+            found = [100 * side for side in wilson_interval(self.value / 100, self.n)]
+        else:
+            return None
+        return [max(0.0, found[0]), min(100.0, found[1])] if self.is_share else found
+
+    def write(self, value: float) -> str:
+        """A value of this measure for people."""
+        return f"{value:.1f}%" if self.is_share else self.metric.text(value)
+
+    @property
+    def text(self) -> str:
+        """The mean, with its standard deviation over seeds, else with its interval."""
+        if len(self.values) > 1:
+            spread = stdev(self.values)
+            return f"{self.write(self.value)} ± {self.write(spread)}"
+        if self.interval:
+            return f"{self.write(self.value)} [{', '.join(map(self.write, self.interval))}]"
+        return self.write(self.value)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.metric, self.measure)
+
+
+def label_of(metric: Metric, measure: str) -> str:
+    """The Chinese name of a measure; what a * of the metric's name stands for is kept."""
+    for name, label in LABELS.items():
+        head = name.removesuffix("*")
+        if measure == name or name.endswith("*") and measure.startswith(head):
+            return label.format(measure.removeprefix(head).replace("_", " "))
+    if measure.startswith(("edit_success_", "edit_paraphrase_", "edit_neighbourhood_", "edit_ms_")):
+        head, _, number = measure.rpartition("_")
+        return f"{LABELS[head]}, {number} 次编辑"
+    return metric.chinese or metric.label.format(measure) or measure
+
+
+def seeds_of(run: Run) -> list[Run]:
+    """The run and those that differ from it by their seed alone, lowest seed first; one run of each seed, the newest.
+
+    A run that is not finished stands alone.
+    """
+    if run.state != "finished":
+        return [run]
+    group = next(group for group in groups_of([run, *run.neighbours]).values() if run in group)
+    by_seed = {other.flag("seed"): other for other in group if other.state == "finished"}
+    by_seed[run.flag("seed")] = run
+    return sorted(by_seed.values(), key=lambda other: other.flag("seed") or 0)
+
+
+def results_of(runs: list[Run]) -> dict[tuple[str, str], Number]:
+    """(arm, measure) -> the number of these seeds, of all that have it."""
+    found: dict[tuple[str, str], list] = {}
+    for run in runs:
+        for key, (metric, value, n) in numbers_of(run).items():
+            found.setdefault(key, [metric, [], n])[1].append(value)
+    return {key: Number(metric, key[1], tuple(values), n) for key, (metric, values, n) in found.items()}
+
+
+def own(results: dict[tuple[str, str], Number], measure: str) -> Number | None:
+    """The number of the model itself, under no control."""
+    return next((results[arm, measure] for arm in OWN if (arm, measure) in results), None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number minus another of the same measure. `interval` (95 %) is None where the noise is unknown."""
+
+    new: Number
+    old: Number
+
+    @property
+    def value(self) -> float:
+        return self.new.value - self.old.value
+
+    @property
+    def relative(self) -> float | None:
+        return self.value / self.old.value if self.old.value else None
+
+    @cached_property
+    def interval(self) -> list[float] | None:
+        """Welch's over seeds; of one seed each the normal one over questions."""
+        half = welch_half(self.new.values, self.old.values)
+        if half is None and self.new.is_share and self.new.n and self.old.n:
+            shares = ((number.value / 100, number.n) for number in (self.new, self.old))
+            half = 196 * math.sqrt(sum(share * (1 - share) / n for share, n in shares))
+        return None if half is None else [self.value - half, self.value + half]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def is_better(self) -> bool | None:
+        better = self.new.metric.better
+        return None if better is None or self.value == 0 else (self.value > 0) == (better is max)
+
+    @property
+    def text(self) -> str:
+        """The difference with its interval; shares differ in percentage points (百分点)."""
+        write = (lambda v: f"{v:+.1f}") if self.new.is_share else (lambda v: signed(self.new.write(v), v))
+        unit = " 百分点" if self.new.is_share else ""
+        relative = "" if self.new.is_share or self.relative is None else f" ({self.relative:+.1%})"
+        if self.interval is None:
+            return f"{write(self.value)}{unit}{relative}, 波动未知"
+        return f"{write(self.value)}{unit}{relative}, 95% 区间 [{', '.join(map(write, self.interval))}]"
+
+
+def signed(text: str, value: float) -> str:
+    return text if value < 0 else f"+{text}"
+
+
+def welch_half(new: tuple[float, ...], old: tuple[float, ...]) -> float | None:
+    """Half of Welch's 95 % interval of a difference of means; None with fewer than two values on a side."""
+    if min(len(new), len(old)) < 2:
+        return None
+    parts = [stdev(values) ** 2 / len(values) for values in (new, old)]
+    if not sum(parts):
+        return 0.0
+    sizes = (len(new) - 1, len(old) - 1)
+    degrees = max(1, int(sum(parts) ** 2 / sum(part**2 / size for part, size in zip(parts, sizes, strict=True))))
+    quantile = STUDENT[degrees - 1] if degrees <= len(STUDENT) else 1.96 + 2.7 / degrees
+    return quantile * math.sqrt(sum(parts))
+
+
+class Evidence:
+    """The numbers of a run with those that it is compared with."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.runs = seeds_of(run)
+        self.results = results_of(self.runs)
+
+    @cached_property
+    def base(self) -> dict[tuple[str, str], Number]:
+        return results_of(seeds_of(self.run.base)) if self.run.base else {}
+
+    @cached_property
+    def baseline(self) -> dict[tuple[str, str], Number]:
+        return results_of(seeds_of(self.run.baseline)) if self.run.baseline else {}
+
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        """(name, which) of what the run is compared with; a base that is model_original itself counts once."""
+        base, baseline = self.run.base, self.run.baseline
+        same = base is not None and baseline is not None and base.path.resolve() == baseline.path.resolve()
+        found = [("基础实验", "base")] if base and not same else []
+        return found + ([("model_original", "baseline")] if baseline else [])
+
+    def number(self, measure: str) -> Number | None:
+        return own(self.results, measure)
+
+    def against(self, measure: str, other: str, arm: str | None = None) -> Difference | None:
+        """The model's number minus that of "base", "baseline" or, as "control", of its own under an arm."""
+        new = own(self.results, measure)
+        old = self.results.get((arm, measure)) if other == "control" else own(getattr(self, other), measure)
+        return Difference(new, old) if new and old else None
+
+    @property
+    def controls(self) -> list[str]:
+        """The arms that were measured besides the model's own, in the order of ARMS."""
+        return [arm for arm in ARMS if arm not in OWN and any(known == arm for known, _ in self.results)]
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures of the model itself, in the order of the table of metrics."""
+        return list(dict.fromkeys(measure for arm, measure in self.results if arm in OWN))

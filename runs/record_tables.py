@@ -1,0 +1,201 @@
+"""The generated tables of a record, in Chinese: results first, knowledge, the curve, flags, changed files."""
+
+from collections.abc import Callable
+from statistics import mean
+
+from .evidence import ARMS, OWN, Difference, Evidence, Number, own, results_of
+from .record_text import changed_files, missing
+from .run import NOT_IDENTITY, Run
+
+SUMMARY = (
+    "val_loss", "val_ppl", "object", "relation", "verification", "object_reworded", "exact_match", "edit_success",
+    "edit_paraphrase", "edit_neighbourhood", "bits_per_byte", "tokens_per_s", "mfu", "train_s", "peak_mib",
+    "parameters",
+)  # fmt: skip
+QUESTIONS = ("object", "relation", "verification", "object_reworded", "exact_match", "val_loss")
+# 参数类别, 参数名, 说明: the rows of the template. A flag that the run does not use is left out.
+MODEL_FLAGS = (
+    ("模型架构", "dim", "模型维度"), ("模型架构", "n_layers", "Transformer层数"), ("模型架构", "n_heads", "注意力头数"),
+    ("模型架构", "max_seq_len", "最大序列长度"), ("模型架构", "model_type", "模型类型"),
+    ("模型架构", "use_moe", "是否使用专家混合"), ("知识库", "knowledge_num", "知识条目数量"),
+    ("知识库", "knowledge_length", "单条知识长度 (token数)"), ("知识库", "freeze_ratio", "冻结条目比例"),
+    ("知识库", "retrieval", "检索方式 (product_key: 乘积键; ngram: 共有的 n-gram)"),
+    ("知识库", "memory_layers", "读取记忆的层, 从 0 数起 (None: 全部; -1: 无)"),
+    ("知识库", "num_candidates", "候选条目数 C"), ("知识库", "num_selected", "读取条目数 S"),
+    ("知识库", "selection", "选择方式"), ("融合机制", "fusion", "融合方式"),
+    ("融合机制", "fusion_scope", "融合范围 (sequence: 因果可见的全部位置; token: 仅本位置)"),
+    ("融合机制", "fusion_heads", "交叉注意力头数"), ("融合机制", "attention_dropout", "注意力Dropout"),
+    ("融合机制", "fusion_dropout", "融合Dropout"), ("融合机制", "pointer", "指针: 直接复制条目中的 token"),
+)  # fmt: skip
+TRAIN_FLAGS = (
+    ("训练设置", "epochs", "训练轮次"), ("训练设置", "max_steps", "最多步数 (None: 由轮次决定)"),
+    ("训练设置", "batch_size", "批次大小"), ("训练设置", "accumulation_steps", "梯度累积步数"),
+    ("训练设置", "optimizer", "优化器"), ("训练设置", "learning_rate", "学习率"), ("训练设置", "dtype", "数据类型"),
+    ("训练设置", "grad_clip", "梯度裁剪"), ("训练设置", "balance_loss_coef", "平衡损失系数"),
+    ("训练设置", "seed", "随机种子"), ("数据路径", "data_path", "训练数据路径"),
+    ("数据路径", "database_init_path", "知识库初始化路径"),
+    ("数据路径", "cluster_cache_path", "聚类缓存路径 (None: 禁用)"),
+    ("数据路径", "init_path", "初始权重的运行 (None: 随机)"),
+)  # fmt: skip
+OF_MEMORY = {
+    "database_init_path", "cluster_cache_path", "balance_loss_coef",
+    *(name for category, name, _ in MODEL_FLAGS if category != "模型架构"),
+}  # fmt: skip
+UNSET = ("max_steps", "memory_layers", "init_path", "cluster_cache_path")  # shown though they are None
+DRAWN = 12  # points of a curve in numbers
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a | of a cell becomes a /."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def cell(number: Number | None) -> str:
+    return number.text if number else "未测"
+
+
+def summary(run: Run) -> str:
+    """What came out, beside the base and model_original, before all else."""
+    found = Evidence(run)
+    references, rows = found.references, []
+    for measure in SUMMARY:
+        new = own(found.results, measure)
+        if not new:
+            continue
+        gaps = [found.against(measure, which) for _, which in references]
+        told = [verdict(gap) if gap and measure != "parameters" else "-" for gap in gaps]
+        rows.append([new.label, cell(new), *(cell(gap and gap.old) for gap in gaps), *told])
+    if not rows:
+        return "没有结果: 运行未到第一次验证。"
+    names = [f"experiment_{run.info['base']}" if which == "base" else name for name, which in references]
+    seeds = ", ".join(str(other.flag("seed")) for other in found.runs)
+    many = len(found.runs) > 1
+    about = f"种子: {seeds}" + (" (均值 ± 标准差)" if many else "; [ ] 内是 95% 区间; 单个种子的 Loss 波动未知")
+    head = ["指标", "本实验", *names, *(f"相对 {name}" for name in names)]
+    return table(head, rows) + f"\n\n{about}" + per_seed(found)
+
+
+def per_seed(found: Evidence) -> str:
+    """The main numbers of each seed, where there are several."""
+    if len(found.runs) < 2:
+        return ""
+    measures = [m for m in ("val_loss", "object", "relation", "verification", "tokens_per_s") if own(found.results, m)]
+    single = [results_of([run]) for run in found.runs]
+    rows = [
+        [str(run.flag("seed")), run.path, *(cell_of_one(own(results, measure)) for measure in measures)]
+        for run, results in zip(found.runs, single, strict=True)
+    ]
+    return "\n\n" + table(["种子", "运行", *(own(found.results, m).label for m in measures)], rows)
+
+
+def cell_of_one(number: Number | None) -> str:
+    return number.write(number.value) if number else "未测"
+
+
+def verdict(difference: Difference) -> str:
+    """The difference, and whether it is better, worse or within the noise."""
+    word = "波动未知" if difference.interval is None else "在波动之内"
+    if difference.is_clear and difference.is_better is not None:
+        word = "更好" if difference.is_better else "更差"
+    return f"{difference.text.removesuffix(', 波动未知')} ({word})"
+
+
+def knowledge(run: Run) -> str:
+    """What was measured of knowledge: questions under every control, edits, entries that were read."""
+    found = Evidence(run)
+    if not run.eval:
+        return missing("运行 eval_model.py 后填写")
+    arms = found.controls
+    rows = []
+    for measure in QUESTIONS:
+        cells = [own(found.results, measure), *(found.results.get((arm, measure)) for arm in arms)]
+        if any(cells):
+            n = next((str(number.n) for number in cells if number and number.n), "-")
+            rows.append([next(filter(None, cells)).label, n, *map(cell, cells)])
+    parts = [table(["题型", "题数", "本实验", *(ARMS[arm] for arm in arms)], rows)] if rows else []
+    for title, names in (("编辑", ("edit_",)), ("读取的条目", ("gold_", "bank_used"))):
+        own_numbers = [number for (arm, m), number in found.results.items() if arm in OWN and m.startswith(names)]
+        if own_numbers:
+            lines = [[number.label, str(number.n or "-"), number.text] for number in own_numbers]
+            parts.append(table([title, "题数", "本实验"], lines))
+        else:
+            parts.append(f"{title}: 未测")
+    return "\n\n".join(parts) or missing("评估没有知识题")
+
+
+def curve_points(run: Run, name: str, most: int = DRAWN) -> list[tuple[int, float]]:
+    """A curve in at most so many points: each is the mean of its stretch, at the stretch's last step."""
+    points = run.curve(name)
+    if len(points) <= most:
+        return points
+    ends = [round(len(points) * (i + 1) / most) for i in range(most)]
+    stretches = [points[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+    return [(part[-1][0], mean(value for _, value in part)) for part in stretches]
+
+
+def picked(points: list, most: int = DRAWN) -> list:
+    """At most so many points of a curve, evenly spread, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def curve(run: Run, picture: str) -> str:
+    """The picture of the curves, and the losses in numbers; the training loss is the mean of its stretch."""
+    learnt, validated = dict(curve_points(run, "loss")), dict(picked(run.curve("val_loss")))
+    if not learnt and not validated:
+        return missing("没有训练步")
+    steps = sorted({*learnt, *validated})
+    rows = [[step, *(f"{known[step]:.4f}" if step in known else "" for known in (learnt, validated))] for step in steps]
+    return f"![训练曲线]({picture})\n\n" + table(["步", "训练 Loss (该段均值)", "验证 Loss"], rows)
+
+
+def has_effect(name: str, flags: Callable[[str], object], idle: list[str] | None) -> bool:
+    """Whether a flag does anything in a run with these flags; `idle` are those that its model does not use."""
+    return name not in (idle or ()) and not (name in OF_MEMORY and flags("model_type") == "model_original")
+
+
+def flag_table(rows, flags: Callable[[str], object], idle: list[str] | None = None) -> str:
+    """The rows of a table of flags that apply; a category is named once."""
+    lines, before = [], None
+    for category, name, meaning in rows:
+        is_set = flags(name) is not None or name in UNSET
+        if is_set and has_effect(name, flags, idle):
+            lines.append([f"**{category}**" if category != before else "", name, f"`{flags(name)}`", meaning])
+            before = category
+    return table(["参数类别", "参数名", "值", "说明"], lines)
+
+
+def changed_flags(run: Run) -> dict[str, tuple]:
+    """By name: (value of the base experiment's run, own value) of flags that change the result."""
+    if run.base is None:
+        return {}
+    old, new = run.base.flat_flags, run.flat_flags
+    names = [name for name in new if name in old and name not in NOT_IDENTITY and old[name] != new[name]]
+
+    def shown(name: str, value, of: Run):
+        return value if has_effect(name, of.flag, of.info.get("idle_flags")) else "不适用"
+
+    used = [(shown(name, old[name], run.base), shown(name, new[name], run)) for name in names]
+    return {name: (a, b) for name, (a, b) in zip(names, used, strict=True) if a != b}
+
+
+def changed_flag_table(run: Run) -> str:
+    if not run.info.get("base"):
+        return "无基础实验"
+    if run.base is None:
+        return missing(f"没有找到 experiment_{run.info['base']} 的运行")
+    rows = [[name, f"`{old}`", f"`{new}`"] for name, (old, new) in changed_flags(run).items()]
+    return table(["参数名", f"experiment_{run.info['base']}", "本实验"], rows) if rows else "参数与基础实验相同"
+
+
+def file_table(run: Run) -> str:
+    """The files that differ from the base experiment's run."""
+    changes = changed_files(run) if run.info.get("base") else "无基础实验"
+    if isinstance(changes, str):
+        return missing(changes) if run.info.get("base") else changes
+    new = {file["path"] for file in run.info.get("git_untracked", [])}
+    rows = [[f"`{path}`", "新增" if path in new else "修改", f"+{a}, -{d}"] for path, a, d in changes[:30]]
+    more = f"\n\n另有 {len(changes) - 30} 个文件" if len(changes) > 30 else ""
+    return table(["文件路径", "修改类型", "行数"], rows) + more if rows else "代码未改变"

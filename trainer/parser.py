@@ -1,0 +1,163 @@
+"""The command line of training: flags from dataclasses, `--help WORD`, and `--config FILE`."""
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Callable
+from copy import copy
+from dataclasses import Field, fields
+
+from transformers import HfArgumentParser
+
+from common.files import read_json, require_file
+from common.flags import owner
+from model.memory import chosen_by
+
+BASIC = "the flags to begin with"
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+ENDS = {"_path": "PATH", "_dir": "PATH"}  # of names of flags whose values are paths
+
+
+class OneSentenceParser(HfArgumentParser):
+    """Refuses in one sentence. `--help` lists the basic flags first, then the others under their config's heading."""
+
+    def __init__(self, *configs: type):
+        # allow_abbrev=False: else a typo such as --n_layer is silently taken as --n_layers.
+        super().__init__(
+            configs, allow_abbrev=False, add_help=False, usage="%(prog)s [--flag value ...]",
+            formatter_class=wide_help,
+        )  # fmt: skip
+        self.owners = {f.name: (owner(config, f.name), f) for config in configs for f in fields(config)}
+        for action in self._actions:
+            # Dashes are taken too, but one spelling is shown. The parser has its own table of all of them.
+            action.option_strings = [option for option in action.option_strings if "-" not in option[2:]]
+            action.metavar = None if action.choices else metavar_of(action)
+        self.arrange(is_own)
+
+    def heading_of(self, action) -> str:
+        config, _ = self.owners[action.dest]
+        return vars(config).get("heading") or " or ".join(chosen_by(config))
+
+    def arrange(self, shown: Callable[[argparse.Action], bool], basic_first: bool = True) -> None:
+        """Lay out `--help`: the actions that are shown, under their headings."""
+        for group in self._action_groups:
+            group._group_actions = []
+        groups, actions = {}, [action for action in self._actions if shown(action)]
+        for is_basic in (True, False):
+            for action in actions:
+                own = basic_first and self.owners[action.dest][1].metadata["basic"]
+                if own == is_basic:
+                    heading = BASIC if own else self.heading_of(action)
+                    groups.setdefault(heading, None)
+                    groups[heading] = groups[heading] or self.add_argument_group(heading)
+                    groups[heading]._group_actions.append(action)
+
+    def help_about(self, words: list[str]) -> str:
+        """The help of the flags whose name, heading or help has one of these words; of all flags without a word.
+
+        Raises:
+            ValueError: no flag has one.
+        """
+        words = [word.strip("-").replace("-", "_").lower() for word in words]
+
+        def shown(action) -> bool:
+            text = f"{action.dest} {self.heading_of(action)} {action.help}".lower()
+            return is_own(action) and (not words or any(word in text for word in words))
+
+        if not any(map(shown, self._actions)):
+            raise ValueError(f"no flag is about {' or '.join(words)}: --help lists all flags")
+        self.arrange(shown, basic_first=not words)
+        return self.format_help()
+
+    @staticmethod
+    def _parse_dataclass_field(parser, field: Field) -> None:
+        """Hand on what argparse takes; the rest of a flag's metadata is for `common.flags.check`."""
+        plain = copy(field)
+        plain.metadata = {name: value for name, value in field.metadata.items() if name in ("help", "choices")}
+        HfArgumentParser._parse_dataclass_field(parser, plain)
+
+    def error(self, message: str):
+        sys.exit(f"error: {message} (--help lists the flags)")
+
+
+def is_own(action: argparse.Action) -> bool:
+    """Whether an action is a flag itself, not the --no_ of one."""
+    return action.option_strings[0] == f"--{action.dest}"
+
+
+def wide_help(prog: str) -> argparse.HelpFormatter:
+    width = min(120, shutil.get_terminal_size((120, 0)).columns)
+    return argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=36, width=width)
+
+
+def metavar_of(action) -> str | None:
+    if getattr(action, "const", None) is True:  # a flag that may stand alone
+        return "BOOL"
+    path = next((shown for end, shown in ENDS.items() if action.dest.endswith(end)), None)
+    return path or METAVARS.get(action.type)
+
+
+def flags_of_file(path: str) -> dict:
+    """The flags of a YAML file, or of the flags.json of a run: by name, or by section and name.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or does not hold flags.
+    """
+    file = require_file(path, "config")
+    if file.suffix == ".json":
+        content = read_json(file)
+    else:
+        import yaml
+
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+            raise ValueError(f"--config {path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"--config {path} holds no flags: write one a line, such as dim: 256")
+    found = {}
+    for name, value in content.items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return {str(name).removeprefix("--").replace("-", "_"): value for name, value in found.items()}
+
+
+def words_of(value) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
+    """A command line whose `--config FILE` is replaced by the file's flags, before all others: the last one wins.
+
+    A null, which no command line can say, becomes the default.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or names a flag that does not exist.
+    """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.error = parser.error
+    own.add_argument("--config", action="append", default=[])
+    files, rest = own.parse_known_args(argv)
+    taken = []
+    for path in files.config:
+        for name, value in flags_of_file(path).items():
+            if name not in parser.owners:
+                raise ValueError(f"--config {path} has {unknown(f'--{name}', parser)}")
+            if value is None:
+                parser.set_defaults(**{name: None})
+            elif value != []:
+                taken += [f"--{name}", *words_of(value)]
+    return [*taken, *rest]
+
+
+def unknown(flag: str, parser: OneSentenceParser) -> str:
+    """The sentence about a flag that does not exist."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag.replace("-", "_").replace("__", "--", 1), known, n=1)
+    return f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "--help lists the flags")
+
+
+def asked_for_help(argv: list[str]) -> list[str] | None:
+    """The words after --help or -h; None where neither stands on the command line."""
+    place = next((i for i, word in enumerate(argv) if word in ("--help", "-h")), None)
+    return None if place is None else [word for word in argv[place + 1 :] if not word.startswith("--")]
