@@ -133,7 +133,7 @@ def rebuild(run: Run, target: str | Path, root: Path) -> list[str]:
         # Below another repository git would apply a patch to that one.
         alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(target.resolve().parent)}
         apply = ["git", "apply", "--whitespace=nowarn", str(patch)]
-        done = subprocess.run(apply, cwd=target, env=alone, capture_output=True, text=True)
+        done = subprocess.run(apply, cwd=target, env=alone, capture_output=True, encoding="utf-8")
         if done.returncode:
             raise ValueError(f"{patch} does not fit commit {commit}: {done.stderr.strip().splitlines()[-1]}")
     if (folder / "untracked").exists():
