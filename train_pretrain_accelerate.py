@@ -12,11 +12,13 @@ from contextlib import closing
 from transformers.utils import logging as transformers_logging
 
 from common.cli import run_command
+from evaluation.while_training import ValidationQuestions
 from runs.folder import RunFolder
 from runs.metrics import log_text
 from trainer.checkpoint import Checkpoints, save_result
 from trainer.config import Flags, parse_cli
 from trainer.data import Data, load_data, make_loader, require_inputs
+from trainer.flops import mfu_per_speed
 from trainer.meters import Meter, explained_out_of_memory, memory_readings
 from trainer.optim import lr_at
 from trainer.peers import Peers
@@ -58,11 +60,12 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
     state = TrainState.fresh(loader, flags, accelerator, data.inputs)
     checkpoints = Checkpoints(run.path, model, step.optimizer, every.keep_checkpoints, accelerator)
     checkpoints.resume(state)
-    run.rewind(state.step, goes_on=state.step < state.total_steps)
+    run.rewind(state)
+    questions = ValidationQuestions(flags, model, data.tokenizer, data.bank, accelerator)
     stop.waits_for_step = True
 
     batches = step.prepared(loader.iterate(state.step * optim.accumulation_steps))
-    meter = Meter(state, accelerator, log_text)
+    meter = Meter(state, accelerator, log_text, mfu_per_speed(model, accelerator, optim.dtype))
     with closing(batches), meter:
         while state.step < state.total_steps:
             lr = lr_at(state.step, state.total_steps, optim)
@@ -80,7 +83,7 @@ def train(flags: Flags, accelerator, model, data: Data, run: RunFolder, stop: St
                 if state.due(every.eval_interval):
                     val_loss = validate(model, data.val, flags, accelerator)
                     state.note(val_loss)
-                    run.log(state.step, meter.read_validation(val_loss))
+                    run.log(state.step, questions.ask() | meter.read_validation(val_loss))
                 if state.due(every.save_interval) or (state.is_best and every.keep_best):
                     checkpoints.save(state)
             if stop.asked():

@@ -16,10 +16,12 @@ import torch
 from model.config import ModelConfig
 from runs.new import script_flags
 from runs.run import git
+from runs.scripts import find_script, number_of, scripts
 from trainer.config import parse_cli
+from trainer.flops import PEAKS as FLOPS
 
-SCRIPTS = Path(__file__).parent.parent / "run_file"
-PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}  # dense bf16 FLOP/s, bytes/s of the memory
+ROOT = Path(__file__).parents[1]
+PEAKS = {"H100": (FLOPS["H100"], 3.35e12), "H200": (FLOPS["H200"], 4.8e12)}  # FLOP/s, bytes/s of the memory
 
 
 def flags_of(name: str) -> list[str]:
@@ -28,10 +30,10 @@ def flags_of(name: str) -> list[str]:
     Raises:
         FileNotFoundError: there is no such script.
     """
-    path = SCRIPTS / f"experiment_{name}.sh"
-    if not path.is_file():
-        known = sorted(p.stem.removeprefix("experiment_") for p in SCRIPTS.glob("experiment_*.sh"))
-        raise FileNotFoundError(f"there is no {path}: experiments are {', '.join(known)}")
+    path = find_script(name, ROOT)
+    if path is None:
+        known = ", ".join(map(number_of, scripts(ROOT)))
+        raise FileNotFoundError(f"there is no run_file/experiment_{name}.sh: experiments are {known}")
     return script_flags(path)
 
 

@@ -83,7 +83,8 @@ def describe(path: Path) -> str:
         return f"{path} holds {number} facts: give it to python -m dataset.convert triples, or to dataset.questions"
     first = next(first_values(files[0]), None)
     fields = set(first) if isinstance(first, dict) else set()
-    for kind, needed in sorted(FIELDS.items(), key=lambda item: -len(item[1])):
+    for kind in ("edit", "object", "relation", "verification"):  # an object question has a relation question's fields
+        needed = FIELDS[kind]
         if fields.issuperset(needed):
             return f"{path} holds {len(read_questions(path, needed, None, 'path'))} questions: give it to --{kind}_path"
     if isinstance(first, (str, list)) or fields & {"target", "sentence"}:

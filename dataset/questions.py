@@ -28,6 +28,7 @@ FIELDS = {
     "verification": ("statement", "answer"),
     "edit": ("uuid", "subject", "predicate", "object", "new_object", "new_sentence", "question"),
 }
+VAL_QUESTIONS = 200  # asked at each validation of a training run
 BLANK = "___"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VERDICTS = {

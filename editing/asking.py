@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.knowledge import Fact
+from dataset.tokenizer import encode_texts
 from evaluation import EvalConfig
 from evaluation.controls import emptied
 
@@ -14,6 +15,7 @@ from .store import MemoryStore, Row
 from .trace import trace
 
 ENDS = ".!?\n"  # an answer goes to its first sign of these, unless a letter or digit follows
+MORE = 4  # tokens of an answer beyond those of the right object
 SHOWN = 0.05  # weight from which an entry counts as read
 
 
@@ -102,4 +104,5 @@ def ask_facts(store: MemoryStore, path: str | Path, templates: dict[str, list[st
             raise ValueError(
                 f"{path}: {fact.sentence!r:.80} has no subject before its object, so it cannot be asked for"
             )
-    return (Asked(fact, ask(store, beginning(fact))) for fact in facts)
+    lengths = [len(ids) + MORE for ids in encode_texts(store.tokenizer, [fact.object for fact in facts])]
+    return (Asked(fact, ask(store, beginning(fact), n)) for fact, n in zip(facts, lengths, strict=True))

@@ -134,7 +134,10 @@ class FileCommands:
                 row = next(empty, None) if row is None else row
                 if row is None:
                     raise ValueError(self._too_full(len(facts) - len(stays) - len(placed)))
-                change = self._edited(row, fact.sentence, fact.source or Path(path).name)
+                try:
+                    change = self._edited(row, fact.sentence, fact.source or Path(path).name)
+                except ValueError as problem:
+                    raise ValueError(f"{path}, {fact.sentence!r:.80}: {problem}") from None
                 made[row] = replace(change, uuid=fact.uuid or change.uuid)
                 placed.append(Placed(row, fact.sentence, entry_text(self.tokenizer, change.old_tokens)))
             return list(made.values())

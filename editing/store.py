@@ -46,7 +46,7 @@ class MemoryStore(FileCommands):
     """
 
     def __init__(self, run_dir: str | Path, device: str = "cpu", bank_path: str | None = None, **places: str | None):
-        self.run_dir, self.places, self.origin_problem = Path(run_dir), places, ""
+        self.run_dir, self.bank_path, self.places, self.origin_problem = Path(run_dir), bank_path, places, ""
         self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
         self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
         self.model = load_run(run_dir, device)

@@ -9,21 +9,14 @@ import argparse
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 
-import torch
-
 from common.cli import positive_int, run_command
-from common.constants import PADDING
-from evaluation.controls import emptied
 
 from . import web_html as html
 from .store import MemoryStore
-from .trace import Word, trace, words
+from .web_state import Answer, answer, example_prompts, facts, refusal
 
 REFRESH_SECONDS = 3  # between two looks at the journal for edits of other processes
 FOUND = 8  # entries that a search shows
@@ -41,83 +34,6 @@ HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model writes after a prompt. `others`: title -> its text in other states of the memory."""
-
-    prompt: str
-    n_tokens: int
-    words: list[Word] = field(default_factory=list)
-    others: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def most_read(self) -> int | None:
-        """The index of the word, not a sign, for which most was read; None without words."""
-
-        def weight(n: int) -> tuple[bool, float]:
-            return any(map(str.isalnum, self.words[n].text)), html.share_read(self.words[n])
-
-        return max(range(len(self.words)), key=weight, default=None)
-
-
-@contextmanager
-def as_trained(store: MemoryStore) -> Iterator[None]:
-    """The bank as training left it, without the edits of the journal."""
-    first = {}
-    for entry in store.journal.entries():
-        for change in entry.changes:
-            first.setdefault(change.row, change.old_tokens)
-    row_X = torch.tensor(list(first), dtype=torch.long, device=store.bank.tokens.device)
-    token_XL = torch.tensor(list(first.values()), dtype=store.bank.tokens.dtype, device=row_X.device)
-    now_XL = store.bank.write(row_X, token_XL)
-    try:
-        yield
-    finally:
-        store.bank.write(row_X, now_XL)
-
-
-def answer(store: MemoryStore, prompt: str, n_tokens: int) -> Answer:
-    """The model's continuation with its memory, without it, and, if entries were changed, as training left them."""
-
-    def written() -> list[Word]:
-        return words(trace(store.model, store.tokenizer, prompt, n_tokens), store.tokenizer)
-
-    store.refresh()
-    own, others = written(), {}
-    if next(store.changed(), None):
-        with as_trained(store):
-            others["Before all changes"] = "".join(word.text for word in written())
-    with emptied(store.model, store.tokenizer, None):
-        others["Without the memory"] = "".join(word.text for word in written())
-    return Answer(prompt, n_tokens, own, others)
-
-
-def example_prompts(store: MemoryStore, n: int = 5) -> list[str]:
-    """Beginnings of entries: of the last that were changed, then of some spread over the bank."""
-    rows = [row for row, *_ in store.changed()][-2:][::-1]
-    full = torch.where((store.bank.tokens != PADDING).any(dim=1))[0].tolist()
-    rows += full[len(full) // 100 :: max(len(full) // (4 * n), 1)]
-    prompts = {html.beginning(store.text(row)): None for row in rows}
-    return [prompt for prompt in prompts if 4 < len(prompt) < 50][:n]
-
-
-def facts(store: MemoryStore) -> tuple[list[str], str]:
-    """The line below the title, and a note on what cannot be done."""
-    settings, used = store.model.settings, int((store.bank.tokens != PADDING).any(dim=1).sum())
-    readers = [settings.reader_name(layer) for layer in settings.reading_layers]
-    readers += ["the pointer"] * settings.pointer
-    free = len(store.bank.tokens) - used
-    read_by = " and ".join(filter(None, [", ".join(readers[:-1]), readers[-1]]))
-    line = [f"{used:,} entries", f"{free:,} free places", f"read by {read_by}"]
-    writable = os.access(store.run_dir, os.W_OK)
-    return line, "" if writable else f"{store.run_dir} cannot be written: entries can be read, not changed"
-
-
-def marks(store: MemoryStore, row: int) -> tuple[str, ...]:
-    edited = any(row == changed for changed, *_ in store.changed())
-    return ("edited",) * edited + ("frozen",) * bool(store.bank.frozen[row])
-
-
 def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one piece)
     """The page, as Gradio blocks."""
     import gradio as gr
@@ -132,11 +48,8 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
             try:
                 with lock:
                     return function(*arguments)
-            except ValueError as problem:
-                raise gr.Error(str(problem), title="Not done", print_exception=False) from None
-            except OSError as problem:
-                message = f"{problem.filename or store.run_dir} cannot be written ({problem.strerror}): nothing changed"
-                raise gr.Error(message, title="Not done", print_exception=False) from None
+            except (ValueError, OSError) as problem:
+                raise gr.Error(refusal(problem, store), title="Not done", print_exception=False) from None
 
         return call
 
@@ -148,15 +61,25 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
             details_box: html.details(None if chosen is None else asked.words[chosen], settings),
         }
 
+    @lru_cache(maxsize=1)
+    def at(state: tuple[int, int]) -> tuple[list[tuple[int, str, str]], str]:
+        """All changes and the examples at a state of the journal."""
+        return list(store.changed()), html.examples(example_prompts(store))
+
+    def marks(row: int) -> tuple[str, ...]:
+        edited = any(row == other for other, *_ in at(store.journal.state())[0])
+        return ("edited",) * edited + ("frozen",) * bool(store.bank.frozen[row])
+
     def now(row: int | None, hits: list[int]) -> dict:
         """What every change may have changed. `hits`: the rows that the search has found."""
+        changed, tried = at(store.journal.state())
         return {
-            found_box: html.found([(hit, store.text(hit), marks(store, hit)) for hit in hits]) if hits else gr.skip(),
+            found_box: html.found([(hit, store.text(hit), marks(hit)) for hit in hits]) if hits else gr.skip(),
             seen: store.journal.state(),
             head: html.header(store.run_dir.name, *facts(store)),
-            changes_box: html.changes(list(store.changed())),
-            examples_box: html.examples(example_prompts(store)),
-            entry_box: html.chosen_entry(row, () if row is None else marks(store, row)),
+            changes_box: html.changes(changed),
+            examples_box: tried,
+            entry_box: html.chosen_entry(row, () if row is None else marks(row)),
             freeze_button: "Unfreeze" if row is not None and store.bank.frozen[row] else "Freeze",
         }
 
@@ -188,7 +111,7 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
     def search(wanted: str):
         store.refresh()
         hits = [row for _, row in store.search.best(wanted, store.bank.tokens, FOUND)]
-        return html.found([(hit, store.text(hit), marks(store, hit)) for hit in hits]), hits
+        return html.found([(hit, store.text(hit), marks(hit)) for hit in hits]), hits
 
     def on_entry(change, needs_entry: bool = True):
         """Change an entry, then show everything as it is then."""
@@ -215,7 +138,15 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
     @alone
     def look(state: tuple[int, int], asked: Answer | None, row: int | None, hits: list[int]):
         """Take over what other processes have changed. The text at hand stays."""
-        return {seen: gr.skip()} if store.journal.state() == tuple(state) else again(asked, row, hits)
+        present = store.journal.state()
+        if present == tuple(state):
+            return {seen: gr.skip()}
+        try:
+            store.refresh()
+        except ValueError as problem:  # the journal was deleted or damaged; it is said once
+            gr.Warning(str(problem))
+            return {seen: present}
+        return again(asked, row, hits)
 
     def box(elem_id: str, value: str = "") -> gr.HTML:
         return gr.HTML(value, elem_id=elem_id, elem_classes="part", js_on_load=PICK)

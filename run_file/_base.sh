@@ -39,7 +39,8 @@ drop() { # --name : take a flag and its values out
 builds_on() { # NAME, such as 1_4_8
     base=${1//./_}
     local path=$folder/experiment_$base.sh chain="${CHAIN:-} $(script) " listed
-    [ -f "$path" ] || refuse "it builds on $1, but there is no $path"
+    [ -f "$path" ] || path=$folder/archive/experiment_$base.sh
+    [ -f "$path" ] || refuse "it builds on $1, but there is no $folder/experiment_$base.sh"
     [[ $chain != *" $base "* ]] || refuse "it builds on itself, by way of $1"
     listed=$(LIST=1 CHAIN=$chain bash "$path")
     eval "flags ${listed//$'\n'/ }"

@@ -47,7 +47,7 @@ if [ "${EVALUATE:-1}" = 1 ]; then
         esac
         shift
     done
-    if [ -n "$has_config" ] && [ -z "$out_dir" ]; then  # then the file may name it
+    if [ -n "$has_config" ]; then  # the file may name another
         out_dir=$("$PYTHON" -c "import sys; from trainer.config import parse_cli; print(parse_cli(sys.argv[1:]).run.out_dir)" \
             "${all[@]}")
     fi

@@ -6,6 +6,6 @@ small=(
     --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl
     --database_init_path $data/knowledge.json
     --dim 128 --n_layers 4 --n_heads 4 --max_seq_len 128 --vocab_size 2048
-    --epochs 20 --max_steps 200 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32
-    --eval_interval 200 --save_interval 200 --memory_monitor_interval 50
+    --epochs 20 --max_steps 160 --batch_size 16 --accumulation_steps 1 --learning_rate 2e-3 --dtype float32
+    --eval_interval 160 --save_interval 160 --memory_monitor_interval 50
 )

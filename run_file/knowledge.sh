@@ -15,7 +15,9 @@ export EVALUATE=0
 
 more=("$@")
 run() { # name, experiment, flags
-    bash "run_file/experiment_$2.sh" --out_dir "out/$1" --seed "$seed" --accumulation_steps 1 --learning_rate 1e-3 \
+    local script=run_file/experiment_$2.sh
+    [ -f "$script" ] || script=run_file/archive/experiment_$2.sh
+    bash "$script" --out_dir "out/$1" --seed "$seed" --accumulation_steps 1 --learning_rate 1e-3 \
         --database_init_path "$data/sentence_trex_data.json" --val_path "$data/pretrain_val.jsonl" \
         --object_path "$data/object_mcq_dev.jsonl" --relation_path "$data/relation_mcq_dev.jsonl" \
         --verification_path "$data/fact_verification_dev.jsonl" --edit_path "$data/edit_dev.jsonl" \

@@ -6,7 +6,7 @@
 #   bash run_file/data.sh wikipedia && bash run_file/middle.sh
 #
 # TEXT, VAL and SENTENCES name other files than those of data.sh (also .gz, .zst, parquet, folders). STEPS and SEED change
-# what is run. Flags on the command line go to both trainings.
+# what is run. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500) to both evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 text=${TEXT:-dataset/stable/wikipedia.jsonl} val=${VAL:-dataset/stable/wikipedia_val.jsonl}
@@ -39,7 +39,7 @@ run() { # name, experiment, flags
         --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
         --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
         --log_interval 50 --eval_interval 2000 --save_interval 2000 --use_swanlab False "${@:3}"
-    "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 --arms "${arms[@]}" \
+    "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 ${EVAL_FLAGS:-} --arms "${arms[@]}" \
         --tasks language object exact_match relation verification frequency retrieval edits usage
 }
 arms=()

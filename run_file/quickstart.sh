@@ -29,7 +29,7 @@ run() { # name, flags of its model
     if ! kill -0 "${plain:-$$}" 2>/dev/null; then # the other model is done: all cores are free
         export OMP_NUM_THREADS=$cores
     fi
-    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 250 --batch_size 128 --tasks "${tasks[@]}"
+    try "out/$1.eval.log" "$PYTHON" eval_model.py --run "out/$1" --limit 200 --batch_size 128 --tasks "${tasks[@]}"
 }
 mkdir -p out
 rm -rf out/quickstart_{plain,memory}{.log,.eval.log,/train.log}
@@ -38,6 +38,11 @@ plain=$!
 OMP_NUM_THREADS=$cores run quickstart_memory --base_experiment quickstart_plain --model_type model_memory --retrieval ngram --fusion words \
     --pointer --memory_layers 1 --keep_ffn --retrieval_noise 0.2 --knowledge_num auto --reserve_entries 64 --knowledge_length 24 &
 follow quickstart_plain=$plain quickstart_memory=$!
+"$PYTHON" -m editing.trace --run out/quickstart_memory --new_tokens 12 --show 3 > out/quickstart_trace.log \
+    --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is" &
+trace=$!
+"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory > out/quickstart_records.log &
+records=$!
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
 echo
 echo "seen: facts that the training text and the bank hold; bank_only: facts that only the bank holds."
@@ -45,10 +50,8 @@ echo "Read the memory's gain as memory minus plain, and its use of the bank as m
 echo "counterfactual (the bank states a wrong object for each asked fact)."
 echo
 echo "== three sentences of the memory model, and what it looked up while it wrote the first"
-"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory > out/quickstart_records.log &
-records=$!
-"$PYTHON" -m editing.trace --run out/quickstart_memory --new_tokens 12 --show 3 \
-    --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is"
+wait $trace
+cat out/quickstart_trace.log
 echo
 echo "== records, curves, and the two runs compared"
 wait $records

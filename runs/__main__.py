@@ -45,9 +45,25 @@ MODES = ("online", "local", "offline")
 
 def list_command(args) -> int:
     from .compare import list_runs
+    from .scripts import tree_lines, tree_of
 
+    if args.tree:
+        print("\n".join(tree_lines(tree_of(ROOT), tree_text(args.root))))
+        return 0
     show([list_runs(find_runs(args.root, deep=True), f"runs in {args.root}")], args.format)
     return 0
+
+
+def tree_text(root: str):
+    """Writes the line of an experiment in the tree: its change, and the best loss of its newest run."""
+    best = {run.number: run.best["val_loss"] for run in find_runs(root, deep=True) if run.best}
+
+    def text(node) -> str:
+        loss = f"  [{best[node.number]:.4f}]" if node.number in best else ""
+        archived = "  (archive)" if node.is_archived else ""
+        return f"{node.dotted}: {node.change or node.question}{loss}{archived}"
+
+    return text
 
 
 def show_command(args) -> int:
@@ -136,6 +152,23 @@ def draft_command(args) -> int:
     return 0
 
 
+def code_command(args) -> int:
+    from .source import rebuild
+
+    run = open_run(args.run, args.root)
+    missing = rebuild(run, args.folder, ROOT)
+    print("\n".join([f"{args.folder}: the code of {run.path}", *missing]))
+    return 0
+
+
+def figures_command(args) -> int:
+    from .paper import draw_figures
+
+    for path in draw_figures(open_runs(args.runs, args.root), args.out):
+        print(path)
+    return 0
+
+
 def check_command(args) -> int:
     from .check import problems
 
@@ -201,7 +234,9 @@ RECORD_DIR = argument("--experiment_dir", help="folder of the records; default: 
 BASE = argument("--from", dest="base", required=True, metavar="NUMBER", help="the experiment to start from")
 # Name, function, what --help says, arguments.
 COMMANDS: list[tuple[str, Callable, str, list]] = [
-    ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start", [ROOTS, FORMAT]),
+    ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start",
+     [argument("--tree", action="store_true", help="the experiments instead, each below the one it builds on, with its "
+               "change and the best validation loss of its newest run"), ROOTS, FORMAT]),
     ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
     ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
      [argument("runs", nargs="+", metavar="[LABEL=]RUN", help="runs that share a LABEL are seeds of one experiment"),
@@ -214,6 +249,10 @@ COMMANDS: list[tuple[str, Callable, str, list]] = [
      [RUN, argument("--json", action="store_true", help="as JSON instead of Markdown"), RECORD_DIR, ROOTS]),
     ("draft", draft_command, "fill the records of runs, with findings that follow from numbers alone",
      [RUNS, RECORD_DIR, ROOTS]),
+    ("code", code_command, "put the code of a run into a new folder: its commit, its uncommitted changes, new files",
+     [RUN, argument("folder", metavar="FOLDER", help="a folder that does not exist yet"), ROOTS]),
+    ("figures", figures_command, "the figures of a paper, as PDF and PNG; runs that differ by their seed are one line",
+     [RUNS, argument("--out", default="out/figures", help="folder of the figures; default: out/figures"), ROOTS]),
     ("keep", keep_command, "append the results of finished runs to experiment/results.jsonl",
      [RUNS, argument("--experiment", metavar="NUMBER", help="default: as the folder's name says"),
       argument("--protocol", help="such as knowledge-10k; default: as the folder's name says"),

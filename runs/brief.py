@@ -14,13 +14,15 @@ from .record import fill_text, record_of, record_path, text_of_record, values_fo
 from .record_tables import changed_flags, curve_points, picked, table
 from .record_text import STATES, anomalies, convergence, duration, memory_usage, short_environment, stability
 from .run import Run
+from .scripts import comments_of, find_script
 
 ROOT = Path(__file__).parents[1]
 CURVES = {
     "loss": "训练 Loss (每段均值)", "val_loss": "验证 Loss", "lr": "学习率", "grad_norm": "梯度范数",
-    "tokens_per_s": "吞吐 (token/s)", "mfu": "MFU", "memory/used_share": "读到的条目占比",
-    "memory/selection_entropy": "读取权重的熵 (nat)",
-}  # fmt: skip
+    "tokens_per_s": "吞吐 (token/s)", "mfu": "MFU", "memory/used_share*": "读到的条目占比",
+    "memory/selection_entropy": "读取权重的熵 (nat)", "questions/right": "训练中答对的比例",
+    "questions/shuffled": "训练中答对的比例, 打乱知识库", "questions/read/*": "训练中读到正确条目的比例,",
+}  # fmt: skip  # a * stands for the rest of a name, such as the reader of a memory
 COMMENT = {"Question": "问题", "Change": "改变"}
 LONGEST_RECORD = 2500  # characters of the base's record
 HOW = (
@@ -71,10 +73,21 @@ def results(found: Evidence) -> list[dict]:
 def curves(run: Run) -> dict[str, list]:
     """The curves in numbers: [step, value] at a few places; the training loss is the mean of each stretch."""
     found = {}
-    for name, label in CURVES.items():
+    for name, label in named_curves(run).items():
         points = curve_points(run, name) if name == "loss" else picked(run.curve(name))
         if points:
             found[label] = [[step, float(f"{value:.5g}")] for step, value in points]
+    return found
+
+
+def named_curves(run: Run) -> dict[str, str]:
+    """Names of logged metrics -> their labels."""
+    logged, found = dict.fromkeys(name for line in run.metrics for name in line), {}
+    for pattern, label in CURVES.items():
+        head = pattern.removesuffix("*")
+        for name in logged if pattern != head else [pattern]:
+            if name.startswith(head):
+                found[name] = f"{label} {name.removeprefix(head).strip('/').replace('_', ' ')}".strip()
     return found
 
 
@@ -82,7 +95,7 @@ def anomaly_facts(run: Run) -> dict:
     """What was not as it should be, with steps and counts."""
     points = run.curve("loss")
     facts = {
-        "Loss 尖峰 (步)": spikes(points), "非有限 Loss (步)": run.not_finite("loss"),
+        "Loss 尖峰 (步)": spikes(points), "Loss 为 NaN/Inf (步)": run.not_finite("loss"),
         "平台期 (步)": [list(stretch) for stretch in plateaus(points)], "跳过的步数": run.last("skipped_steps"),
         "发散幅度": round(divergence(points), 4), "会话数": run.sessions, "已知异常": anomalies(run),
     }  # fmt: skip
@@ -90,21 +103,16 @@ def anomaly_facts(run: Run) -> dict:
 
 
 def script_comment(experiment: str) -> dict[str, str]:
-    """Question and change, as the experiment's script states them; a comment may go on in the next line."""
-    folders = (ROOT / "run_file", ROOT / "run_file/archive")
-    path = next((p for f in folders if (p := f / f"experiment_{experiment}.sh").exists()), None)
-    text = path.read_text(encoding="utf-8") if path else ""
-    found = {}
-    for word, label in COMMENT.items():
-        if match := re.search(rf"^# {word}:\s*(.+(?:\n#  +.+)*)", text, re.MULTILINE):
-            found[label] = " ".join(line.lstrip("# ").strip() for line in match[1].splitlines())
-    return found
+    """Question and change, as the experiment's script states them."""
+    path = find_script(experiment, ROOT)
+    told = comments_of(path) if path else {}
+    return {label: told[word] for word, label in COMMENT.items() if word in told}
 
 
 def base_record(run: Run, directory: Path) -> str:
     """What the base's record says in its analysis and its conclusion, without marks and open blanks."""
     number = str(run.info.get("base") or "").replace(".", "_")
-    folders = (directory, ROOT / "experiment", ROOT / "experiment/archive")
+    folders = (directory, ROOT / "experiment")
     path = next((p for f in folders if number and (p := record_path(number, f)).exists()), None)
     if path is None:
         return ""

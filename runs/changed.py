@@ -2,7 +2,12 @@
 
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+from trainer.config import OptimConfig
+from trainer.optim import lr_at
+from trainer.state import total_steps_of
 
 from .journal import Journal
 from .run import NOT_IDENTITY, Run
@@ -10,7 +15,8 @@ from .run import NOT_IDENTITY, Run
 # Paths, for their content is compared instead, and flags that do not change what is learnt.
 NOT_LEARNT = NOT_IDENTITY | {
     "data_path", "val_path", "database_init_path", "tokenizer_path", "cluster_cache_path", "init_path", "object_path",
-    "relation_path", "verification_path", "edit_path", "log_interval", "eval_interval", "eval_batches", "save_interval",
+    "relation_path", "verification_path", "edit_path", "val_questions", "log_interval", "eval_interval", "eval_batches",
+    "save_interval",
     "keep_checkpoints", "keep_best", "memory_monitor_interval", "max_skipped_in_row",
 }  # fmt: skip
 log = logging.getLogger("run")
@@ -22,23 +28,38 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def warn_of_flags(run_dir: Path, flags: dict, goes_on: bool) -> dict:
+def warn_of_flags(run_dir: Path, flags: dict, step: int, steps_per_epoch: int) -> dict:
     """Say which flags are not those of flags.json, where they change what is learnt; returns the old ones.
 
+    More steps or epochs lengthen a run: what its schedule then is stands in a sentence of its own.
+
     Args:
-        flags: the sections of today's flags.  goes_on: whether steps are left; else today's flags change nothing.
+        flags: the sections of today's flags.  step: how far the run has come.
     """
     old = Run(run_dir).flat_flags
     new = {name: value for section in flags.values() for name, value in section.items()}
     names = [name for name in new if name in old and name not in NOT_LEARNT and old[name] != new[name]]
-    if not names:
-        return {}
-    changed = ", ".join(f"--{name} {new[name]} (before {old[name]})" for name in names)
-    if goes_on:
-        warn(f"the run goes on with other flags: {changed}; give the old ones, or start over with --no_resume")
-    else:
-        warn(f"the run is finished, so other flags change nothing: {changed}; start over with --no_resume")
-    return old
+    before, after = (optim_of(values) for values in (old, new))
+    last, end = (total_steps_of(optim, steps_per_epoch) for optim in (before, after))
+    goes_on = step < end
+    if goes_on and last != end:
+        rates = lr_at(step, end, after), lr_at(step, last, before)
+        warn(
+            f"the run goes on from step {step} to step {end} instead of {last}: the learning rate follows the "
+            f"{after.lr_schedule} schedule of {end} steps, {rates[0]:.3g} at this step instead of {rates[1]:.3g}"
+        )
+    others = [name for name in names if not goes_on or name not in ("max_steps", "epochs")]
+    if others:
+        changed = ", ".join(f"--{name} {new[name]} (before {old[name]})" for name in others)
+        start = "the run goes on with other flags" if goes_on else "the run is finished, so other flags change nothing"
+        cure = "give the old ones, or start over with --no_resume" if goes_on else "start over with --no_resume"
+        warn(f"{start}: {changed}; {cure}")
+    return old if names else {}
+
+
+def optim_of(values: dict) -> OptimConfig:
+    """The flags of learning among those of a run; flags that it did not know have their defaults."""
+    return OptimConfig(**{f.name: values[f.name] for f in fields(OptimConfig) if f.name in values})
 
 
 def warn_of_idle_flags(idle: dict[str, str]) -> None:

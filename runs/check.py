@@ -10,6 +10,7 @@ from trainer.config import parse_cli
 
 from .documents.write import problems as problems_of_documents
 from .new import script_flags
+from .scripts import scripts
 
 MARKER = re.compile(r"<!--(?:(?:flag|ai|draft|end):)?\w+(?::[0-9a-f]{8})?-->")
 
@@ -66,10 +67,10 @@ def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
 def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) for all scripts, records and documents of the project."""
     runs = find_runs(runs_root, deep=True)
-    for path in sorted((root / "run_file").glob("experiment_*.sh")):
+    for path in scripts(root):
         if problem := check_script(path):
             yield path.relative_to(root), problem
-    for path in sorted((root / "experiment").glob("EXPERIMENT_*.md")):
+    for path in sorted((root / "experiment").rglob("EXPERIMENT_*.md")):
         if problem := check_record(path, runs):
             yield path.relative_to(root), problem
     yield from problems_of_documents(root)

@@ -15,7 +15,7 @@ from .run import Run
 
 ARMS = {
     "plain": "本实验", "memory": "本实验", "shuffled": "打乱知识库", "counterfactual": "反事实知识库",
-    "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示", "lookup": "查找(不用模型)",
+    "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示词", "lookup": "查找(不用模型)",
     "frequency": "最常见的答案(不用模型)",
 }  # fmt: skip
 OWN = ("plain", "memory")

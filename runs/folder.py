@@ -24,6 +24,7 @@ import torch
 from dataset.knowledge import BANK_ORDER
 from trainer.checkpoint import BANKS, checkpoint_dirs
 from trainer.config import Flags
+from trainer.state import TrainState
 
 from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags, warn_of_own_edits
 from .record import fill_record
@@ -252,14 +253,12 @@ class RunFolder:
             stage["end"] = now()
             self.save()
 
-    def rewind(self, step: int, goes_on: bool) -> None:
-        """Forget the metrics after `step`: they will be logged again.
-
-        If the run goes on, its flags are written and evaluations are put aside.
-        """
+    def rewind(self, state: TrainState) -> None:
+        """Forget the metrics after a step; if the run goes on, write its flags and put its evaluations aside."""
+        step, goes_on = state.step, state.step < state.total_steps
         self.tracker.rewind(step)
         if self.writes and step:
-            old = warn_of_flags(self.path, self.flags, goes_on)
+            old = warn_of_flags(self.path, self.flags, step, state.steps_per_epoch)
             if old and goes_on and self.facts["earlier_sessions"]:
                 self.facts["earlier_sessions"][-1]["flags"] = old
                 self.save()

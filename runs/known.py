@@ -10,20 +10,20 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .brief import CURVES
+from .brief import named_curves
 from .evidence import Difference, Evidence, Number
 from .numerals import HASH, Numeral, numerals
 from .run import Run
 
 # Name of a family -> how a text names it, and the beginnings of its measures and curves.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "object": (r"对象|[Oo]bject", ("object", "planted", "exact_match")),
+    "object": (r"对象|[Oo]bject", ("object", "planted", "exact_match", "questions/")),
     "relation": (r"关系|[Rr]elation", ("relation",)),
     "verification": (r"真伪|[Vv]erification", ("verification",)),
     "wordings": (r"换措辞|措辞|[Rr]eworded|\bPS\b", ("object_reworded", "edit_paraphrase")),
     "edits": (r"编辑|邻近|\bES\b|\bNS\b", ("edit_",)),
     "free": (r"自由|精确匹配", ("exact_match",)),
-    "entries": (r"条目|检索|[Rr]etriev|[Gg]old", ("gold_", "bank_used", "memory/used_share")),
+    "entries": (r"条目|检索|[Rr]etriev|[Gg]old", ("gold_", "bank_used", "memory/used_share", "questions/read")),
     "loss": (r"[Ll]oss|损失|收敛|每字节", ("val_loss", "best_val_loss", "loss", "bits_per_byte")),
     "ppl": (r"困惑度|[Pp]pl|PPL", ("val_ppl", "ppl", "fluency_ppl")),
     "quality": (r"连贯|流畅|多样|PMI|distinct|BLEU|生成质量", ("coherence", "fluency", "distinct")),
@@ -119,14 +119,14 @@ class Known:
                 self.families[task].add(100 * chance, is_share=True)
 
     def take_curves(self, run: Run, brief: dict) -> None:
-        for name, label in CURVES.items():
+        for name, label in named_curves(run).items():
             values = [value for _, value in brief["曲线"].get(label, [])]
             for family in families_of(name):
                 pool = self.families[family]
                 pool.values += values
                 if values:
                     pool.add(values[0] - values[-1])
-                if name in ("memory/used_share", "mfu"):
+                if name.startswith(("memory/used_share", "mfu", "questions/")):
                     pool.shares += [100 * value for value in values]
         for family, text in zip(ANALYSIS, brief["曲线分析"], strict=True):
             self.put(self.families[family], text)

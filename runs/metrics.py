@@ -133,9 +133,14 @@ def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
 
-def speed(run: Run) -> float | None:
-    points = run.curve("tokens_per_s")
-    return median(value for _, value in points) if points else None
+def median_of(name: str) -> Number:
+    """The median over the log lines of a run."""
+
+    def get(run: Run) -> float | None:
+        points = run.curve(name)
+        return median(value for _, value in points) if points else None
+
+    return get
 
 
 def last_validation(name: str) -> Number:
@@ -185,8 +190,10 @@ METRICS: list[Metric] = [
     Metric("distinct2", "diversity (distinct-2)", "", max, digits(3), path=("generation", "distinct2"),
            chinese="多样性 (distinct-2)", is_compared=True),
     # Time, memory of the machine, use of the bank in training.
-    Metric("tokens_per_s", "tokens/s", "tokens/s", max, whole, "speed", SPEED, get=speed, chinese="训练吞吐 (token/s)",
-           is_compared=True, in_log="{:.0f} tokens/s"),
+    Metric("tokens_per_s", "tokens/s", "tokens/s", max, whole, "speed", SPEED, get=median_of("tokens_per_s"),
+           chinese="训练吞吐 (token/s)", is_compared=True, in_log="{:.0f} tokens/s"),
+    Metric("mfu", "MFU", "%", max, percent, "speed", get=median_of("mfu"), chinese="MFU (模型 FLOP 利用率)",
+           is_compared=True),
     Metric("time_share/*", "share of a step: {}", group="speed/share_"),
     Metric("eval_s", "time of a validation", "s", min, span, "speed"),
     Metric("memory/used_share*", "bank read, {}", "%", None, percent, "memory/used_share", READ),

@@ -12,6 +12,8 @@ from runs.record import record_path, write_record
 from runs.record_tables import MODEL_FLAGS, TRAIN_FLAGS, flag_table
 from trainer.config import Flags, parse_cli
 
+from .scripts import FOLDERS, find_script
+
 SCRIPT = """#!/usr/bin/env bash
 # Experiment {dotted}
 # Question:  [QUESTION]
@@ -30,11 +32,10 @@ def script_of(experiment: str, root: Path) -> Path:
         FileNotFoundError: there is none.
     """
     named = root / experiment
-    path = named if named.suffix == ".sh" else root / f"run_file/experiment_{experiment.replace('.', '_')}.sh"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no script {path.relative_to(root)}: give the number of an experiment in run_file/"
-        )
+    path = named if named.suffix == ".sh" and named.is_file() else find_script(experiment, root)
+    if path is None:
+        name = experiment if named.suffix == ".sh" else f"run_file/experiment_{experiment.replace('.', '_')}.sh"
+        raise FileNotFoundError(f"there is no script {name}: give the number of an experiment in run_file/")
     return path
 
 
@@ -97,6 +98,12 @@ def planned_values(flags: Flags, script: str):
     return known.get
 
 
+def taken(name: str, root: Path) -> list[Path]:
+    """The scripts and records that an experiment has, those of the archive too."""
+    paths = [root / folder / f"experiment_{name}.sh" for folder in FOLDERS]
+    return list(filter(Path.exists, [*paths, record_path(name, root / "experiment")]))
+
+
 def next_free(number: str, root: Path) -> str | None:
     """The next number after this one without a script or a record; None if it does not end in digits."""
     series = re.fullmatch(r"(.*?)(\d+)", number.replace("_", "."))
@@ -104,8 +111,7 @@ def next_free(number: str, root: Path) -> str | None:
         return None
     for last in count(int(series[2]) + 1):
         name = f"{series[1]}{last}".replace(".", "_")
-        taken = (root / f"run_file/experiment_{name}.sh", record_path(name, root / "experiment"))
-        if not any(map(Path.exists, taken)):
+        if not taken(name, root):
             return f"{series[1]}{last}"
 
 
@@ -120,7 +126,7 @@ def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tu
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"{number!r} is no number of an experiment: use digits, letters, dots, such as 1.4.9")
     script, record = root / f"run_file/experiment_{name}.sh", record_path(name, root / "experiment")
-    for path in filter(Path.exists, (script, record)):
+    for path in taken(name, root):
         free = next_free(number, root)
         hint = f", such as {free}" if free else ""
         raise ValueError(f"{path.relative_to(root)} exists already: choose another number{hint}")

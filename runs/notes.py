@@ -9,13 +9,14 @@ from .cited import refused
 from .draft import draft
 from .known import Known
 from .record import draw_curves, fill_text, record_of, require_run, text_of_record, values_for, write_text
+from .scripts import number_of, scripts
 
-RUN_FILE = Path(__file__).parents[1] / "run_file"
+ROOT = Path(__file__).parents[1]
 
 
 def experiments() -> set[str]:
     """The numbers of all experiments that have a script."""
-    return {path.stem.removeprefix("experiment_").replace("_", ".") for path in RUN_FILE.rglob("experiment_*.sh")}
+    return {number_of(path).replace("_", ".") for path in scripts(ROOT)}
 
 
 def problem_with(name: str, answer: str, text: str, known: Known, numbers: set[str]) -> str | None:

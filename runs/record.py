@@ -25,6 +25,7 @@ from .plots import draw, draw_run
 from .record_text import change
 from .record_values import value_of
 from .run import Run
+from .scripts import ARCHIVE
 
 TEMPLATE = Path(__file__).parents[1] / "experiment" / "TEMPLATE.md"
 INLINE = re.compile(r"`([^`\n]*)`<!--((?!begin:|end:)[\w:.]+?)(?::([0-9a-f]{8}))?-->")
@@ -97,7 +98,10 @@ def with_newer_tables(text: str) -> str:
 
 
 def record_path(experiment: str, directory: str | Path) -> Path:
-    return Path(directory) / f"EXPERIMENT_{experiment}.md"
+    """Where a record is: in the folder, or in its archive if it was moved there."""
+    name = f"EXPERIMENT_{experiment}.md"
+    archived = Path(directory) / ARCHIVE / name
+    return archived if archived.exists() else Path(directory) / name
 
 
 def record_of(run: Run, directory: str | Path | None = None) -> Path:
@@ -163,7 +167,7 @@ def draw_curves(run: Run, path: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     seeds = Evidence(run).runs
     if len(seeds) > 1:
-        draw({f"seed {other.flag('seed')}": other for other in seeds}, picture)
+        draw({f"seed {other.flag('seed')}": [other] for other in seeds}, picture)
     else:
         shutil.copyfile(drawn, picture)
 

@@ -143,12 +143,20 @@ def picked(points: list, most: int = DRAWN) -> list:
 
 def curve(run: Run, picture: str) -> str:
     """The picture of the curves, and the losses in numbers; the training loss is the mean of its stretch."""
-    learnt, validated = dict(curve_points(run, "loss")), dict(picked(run.curve("val_loss")))
-    if not learnt and not validated:
+    columns = {
+        "训练 Loss (该段均值)": dict(curve_points(run, "loss")),
+        "验证 Loss": dict(picked(run.curve("val_loss"))),
+    }
+    asked = {"答对 (训练中的题)": "questions/right", "答对, 打乱知识库": "questions/shuffled"}
+    shown = {label: dict(picked(run.curve(name))) for label, name in asked.items()}
+    if not any(columns.values()):
         return missing("没有训练步")
-    steps = sorted({*learnt, *validated})
-    rows = [[step, *(f"{known[step]:.4f}" if step in known else "" for known in (learnt, validated))] for step in steps]
-    return f"![训练曲线]({picture})\n\n" + table(["步", "训练 Loss (该段均值)", "验证 Loss"], rows)
+    steps = sorted({step for points in (*columns.values(), *shown.values()) for step in points})
+    write = {label: "{:.4f}" for label in columns} | {label: "{:.1%}" for label, points in shown.items() if points}
+    columns |= shown
+    rows = [[step, *(write[label].format(columns[label][step]) if step in columns[label] else "" for label in write)]
+            for step in steps]  # fmt: skip
+    return f"![训练曲线]({picture})\n\n" + table(["步", *write], rows)
 
 
 def has_effect(name: str, flags: Callable[[str], object], idle: list[str] | None) -> bool:

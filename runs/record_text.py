@@ -19,6 +19,7 @@ from .analysis import (
 )
 from .metrics import METRICS
 from .run import Run, git
+from .scripts import find_script
 
 ROOT = Path(__file__).parents[1]
 MISSING = "未记录"
@@ -136,11 +137,11 @@ def stability(run: Run) -> str:
     rise, died = divergence(points), not_finite_at_the_end(run) is not None
     lines = [
         f"Loss 尖峰: {places(spikes(points))}",
-        f"非有限 Loss: {places(bad)}",
-        f"发散: {'以非有限 Loss 结束' if died else f'是, 结尾比最低处高 {rise:.4f}' if rise else '否'}",
+        f"Loss 为 NaN/Inf: {places(bad)}",
+        f"发散: {'以 NaN/Inf 结束' if died else f'是, 结尾比最低处高 {rise:.4f}' if rise else '否'}",
     ]
     if norms:
-        lines.append(f"梯度范数: 中位 {median(norms):.3f}, 最大 {max(norms):.3f}")
+        lines.append(f"梯度范数: 中位数 {median(norms):.3f}, 最大 {max(norms):.3f}")
     return "\n".join(lines)
 
 
@@ -189,14 +190,14 @@ def anomalies(run: Run) -> list[str]:
     steep = outliers(norms, lambda value, middle: value > STEEP * middle)
     states = {
         "failed": "运行失败, 见错误日志",
-        "killed": f"进程未留下结束记录便消失(如 SIGKILL 或断电), 最后活动 {run.end_time}",
+        "killed": f"进程没有留下结束记录就消失了 (如 SIGKILL 或断电), 最后活动 {run.end_time}",
         "stopped": "运行被信号停止, 可用同一命令继续",
     }
     troubles = [line[20:] for line in run.log_lines if line[19:].startswith((" WARNING ", " ERROR "))]
     found = [
         (run.state in states, states.get(run.state)),
-        (run.not_finite("loss"), f"Loss 非有限: {places(run.not_finite('loss'))}"),
-        (run.not_finite("val_loss"), f"验证 Loss 非有限: {places(run.not_finite('val_loss'))}"),
+        (run.not_finite("loss"), f"Loss 为 NaN/Inf: {places(run.not_finite('loss'))}"),
+        (run.not_finite("val_loss"), f"验证 Loss 为 NaN/Inf: {places(run.not_finite('val_loss'))}"),
         (divergence(points), "Loss 发散"),
         (spikes(points), f"Loss 尖峰: {places(spikes(points))}"),
         (steep, f"梯度范数超过中位数的 {STEEP} 倍: {places(steep)}"),
@@ -289,12 +290,12 @@ def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
 
 
 def script(run: Run) -> str:
-    path = f"run_file/experiment_{run.info.get('experiment', '')}.sh"
-    return path if Path(path).exists() else "无 (见命令行)"
+    path = find_script(run.number, Path()) if run.number else None
+    return path.as_posix() if path else "无 (见命令行)"
 
 
 def train_notes(run: Run) -> str:
-    made = [run.stage("train").get("notes"), run.metrics and f"到步 {run.metrics[-1]['step']}"]
+    made = [run.stage("train").get("notes"), run.metrics and f"到第 {run.metrics[-1]['step']} 步"]
     return ", ".join(filter(None, made)) or "-"
 
 

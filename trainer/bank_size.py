@@ -16,7 +16,7 @@ def without_auto(argv: list[str]) -> tuple[list[str], bool]:
     while index < len(argv):
         word = argv[index]
         name, given, value = word.partition("=")
-        if name != AUTO[0] or not (given or index + 1 < len(argv)):
+        if name.replace("-", "_") != AUTO[0].replace("-", "_") or not (given or index + 1 < len(argv)):
             rest.append(word)
             index += 1
             continue

@@ -12,7 +12,7 @@ from .parser import OneSentenceParser, asked_for_help, unknown, with_config
 
 HELP_END = """
 also:
-  --config FILE     flags from a YAML file or the flags.json of a run; those of the command line win
+  --config FILE     flags from a YAML file or the flags.json of a run; of equal flags the last one wins
   --no_FLAG         turns a BOOL off, as --FLAG False does
   --help WORD       flags about a word, such as --help fusion
 """
@@ -26,7 +26,8 @@ class DataConfig:
 
     data_path: str = flag(
         "dataset/stable/merged_pretrain.jsonl",
-        "training text, JSON Lines: `text`, or `prompt` and `answer`; the loss is that of the answer alone",
+        "training text: JSON Lines (also .gz, .zst), parquet, or a folder of these; `text`, `prompt` and `answer`, or "
+        "`conversations`; the loss is that of the answers alone",
         basic=True,
     )
     val_path: str | None = flag(None, "validation text; None: the last val_fraction of the documents of data_path")
@@ -40,7 +41,9 @@ class DataConfig:
     init_path: str | None = flag(None, "folder of a trained run whose weights this run starts from (fine-tuning)")
     tokenizer_path: str = flag("dataset/tokenizer", "folder of a Hugging Face tokenizer")
     database_init_path: str | None = flag(
-        "dataset/stable/sentence_trex_data.json", "knowledge file that fills the bank of model_memory", basic=True
+        "dataset/stable/sentence_trex_data.json",
+        "knowledge file, or folder of files, that fills the bank of model_memory",
+        basic=True,
     )
     reserve_entries: int = flag(
         0, "empty entries among --knowledge_num, at its end, for facts that are added after training", within=(0, None),
@@ -58,6 +61,9 @@ class DataConfig:
         needs="--cluster_cache_path: the order is saved there",
     )
     cache_dir: str = flag("dataset/cache", "folder of tokenised text and banks")
+    val_questions: str | None = flag(
+        None, "object questions; training asks the first 200 at each validation, also with the bank shuffled"
+    )
     object_path: str | None = flag(None, "object-prediction questions for the evaluation")
     relation_path: str | None = flag(None, "relation-prediction questions for the evaluation")
     verification_path: str | None = flag(None, "fact-verification questions for the evaluation")

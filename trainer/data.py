@@ -9,6 +9,7 @@ from dataset.formats import require_data
 from dataset.knowledge import load_bank
 from dataset.loader import BatchLoader
 from dataset.pretrain import PretrainDataset, open_entries, open_pretrain_data
+from dataset.questions import FIELDS, VAL_QUESTIONS, read_questions
 from dataset.tokenizer import load_tokenizer, vocabulary_size, with_padding_first
 
 from .config import Flags
@@ -45,6 +46,8 @@ def require_inputs(flags: Flags) -> None:
         if not data.database_init_path:
             raise ValueError("model_memory needs --database_init_path, the knowledge file that fills its bank")
         require_data(data.database_init_path, "database_init_path")
+    if data.val_questions:
+        read_questions(data.val_questions, FIELDS["object"], VAL_QUESTIONS, "val_questions")
     if data.init_path:
         require_file(Path(data.init_path) / "model.safetensors", "init_path")
     require_file(Path(data.tokenizer_path) / "tokenizer.json", "tokenizer_path")

@@ -23,10 +23,14 @@ class Meter:
 
     Args:
         describe: writes the numbers of a step as text, for the log.
+        mfu_per_speed: MFU over tokens/s, from `flops.mfu_per_speed`; None: no MFU.
     """
 
-    def __init__(self, state: TrainState, accelerator, describe: Callable[[dict[str, float]], str]):
-        self.state, self.describe = state, describe
+    def __init__(
+        self, state: TrainState, accelerator, describe: Callable[[dict[str, float]], str],
+        mfu_per_speed: float | None = None,
+    ):  # fmt: skip
+        self.state, self.describe, self.mfu_per_speed = state, describe, mfu_per_speed
         self.outcome: Outcome | None = None
         self.tokens, self.paused_at, self.clock = 0, 0.0, time.perf_counter()
         self.progress = tqdm(
@@ -70,6 +74,8 @@ class Meter:
             "skipped_steps": state.skipped_at_log + n_skipped,
             **{f"aux/{name}": value.item() for name, value in outcome.aux_losses.items()}, **outcome.time_shares,
         }  # fmt: skip
+        if self.mfu_per_speed is not None:
+            metrics["mfu"] = speed * self.mfu_per_speed
         self.progress.set_postfix(loss=f"{loss:.4f}", tok_s=f"{speed:,.0f}")
         log.info("step %d/%d %s", state.step, state.total_steps, self.describe(metrics))
         if n_skipped:

@@ -127,27 +127,39 @@ def words_of(value) -> list[str]:
 
 
 def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
-    """A command line whose `--config FILE` is replaced by the file's flags, before all others: the last one wins.
+    """A command line with the flags of a file in the place of its `--config FILE`: of equal flags the last one wins.
 
-    A null, which no command line can say, becomes the default.
+    A null, which no command line can say, takes back what stands before it.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, or names a flag that does not exist.
     """
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.error = parser.error
-    own.add_argument("--config", action="append", default=[])
-    files, rest = own.parse_known_args(argv)
-    taken = []
-    for path in files.config:
-        for name, value in flags_of_file(path).items():
-            if name not in parser.owners:
-                raise ValueError(f"--config {path} has {unknown(f'--{name}', parser)}")
+    taken, words = [], iter(argv)
+    for word in words:
+        name, equals, path = word.partition("=")
+        if name != "--config":
+            taken.append(word)
+            continue
+        path = path if equals else next(words, "")
+        for flag, value in flags_of_file(path).items():
+            if flag not in parser.owners:
+                raise ValueError(f"--config {path} has {unknown(f'--{flag}', parser)}")
             if value is None:
-                parser.set_defaults(**{name: None})
+                taken = without(taken, flag)
+                parser.set_defaults(**{flag: None})
             elif value != []:
-                taken += [f"--{name}", *words_of(value)]
-    return [*taken, *rest]
+                taken += [f"--{flag}", *words_of(value)]
+    return taken
+
+
+def without(argv: list[str], flag: str) -> list[str]:
+    """A command line without a flag and its values."""
+    left, dropping = [], False
+    for word in argv:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0].replace("-", "_") in (f"__{flag}", f"__no_{flag}")
+        left += [] if dropping else [word]
+    return left
 
 
 def unknown(flag: str, parser: OneSentenceParser) -> str:

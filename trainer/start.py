@@ -1,6 +1,7 @@
 """What comes before the first step: precision, determinism, and the model with its first weights."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env, set_seed
 from torch import nn
 
+from common.files import read_json
 from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
 from model import build_model
 from model.compat import convert_state_dict
 
-from .checkpoint import checkpoint_dirs, load_tensors
+from .checkpoint import checkpoint_dirs, load_tensors, tell
 from .config import Flags
 
 MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
@@ -27,6 +29,7 @@ SHARDED = {  # what Accelerate's launcher and its config file ask for, by the va
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
 }  # fmt: skip
+MEMORY_PART = re.compile(r"blocks\.\d+\.(retrieval|fusion|memory_norm)|pointer")
 SILENT_S = 20.0  # seconds that a process waits for the others without a word
 
 
@@ -117,10 +120,18 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
     if order_N is not None and accelerator.is_main_process:
         np.save(Path(flags.run.out_dir) / BANK_ORDER, order_N)
     if flags.data.init_path:  # after the ordering, which starts the sub-keys anew
-        if bank is not None and flags.model.retrieval_class.has_grid:
+        if bank is not None and flags.model.retrieval_class.has_grid and not is_plain(flags.data.init_path):
             check_order(order_N, flags.data.init_path)
-        load_weights(model, flags.data.init_path)
+        fresh = load_weights(model, flags.data.init_path)
+        if fresh and accelerator.is_main_process:
+            tell(f"--init_path {flags.data.init_path} has no memory, so these parts start fresh: {', '.join(fresh)}")
     return model
+
+
+def is_plain(run_dir: str | Path) -> bool:
+    """Whether the model of a run folder has no memory."""
+    path = Path(run_dir) / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == "model_original"
 
 
 def check_order(order_N: np.ndarray | None, init_path: str) -> None:
@@ -144,11 +155,13 @@ def weights_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("bank.")}
 
 
-def load_weights(model: nn.Module, run_dir: str | Path) -> None:
+def load_weights(model: nn.Module, run_dir: str | Path) -> list[str]:
     """Take over the trained parameters of another run, and the multipliers that the rows of its n-gram table fit.
 
     The bank stays the one that the model was built with. The state of an optimizer starts anew.
 
+    Returns:
+        The parts of a memory model that a plain run lacks: they keep their fresh weights.
     Raises:
         FileNotFoundError, ValueError: the folder holds no weights, or those of another architecture.
     """
@@ -157,9 +170,14 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
         raise FileNotFoundError(f"{run_dir} holds no model.safetensors: give another --init_path")
     trained, own = weights_alone(convert_state_dict(load_tensors(path))), dict(model.named_parameters())
     own |= weights_alone(dict(model.named_buffers()))
-    for name in sorted(own.keys() ^ trained.keys()):
+    fresh = {name for name in own.keys() - trained.keys() if is_plain(run_dir) and MEMORY_PART.match(name)}
+    for name in sorted(trained.keys() - own.keys()) if fresh else ():
+        raise ValueError(
+            f"--init_path {run_dir} is a plain model with {name}, which this memory model lacks: give --keep_ffn"
+        )
+    for name in sorted(own.keys() - fresh ^ trained.keys()):
         raise ValueError(f"--init_path {run_dir} is another architecture: only one of the two models has {name}")
-    for name, parameter in own.items():
+    for name, parameter in ((name, own[name]) for name in own if name not in fresh):
         if parameter.shape != trained[name].shape:
             raise ValueError(
                 f"--init_path {run_dir} is another architecture: {name} has the shape {tuple(trained[name].shape)} "
@@ -167,3 +185,4 @@ def load_weights(model: nn.Module, run_dir: str | Path) -> None:
             )
         with torch.no_grad():  # not through `.data`, which raises no version counter
             parameter.copy_(trained[name])
+    return sorted({MEMORY_PART.match(name)[0] for name in fresh})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .config import Flags
+from .config import Flags, OptimConfig
 
 # The fields that a checkpoint's state.json holds, in the order in which they are written.
 SAVED = (
@@ -86,7 +86,7 @@ class TrainState:
         } | ({"--entry_rows": optim.entry_rows} if loader.beside else {})  # fmt: skip
         split |= {f"content of the {name}": key for name, key in (inputs or {}).items()}
         return cls(
-            total_steps=min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch),
+            total_steps=total_steps_of(optim, steps_per_epoch),
             steps_per_epoch=steps_per_epoch,
             tokens_per_step=optim.batch_size * flags.model.max_seq_len * optim.accumulation_steps * processes,
             split=split,
@@ -155,3 +155,8 @@ class TrainState:
                 f"finite (first in {first_bad}); all of them were skipped, so the newest checkpoint is good: try a "
                 "lower --learning_rate or --grad_clip, or --dtype float32"
             )
+
+
+def total_steps_of(optim: OptimConfig, steps_per_epoch: int) -> int:
+    """The optimizer steps of a whole run."""
+    return min(optim.max_steps or sys.maxsize, optim.epochs * steps_per_epoch)

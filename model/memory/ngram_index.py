@@ -38,6 +38,10 @@ class NgramConfig(MemoryConfig):
         32, "an n-gram found in more places of the bank than this points to nothing", within=(1, None),
         only_with=INDEXED,
     )  # fmt: skip
+    ngram_max_matches: int = flag(
+        0, "places that one position reads from the index at most, those of the longest n-grams first; 0: all",
+        within=(0, None), only_with=INDEXED,
+    )  # fmt: skip
     ngram_pairs: int = flag(0, "also index all pairs of each entry's K rarest tokens; 0: none", only_with=INDEXED)
     ngram_decay: float = flag(
         0.98, "factor of a found entry's score from one token to the next", within=(0, 1), only_with=INDEXED
@@ -95,11 +99,15 @@ class PostingList:
         """The range [begin, end) of postings whose keys are in [first, end)."""
         return torch.searchsorted(self.key_P, first_X), torch.searchsorted(self.key_P, end_X)
 
-    def entries(self, begin_X: Tensor, end_X: Tensor, most: int) -> Tensor:
-        """(X, most) int64: the entries of each span, NO_ENTRY after its end."""
-        index_XK = begin_X[..., None] + torch.arange(most, device=begin_X.device)
+    def entries(self, begin_X: Tensor, count_X: Tensor, taken_X: Tensor, most: int) -> Tensor:
+        """(X, most) int64: of the `count` entries from `begin` on, `taken` evenly spaced ones, then NO_ENTRY.
+
+        An n-gram's entries stand in the order of what follows it there: the taken ones go on in as many ways as all.
+        """
+        slot_K = torch.arange(most, device=begin_X.device)
+        index_XK = begin_X[..., None] + slot_K * count_X[..., None] // taken_X[..., None].clamp(min=1)
         entry_XK = self.entry_P[index_XK.clamp(max=len(self.entry_P) - 1)].long()
-        return entry_XK.masked_fill(index_XK >= end_X[..., None], NO_ENTRY)
+        return entry_XK.masked_fill(slot_K >= taken_X[..., None], NO_ENTRY)
 
 
 def rarity(count_V: Tensor, n_entries: int) -> Tensor:
@@ -128,6 +136,16 @@ def rarest(rank_XL: Tensor, n: int) -> Tensor:
 def last(value_BT: Tensor, n: int, before: int) -> Tensor:
     """(B, T, n): the values of each position and of the n - 1 before it, in their order; `before` where none is."""
     return F.pad(value_BT, (n - 1, 0), value=before).unfold(1, n, 1)
+
+
+def close_up(entry_BTX: Tensor, weight_BTX: Tensor, unused: int) -> tuple[Tensor, Tensor]:
+    """The matches of each position without gaps, in their order; each has at least `unused` gaps, which are cut off."""
+    n = entry_BTX.shape[-1] - unused
+    is_match_BTX = entry_BTX != NO_ENTRY
+    slot_BTX = (is_match_BTX.cumsum(dim=-1) - 1).where(is_match_BTX, n)  # gaps go to a slot that is cut off
+    closed_BTX = entry_BTX.new_full((*entry_BTX.shape[:-1], n + 1), NO_ENTRY).scatter(-1, slot_BTX, entry_BTX)
+    weighed_BTX = weight_BTX.new_zeros(closed_BTX.shape).scatter(-1, slot_BTX, weight_BTX)
+    return closed_BTX[..., :n], weighed_BTX[..., :n]
 
 
 class NgramIndex:
@@ -194,17 +212,28 @@ class NgramIndex:
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, ln(N / number of postings), 0 for filler.
         """
         document_BT = start_BT.int().cumsum(dim=1)
-        found = [part for n in self.config.ngram_lengths for part in self._ngram_matches(input_BT, document_BT, n)]
+        lengths, limit, left_BT1 = self.config.ngram_lengths, self.config.ngram_max_matches, None
+        if limit:
+            lengths, left_BT1 = sorted(lengths, reverse=True), torch.full_like(input_BT, limit)[..., None]
+        found = []
+        for n in lengths:
+            parts, left_BT1 = self._ngram_matches(input_BT, document_BT, n, left_BT1)
+            found += parts
         if self.config.ngram_pairs:
             found += self._pair_matches(input_BT, document_BT)
-        return torch.cat([entry for entry, _ in found], dim=-1), torch.cat([weight for _, weight in found], dim=-1)
+        entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+        unused = len(lengths) * min(self.config.ngram_max_places, limit) - limit
+        return close_up(entry_BTX, weight_BTX, unused) if limit and unused > 0 else (entry_BTX, weight_BTX)
 
-    def _ngram_matches(self, input_BT: Tensor, document_BT: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
+    def _ngram_matches(
+        self, input_BT: Tensor, document_BT: Tensor, n: int, left_BT1: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
+        """The matches of n-grams, and how many places are left for shorter ones; None: no limit."""
         gram_BTn = last(input_BT, n, PADDING)
         whole_BT = (last(document_BT, n, -1)[..., 0] == document_BT) & (gram_BTn != PADDING).all(dim=-1)
         key_BT1, shift = pack(gram_BTn, self.bits)[..., None], self.bits * (self.length - n)
         keys = key_BT1 << shift, (key_BT1 + 1) << shift
-        return self._look_up("ngrams", *keys, whole_BT[..., None], self.config.ngram_max_places, 1)
+        return self._look_up("ngrams", *keys, whole_BT[..., None], self.config.ngram_max_places, 1, left_BT1)
 
     def _pair_matches(self, input_BT: Tensor, document_BT: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of the pairs of the current token with one of the last W, those with the fewest postings."""
@@ -214,15 +243,16 @@ class NgramIndex:
         pair_BTW2 = torch.stack([rank_BTW.maximum(rank_BT1), rank_BTW.minimum(rank_BT1)], dim=-1)
         key_BTW = pack(pair_BTW2, self.bits).sort(dim=-1).values
         again_BTW = F.pad(key_BTW[..., 1:] == key_BTW[..., :-1], (1, 0), value=False)
-        return self._look_up("pairs", key_BTW, key_BTW + 1, ~again_BTW, PAIR_POSTINGS, PAIRS_USED)
+        return self._look_up("pairs", key_BTW, key_BTW + 1, ~again_BTW, PAIR_POSTINGS, PAIRS_USED)[0]
 
     def _look_up(
-        self, kind: str, first_BTY: Tensor, end_BTY: Tensor, wanted_BTY: Tensor, most: int, n_used: int
-    ) -> list[tuple[Tensor, Tensor]]:
+        self, kind: str, first_BTY: Tensor, end_BTY: Tensor, wanted_BTY: Tensor, most: int, n_used: int,
+        left_BTY: Tensor | None = None,
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:  # fmt: skip
         """The matches of the `n_used` wanted key ranges [first, end) with the fewest postings, at least 1.
 
         Keys with more than `most` postings are ignored. Postings are counted in the bank as trained, so an edit never
-        changes the matches of other entries.
+        changes the matches of other entries. Edited entries are not counted against `left_BTY`.
         """
         base, edits, found = self.base[kind], self.edits.get(kind), []
         span = base.span(first_BTY, end_BTY)
@@ -234,22 +264,26 @@ class NgramIndex:
             # A key that is new to the bank counts the edits; edited entries come first, as the newer text.
             counted_BTY = torch.where(count_BTY > 0, count_BTY, edited_BTY)
             found.append(self._fewest(edits, edited_span, rare_BTY & (edited_BTY <= most), counted_BTY, most, n_used))
-        entry_BTX, weight_BTX = self._fewest(base, span, rare_BTY, count_BTY, most, n_used)
+        entry_BTX, weight_BTX = self._fewest(base, span, rare_BTY, count_BTY, most, n_used, left_BTY)
+        if left_BTY is not None:
+            left_BTY = (left_BTY - count_BTY.where(rare_BTY, 0)).clamp(min=0)
         if edits is not None:
             stale_BTX = self.stale_N[entry_BTX.clamp(min=0)]
             entry_BTX, weight_BTX = entry_BTX.masked_fill(stale_BTX, NO_ENTRY), weight_BTX.masked_fill(stale_BTX, 0.0)
-        return [*found, (entry_BTX, weight_BTX)]
+        return [*found, (entry_BTX, weight_BTX)], left_BTY
 
     def _fewest(
         self, postings: PostingList, span: tuple[Tensor, Tensor], wanted_BTY: Tensor, total_BTY: Tensor, most: int,
-        n_used: int,
+        n_used: int, left_BTY: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The entries in the `n_used` smallest spans, and their weights where a key has `total_BTY` postings."""
+        """Entries in the `n_used` smallest spans, `left_BTY` of each; weights where a key has `total_BTY` postings."""
         begin_BTY, count_BTY, Y = span[0], torch.where(wanted_BTY, span[1] - span[0], 0), wanted_BTY.shape[-1]
         if n_used < Y:
             order_BTY = torch.where(count_BTY > 0, count_BTY, most + 1) * Y + torch.arange(Y, device=count_BTY.device)
             slot_BTY = order_BTY.topk(n_used, dim=-1, largest=False).values % Y
             begin_BTY, count_BTY, total_BTY = (x.gather(-1, slot_BTY) for x in (begin_BTY, count_BTY, total_BTY))
-        entry_BTYK = postings.entries(begin_BTY, begin_BTY + count_BTY, most)
+        taken_BTY = count_BTY if left_BTY is None else count_BTY.minimum(left_BTY)
+        width = min(most, self.config.ngram_max_matches) if left_BTY is not None else most
+        entry_BTYK = postings.entries(begin_BTY, count_BTY, taken_BTY, width)
         weight_BTY1 = torch.log(len(self.token_NL) / total_BTY.clamp(min=1))[..., None]
         return entry_BTYK.flatten(-2), (weight_BTY1 * (entry_BTYK != NO_ENTRY)).flatten(-2)

@@ -2,12 +2,13 @@
 
 import re
 
+from .leaderboard import leaderboard
 from .page import Page
 from .rows import Rows
 from .speed_tables import SPEED_TABLES
 from .tables import RESULT_TABLES
 
-TABLES = {make.__name__.replace("_", "-"): make for make in (*RESULT_TABLES, *SPEED_TABLES)}
+TABLES = {make.__name__.replace("_", "-"): make for make in (*RESULT_TABLES, *SPEED_TABLES, leaderboard)}
 
 BLOCK = re.compile(r"(<!-- begin:([\w.-]+) -->\n)(.*?)(<!-- end:([\w.-]+) -->)", re.DOTALL)
 VALUE = re.compile(r"(<!--v:([^>]+?)-->)(.*?)(<!--/v-->)")

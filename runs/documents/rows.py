@@ -6,11 +6,13 @@ A KEY is EXPERIMENT/ARM/MEASURE/SPLIT/PROTOCOL for `experiment/results.jsonl`, s
 of equally new ones the last in its file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.files import parse_json, read_lines
+from runs.record import record_path
 from runs.results import Row, read_rows
+from runs.scripts import ARCHIVE, base_of, comments_of, number_of, order_of, scripts
 
 MISSING = "–"
 # How a value is written, by its unit; fields of benchmark rows have theirs in FIELDS.
@@ -40,6 +42,21 @@ def read_objects(path: Path) -> list[dict]:
     return [parse_json(line, f"{path}, line {number}") for number, line in read_lines(path)]
 
 
+def tree_of_scripts(root: Path) -> list[dict]:
+    """Every experiment that has a script, in the order of the numbers; `record` is relative to experiment/."""
+    found = []
+    for path in sorted(scripts(root), key=order_of):
+        told, number, base = comments_of(path), number_of(path), base_of(path)
+        record = record_path(number, root / "experiment")
+        found.append({
+            "number": number.replace("_", "."), "base": base and base.replace("_", "."),
+            "question": told.get("Question", ""), "change": told.get("Change", ""),
+            "archived": path.parent.name == ARCHIVE,
+            "record": record.relative_to(root / "experiment").as_posix() if record.exists() else None,
+        })  # fmt: skip
+    return found
+
+
 @dataclass(frozen=True)
 class Rows:
     """All rows of a project: results, benchmarks, history of speed, curves of losses, and what a sentence read."""
@@ -49,6 +66,7 @@ class Rows:
     log: list[dict]
     curves: list[dict]
     readings: list[dict]
+    tree: list[dict] = field(default_factory=list)  # the experiments: number, base, question, change, archived, record
 
     @classmethod
     def load(cls, root: Path) -> "Rows":
@@ -57,6 +75,7 @@ class Rows:
             read_rows(folder / "results.jsonl"),
             [row for path in sorted((root / "benchmark/results").glob("*.jsonl")) for row in read_objects(path)],
             *(read_objects(folder / f"{name}.jsonl") for name in ("log", "curves", "readings")),
+            tree_of_scripts(root),
         )
 
     def result(self, *key: str) -> Row | None:

@@ -8,18 +8,18 @@ from .marks import fill
 from .prose import problems_of_text
 from .rows import Rows
 
+LEADERBOARD = "experiment/README.md"
 FIGURE_FOLDER = "experiment/figures"
 
 
 def documents_of(root: Path) -> list[Path]:
-    """README in both languages and the pages of docs/."""
-    return [path for path in (root / "README.md", root / "README.zh-CN.md") if path.exists()] + sorted(
-        (root / "docs").glob("*.md")
-    )
+    """README in both languages, the pages of docs/, and the leaderboard."""
+    named = (root / "README.md", root / "README.zh-CN.md", root / LEADERBOARD)
+    return [*filter(Path.exists, named), *sorted((root / "docs").glob("*.md"))]
 
 
 def language_of(path: Path) -> str:
-    return "zh" if path.stem.endswith("zh-CN") else "en"
+    return "zh" if path.stem.endswith("zh-CN") or path.parts[-2:] == ("experiment", "README.md") else "en"
 
 
 def write(root: Path) -> list[Path]:

@@ -212,7 +212,7 @@ def test_an_address_or_a_path_of_one_s_own_is_described(server, tmp_path, monkey
     assert "holds 3000 texts of 0.1 million characters: give it to --data_path" in capsys.readouterr().out
     (tmp_path / "k.json").write_text('["A is B.", "C is D."]')
     (tmp_path / "t.tsv").write_text("a\tb\tc\n")
-    question = {"question": "A is ___.", "choices": ["B", "C"], "answer": "A"}
+    question = {"question": "A is ___.", "choices": ["B", "C"], "answer": "A", "subject": "A", "object": "B"}
     (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
     for path, words in (("k.json", "2 sentences: give it to --database_init_path"), ("t.tsv", "holds 1 facts"),
                         ("q.jsonl", "1 questions: give it to --object_path")):  # fmt: skip

@@ -101,3 +101,20 @@ def test_fewer_values_than_asked_for_are_drawn_once_each():
 
     assert sorted(draw(["a", "b", "a", "c"], 4, "b", random.Random(0))) == ["a", "c"]
     assert draw(["a", "a"], 4, "a", random.Random(0)) == []
+
+
+def test_the_end_of_the_quick_start_is_made_of_commands_that_exist_and_of_the_first_place_in_reserve():
+    import argparse
+    import shlex
+
+    from dataset.quickstart import read_facts
+    from editing.__main__ import add_commands
+
+    parser = argparse.ArgumentParser()
+    add_commands(parser, required=True)
+    with open("docs/examples/own_facts.txt") as file:
+        commands = [parser.parse_args(shlex.split(line)) for line in file]
+    assert [command.row for command in commands if "row" in command] == [len(read_facts())]
+    subjects = {fact.subject for fact in read_facts()}
+    own = read_own_facts(FACTS, read_templates(TEMPLATES))
+    assert not any(fact.subject in subjects for fact in own)  # no training has seen the names

@@ -86,6 +86,15 @@ def test_more_facts_than_places_are_refused_with_the_cure_and_none_is_taken(orig
         store.add("Bonn is small.")
 
 
+def test_a_text_that_is_too_long_is_named_and_none_is_taken(origin):
+    store, path = MemoryStore(origin), table(origin, "Bern|country|Peru", "Bonn|country|Peru||Bonn " + "and Bonn " * 9)
+    with pytest.raises(
+        ValueError, match=f"{path}, 'Bonn and .*: entry 5: the text takes .* an entry holds 8: shorten it"
+    ):
+        store.import_facts(path)
+    assert store.journal.entries() == []
+
+
 def test_a_knowledge_file_is_imported_too(run):
     path = run / "more.json"
     path.write_text(json.dumps(["Bern is big.", "Bern is big.", FACTS[0]]))
@@ -104,7 +113,7 @@ def test_asking_shows_the_answer_without_the_memory_and_leaves_the_bank_alone(ru
 def test_asked_facts_are_compared_with_their_objects(origin, monkeypatch):
     from editing import asking
 
-    monkeypatch.setattr(asking, "ask", lambda store, text: asking.Answer(text, "Peru.", "Perugia.", []))
+    monkeypatch.setattr(asking, "ask", lambda store, text, n: asking.Answer(text, "Peru.", "Perugia.", []))
     (asked,) = ask_facts(MemoryStore(origin), table(origin, "Bern|country|Peru"))
     assert asked.answer.prompt == "Bern is in" and asked.right and not asked.right_without
     with pytest.raises(ValueError, match="has no subject before its object"):

@@ -1,5 +1,7 @@
 """What the page shows, without a browser and without Gradio."""
 
+import errno
+import os
 import socket
 import sys
 
@@ -9,7 +11,8 @@ from dataset.tokenizer import load_tokenizer
 from editing import web_html
 from editing.store import MemoryStore
 from editing.trace import TracedToken, Word, trace, words
-from editing.web import answer, as_trained, example_prompts, require_page
+from editing.web import require_page
+from editing.web_state import answer, as_trained, example_prompts, facts, refusal
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,18 @@ def test_the_answers_leave_the_bank_as_it_was(run):
 def test_the_examples_begin_with_what_was_changed(run):
     store = MemoryStore(run)
     store.edit(3, "Lima lies in Chile.")
-    assert example_prompts(store)[0] == "Lima lies in"
+    assert example_prompts(store) == ["Lima lies in", "Paris is in", "Rome is in", "Oslo is in"]
+
+
+def test_the_page_says_what_is_shown_and_what_cannot_be_changed(run, monkeypatch):
+    store = MemoryStore(run)
+    assert facts(store) == (["4 entries", "2 free places", "read by block 0, block 1 and the pointer"], "")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert facts(store)[1] == f"{run} cannot be written: entries can be read, not changed"
+    problem = OSError(errno.EROFS, "Read-only file system", f"{run}/memory_journal.lock")
+    told = f"{run}/memory_journal.lock cannot be written (Read-only file system): nothing was changed"
+    assert refusal(problem, store) == told
+    assert refusal(ValueError("there is nothing to undo"), store) == "there is nothing to undo"
 
 
 @pytest.mark.parametrize(

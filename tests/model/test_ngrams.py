@@ -31,16 +31,19 @@ CONFIG = {
 def hints(token_NL, text, config):
     """The definition, over Python lists: what the last n-grams of a text say for each entry."""
     entries, scores = [[t for t in row if t] for row in token_NL.tolist()], {}
-    for n in config.ngram_lengths:
+    left = config.ngram_max_matches or 10**9
+    for n in sorted(config.ngram_lengths, reverse=True):
         places = [
-            e
+            (row[i : i + max(config.ngram_lengths)], e)
             for e, row in enumerate(entries)
             for i in range(len(row))
             if n <= len(text) and row[i : i + n] == text[-n:]
         ]
+        places, taken = [e for _, e in sorted(places)], min(left, len(places))
         if len(places) <= config.ngram_max_places:
-            for e in places:
+            for e in (places[i * len(places) // taken] for i in range(taken)):
                 scores[e] = scores.get(e, 0.0) + log(len(entries) / len(places))
+            left = max(left - len(places), 0)
     for places in rarest_pairs(entries, text, config):
         for e in places:
             scores[e] = scores.get(e, 0.0) + log(len(entries) / len(places))
@@ -69,10 +72,10 @@ def random_bank(config, seed=0):
     return token_NL * (torch.arange(config.knowledge_length) < length_N[:, None])
 
 
-@pytest.mark.parametrize("pairs", [0, 3])
+@pytest.mark.parametrize("pairs, limit", [(0, 0), (3, 0), (0, 6), (3, 2), (0, 1), (0, 14), (3, 15)])
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_equal_the_definition(seed, pairs):
-    config = tiny_config(**CONFIG, vocab_size=23, ngram_pairs=pairs)
+def test_matches_equal_the_definition(seed, pairs, limit):
+    config = tiny_config(**CONFIG, vocab_size=23, ngram_pairs=pairs, ngram_max_matches=limit)
     token_NL = random_bank(config, seed)
     ids = torch.randint(1, 23, (3, 40), generator=torch.Generator().manual_seed(seed))
     ids[:, 10:15] = token_NL[(token_NL > 0).all(dim=1)][0]  # an entry word for word

@@ -80,7 +80,7 @@ NGRAMS = {
     "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
-    "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True} | RECIPE,
+    "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS

@@ -56,7 +56,8 @@ def test_a_run_does_not_go_on_with_other_inputs(runs, others):
         assert (out / "flags.json").read_bytes() == before
     moved = ("--data_path", others["moved_text.jsonl"], "--database_init_path", others["moved_facts.json"])
     ended = runs.start("run", *MORE, *moved)
-    assert ended.code == 0 and "--max_steps 8 (before 4)" in ended.output and "data_path" not in ended.output
+    assert ended.code == 0 and "data_path" not in ended.output
+    assert "goes on from step 4 to step 8 instead of 4: the learning rate follows the cosine schedule" in ended.output
     assert flags_of(out)["data_path"] == others["moved_text.jsonl"]
 
 
@@ -86,7 +87,9 @@ def test_other_flags_of_a_run_that_goes_on_are_listed_and_each_session_has_its_o
     assert runs.start("run", *SHORT).code == 0
     ended = runs.start("run", *MORE, "--learning_rate", "0.01", "--dropout", "0.2", "--log_interval", "2")
     assert ended.code == 0
-    changed = "--dropout 0.2 (before 0.0), --max_steps 8 (before 4), --learning_rate 0.01 (before 0.0002)"
+    told = "of 8 steps, 0.0065 at this step instead of 2e-05"
+    assert told in ended.output
+    changed = "--dropout 0.2 (before 0.0), --learning_rate 0.01 (before 0.0002)"
     assert f"the run goes on with other flags: {changed}; give the old ones" in ended.output
     assert flags_of(runs.folder / "run")["learning_rate"] == 0.01
     sessions = json.loads((runs.folder / "run/run.json").read_text())["earlier_sessions"]

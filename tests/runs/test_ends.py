@@ -53,7 +53,7 @@ def test_a_run_killed_without_a_word_is_recorded_as_killed_and_goes_on(tmp_path,
     values = record_of(out, tmp_path / "records")
     assert values["STATE"] == values["TRAIN_STATUS"] == "❌ 中断(进程消失)"
     assert values["COMPLETION_TIME"].startswith("未完成") and killed.end_time in values["COMPLETION_TIME"]
-    assert values["FINAL_LOSS"] == f"{killed.last('val_loss'):.4f}" and values["ANOMALY_1"].startswith("进程未留下")
+    assert values["FINAL_LOSS"] == f"{killed.last('val_loss'):.4f}" and values["ANOMALY_1"].startswith("进程没有留下")
 
     seconds, step = killed.seconds, killed.metrics[-1]["step"]
     resumed = command(out, "--max_steps", str(step + 2), "--epochs", "1000")
@@ -71,7 +71,5 @@ def test_a_run_whose_loss_is_not_a_number_has_it_in_its_record(tmp_path, environ
     assert done.returncode != 0 and "Traceback" not in done.stderr
     values = record_of(out, tmp_path / "records")
     assert values["STATE"] == "❌ 失败" and values["FINAL_LOSS"].startswith("NaN/Inf (步 ")
-    assert (
-        "FloatingPointError" in values["ERROR_LOGS"] and "以非有限 Loss 结束" in values["TRAINING_STABILITY_ANALYSIS"]
-    )
+    assert "FloatingPointError" in values["ERROR_LOGS"] and "以 NaN/Inf 结束" in values["TRAINING_STABILITY_ANALYSIS"]
     assert (out / "curves.png").exists()

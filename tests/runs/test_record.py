@@ -146,11 +146,11 @@ def test_a_failure_and_a_loss_that_is_not_finite_are_told(tmp_path):
     failed = record_of(write_run(tmp_path / "out/a", **RUNS["failed"]), tmp_path / "a")
     assert "ValueError: wrong" in failed["ERROR_LOGS"] and failed["ANOMALY_1"].startswith("运行失败")
     broken = record_of(write_run(tmp_path / "out/b", **RUNS["nan"]), tmp_path / "b")
-    assert "非有限 Loss: 1 次 (步 21)" in broken["TRAINING_STABILITY_ANALYSIS"]
-    assert broken["ANOMALY_1"] == "Loss 非有限: 1 次 (步 21)"
+    assert "Loss 为 NaN/Inf: 1 次 (步 21)" in broken["TRAINING_STABILITY_ANALYSIS"]
+    assert broken["ANOMALY_1"] == "Loss 为 NaN/Inf: 1 次 (步 21)"
     ended = record_of(write_run(tmp_path / "out/c", losses=[4.0] * 100 + [None], **DIED_OF_NAN), tmp_path / "c")
     assert ended["FINAL_LOSS"] == ended["CURRENT_PPL"] == "NaN/Inf (步 101)" and ended["BEST_LOSS"] == "2.4000"
-    assert "以非有限 Loss 结束" in ended["TRAINING_STABILITY_ANALYSIS"] and "nan" in ended["ERROR_LOGS"]
+    assert "以 NaN/Inf 结束" in ended["TRAINING_STABILITY_ANALYSIS"] and "nan" in ended["ERROR_LOGS"]
 
 
 def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
@@ -174,7 +174,7 @@ def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     assert values["STATE"] == values["TRAIN_STATUS"] == "❌ 中断(进程消失)"
     assert values["TRAIN_END"] == "2026-01-02T03:03:20" and values["CURRENT_TIME"] == "0:00:20"
     assert values["COMPLETION_TIME"] == "未完成 (最后活动 2026-01-02T03:03:20)"
-    assert values["ANOMALY_1"].startswith("进程未留下结束记录便消失") and values["FINAL_LOSS"] == "2.6000"
+    assert values["ANOMALY_1"].startswith("进程没有留下结束记录就消失了") and values["FINAL_LOSS"] == "2.6000"
 
 
 def test_the_time_in_training_is_that_of_all_sessions(tmp_path):

@@ -27,6 +27,23 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         load_weights(second, tmp_path / "nowhere")
 
 
+def test_a_memory_starts_from_a_plain_run_and_what_is_new_starts_fresh(runs, tmp_path):
+    assert runs.start("plain", "--model_type", "model_original", "--max_steps", "2").code == 0
+    start = ["--init_path", str(tmp_path / "plain"), "--retrieval", "ngram", "--fusion", "words", "--pointer",
+             "--memory_layers", "1", "--max_steps", "1", "--learning_rate", "1e-12"]  # fmt: skip
+    ended = runs.start("memory", *start, "--keep_ffn")
+    assert ended.code == 0, ended.output
+    parts = "blocks.1.fusion, blocks.1.memory_norm, blocks.1.retrieval, pointer"
+    assert f"has no memory, so these parts start fresh: {parts}\n" in ended.output
+    plain, memory = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "memory"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(memory[name], tensor)
+    ended = runs.start("without", *start)
+    assert ended.code == 1 and "blocks.1.feed_forward" in ended.output and "lacks: give --keep_ffn" in ended.output
+    ended = runs.start("back", "--model_type", "model_original", "--init_path", str(tmp_path / "memory"))
+    assert ended.code == 1 and "is another architecture" in ended.output
+
+
 def test_a_run_with_an_ngram_table_starts_from_another(tmp_path):
     table = {"ngram_table_rows": 50, "ngram_table_layers": [1]}
     first, second = tiny_model(**table), tiny_model(**table)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +81,17 @@ def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
     command = ["bash", "-c", "source run_file/_env.sh; echo $PYTHON"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ended.stdout, list((tmp_path / "theirs").iterdir())) == (".venv/bin/python\n", [])
+
+
+def test_the_evaluation_follows_the_folder_that_a_file_of_flags_names(tmp_path):
+    """A stand-in for Python that writes down what it is called with, and answers as the real one where asked."""
+    (tmp_path / "flags.yaml").write_text("out_dir: out/from the file\n")
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n[ "$1" != -c ] || exec {sys.executable} "$@"\n')
+    stand_in.chmod(0o755)
+    command = ["bash", "run_file/_launch.sh", "--out_dir", "out/mine", "--config", str(tmp_path / "flags.yaml")]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHON": str(stand_in)}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "eval_model.py --run out/from the file"

@@ -28,6 +28,7 @@ def facts(tmp_path):
     [
         ("--a 1 --knowledge_num auto --b", "--a 1 --b", True),
         ("--knowledge_num=auto", "", True),
+        ("--knowledge-num auto", "", True),
         ("--knowledge_num 9 --knowledge_num auto", "--knowledge_num 9", True),
         ("--knowledge_num auto --knowledge_num 9", "--knowledge_num 9", False),
         ("--knowledge_num", "--knowledge_num", False),
@@ -50,6 +51,13 @@ def test_the_last_knowledge_num_counts(words, rest, auto):
 def test_auto_takes_every_sentence_and_the_reserve(facts, flags, number, reserve):
     found = parse_cli(["--knowledge_num", "auto", "--num_selected", "2", *facts, *flags])
     assert (found.model.knowledge_num, found.data.reserve_entries) == (number, reserve)
+
+
+def test_auto_may_stand_in_a_file_of_flags(facts, tmp_path):
+    (tmp_path / "flags.yaml").write_text("knowledge_num: auto\nreserve_entries: 2\nretrieval: ngram\n")
+    config = ["--config", str(tmp_path / "flags.yaml"), "--fusion", "words", "--keep_ffn", *facts]
+    assert parse_cli(config).model.knowledge_num == 12
+    assert parse_cli([*config, "--knowledge_num", "9"]).model.knowledge_num == 9
 
 
 def test_a_model_without_a_bank_needs_no_file(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from runs.new import script_flags
+from runs.scripts import scripts
 from tests.conftest import tiny_model
 from trainer.config import OptimConfig, parse_cli
 from trainer.optim import lr_at, parameter_groups
 
-SCRIPTS = sorted(Path("run_file").glob("experiment_*.sh"))
+SCRIPTS = scripts(Path())
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_help_shows_one_spelling_of_each_flag_and_all_are_taken(capsys):
     assert parse_cli(["--n-layers", "3", "--no-use-flash-attn"]).model.n_layers == 3
 
 
-def test_flags_come_from_a_file_and_the_command_line_wins(tmp_path):
+def test_flags_come_from_a_file_and_those_after_it_win(tmp_path):
     yaml = tmp_path / "flags.yaml"
     yaml.write_text(
         "dim: 64\nn_heads: 4\nlearning-rate: 1e-3\nuse_flash_attn: false\nmemory_layers: [1, 2]\nout_dir: out/a b\n"
@@ -95,7 +96,9 @@ def test_flags_come_from_a_file_and_the_command_line_wins(tmp_path):
     assert (flags.model.dim, flags.model.n_heads, flags.optim.learning_rate) == (32, 4, 1e-3)
     assert not flags.model.use_flash_attn and flags.model.memory_layers == [1, 2] and flags.run.out_dir == "out/a b"
     assert flags.data.database_init_path is None
-    assert parse_cli(["--dim", "32", f"--config={yaml}"]).model.dim == 32
+    before = ["--dim", "32", "--database-init-path", "facts.json", "--seed", "7", f"--config={yaml}"]
+    flags = parse_cli(before)  # the last one wins, a null too
+    assert (flags.model.dim, flags.data.database_init_path, flags.run.seed) == (64, None, 7)
 
 
 def test_the_flags_json_of_a_run_repeats_it(tmp_path):

@@ -1,0 +1,170 @@
+"""The leaderboard in experiment/README.md: every experiment in one line, from rows and scripts, in Chinese.
+
+Of each experiment the first protocol of TEXTS with a loss counts, and of QUESTIONS with an answer. A loss is compared
+with that of the plain model it builds on, under the same protocol only: protocols differ in text and in steps.
+"""
+
+import math
+
+from runs.keep import mean_interval
+
+from .page import Page
+from .rows import Row, Rows
+
+NOT_MEASURED = "未测"
+PLAIN = "1.4.0"
+STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
+# Split and protocol, the first that has a loss.
+TEXTS = (
+    ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"), ("dev", "text-300"),
+)  # fmt: skip
+QUESTIONS = (("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"), ("dev", "knowledge-cpu"))
+# What the rows of a protocol name instead of the number: the plain model at its best learning rate.
+ALIASES = {("wiki-49M", "1.4.0"): "AdamW, 32 heads, learning rate 1e-3"}
+# The protocol in which the plain model trained for as long as an experiment did under another.
+EQUAL_TIME = {("1.5.0", "text-2000"): "text-2950"}
+# The questions of the scripts, in Chinese; one that is missing here is shown as its script has it.
+ASKED = {
+    "1.4.0": "普通模型: 所有记录与它相比", "1.4.7": "乘积键记忆代替前馈层, 用门控 MLP 融合, 能否降低 Loss?",
+    "1.4.8": "交叉注意力选择和融合条目是否优于门控 MLP?", "1.4.8.concat": "需要注意力吗, 还是直接拼接就够?",
+    "1.4.8.dropout.none": "不用 dropout 会怎样?", "1.4.8.dropout.uniform": "统一的 dropout 是否够用?",
+    "1.4.8.heads4": "4 个融合头够吗?", "1.4.8.heads16": "16 个融合头更好吗?",
+    "1.4.10": "余弦重排、Gumbel 选一条、滑动平均改写条目, 是否更好?",
+    "1.5.0": "用 n-gram 找条目, 逐 token 阅读并复制, 模型会用记忆吗?", "1.5.1": "只有指针够吗?",
+    "1.5.2": "只在层内逐 token 阅读、不用指针, 够吗?", "1.5.3": "只靠检索吗? 同样的条目按 1.4.8 的方式读",
+    "1.5.4": "罕见 token 对能否找到 n-gram 漏掉的条目?", "1.5.5": "16 个 token 的条目够吗?",
+    "1.5.6": "候选增到 4 倍, 正确条目会进入所读的 4 条吗?",
+    "1.5.7": "保留前馈层、两层各有乘积键、条目按内容排列, 会用记忆吗?",
+    "1.5.8": "归一化的查询能否找到更好的条目?", "1.5.9": "从更多候选中按 token 选择更好吗?",
+    "1.5.10": "查询和子键需要更大的学习率吗?", "1.5.11": "监督检索, 乘积键能找到正确条目吗?",
+    "1.5.12": "同一行共有一个罕见 token, 正确条目更好找吗?", "1.5.13": "监督检索能从更多候选中按 token 选好吗?",
+    "1.5.14": "逐 token 阅读时, 模型会用监督检索找到的条目吗?", "1.5.15": "候选更多并且全部读, 答对的更多吗?",
+    "1.6.0": "用今天的训练方法, 普通模型能好多少?", "1.6.1": "在新方法之上, n-gram 表还有收益吗?",
+    "1.6.2": "在新方法之上, 句子知识库还有收益吗?", "1.6.3": "知识库与 n-gram 表的收益能相加吗?",
+    "1.6.4": "对照: n-gram 表每头只有一行", "1.6.5": "对照: 读另一个句子", "1.6.6": "对照: 参数相同的更大普通模型",
+    "1.6.7": "由文本中最新的 n-gram 决定读哪些句子, 记忆的收益更大吗?",
+    "1.6.8": "由文本中最长的 n-gram 决定读哪些句子, 收益更大、训练更快吗?",
+}  # fmt: skip
+
+
+def first(rows: Rows, experiment: str, arms: tuple[str, ...], measure: str, places) -> Row | None:
+    """The newest row of the first place that has one."""
+    for split, protocol in places:
+        name = ALIASES.get((protocol, experiment), experiment)
+        for arm in arms:
+            if row := rows.result(name, arm, measure, split, protocol):
+                return row
+    return None
+
+
+def plain_of(rows: Rows, experiment: str) -> str:
+    """The plain model that an experiment is compared with: 1.6.0 for those that build on it, 1.4.0 for the others."""
+    bases = {node["number"]: node["base"] for node in rows.tree}
+    ancestor = bases.get(experiment)
+    while ancestor and ancestor != STRONG_PLAIN:
+        ancestor = bases.get(ancestor)
+    return ancestor or PLAIN
+
+
+def half(row: Row) -> float | None:
+    """Half of the 95 % interval: the row's own, else that of its values; None for one seed."""
+    interval = row.interval or (mean_interval(row.values) if len(row.values) > 1 else None)
+    return (interval[1] - interval[0]) / 2 if interval else None
+
+
+def gap_text(row: Row, other: Row | None) -> str:
+    return f"{row.value - other.value:+.3f} ({row.value / other.value - 1:+.1%})" if other else NOT_MEASURED
+
+
+def equal_time(rows: Rows, name: str, arms: tuple[str, ...]) -> str:
+    """The loss against a plain model that trained for as long, of the first protocol that has one."""
+    for split, protocol in TEXTS:
+        longer = EQUAL_TIME.get((name, protocol), f"{protocol}, time of {name}")
+        loss = first(rows, name, arms, "val_loss", ((split, protocol),))
+        plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, longer),))
+        if loss and plain:
+            return f"{gap_text(loss, plain)}, {protocol}"
+    return NOT_MEASURED
+
+
+def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
+    """Whether the loss is lower than the plain model's at equal tokens; with one seed nobody knows."""
+    if row is None or plain is None or row.key == plain.key:
+        return None
+    halves = [half(row), half(plain)]
+    if None in halves:
+        many = min(len(row.seeds), len(plain.seeds)) > 1
+        return "Loss: 没有区间, 不下结论" if many else "Loss: 单个种子, 不下结论"
+    gap = row.value - plain.value
+    if abs(gap) <= math.hypot(*halves):
+        return "Loss 在波动之内"
+    return "Loss 更低" if gap < 0 else "Loss 更高"
+
+
+def bank_verdict(answer: Row | None, shuffled: Row | None) -> str | None:
+    """Whether the answers come from the bank: they fall when it is shuffled."""
+    if answer is None or shuffled is None or answer.arm != "memory":
+        return None
+    halves = [half(answer) or 0.0, half(shuffled) or 0.0]
+    if answer.value - shuffled.value > math.hypot(*halves):
+        return "记忆被读取"
+    return "记忆未被读取"
+
+
+def shuffled_loss(rows: Rows, experiment: str, loss: Row | None) -> str | None:
+    """What shuffling does to the loss, where no question was asked."""
+    if loss is None or loss.arm != "memory":
+        return None
+    row = rows.result(loss.experiment, "shuffled", "val_loss", loss.split, loss.protocol)
+    return f"打乱知识库后 Loss {row.value - loss.value:+.3f}" if row else None
+
+
+def seeds_text(row: Row | None) -> str | None:
+    """How many seeds a loss is of."""
+    return f"{max(1, len(row.seeds))} 个种子" if row else None
+
+
+def line(page: Page, node: dict) -> list[str]:
+    rows, name = page.rows, node["number"]
+    arms = ("plain",) if name == PLAIN else ("memory", "plain")
+    loss = first(rows, name, arms, "val_loss", TEXTS)
+    where = ((loss.split, loss.protocol),) if loss else ()
+    plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", where)
+    answer = first(rows, name, arms, "object", QUESTIONS)
+    asked = ((answer.split, answer.protocol),) if answer else QUESTIONS
+    shuffled = first(rows, name, ("shuffled",), "object", asked)
+    reworded = first(rows, name, arms, "edit_paraphrase", QUESTIONS)
+    page.used += [row for row in (loss, answer, reworded) if row]
+    speed, memory = cost(page, name, arms, where)
+    found = (loss_verdict(loss, plain), bank_verdict(answer, shuffled) or shuffled_loss(rows, name, loss))
+    verdict = "; ".join(filter(None, found)) or ("基线" if name == PLAIN else NOT_MEASURED)
+    n = "; ".join(filter(None, (seeds_text(loss), answer and answer.n and f"{answer.n} 题"))) or "–"
+    link = f"[记录]({node['record']})" if node["record"] else "无"
+    against = "–" if name == PLAIN else None
+    return [
+        name + (" (归档)" if node["archived"] else ""), ASKED.get(name) or node["question"],
+        f"{loss.value:.3f} ({loss.protocol})" if loss else NOT_MEASURED,
+        against or (gap_text(loss, plain) if loss else NOT_MEASURED),
+        against or equal_time(rows, name, arms),
+        f"{answer.value:.1f}" if answer else NOT_MEASURED, f"{reworded.value:.0f}" if reworded else NOT_MEASURED,
+        speed, memory, n, verdict, link,
+    ]  # fmt: skip
+
+
+def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]:
+    """tokens/s and GiB: of the run itself, else of the benchmark of a step."""
+    speed = first(page.rows, name, arms, "tokens_per_s", where)
+    memory = first(page.rows, name, arms, "peak_gpu_mib", where)
+    step = page.rows.benchmark("step", model=name.replace(".", "_"), batch_size=48, n_heads=32) or {}
+    told = f"{speed.value:,.0f}" if speed else f"{step['tokens_per_s']:,.0f}" if step else NOT_MEASURED
+    if memory:
+        return told, f"{memory.value / 1024:.1f}"
+    return told, f"{step['peak_gib']:.1f}" if step.get("peak_gib") else NOT_MEASURED
+
+
+def leaderboard(page: Page) -> str:
+    head = [
+        "实验", "问题", "Loss (协议)", "相对普通模型, token 数相同", "相对普通模型, 时间相同", "对象题, %",
+        "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
+    ]  # fmt: skip
+    return page.table(head, [line(page, node) for node in page.rows.tree])

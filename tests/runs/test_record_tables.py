@@ -1,0 +1,84 @@
+"""The generated tables of a record: results first, seeds together, knowledge, flags that apply, the curve."""
+
+import json
+from pathlib import Path
+
+from runs.record import fill_record
+from runs.run import Run
+from tests.runs.test_record import filled, write_run
+
+
+def seeded(path: Path, seed: int, loss: float) -> Path:
+    """A run of one seed, whose last validation loss is `loss`."""
+    write_run(path, seed=seed, experiment=path.name.removeprefix("experiment_"))
+    flags = json.loads((path / "flags.json").read_text())
+    flags["run"]["seed"] = seed
+    (path / "flags.json").write_text(json.dumps(flags))
+    lines = (path / "metrics.jsonl").read_text().replace('"val_loss": 2.6', f'"val_loss": {loss}')
+    (path / "metrics.jsonl").write_text(lines)
+    return path
+
+
+def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_path):
+    runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, loss) for seed, loss in ((1, 2.6), (2, 2.7))]
+    write_run(tmp_path / "out/experiment_9_9_9_seed3", seed=3, experiment="9_9_9_seed3", state="failed")
+    paths = {fill_record(run, tmp_path / "experiment") for run in runs}
+    assert [path.name for path in paths] == ["EXPERIMENT_9_9_9.md"]
+    values = filled(paths.pop().read_text())
+    assert values["FINAL_LOSS"] == values["CURRENT_LOSS"] == "2.6500 ± 0.0707 (2 个种子)"
+    assert "| 1 | " in values["SUMMARY"] and "| 2 | " in values["SUMMARY"] and "| 3 | " not in values["SUMMARY"]
+    assert "种子: 1, 2 (均值 ± 标准差)" in values["SUMMARY"]
+    failed = filled(fill_record(tmp_path / "out/experiment_9_9_9_seed3", tmp_path / "other").read_text())
+    assert failed["STATE"] == "❌ 失败" and "种子: " in failed["SUMMARY"]
+
+
+def test_a_run_without_a_number_keeps_its_record_in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = write_run(tmp_path / "out/mine", experiment="mine")
+    assert (
+        fill_record(own) == own / "EXPERIMENT_mine.md"
+        and "![训练曲线](curves.png)" in (own / "EXPERIMENT_mine.md").read_text()
+    )
+    assert fill_record(own, "records") == Path("records/EXPERIMENT_mine.md")
+    numbered = write_run(tmp_path / "out/experiment_9_9_9_heads")
+    Run(numbered).update(experiment="9_9_9_heads")
+    record = fill_record(numbered)
+    assert record == Path("experiment/EXPERIMENT_9_9_9_heads.md")
+    assert "![训练曲线](curves/EXPERIMENT_9_9_9_heads.png)" in record.read_text()
+    assert Path("experiment/curves/EXPERIMENT_9_9_9_heads.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_base_and_baseline_are_found_wherever_they_lie(tmp_path):
+    run = Run(write_run(tmp_path / "out/sweep/point"))
+    assert run.base is None and run.baseline is None
+    write_run(tmp_path / "out/experiment_9_9_8", experiment="9_9_8")
+    plain = write_run(tmp_path / "out/other/plain", model_type="model_original")
+    run = Run(run.path)
+    assert run.base.path == tmp_path / "out/experiment_9_9_8" and run.baseline.path == plain
+    near = write_run(tmp_path / "out/sweep/base_seed1", experiment="9_9_8_seed1", start_time="2025-01-01T00:00:00")
+    assert Run(run.path).base.path == near
+
+
+def test_the_record_shows_what_was_measured_of_knowledge_and_the_flags_that_apply(tmp_path):
+    path = write_run(tmp_path / "out/run", idle_flags=["fusion_heads"])
+    flags = json.loads((path / "flags.json").read_text())
+    flags["model"] |= {"fusion": "words", "fusion_heads": 8, "knowledge_num": 49}
+    (path / "flags.json").write_text(json.dumps(flags))
+    share = {"accuracy": 0.9, "n": 100}
+    (path / "eval.json").write_text(json.dumps({
+        "object": share, "reworded": {"accuracy": 0.6, "n": 50}, "relation": share,
+        "edits": {"1": {"ES": 0.9, "PS": 0.8, "n": {"ES": 50, "PS": 100}}},
+        "retrieval": {"layers": {"block 2": {"selected": {"accuracy": 0.7, "n": 100}}}},
+        "arms": {"bank shuffled": {"object": {"accuracy": 0.26, "n": 100}}},
+        "about": {"date": "2026-11-26T10:00:00", "limit": None},
+    }))  # fmt: skip
+    values = filled(fill_record(path, tmp_path / "experiment").read_text())
+    for line in (
+        "| 对象准确率 | 100 | 90.0% [82.6%, 94.5%] | 26.0% [18.4%, 35.4%] |", "| 对象准确率 (换措辞) | 50 | 60.0%",
+        "| 换措辞 PS | 100 | 80.0%", "| 读到正确条目, block 2 | 100 | 70.0%",
+    ):  # fmt: skip
+        assert line in values["KNOWLEDGE"]
+    assert "| fusion | `words` |" in values["MODEL_FLAGS"] and "fusion_heads" not in values["MODEL_FLAGS"]
+    assert "| 100 |" in values["CURVE"] and "2.6000" in values["CURVE"]
+    plain = write_run(tmp_path / "out/plain", model_type="model_original")
+    assert "知识库" not in filled(fill_record(plain, tmp_path / "plain").read_text())["MODEL_FLAGS"]

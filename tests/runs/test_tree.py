@@ -1,0 +1,125 @@
+"""The tree of experiments, the archive, and the leaderboard follow from the scripts and the rows."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runs.check import check_script
+from runs.documents import leaderboard as board
+from runs.documents import tree_figure
+from runs.documents.figures import LIGHT
+from runs.documents.page import Page
+from runs.documents.rows import Rows, tree_of_scripts
+from runs.new import new_experiment
+from runs.record import record_path
+from runs.results import row_from
+from runs.scripts import base_of, comments_of, scripts, tree_lines, tree_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_scripts(root: Path, **bases: str | None) -> None:
+    """Scripts by number; a number that ends in _old stands in the archive."""
+    (root / "run_file/archive").mkdir(parents=True)
+    for number, base in bases.items():
+        folder = root / "run_file" / ("archive" if number.endswith("_old") else "")
+        lines = [f"# Question:  Does {number} help?", f"# Change:    the change of {number}", "#            goes on"]
+        lines += [f"builds_on {base}"] if base else []
+        (folder / f"experiment_{number.strip('n')}.sh").write_text("\n".join(lines) + "\n")
+
+
+def test_each_experiment_stands_below_the_one_it_builds_on(tmp_path):
+    write_scripts(tmp_path, n1_0=None, n1_2="1_0", n1_10="1_0", n1_9_old="1.2", n2_0=None)
+    assert tree_lines(tree_of(tmp_path), lambda node: node.dotted) == [
+        "1.0", "├─ 1.2", "│  └─ 1.9.old", "└─ 1.10", "2.0",
+    ]  # fmt: skip
+    assert comments_of(tmp_path / "run_file/experiment_1_2.sh")["Change"] == "the change of n1_2 goes on"
+    (tmp_path / "run_file/experiment_1_0.sh").write_text("builds_on 7_7\n")
+    with pytest.raises(ValueError, match="builds on 7_7, and there is no such script"):
+        tree_of(tmp_path)
+
+
+def test_every_script_of_the_project_is_in_its_tree_with_a_change():
+    lines = tree_lines(tree_of(ROOT), lambda node: node.change)
+    assert len(lines) == len(scripts(ROOT)) and all(line.strip("│├└─ ") for line in lines)
+    assert all(base_of(path) for path in scripts(ROOT) if path.stem != "experiment_1_4_0")
+
+
+def test_a_script_of_the_archive_still_runs_and_keeps_its_name():
+    archived = [path for path in scripts(ROOT) if path.parent.name == "archive"]
+    assert len(archived) >= 7 and [check_script(path) for path in archived] == [None] * len(archived)
+    listed = subprocess.run(
+        ["bash", "run_file/archive/experiment_1_5_9.sh", "--dim", "64"],
+        cwd=ROOT, env=os.environ | {"LIST": "1"}, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert {"--out_dir out/experiment_1_5_9", "--selection cosine", "--keep_ffn"} <= set(
+        listed
+    ) and "--dim 64" in listed
+    assert record_path("1_5_9", ROOT / "experiment").parent.name == "archive"
+    with pytest.raises(ValueError, match="archive/experiment_1_5_9.sh exists already: choose another number"):
+        new_experiment("1.5.9", "1.5.0", [], ROOT)
+
+
+def row(experiment: str, arm: str, measure: str, value: float, half: float | None, **more):
+    fields = {
+        "experiment": experiment, "arm": arm, "measure": measure, "value": value, "unit": "nats/token", "n": 100,
+        "seeds": [1, 2], "values": [], "split": "dev", "protocol": "pretraining", "commit": "c", "machine": "m",
+        "interval": half and [value - half, value + half], "date": "2026-11-28", "command": "", "source": "run",
+        "note": "" if half else "one seed",
+    }  # fmt: skip
+    return row_from(fields | more)
+
+
+def lines_of(tmp_path: Path, rows: list) -> dict[str, list[str]]:
+    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/EXPERIMENT_1_4_7.md").touch()
+    tree = tree_of_scripts(tmp_path)
+    text = board.leaderboard(Page(Rows(rows, [], [], [], [], tree), "zh"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {line[0]: line for line in cells[2:]}
+
+
+def test_the_leaderboard_says_what_the_rows_say_and_what_was_not_measured(tmp_path):
+    of_questions = {"unit": "%", "n": 500}
+    lines = lines_of(tmp_path, [
+        row("1.4.0", "plain", "val_loss", 3.0, 0.01), row("1.4.7", "memory", "val_loss", 2.9, 0.01),
+        row("1.4.0", "plain", "val_loss", 2.8, 0.01, protocol="pretraining, time of 1.4.7"),
+        row("1.4.7", "memory", "object", 90.0, 2.0, **of_questions),
+        row("1.4.7", "shuffled", "object", 25.0, 3.0, **of_questions),
+        row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s"),
+    ])  # fmt: skip
+    assert lines["1.4.7"][2:] == [
+        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "未测", "12,345", "未测",
+        "2 个种子; 500 题", "Loss 更低; 记忆被读取", "[记录](EXPERIMENT_1_4_7.md)",
+    ]  # fmt: skip
+    assert lines["1.4.8"][2:] == ["未测"] * 7 + ["–", "未测", "无"] and lines["1.4.0"][10] == "基线"
+
+
+@pytest.mark.parametrize(
+    "loss, half, verdict",
+    [(2.9, 0.05, "更低"), (3.2, 0.05, "更高"), (3.02, 0.05, "在波动之内"), (2.0, None, "单个种子, 不下结论")],
+)
+def test_a_loss_is_judged_by_the_intervals(loss, half, verdict):
+    plain = row("1.4.0", "plain", "val_loss", 3.0, 0.03)
+    seeds = [1, 2] if half else [1]
+    assert verdict in board.loss_verdict(row("1.4.7", "memory", "val_loss", loss, half, seeds=seeds), plain)
+
+
+def test_a_bank_that_is_not_read_is_told():
+    own, shuffled = (row("1.4.7", arm, "object", value, 2.0) for arm, value in (("memory", 28.0), ("shuffled", 27.0)))
+    assert board.bank_verdict(own, shuffled) == "记忆未被读取"
+
+
+def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):
+    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_5_9_old="1_4_7")
+    rows = [row("1.4.0", "plain", "val_loss", 3.0, 0.01), row("1.4.7", "memory", "val_loss", 3.15, 0.01)]
+    nodes = tree_figure.data(Rows(rows, [], [], [], [], tree_of_scripts(tmp_path)))
+    assert [(node["number"], node["depth"], node["percent"]) for node in nodes] == [
+        ("1.4.0", 0, None), ("1.4.7", 1, 5.0), ("1.5.9.old", 2, None),
+    ]  # fmt: skip
+    drawn = tree_figure.draw(nodes, LIGHT)
+    assert "+5.0" in drawn and "not measured" in drawn and "the change of n1_4_7 goes on" in drawn
+    assert drawn.count("<rect") == 4  # a box for each, and a bar
