@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from runs.check import check_record
+from runs.keep import plan_of
 from runs.record import fill_record
-from runs.run import Run
+from runs.run import Run, open_run
 from tests.runs.test_record import filled, write_run
 
 
@@ -30,6 +34,27 @@ def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_pat
     assert "种子: 1, 2 (均值 ± 标准差)" in values["SUMMARY"]
     failed = filled(fill_record(tmp_path / "out/experiment_9_9_9_seed3", tmp_path / "other").read_text())
     assert failed["STATE"] == "❌ 失败" and "种子: " in failed["SUMMARY"]
+
+
+def test_an_experiment_that_has_folders_of_its_seeds_alone_is_opened_and_kept_by_its_number(tmp_path):
+    runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, 2.6) for seed in (1, 2)]
+    assert open_run("9.9.9", tmp_path / "out").path in runs
+    assert plan_of(Run(runs[0])) == ("9.9.9", "pretraining")
+    with pytest.raises(FileNotFoundError, match="9.9.8 has no run.json"):
+        open_run("9.9.8", tmp_path / "out")
+
+
+def test_a_table_that_a_person_changed_stays(tmp_path):
+    run = write_run(tmp_path / "out/run")
+    path = fill_record(run, tmp_path / "experiment")
+    path.write_text(path.read_text().replace("| 验证 Loss | 2.6000 |", "| 验证 Loss | 2.6 (mine) |"))
+    lines = (run / "metrics.jsonl").read_text().replace('"val_loss": 2.6', '"val_loss": 2.7')
+    (run / "metrics.jsonl").write_text(lines)
+    values = filled(fill_record(run, tmp_path / "experiment").read_text())
+    assert "2.6 (mine)" in values["SUMMARY"] and "2.7000" in values["CURVE"] and values["FINAL_LOSS"] == "2.7000"
+    text = path.read_text().replace("<!--begin:CURVE-->", "")
+    path.write_text(text)
+    assert "1 of " in check_record(path, [])
 
 
 def test_a_run_without_a_number_keeps_its_record_in_its_own_folder(tmp_path, monkeypatch):
