@@ -117,10 +117,13 @@ def test_a_bank_that_is_not_read_is_told():
 def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):
     write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_5_9_old="1_4_7")
     rows = [row("1.4.0", "plain", "val_loss", 3.0, 0.01), row("1.4.7", "memory", "val_loss", 3.15, 0.01)]
+    rows += [row("1.4.7", arm, "object", value, 2.0) for arm, value in (("memory", 91.0), ("shuffled", 27.0))]
     nodes = tree_figure.data(Rows(rows, [], [], [], [], tree_of_scripts(tmp_path)))
     assert [(node["number"], node["depth"], node["percent"]) for node in nodes] == [
         ("1.4.0", 0, None), ("1.4.7", 1, 5.0), ("1.5.9.old", 2, None),
     ]  # fmt: skip
     drawn = tree_figure.draw(nodes, LIGHT)
-    assert "+5.0" in drawn and "not measured" in drawn and "the change of n1_4_7 goes on" in drawn
+    assert (
+        "91 (27)" in drawn and "+5.0" in drawn and "not measured" in drawn and "the change of n1_4_7 goes on" in drawn
+    )
     assert drawn.count("<rect") == 4  # a box for each, and a bar
