@@ -41,7 +41,7 @@ follow quickstart_plain=$plain quickstart_memory=$!
 "$PYTHON" -m editing.trace --run out/quickstart_memory --new_tokens 12 --show 3 > out/quickstart_trace.log \
     --prompts "Lygia Pape was born in" "The native language of Chuvash people is" "The region of Melbourne Village is" &
 trace=$!
-"$PYTHON" -m experiment fill out/quickstart_plain out/quickstart_memory > out/quickstart_records.log &
+"$PYTHON" -m experiment draft out/quickstart_plain out/quickstart_memory > out/quickstart_records.log &
 records=$!
 "$PYTHON" eval_model.py --compare out/quickstart_plain out/quickstart_memory
 echo

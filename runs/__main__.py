@@ -1,7 +1,9 @@
-"""List, show, compare, record, keep, start, sweep and check experiments.
+"""List, show, compare, record, analyse, keep, start, sweep and check experiments.
 
     python -m experiment list
     python -m experiment compare out/experiment_1_4_0 out/experiment_1_4_8
+    python -m experiment brief 1.4.8
+    python -m experiment fill 1.4.8 --notes answers.json
     python -m experiment new 1.4.9 --from 1.4.8 -- --fusion_heads 16
     python -m experiment sweep heads --from 1.4.8 --grid fusion_heads=4,8,16 seed=1,2 -- --max_steps 500
     python -m experiment keep out/knowledge_1_5_0_10000_seed1 out/knowledge_1_5_0_10000_seed2
@@ -48,7 +50,11 @@ def list_command(args) -> int:
     from .scripts import tree_lines, tree_of
 
     if args.tree:
-        print("\n".join(tree_lines(tree_of(ROOT), tree_text(args.root))))
+        nodes = tree_of(ROOT)
+        if args.format == "json":
+            print(json.dumps([node.as_dict() for node in nodes], ensure_ascii=False, indent=1))
+        else:
+            print("\n".join(tree_lines(nodes, tree_text(args.root))))
         return 0
     show([list_runs(find_runs(args.root, deep=True), f"runs in {args.root}")], args.format)
     return 0

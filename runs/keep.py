@@ -47,8 +47,8 @@ def plan_of(run: Run) -> tuple[str | None, str | None]:
         return match[1].replace("_", "."), f"text-{run.flag('max_steps')}"
     if match := re.fullmatch(r"(quickstart|knowledge_cpu)_([a-z]+)(?:_seed\d+)?", name):
         return match[2], match[1].replace("_", "-")
-    if re.fullmatch(r"\d+(_\d+)+\w*", name):
-        return name.replace("_", "."), "pretraining"
+    if match := re.fullmatch(r"(\d+(?:_\d+)+\w*?)(?:_+seed_?\d+)?", name):
+        return match[1].replace("_", "."), "pretraining"
     return None, None
 
 

@@ -283,6 +283,9 @@ def open_run(name: str | Path, root: str | Path = "out") -> Run:
     for path in (Path(name), Path(root) / name, Path(root) / f"experiment_{str(name).replace('.', '_')}"):
         if (path / "run.json").exists():
             return Run(path)
+    number = str(name).replace(".", "_").removeprefix("experiment_")
+    if found := [run for run in find_runs(root, deep=True) if run.number == number]:
+        return found[-1]  # of an experiment that has folders of its seeds alone, the newest
     raise FileNotFoundError(
         f"{name} has no run.json, nor has a run of that name in {root}: `python -m experiment list` shows the runs"
     )

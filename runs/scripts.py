@@ -67,6 +67,11 @@ class Node:
     def is_archived(self) -> bool:
         return self.script.parent.name == ARCHIVE
 
+    def as_dict(self) -> dict:
+        """The experiment and all that builds on it, for JSON."""
+        told = {"number": self.dotted, "question": self.question, "change": self.change, "archived": self.is_archived}
+        return told | {"children": [child.as_dict() for child in self.children]}
+
 
 def tree_of(root: Path) -> list[Node]:
     """The experiments that build on none, each with those that build on it, in the order of their numbers.

@@ -85,7 +85,11 @@ def keep_source(run_dir: str | Path, root: Path | None = None) -> dict:
         left.insert(0, {"path": "uncommitted.patch", "why": f"too large: {len(patch)} bytes"})
     elif patch:
         contents["uncommitted.patch"] = patch
-    contents |= {f"untracked/{name}": (root / name).read_bytes() for name in kept}
+    for name in kept:
+        try:
+            contents[f"untracked/{name}"] = (root / name).read_bytes()
+        except OSError as problem:  # it has gone since it was listed
+            left.append({"path": name, "why": f"cannot be read ({problem.strerror})"})
     digest = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()
     folder = place_for(run_dir, digest)
     for name, content in contents.items():

@@ -97,7 +97,7 @@ class ProductKeys(Retrieval):
             require(
                 R * R == self.knowledge_num,
                 f"--knowledge_num {self.knowledge_num} is not a square (product keys span a square grid); "
-                f"the nearest are {R * R} and {(R + 1) ** 2}",
+                f"the nearest are {R * R} and {(R + 1) ** 2}, and auto takes all sentences of the knowledge file",
             )
             require(self.dim % 2 == 0, f"--dim {self.dim} must be even: a query has two halves")
             require(

@@ -146,11 +146,3 @@ def test_a_flag_with_a_condition_is_told_exactly_while_it_does_not_hold(f):
 )  # fmt: skip
 def test_what_a_flag_would_need_is_told(argv, told):
     assert parse_cli(argv.split()).idle() == told
-
-
-def test_a_run_tells_its_idle_flags_once(runs):
-    ended = runs.start("run", "--model_type", "model_original", "--max_steps", "1", "--pointer", "--eval_batches", "1")
-    assert ended.code == 0
-    told = "these flags do nothing here: "
-    assert ended.output.count(told) == 1 and "--pointer (needs --model_type model_memory)" in ended.output
-    assert told in (runs.folder / "run/train.log").read_text()

@@ -1,5 +1,9 @@
 """Scoring, intervals, controls of the bank and statistics of usage."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,8 +13,10 @@ from editing.trace import trace
 from evaluation.config import EvalConfig, wilson_interval
 from evaluation.controls import BANK_CONTROLS
 from evaluation.generation import distinct, repetition_rate
+from evaluation.language import language
 from evaluation.likelihood import encode, log_likelihoods
-from evaluation.usage import gini
+from evaluation.usage import bank_usage, gini
+from runs.outcomes import outcomes_of
 from tests.conftest import tiny_model
 
 
@@ -38,6 +44,41 @@ def test_batched_scores_equal_scores_one_by_one(model, tokenizer):
 def test_a_question_is_split_at_its_blank():
     assert split_question("It is in the ___ style.", ["old"]) == ("It is in the", [" old style."])
     assert split_question("___ is red.", ["Mars"]) == ("", ["Mars is red."])
+
+
+@pytest.fixture
+def text(tmp_path) -> EvalConfig:
+    rows = [{"text": f"The village of number {n} has {n * 7} houses. " * (1 + n % 4)} for n in range(12)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return EvalConfig(val_path=str(tmp_path / "text.jsonl"), cache_dir=str(tmp_path / "cache"), batch_size=3)
+
+
+def test_the_losses_of_documents_make_up_the_loss(model, tokenizer, text):
+    result = language(model, tokenizer, text)
+    kept = outcomes_of(result)
+    assert len(kept.value_X) == 12 and kept.weight_X.sum() == result["n"]
+    assert float(kept.value_X @ kept.weight_X) / result["n"] == pytest.approx(result["loss"], rel=1e-6)
+    part = outcomes_of(language(model, tokenizer, replace(text, limit=4)))
+    assert part.key != kept.key and part.weight_X.sum() < kept.weight_X.sum()
+    assert outcomes_of(language(tiny_model(vocab_size=6400, seed=1), tokenizer, text)).key == kept.key
+    # The first document alone, as a person would work it out.
+    ids = [tokenizer.bos_token_id, *tokenizer(read_text(text)[0], add_special_tokens=False).input_ids]
+    ids = torch.tensor([[*ids, tokenizer.eos_token_id]])
+    first = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
+    assert kept.weight_X[0] == ids.shape[1] - 1 and kept.value_X[0] == pytest.approx(float(first), rel=1e-4)
+
+
+def read_text(config: EvalConfig) -> list[str]:
+    return [json.loads(line)["text"] for line in Path(config.val_path).read_text().splitlines()]
+
+
+def test_the_use_of_the_bank_is_told_of_each_reader(model, tokenizer, text):
+    result = bank_usage(model, tokenizer, text)
+    layers = result["layers"].values()
+    assert list(result["layers"]) == ["block 0", "block 1"]
+    assert all(sum(own["uses"]) == 49 and own["uses"][0] == round(49 * (1 - own["used_share"])) for own in layers)
+    shares = [own["used_share"] for own in layers]
+    assert max(shares) <= result["used_share"] <= min(1, sum(shares))
 
 
 def test_wilson_intervals_of_known_cases():

@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from runs import record
+from runs.check import check_record
+from runs.keep import plan_of
 from runs.record import fill_record
-from runs.run import Run
+from runs.run import Run, open_run
 from tests.runs.test_record import filled, write_run
 
 
@@ -19,7 +24,8 @@ def seeded(path: Path, seed: int, loss: float) -> Path:
     return path
 
 
-def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_path):
+def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
     runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, loss) for seed, loss in ((1, 2.6), (2, 2.7))]
     write_run(tmp_path / "out/experiment_9_9_9_seed3", seed=3, experiment="9_9_9_seed3", state="failed")
     paths = {fill_record(run, tmp_path / "experiment") for run in runs}
@@ -32,6 +38,36 @@ def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_pat
     assert failed["STATE"] == "❌ 失败" and "种子: " in failed["SUMMARY"]
 
 
+def test_the_curves_of_all_seeds_are_drawn_beside_their_record(tmp_path):
+    runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, 2.6) for seed in (1, 2)]
+    path = tmp_path / "experiment/EXPERIMENT_9_9_9.md"
+    record.draw_curves(Run(runs[0]), path)
+    picture = (tmp_path / "experiment/curves/EXPERIMENT_9_9_9.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and picture != (runs[0] / "curves.png").read_bytes()
+
+
+def test_an_experiment_that_has_folders_of_its_seeds_alone_is_opened_and_kept_by_its_number(tmp_path):
+    runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, 2.6) for seed in (1, 2)]
+    assert open_run("9.9.9", tmp_path / "out").path in runs
+    assert plan_of(Run(runs[0])) == ("9.9.9", "pretraining")
+    with pytest.raises(FileNotFoundError, match="9.9.8 has no run.json"):
+        open_run("9.9.8", tmp_path / "out")
+
+
+def test_a_table_that_a_person_changed_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
+    run = write_run(tmp_path / "out/run")
+    path = fill_record(run, tmp_path / "experiment")
+    path.write_text(path.read_text().replace("| 验证 Loss | 2.6000 |", "| 验证 Loss | 2.6 (mine) |"))
+    lines = (run / "metrics.jsonl").read_text().replace('"val_loss": 2.6', '"val_loss": 2.7')
+    (run / "metrics.jsonl").write_text(lines)
+    values = filled(fill_record(run, tmp_path / "experiment").read_text())
+    assert "2.6 (mine)" in values["SUMMARY"] and "2.7000" in values["CURVE"] and values["FINAL_LOSS"] == "2.7000"
+    text = path.read_text().replace("<!--begin:CURVE-->", "")
+    path.write_text(text)
+    assert "1 of " in check_record(path, [])
+
+
 def test_a_run_without_a_number_keeps_its_record_in_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = write_run(tmp_path / "out/mine", experiment="mine")
@@ -42,9 +78,9 @@ def test_a_run_without_a_number_keeps_its_record_in_its_own_folder(tmp_path, mon
     assert fill_record(own, "records") == Path("records/EXPERIMENT_mine.md")
     numbered = write_run(tmp_path / "out/experiment_9_9_9_heads")
     Run(numbered).update(experiment="9_9_9_heads")
-    record = fill_record(numbered)
-    assert record == Path("experiment/EXPERIMENT_9_9_9_heads.md")
-    assert "![训练曲线](curves/EXPERIMENT_9_9_9_heads.png)" in record.read_text()
+    path = fill_record(numbered)
+    assert path == Path("experiment/EXPERIMENT_9_9_9_heads.md")
+    assert "![训练曲线](curves/EXPERIMENT_9_9_9_heads.png)" in path.read_text()
     assert Path("experiment/curves/EXPERIMENT_9_9_9_heads.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -35,6 +35,8 @@ def test_a_memory_starts_from_a_plain_run_and_what_is_new_starts_fresh(runs, tmp
     assert ended.code == 0, ended.output
     parts = "blocks.1.fusion, blocks.1.memory_norm, blocks.1.retrieval, pointer"
     assert f"has no memory, so these parts start fresh: {parts}\n" in ended.output
+    idle = "these flags do nothing here: --fusion_heads (needs --fusion cross_attention)\n"
+    assert ended.output.count(idle) == 1 and idle in (tmp_path / "memory/train.log").read_text()
     plain, memory = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "memory"))
     for name, tensor in plain.items():
         torch.testing.assert_close(memory[name], tensor)
