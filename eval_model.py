@@ -31,15 +31,27 @@ from runs.tracking import replay
 from trainer.meters import memory_readings
 
 PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
+# The tasks that cannot do without each of them.
+TASKS_OF = {
+    "val_path": {"language", "usage", "generation"}, "object_path": {"object", "reworded", "exact_match", "retrieval"},
+    "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
+}  # fmt: skip
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
-    """Paths from the command line, else from the data flags of the run."""
+    """Paths from the command line, else from the data flags of the run.
+
+    What a run had, and no chosen task needs, may have gone since.
+    """
     paths = {name: getattr(args, name) or data.get(name) for name in PATHS}
     val_fraction = 0.0
     if paths["val_path"] is None:
         paths["val_path"], val_fraction = data["data_path"], data["val_fraction"]
+    for name, path in paths.items():
+        if path and not getattr(args, name) and not Path(path).exists() and TASKS_OF[name].isdisjoint(args.tasks):
+            print(f"left out, for no task needs it: there is no file {path}", file=sys.stderr)
+            paths[name] = None
     return EvalConfig(
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
         batch_size=args.batch_size, seed=args.seed,
@@ -101,7 +113,8 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
             "edits": len(journal.changed_rows()),
         }
     knowledge = flags["data"]["database_init_path"], args.database_init_path
-    config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
+    if not TASKS_OF["val_path"].issuperset(args.tasks):
+        config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
     controls = chosen_controls(args, model, config)
     files = {name: path for name in PATHS if (path := getattr(config, name))}
     results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank)

@@ -160,6 +160,7 @@ class Cases:
     def __init__(self, benchmark: str, args: argparse.Namespace, device: torch.device):
         self.deadline = time.perf_counter() + args.seconds
         self.out, self.rows = args.out, []
+        append_rows(self.out, [])  # what cannot be written is refused before anything is measured
         self.where = {"benchmark": benchmark, "date": time.strftime("%Y-%m-%d")} | about(device)
 
     def time_is_over(self) -> bool:

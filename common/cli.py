@@ -1,6 +1,7 @@
 """What all command lines share: how they end (`run_command`), and types of arguments."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -22,12 +23,24 @@ def run_command(main: Callable[[], int | None], *refusals: type[Exception]) -> N
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
         sys.exit(141)
     except (ValueError, OSError, *refusals) as problem:
-        sys.exit(f"error: {problem}")
+        sys.exit(f"error: {sentence(problem)}")
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
         sys.exit(130)
     if code:
         sys.exit(code)
+
+
+def sentence(problem: Exception) -> str:
+    """The words of an error; those of the operating system with the path first and with what to do."""
+    if not isinstance(problem, OSError) or not problem.filename or not problem.strerror:
+        return str(problem)
+    cures = {
+        errno.EACCES: "give permission, or name another path", errno.EROFS: "name a path on another disk",
+        errno.ENOSPC: "make room, or name a path on another disk", errno.ENOENT: "make it, or name another path",
+    }  # fmt: skip
+    paths = " to ".join(os.fsdecode(path) for path in (problem.filename, problem.filename2) if path is not None)
+    return f"{paths}: {problem.strerror}; {cures.get(problem.errno, 'name another path')}"
 
 
 def positive_int(text: str) -> int:

@@ -115,11 +115,16 @@ def normalised(row: dict, fields: tuple[str, ...], place: str) -> dict:
     if "question" in fields and BLANK not in row["question"]:
         raise ValueError(f"{place}: the question has no blank {BLANK} where its answer goes")
     if "choices" in fields:
-        choices = row["choices"] if isinstance(row["choices"], list) else []
+        choices, labels = row["choices"], []
+        if isinstance(choices, dict):  # {"text": [...], "label": [...]}, as ARC and CommonsenseQA have it
+            choices, labels = choices.get("text"), choices.get("label")
+        choices, labels = (x if isinstance(x, list) else [] for x in (choices, labels))
         if not 2 <= len(choices) <= len(LETTERS) or any(type(choice) not in (str, int, float) for choice in choices):
             raise ValueError(f"{place}: 'choices' must be a list of 2 to {len(LETTERS)} texts")
         row["choices"] = [require_text(str(choice), place) for choice in choices]
-        if "answer" in fields:
+        if "answer" in fields and labels.count(row["answer"]) == 1 and len(labels) == len(choices):
+            row["answer"] = LETTERS[labels.index(row["answer"])]
+        elif "answer" in fields:
             row["answer"] = LETTERS[choice_of(row["answer"], row["choices"], place)]
     elif "answer" in fields:
         row["answer"] = verdict_of(row["answer"], place)
@@ -135,8 +140,9 @@ def choice_of(answer, choices: list[str], place: str) -> int:
     text = str(answer).strip() if type(answer) in (str, int) else ""
     named = {i for i, choice in enumerate(choices) if text and choice.strip() == text}
     named = set() if len(named) > 1 else named
-    if len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
-        named.add(LETTERS.index(text.upper()))
+    letter = text.strip("().:[]").upper()  # "(B)" and "b." are B
+    if len(letter) == 1 and letter in LETTERS[: len(choices)]:
+        named.add(LETTERS.index(letter))
     if text.isdecimal() and int(text) < len(choices):
         named.add(int(text))
     if len(named) != 1:

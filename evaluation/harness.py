@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from tokenizers.processors import TemplateProcessing
+
 from common.cli import choose_device, positive_int, run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
@@ -37,19 +39,38 @@ def open_tasks(names: list[str], include_path: str | None):
     return manager
 
 
+def wrapped(trained, tokenizer, batch_size: int, device):
+    """The model as the harness takes it: every text begins with the begin token, once, as in the training.
+
+    The harness leaves that to the tokenizer, except for text that it rolls over, before which it puts the token itself.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    bos = tokenizer.bos_token, tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=[bos[0], "$A"], special_tokens=[bos])
+
+    class Wrapped(HFLM):
+        def loglikelihood_rolling(self, *args, **options):
+            self.add_bos_token = False
+            try:
+                return super().loglikelihood_rolling(*args, **options)
+            finally:
+                self.add_bos_token = True
+
+    return Wrapped(
+        pretrained=trained, tokenizer=tokenizer, backend="causal", batch_size=batch_size, device=str(device),
+        add_bos_token=True, max_length=trained.settings.max_seq_len,
+    )  # fmt: skip
+
+
 def run_harness(run_dir: Path, names: list[str], include_path: str | None, limit: int | None, device, batch_size: int):
     """The harness's results for each task, by name; stored one by one."""
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
 
     manager = open_tasks(names, include_path)
     results = ResultFile(run_dir, about_evaluation(run_dir, device, limit), FILE)
     results.require_writable()
-    trained = load_run(run_dir, device)
-    model = HFLM(
-        pretrained=trained, tokenizer=load_tokenizer(run_dir, "run"), backend="causal", batch_size=batch_size,
-        device=str(device), add_bos_token=True, max_length=trained.settings.max_seq_len,
-    )  # fmt: skip
+    model = wrapped(load_run(run_dir, device), load_tokenizer(run_dir, "run"), batch_size, device)
     for name in names:
         made = simple_evaluate(model, tasks=[name], task_manager=manager, limit=limit, bootstrap_iters=1000)["results"]
         for task, result in made.items():

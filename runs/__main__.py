@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import run_command, sentence
 from common.files import require_file
 
 from .blanks import open_blanks
@@ -87,8 +87,12 @@ def compare_command(args) -> int:
     if len(runs) < 2:
         raise ValueError("compare needs two different runs or more")
     show(compare(runs, labels), args.format)
-    drawn = draw(groups_of(runs, labels), args.png or Path(args.root) / "compare.png", args.axis)
-    print(f"curves: {drawn}", file=sys.stderr)
+    try:
+        drawn = draw(groups_of(runs, labels), args.png or Path(args.root) / "compare.png", args.axis)
+        print(f"curves: {drawn}", file=sys.stderr)
+    except OSError as problem:  # what was asked for is on the screen
+        print(f"the curves were not drawn ({sentence(problem)}): --png names another file", file=sys.stderr)
+        return 1 if args.png else 0
     return 0
 
 

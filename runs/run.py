@@ -5,12 +5,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 from datetime import datetime
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-from common.files import atomic, read_json
+from common.files import atomic, parse_json, read_json
 
 ROOT = Path(__file__).parents[1]
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
@@ -114,7 +115,8 @@ class Run:
     def metrics(self) -> list[dict]:
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
+        whole = ((n, line) for n, line in enumerate(lines, 1) if line.endswith("}"))  # a kill can leave half a line
+        return [parse_json(line, f"{path}, line {n}") for n, line in whole]
 
     @cached_property
     def log_lines(self) -> list[str]:
@@ -259,9 +261,13 @@ class Run:
 
 
 def find_runs(root: str | Path, deep: bool = False) -> list[Run]:
-    """The runs in a folder, or anywhere below it, oldest first."""
-    pattern = "**/run.json" if deep else "*/run.json"
-    runs = [Run(path.parent) for path in sorted(Path(root).glob(pattern))]
+    """The runs in a folder, or anywhere below it, oldest first. Of a damaged one only a warning is left."""
+    runs = []
+    for path in sorted(Path(root).glob("**/run.json" if deep else "*/run.json")):
+        try:
+            runs.append(Run(path.parent))
+        except ValueError as problem:
+            print(f"warning: left out: {problem}", file=sys.stderr)
     return sorted(runs, key=lambda run: run.info.get("start_time", ""))
 
 

@@ -97,6 +97,7 @@ def keep_source(run_dir: str | Path, root: Path | None = None) -> dict:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     has_patch = "uncommitted.patch" in contents
+    kept = [name for name in kept if f"untracked/{name}" in contents]
     return {"folder": folder.name, "patch": has_patch, "untracked": kept, "left_out": left[:100], "sha256": digest}
 
 

@@ -42,20 +42,30 @@ def runs(run_data, tmp_path) -> Runs:
     return Runs(run_data, tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def fault_mark(request, record_property):
+    """Count a test with the mark `fault`: it tries one fault, and survives it if it passes."""
+    for mark in request.node.iter_markers("fault"):
+        record_property("fault", mark.args[0])
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
-    """The table of the faults injected, survived and failed."""
+    """The table of the faults tried, survived and lost."""
     counts = {"tried": Counter(), "survived": Counter()}
     # The reports carry the counts here from whichever process ran the test.
     for report in (r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, [])):
         for name, value in getattr(report, "user_properties", []):
             if name in counts and report.when == "call":
                 counts[name][value[0]] += value[1]
+            elif name == "fault" and report.when == "call":
+                counts["tried"][value] += 1
+                counts["survived"][value] += report.passed
     tried, survived = counts.values()
     if not tried:
         return
     rows = [(what, tried[what], survived[what]) for what in tried]
     rows.append(("all", tried.total(), survived.total()))
     width = max(len(what) for what, *_ in rows)
-    terminalreporter.write_line(f"\n{'faults'.ljust(width)}  injected  survived  failed")
+    terminalreporter.write_line(f"\n{'faults'.ljust(width)}  tried  survived  lost")
     for what, n_tried, n_survived in rows:
-        terminalreporter.write_line(f"{what.ljust(width)}  {n_tried:8}  {n_survived:8}  {n_tried - n_survived:6}")
+        terminalreporter.write_line(f"{what.ljust(width)}  {n_tried:5}  {n_survived:8}  {n_tried - n_survived:4}")

@@ -95,8 +95,8 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         files = {"--data_path": data.data_path, "--val_path": data.val_path}
         files["--database_init_path"] = data.database_init_path if bank else None
         keys = {f"{name} file": content_key(Path(path), Path(data.cache_dir)) for name, path in files.items() if path}
-    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    inputs = {"tokenizer": f"{tokenizer_key(tokenizer)} {special}"} | keys
+    special = " ".join(str(getattr(tokenizer, f"{name}_token_id")) for name in ("bos", "eos", "pad"))
+    inputs = {"tokenizer": tokenizer_key(tokenizer), "tokenizer's special ids": special} | keys
     if data.init_path:
         require_same_inputs(data.init_path, tokenizer, bank, model.retrieval)
     if flags.optim.entry_rows:

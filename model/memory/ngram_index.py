@@ -252,7 +252,7 @@ class NgramIndex:
         """The matches of the `n_used` wanted key ranges [first, end) with the fewest postings, at least 1.
 
         Keys with more than `most` postings are ignored. Postings are counted in the bank as trained, so an edit never
-        changes the matches of other entries. Edited entries are not counted against `left_BTY`.
+        changes the matches of other entries. Edited entries are not counted against `left_BTY`: as many come on top.
         """
         base, edits, found = self.base[kind], self.edits.get(kind), []
         span = base.span(first_BTY, end_BTY)
@@ -263,7 +263,9 @@ class NgramIndex:
             edited_BTY = edited_span[1] - edited_span[0]
             # A key that is new to the bank counts the edits; edited entries come first, as the newer text.
             counted_BTY = torch.where(count_BTY > 0, count_BTY, edited_BTY)
-            found.append(self._fewest(edits, edited_span, rare_BTY & (edited_BTY <= most), counted_BTY, most, n_used))
+            on_top_BTY = None if left_BTY is None else torch.full_like(left_BTY, self.config.ngram_max_matches)
+            few_BTY = rare_BTY & (edited_BTY <= most)
+            found.append(self._fewest(edits, edited_span, few_BTY, counted_BTY, most, n_used, on_top_BTY))
         entry_BTX, weight_BTX = self._fewest(base, span, rare_BTY, count_BTY, most, n_used, left_BTY)
         if left_BTY is not None:
             left_BTY = (left_BTY - count_BTY.where(rare_BTY, 0)).clamp(min=0)

@@ -3,11 +3,12 @@
 from html import escape
 
 from .drawing import SANS
-from .leaderboard import PLAIN, TEXTS, first, plain_of
+from .leaderboard import PLAIN, QUESTIONS, TEXTS, first, plain_of
 from .rows import Rows
 
-WIDTH, ROW, INDENT, TOP = 1180, 27, 26, 44
+WIDTH, ROW, INDENT, TOP = 1310, 27, 26, 44
 CHANGE_END, LETTER = 860, 5.9  # where a change must end, and the mean width of its letters
+ANSWERS_AT, SHOWS_READING = 1296, 5  # the end of the answers; points above a shuffled bank that are coloured
 BAR_AT, BAR_WIDTH, BAR_MOST = 930, 110, 8.0  # the bars of the loss: from -8 % to +8 % of the plain model's
 
 
@@ -20,10 +21,9 @@ def data(rows: Rows) -> list[dict]:
 
     def visit(node: dict, depth: int, parent: int | None) -> None:
         place = len(found)
-        told = {name: node[name] for name in ("number", "archived")} | {
-            "change": node["change"] if node["base"] else node["question"]
-        }
-        found.append(told | {"depth": depth, "parent": parent} | against_plain(rows, node["number"]))
+        told = {name: node[name] for name in ("number", "archived")}
+        told |= {"change": node["change"] if node["base"] else node["question"], "depth": depth, "parent": parent}
+        found.append(told | against_plain(rows, node["number"]) | answers(rows, node["number"]))
         for child in children.get(node["number"], []):
             visit(child, depth + 1, place)
 
@@ -43,12 +43,22 @@ def against_plain(rows: Rows, number: str) -> dict:
     return {"percent": round(100 * (loss.value / plain.value - 1), 2), "protocol": protocol}
 
 
+def answers(rows: Rows, number: str) -> dict:
+    """Right object questions in %, and those with the bank shuffled under the same protocol."""
+    answer = first(rows, number, ("memory", "plain"), "object", QUESTIONS)
+    asked = ((answer.split, answer.protocol),) if answer else ()
+    shuffled = first(rows, number, ("shuffled",), "object", asked)
+    return {"object": answer and answer.value, "shuffled": shuffled and shuffled.value}
+
+
 def draw(nodes: list[dict], colors) -> str:
     height = TOP + ROW * len(nodes) + 12
     parts = [
         text(BAR_AT + BAR_WIDTH / 2, 16, "loss against plain, %", colors.text, 12, anchor="middle"),
         text(BAR_AT + BAR_WIDTH / 2, 31, "left is better", colors.plain, 11, anchor="middle"),
         text(1070, 16, "protocol, against", colors.text, 12),
+        text(ANSWERS_AT, 16, "object questions, %", colors.text, 12, anchor="end"),
+        text(ANSWERS_AT, 31, "(bank shuffled)", colors.plain, 11, anchor="end"),
         line(BAR_AT + BAR_WIDTH / 2, TOP - 8, BAR_AT + BAR_WIDTH / 2, height - 8, colors.grid),
     ]
     for place, node in enumerate(nodes):
@@ -58,7 +68,7 @@ def draw(nodes: list[dict], colors) -> str:
             above = TOP + ROW * node["parent"] + ROW / 2 + 9
             stem = x - INDENT + 10
             parts += [line(stem, above, stem, y, colors.grid), line(stem, y, x, y, colors.grid)]
-        parts += draw_node(node, x, y, colors) + draw_bar(node, y, colors)
+        parts += draw_node(node, x, y, colors) + draw_bar(node, y, colors) + draw_answers(node, y, colors)
     label = "Every experiment below the one it builds on, with its change and its loss against the plain model."
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
@@ -94,6 +104,15 @@ def draw_bar(node: dict, y: float, colors) -> list[str]:
         text(BAR_AT - 6, y + 4, f"{percent:+.1f}", colors.text, 12, anchor="end"),
         text(1070, y + 4, node["protocol"], colors.plain, 11),
     ]
+
+
+def draw_answers(node: dict, y: float, colors) -> list[str]:
+    if node["object"] is None:
+        return []
+    shuffled = "" if node["shuffled"] is None else f" ({node['shuffled']:.0f})"
+    is_read = node["shuffled"] is not None and node["object"] - node["shuffled"] > SHOWS_READING
+    color = colors.lookup if is_read else colors.text
+    return [text(ANSWERS_AT, y + 4, f"{node['object']:.0f}{shuffled}", color, 12, anchor="end")]
 
 
 def text(x: float, y: float, words: str, color: str, size: float, anchor: str = "start", weight: str = "normal") -> str:

@@ -196,6 +196,7 @@ def test_a_question_without_answer_is_refused(write, tokenizer, tmp_path):
         open_pretrain_data(path, tokenizer, 64, "packed", tmp_path / "cache")
 
 
+@pytest.mark.fault("text in another form")
 def test_a_text_that_has_kept_its_prompt_is_a_text(write, tmp_path):
     path = write("t.jsonl", [{"prompt": "Write a tale.", "text": "Once.", "format": "story"}, {"text": "Twice."}])
     assert [(d.text, d.given) for d in read_documents(path)] == [("Once.", 0), ("Twice.", 0)]
@@ -206,6 +207,7 @@ def test_a_text_that_has_kept_its_prompt_is_a_text(write, tmp_path):
         list(read_documents(wrong))
 
 
+@pytest.mark.fault("text in another form")
 @pytest.mark.parametrize("mode", ["packed", "padded"])
 @pytest.mark.parametrize("T", [4, 7, 16, 33])
 def test_rows_in_which_nothing_is_predicted_are_left_out(write, tokenizer, tmp_path, mode, T):
@@ -225,6 +227,7 @@ def test_rows_in_which_nothing_is_predicted_are_left_out(write, tokenizer, tmp_p
     assert labelled.report["rows_without_labels"] == int((~has_target).sum())
 
 
+@pytest.mark.fault("text in another form")
 def test_prompts_that_fill_all_rows_are_refused_with_their_file(write, tokenizer, tmp_path):
     path = write("q.jsonl", [{"prompt": "year of " * 40, "answer": " 1801"}] * 3)
     with pytest.raises(ValueError, match="q.jsonl: every prompt fills a row of --max_seq_len 8 tokens.*give a larger"):

@@ -168,6 +168,7 @@ def test_who_moves_a_subject_is_told_where_product_keys_will_not_look(run, monke
         assert ("the old words put this entry" in capsys.readouterr().err) == is_warned
 
 
+@pytest.mark.fault("an edit that another process makes")
 def test_every_way_into_a_run_sees_its_edits(run):
     ids = torch.tensor([[1, *load_tokenizer(run)("Paris is in", add_special_tokens=False).input_ids]])
     before = AutoModelForCausalLM.from_pretrained(run).eval()(ids).logits
@@ -182,6 +183,7 @@ def test_every_way_into_a_run_sees_its_edits(run):
         AutoModelForCausalLM.from_pretrained(run)
 
 
+@pytest.mark.fault("an edit that another process makes")
 def test_an_edit_of_another_process_reaches_an_open_store(run):
     store, other = MemoryStore(run), MemoryStore(run)
     assert store.search_words("Oslo", 1)[0][1].row == 2
@@ -195,6 +197,7 @@ def test_an_edit_of_another_process_reaches_an_open_store(run):
     assert [row for row, *_ in store.changed()] == [1, 2]
 
 
+@pytest.mark.fault("an edit that another process makes")
 def test_an_edit_made_while_a_run_is_loaded_is_not_missed(run, monkeypatch):
     from editing import store as module
 
@@ -209,6 +212,7 @@ def test_an_edit_made_while_a_run_is_loaded_is_not_missed(run, monkeypatch):
     assert MemoryStore(run).text(0) == "Paris is in Spain."
 
 
+@pytest.mark.fault("export, import and search of a bank")
 def test_an_export_restores_the_same_bank_bit_for_bit(run, tmp_path):
     store, path = MemoryStore(run), tmp_path / "bank.jsonl"
     tokenizer = load_tokenizer(run)
@@ -234,6 +238,7 @@ def test_an_export_restores_the_same_bank_bit_for_bit(run, tmp_path):
     assert [store.text(row) for row in (0, 1, 3, 4)] == ["a", "b", "c", "d"]
 
 
+@pytest.mark.fault("export, import and search of a bank")
 def test_an_entry_named_twice_in_a_file_is_refused(run, tmp_path):
     store, path = MemoryStore(run), tmp_path / "twice.jsonl"
     path.write_text('{"row": 0, "text": "a"}\n{"row": 0, "text": "b"}\n')
@@ -244,6 +249,7 @@ def test_an_entry_named_twice_in_a_file_is_refused(run, tmp_path):
     assert store.journal.entries() == []
 
 
+@pytest.mark.fault("export, import and search of a bank")
 @pytest.mark.parametrize("text", ["édouard", "ÉDOUARD", "e\u0301douard", "Ｅ\u0301ｄｏｕａｒｄ", "was Édouard there"])
 @pytest.mark.parametrize("stored", ["Édouard is big.", "E\u0301douard is big.", "ÉDOUARD is big."])
 def test_search_does_not_depend_on_case_width_or_unicode_form(run, text, stored):

@@ -7,6 +7,7 @@ import pytest
 from dataset import questions
 from dataset.questions import FIELDS, chance_of, read_questions
 
+pytestmark = pytest.mark.fault("questions in another form")
 CHOICES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv"]
 OBJECT = {"question": "It is in ___.", "choices": CHOICES, "subject": "s", "predicate": "p"}
 
@@ -21,7 +22,7 @@ def read(tmp_path):
     return read_rows
 
 
-@pytest.mark.parametrize("answer", ["C", "c", " c ", "2", 2, "Lima"])
+@pytest.mark.parametrize("answer", ["C", "c", " c ", "(C)", "c.", "2", 2, "Lima"])
 def test_the_common_forms_of_a_choice_are_taken(read, answer):
     assert read("object", OBJECT | {"answer": answer})[0]["answer"] == "C"
 
@@ -31,6 +32,12 @@ def test_other_forms_of_a_choice_are_refused_with_their_line(read, answer):
     with pytest.raises(ValueError, match="line 2: the answer .* names no choice: write its letter .A to E.") as refusal:
         read("object", OBJECT | {"answer": "A"}, OBJECT | {"answer": answer})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("labels, answer", [("ABCDE", "C"), ("12345", "3"), ([1, 2, 3, 4, 5], 3)])
+def test_choices_with_labels_are_taken(read, labels, answer):
+    row = read("object", OBJECT | {"choices": {"text": CHOICES, "label": list(labels)}, "answer": answer})[0]
+    assert (row["answer"], row["choices"]) == ("C", CHOICES)
 
 
 def test_choices_that_are_numbers_or_letters_are_not_confused(read):

@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 from dataset.tokenizer import load_tokenizer
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.fault("an option of generate")
 VARIANTS = {
     "plain": {"model_type": "model_original"},
     "product keys": {"retrieval": "product_key"},

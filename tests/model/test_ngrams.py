@@ -147,6 +147,24 @@ def test_edits_are_found_and_undo_is_exact():
     assert not model.bank.ngrams().edits
 
 
+def test_an_edit_leaves_the_search_as_narrow_as_its_limit():
+    few = {**CONFIG, "ngram_lengths": [1, 2], "vocab_size": 7, "ngram_max_places": 10**6, "ngram_max_matches": 3}
+    config = tiny_config(**few)
+    token_NL = random_bank(config)
+    index, text = NgramIndex(token_NL, config), torch.randint(1, 7, (1, 12))
+    start = torch.zeros_like(text, dtype=torch.bool)
+    assert index.matches(text, start)[0].shape == (1, 12, 3)
+    old = token_NL[:20].clone()
+    token_NL[:20] = text[0, :5]
+    index.edit(torch.arange(20), old)
+    entry_BTX, weight_BTX = index.matches(text, start)
+    assert entry_BTX.shape == weight_BTX.shape == (1, 12, 9)  # of each length as many edited entries on top
+    assert len({e for e in entry_BTX[0, 4].tolist() if 0 <= e < 20}) >= 3
+    token_NL[:20] = old
+    index.edit(torch.arange(20), text[:, :5].expand(20, -1))
+    assert index.matches(text, start)[0].shape == (1, 12, 3)
+
+
 def test_a_pair_finds_what_no_rare_ngram_does_also_after_an_edit():
     # Every bigram is common; 5 and 6 stand together in entry 4 alone.
     token_NL = torch.tensor([[7, 8, 5, 7, 8], [7, 8, 6, 7, 8]] * 10 + [[7, 8, 5, 7, 6]] * 1 + [[7, 8, 9, 7, 8]] * 15)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import run_command
+from common.cli import run_command, sentence
 from common.files import atomic
 from dataset.cache import content_key
 from editing.store import MemoryStore
+from runs.__main__ import main as experiment_main
+from runs.run import find_runs
 from tests.editing.conftest import run  # noqa: F401
+from tests.runs.test_record import write_run
 
+pytestmark = pytest.mark.fault("a command that cannot work")
 # In a folder that is a run of a memory model, with a text t.jsonl and questions o.jsonl.
 REFUSED = [
     ("dataset.tokenizer", "--data nowhere.jsonl --out tok", "no file nowhere.jsonl: give another --data"),
@@ -94,6 +98,38 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be written: give permission, or give another --out .Permission denied"):
         with atomic(tmp_path / "file", "out"):
             refuse_to_write()
+
+
+def test_an_error_of_the_system_names_its_path_and_a_cure():
+    assert sentence(PermissionError(13, "Permission denied", "out/x")) == (
+        "out/x: Permission denied; give permission, or name another path"
+    )
+    assert sentence(OSError("no room to write x: make room")) == "no room to write x: make room"
+    assert "a to b" in sentence(OSError(18, "Invalid cross-device link", "a", None, "b"))
+
+
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, capsys):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text('{"state": "finished", "experiment": "x"}')
+    (tmp_path / "bad/eval.json").write_text('{"obj')
+    assert [found.name for found in find_runs(tmp_path)] == ["good"]
+    assert f"left out: {tmp_path / 'bad/eval.json'}: not valid JSON" in capsys.readouterr().err
+    (tmp_path / "good/metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo{"step": 3}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: not valid JSON"):
+        find_runs(tmp_path)[0].metrics  # noqa: B018
+
+
+def test_runs_in_a_folder_that_cannot_be_written_are_compared(tmp_path, monkeypatch, capsys):
+    for name in ("one", "two"):
+        write_run(tmp_path / name)
+    monkeypatch.setattr("runs.plots.draw", refuse_to_write)
+    monkeypatch.setattr(sys, "argv", ["experiment", "compare", "--root", str(tmp_path), "one", "two"])
+    assert experiment_main() == 0
+    printed = capsys.readouterr()
+    assert "results" in printed.out and "the curves were not drawn" in printed.err
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--png", "no/c.png"])
+    assert experiment_main() == 1
 
 
 PACKAGES = ("common", "dataset", "model", "trainer", "runs", "evaluation", "editing", "benchmark")

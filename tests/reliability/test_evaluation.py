@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from editing.store import MemoryStore
 from evaluation.results import ResultFile
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.fault("an evaluation that is partial, or cannot be stored")
 FACTS = [f"Town {n} lies in land {n % 3}." for n in range(9)]
 CHOICES = ["land 0", "land 1", "land 2"]
 
@@ -136,6 +138,20 @@ def test_results_of_an_earlier_version_count_with_the_limit_of_their_file(run, e
     assert evaluate("--tasks", "verification", "--arms")["object"]["limit"] == 8
 
 
+def test_tasks_do_not_ask_for_files_that_only_others_need(run, evaluate, capsys):
+    for name in ("val.jsonl", "verification.jsonl"):
+        (run.parent / name).unlink()
+    assert evaluate("--tasks", "object", "frequency", "--arms")["object"]["n"] == 9
+    assert "left out, for no task needs it: there is no file" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="give another --verification_path"):
+        evaluate("--tasks", "verification")
+    write(run.parent / "val.jsonl", [{"text": fact} for fact in FACTS])
+    for path in (run.parent / "facts.json", run.parent / "object.jsonl"):
+        path.unlink()
+    shutil.rmtree(run.parent / "cache")
+    assert "loss" in evaluate("--tasks", "language", "--arms")["language"]
+
+
 def test_what_was_measured_before_a_failure_is_stored_and_printed(run, evaluate, monkeypatch, capsys):
     def fail(*args):
         raise OSError("the GPU fell off")
@@ -225,6 +241,30 @@ def test_a_terminal_without_unicode_shows_the_table():
     assert screen.buffer.getvalue() == b"object 50.0% ?3.0%\n"
 
 
+class HFLM:
+    """What the harness's own class does with a text."""
+
+    def __init__(self, tokenizer, add_bos_token, max_length, **options):
+        self.tokenizer, self.add_bos_token, self.max_length = tokenizer, add_bos_token, max_length
+
+    def tok_encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=self.add_bos_token)
+
+    def loglikelihood_rolling(self, texts: list[str]) -> list[list[int]]:
+        return [[self.tokenizer.bos_token_id, *self.tok_encode(text)] for text in texts]
+
+
+def test_every_text_of_the_harness_begins_once_with_the_begin_token(run, ask_harness):
+    from evaluation.harness import wrapped
+    from model import load_run
+
+    tokenizer = load_tokenizer(run)
+    expected = [tokenizer.bos_token_id, *tokenizer("Town 1", add_special_tokens=False).input_ids]
+    model = wrapped(load_run(run), tokenizer, 2, "cpu")
+    assert model.tok_encode("Town 1") == expected == model.loglikelihood_rolling(["Town 1"])[0]
+    assert model.tok_encode("Town 1") == expected and model.max_length == 32
+
+
 @pytest.fixture
 def ask_harness(run, monkeypatch):
     """ask_harness(flags): the command line, with a harness that has three tasks; returns harness.json."""
@@ -237,7 +277,7 @@ def ask_harness(run, monkeypatch):
     for name, content in {
         "lm_eval": {"simple_evaluate": simple_evaluate},
         "lm_eval.tasks": {"TaskManager": lambda **options: manager},
-        "lm_eval.models.huggingface": {"HFLM": lambda **options: None},
+        "lm_eval.models.huggingface": {"HFLM": HFLM},
     }.items():
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
 

@@ -18,6 +18,7 @@ from model import load_run
 from runs.load import load_run_bank
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.fault("the facts behind a bank changed")
 FACTS = [{"sentence": f"Town {n} lies in land {n % 3}.", "object": f"land {n % 3}", "uuid": f"u{n}"} for n in range(9)]
 ORDER = [3, 1, 4, 0, 5, 8, 2, 6, 7]
 

@@ -12,6 +12,7 @@ from dataset.tokenizer import encode_texts, load_tokenizer, with_padding_first
 from editing.store import MemoryStore
 from tests.editing.conftest import run  # noqa: F401
 
+pytestmark = pytest.mark.fault("another order of special ids")
 TEXTS = [f"Village {n} lies by river {n % 9}! It has {n} houses." for n in range(60)]
 SPECIALS = {
     "gpt2: one token for all, at the end": ["<|endoftext|>"] * 3,
