@@ -221,33 +221,9 @@ def pararel(paths: list[Path]) -> Rows:
     yield from asked(pairs)
 
 
-def choice(context: str, choices: list[str], answer: int, **more) -> tuple[int, dict]:
-    """A question about language: each choice with its leading space, so that context + choice is the text."""
-    return 0, {"context": context, "choices": choices, "answer": "ABCDEFGH"[answer]} | more
-
-
-def blimp(paths: list[Path]) -> Rows:
-    for kind, row in archive_lines(paths[0], "data"):
-        yield choice("", [row["sentence_good"], row["sentence_bad"]], 0, group=kind, field=row.get("field", ""))
-
-
-def lambada(paths: list[Path]) -> Rows:
-    for _, row in read_records(paths[0]):
-        context, _, last = row["text"].strip().rpartition(" ")
-        yield choice(context, [f" {last}"], 0)
-
-
-def hellaswag(paths: list[Path]) -> Rows:
-    """Worded as lm-evaluation-harness does: the activity, then the text."""
-    for _, row in read_records(paths[0]):
-        text = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}".strip()
-        endings = [f" {ending.strip()}" for ending in row["endings"]]
-        yield choice(text, endings, int(row["label"]))
-
-
 CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {
     convert.__name__: convert
     for convert in (
-        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel, blimp, lambada, hellaswag,
+        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel,
     )
 }  # fmt: skip

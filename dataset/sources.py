@@ -47,7 +47,6 @@ STORIES = HUB + "roneneldan/TinyStories@f54c09fd23315a6f9c86f9dc80f725de7d8f9c64
 WIKITEXT = HUB + "Salesforce/wikitext@b08601e04326c79dfdd32d625aee71d232d685c3/wikitext-103-raw-v1/"
 WIKIPEDIA = HUB + "wikimedia/wikipedia@cf26be8eef6bc935da5d2281be5aad4813e49e90/20231101.simple/"
 POPQA = HUB + "akariasai/PopQA@098765c79ea10a2cb19c828324e33281b8336ec0/"
-LAMBADA = HUB + "EleutherAI/lambada_openai@900124bf3b8235c6daf21033af9948b3f07346c4/data/"
 ROME = "https://rome.baulab.info/data/dsets/"
 GITHUB = "https://github.com/"
 
@@ -117,20 +116,5 @@ SOURCES = {
         "ParaRel: facts of T-REx, each asked in many wordings", "MIT",
         (File(GITHUB + "yanaiela/pararel/archive/845c42a218d9d26ae9d2cc9ba2ba780741c4e57e.zip"),),
         ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --object_path", "pararel",
-    ),
-    "blimp": Source(
-        "BLiMP: pairs of sentences, of which one is grammatical", "CC BY 4.0",
-        (File(GITHUB + "alexwarstadt/blimp/archive/d07303a7662f1942d70c5e2bbac7aa021c6cdbd0.zip"),),
-        ("blimp.jsonl",), "a reader of context, choices, answer", "blimp",
-    ),
-    "lambada": Source(
-        "LAMBADA: the last word of a passage", "MIT (its card)",
-        (File(LAMBADA + "lambada_test_en.jsonl", 1819752),),
-        ("lambada.jsonl",), "a reader of context, choices, answer", "lambada", 2,
-    ),
-    "hellaswag": Source(
-        "HellaSwag: how a text goes on, one of four", "MIT",
-        (File("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"),),
-        ("hellaswag.jsonl",), "a reader of context, choices, answer", "hellaswag", 12,
     ),
 }  # fmt: skip

@@ -12,7 +12,9 @@ from .parser import OneSentenceParser, asked_for_help, unknown, with_config
 
 HELP_END = """
 also:
-  --config FILE     flags from a YAML file or the flags.json of a run; of equal flags the last one wins
+  --config FILE     flags from a YAML file, or from a run's flags.json without its folder (--out_dir), record
+                    (--experiment, --experiment_dir, --base_experiment, --baseline) and --resume; of equal flags
+                    the last one wins
   --no_FLAG         turns a BOOL off, as --FLAG False does
   --help WORD       flags about a word, such as --help fusion
 """

@@ -4,19 +4,22 @@ import argparse
 import difflib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import Field, fields
 
 from transformers import HfArgumentParser
 
-from common.files import read_json, require_file
+from common.files import require_file
 from common.flags import owner
 from model.memory import chosen_by
 
 BASIC = "the flags to begin with"
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 ENDS = {"_path": "PATH", "_dir": "PATH"}  # of names of flags whose values are paths
+NULLS = ("null", "Null", "NULL", "~")  # of YAML
+# What a run's flags.json does not hand on: another run has its own folder and record.
+OF_RUN = ("out_dir", "experiment", "experiment_dir", "base_experiment", "baseline", "resume")
 
 
 class OneSentenceParser(HfArgumentParser):
@@ -98,32 +101,45 @@ def metavar_of(action) -> str | None:
     return path or METAVARS.get(action.type)
 
 
-def flags_of_file(path: str) -> dict:
-    """The flags of a YAML file, or of the flags.json of a run: by name, or by section and name.
+def flags_of_file(path: str) -> dict[str, list[str] | None]:
+    """Flag -> its words on a command line, or None for null; of a YAML file, or of the flags.json of a run.
+
+    Flags may stand in sections. A run's own folder and record, the flags of OF_RUN, are left out of a .json.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, or does not hold flags.
+        FileNotFoundError, ValueError: the file is missing or holds no flags, or a flag twice or without a value.
     """
-    file = require_file(path, "config")
-    if file.suffix == ".json":
-        content = read_json(file)
-    else:
-        import yaml
+    import yaml
 
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as problem:
-            raise ValueError(f"--config {path} is not valid YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(content, dict):
+    file, found = require_file(path, "config"), {}
+    try:
+        # Texts, as on a command line: YAML itself would read 1_4_8 as 148. JSON is YAML too.
+        content = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ValueError(f"--config {path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, yaml.MappingNode):
         raise ValueError(f"--config {path} holds no flags: write one a line, such as dim: 256")
-    found = {}
-    for name, value in content.items():
-        found |= value if isinstance(value, dict) else {name: value}
-    return {str(name).removeprefix("--").replace("-", "_"): value for name, value in found.items()}
+    for name, words in pairs_of(content):
+        if name in found:
+            raise ValueError(f"--config {path} has --{name} twice: leave one out")
+        found[name] = words
+        if words == []:
+            raise ValueError(f"--config {path} has --{name} without a value: give one, or leave the line out")
+    return {name: words for name, words in found.items() if file.suffix != ".json" or name not in OF_RUN}
 
 
-def words_of(value) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+def pairs_of(mapping) -> Iterator[tuple[str, list[str] | None]]:
+    """(flag, words) of a mapping of YAML and those in it. An unquoted null is None; a value left out has no words."""
+    for key, value in mapping.value:
+        name = str(key.value).removeprefix("--").replace("-", "_")
+        if value.id == "mapping":
+            yield from pairs_of(value)
+        elif value.id == "sequence":
+            yield name, [str(item.value) for item in value.value]
+        elif value.style is None and value.value in NULLS:
+            yield name, None
+        else:
+            yield name, [value.value] if value.value or value.style else []
 
 
 def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
@@ -132,7 +148,7 @@ def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
     A null, which no command line can say, takes back what stands before it.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or names a flag that does not exist.
+        FileNotFoundError, ValueError: a file is missing or not named, or names a flag that does not exist.
     """
     taken, words = [], iter(argv)
     for word in words:
@@ -141,14 +157,16 @@ def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
             taken.append(word)
             continue
         path = path if equals else next(words, "")
-        for flag, value in flags_of_file(path).items():
+        if not path or path.startswith("--"):
+            raise ValueError("--config needs a value: give a YAML file, or the flags.json of a run")
+        for flag, own in flags_of_file(path).items():
             if flag not in parser.owners:
                 raise ValueError(f"--config {path} has {unknown(f'--{flag}', parser)}")
-            if value is None:
+            if own is None:
                 taken = without(taken, flag)
                 parser.set_defaults(**{flag: None})
-            elif value != []:
-                taken += [f"--{flag}", *words_of(value)]
+            else:
+                taken += [f"--{flag}", *own]
     return taken
 
 

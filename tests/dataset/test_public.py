@@ -57,8 +57,11 @@ def asks(path, kind):
     return read_questions(path, FIELDS[kind], None, kind)
 
 
-def test_every_source_has_its_converter():
+def test_every_source_has_its_converter_and_becomes_what_a_flag_reads():
     assert {source.convert for source in SOURCES.values()} - {None, "trex"} == set(CONVERTERS)
+    read = {"--data_path", "--val_path", "--database_init_path", "--object_path", "--edit_path"}
+    for source in SOURCES.values():
+        assert set(source.flag.split(", ")) <= read and len(source.makes) <= len(source.flag.split(", "))
 
 
 def test_stories_and_wikitext(made, tmp_path):
@@ -136,26 +139,11 @@ def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
     assert [row["question"] for row in asked] == ["Oslo, which lies in ___.", "Rome, which lies in ___."]
 
 
-def test_questions_about_language(made, tmp_path):
-    pair = {"sentence_good": "They go.", "sentence_bad": "They goes.", "field": "syntax"}
-    (rows,) = made("blimp", archive(tmp_path / "b.zip", {"data/agree.jsonl": lines(pair), "other/x.jsonl": "no"}))
-    assert rows == [{"context": "", "choices": ["They go.", "They goes."], "answer": "A", "group": "agree",
-                     "field": "syntax"}]  # fmt: skip
-    (rows,) = made_again(made, tmp_path, "lambada", put(tmp_path, "l.jsonl", lines({"text": "He met his friend Bob"})))
-    assert rows == [{"context": "He met his friend", "choices": [" Bob"], "answer": "A"}]
-    item = {
-        "activity_label": "Cooking",
-        "ctx_a": "A man cuts.",
-        "ctx_b": "he",
-        "endings": ["eats.", "sings."],
-        "label": 1,
-    }
-    (rows,) = made_again(made, tmp_path, "hellaswag", put(tmp_path, "h.jsonl", lines(item)))
-    assert rows == [{"context": "Cooking: A man cuts. He", "choices": [" eats.", " sings."], "answer": "B"}]
-
-
 def test_another_form_is_refused_and_leaves_nothing(made, tmp_path):
-    for name, path in (("counterfact", put(tmp_path, "c.json", '[{"x": 1}]')), ("blimp", put(tmp_path, "b.zip", "x"))):
+    for name, path in (
+        ("counterfact", put(tmp_path, "c.json", '[{"x": 1}]')),
+        ("pararel", put(tmp_path, "b.zip", "x")),
+    ):
         with pytest.raises(ValueError, match="has another form than this program knows"):
             made(name, path)
         assert list((tmp_path / "out").iterdir()) == []

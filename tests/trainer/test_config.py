@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from runs.new import script_flags
 from runs.scripts import scripts
 from tests.conftest import tiny_model
-from trainer.config import OptimConfig, parse_cli
+from trainer.config import OptimConfig, RunConfig, parse_cli
 from trainer.optim import lr_at, parameter_groups
 
 SCRIPTS = scripts(Path())
@@ -104,7 +105,35 @@ def test_flags_come_from_a_file_and_those_after_it_win(tmp_path):
 def test_the_flags_json_of_a_run_repeats_it(tmp_path):
     flags = parse_cli([*script_flags(Path("run_file/experiment_1_6_3.sh")), "--val_path", "text.jsonl"])
     (tmp_path / "flags.json").write_text(json.dumps(flags.as_dict()))
-    assert parse_cli(["--config", str(tmp_path / "flags.json")]) == flags
+    again = parse_cli(["--config", str(tmp_path / "flags.json")])
+    kept = {"out_dir": flags.run.out_dir, "experiment": flags.run.experiment}
+    kept |= {"base_experiment": flags.run.base_experiment}
+    assert replace(again, run=replace(again.run, **kept)) == flags
+
+
+def test_the_flags_json_of_a_run_leaves_its_folder_and_record_behind(tmp_path):
+    own = "--out_dir theirs --experiment 9_9_9 --experiment_dir their --base_experiment 9.9.8 --baseline b --no_resume"
+    flags = parse_cli([*own.split(), "--dim", "64"])
+    for name in ("flags.json", "flags.yaml"):
+        (tmp_path / name).write_text(json.dumps(flags.as_dict()))
+    again = parse_cli(["--config", str(tmp_path / "flags.json")])
+    assert again.run == RunConfig() and again.model.dim == 64
+    again = parse_cli(["--out_dir", "mine", "--config", str(tmp_path / "flags.json")])
+    assert again.run.out_dir == "mine" and again.run.resume
+    assert parse_cli(["--config", str(tmp_path / "flags.yaml")]) == flags
+
+
+def test_a_value_of_a_file_is_the_text_that_stands_there(tmp_path):
+    (tmp_path / "flags.yaml").write_text('experiment: 1_4_8\nseed: 010\ncache_dir: "null"\nval_path: ~\n')
+    flags = parse_cli(["--val_path", "text.jsonl", "--config", str(tmp_path / "flags.yaml")])
+    assert (flags.run.experiment, flags.run.seed) == ("1_4_8", 10)
+    assert (flags.data.cache_dir, flags.data.val_path) == ("null", None)
+
+
+@pytest.mark.parametrize("argv", [["--config"], ["--config="], ["--config", "--dim", "64"]])
+def test_config_without_a_file_is_refused(argv):
+    with pytest.raises(ValueError, match="--config needs a value: give a YAML file"):
+        parse_cli(argv)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +144,10 @@ def test_the_flags_json_of_a_run_repeats_it(tmp_path):
         ("dim: [", "is not valid YAML"),
         ("batch_size: 0", "--batch_size must be at least 1, got 0"),
         ("", "is empty: give another --config"),
+        ("ngram_lengths: []", "--config .*flags.yaml has --ngram_lengths without a value: give one, or leave"),
+        ("dim:\nseed: 1", "has --dim without a value"),
+        ("dim: 64\ndim: 32", "has --dim twice: leave one out"),
+        ("model:\n  n-heads: 4\n--n_heads: 8", "has --n_heads twice"),
     ],
 )
 def test_a_file_that_holds_no_flags_is_refused(tmp_path, content, sentence):
