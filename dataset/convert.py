@@ -39,8 +39,8 @@ def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
     a header. The template makes the sentence of a row without one.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing or empty, a row has fewer than three columns or is not CSV
-            (it is named), or the template does not take these three names.
+        FileNotFoundError, ValueError: the file is missing or empty, a row has fewer than three columns, is not CSV or
+            has its sentence in the fourth column (it is named), or the template does not take these three names.
     """
     path = require_file(path)
     try:
@@ -63,6 +63,11 @@ def read_triples(path: Path, template: str = TEMPLATE) -> Iterator[Fact]:
         if len(row) < 3:
             raise ValueError(f"{path}, row {number}: {len(row)} columns, need subject, predicate and object")
         subject, predicate, object, source, sentence = (*row, "", "")[:5]
+        if not sentence and " " in source.strip() and source.rstrip().endswith("."):
+            raise ValueError(
+                f"{path}, row {number}: the fourth column is the source, and {source!r:.80} looks like a sentence: put "
+                "it into the fifth column (subject, predicate, object, source, sentence)"
+            )
         sentence = sentence or template.format(subject=subject, predicate=predicate, object=object)
         yield Fact(sentence, subject, predicate, object, triple_uuid(subject, predicate, object), source)
 

@@ -1,6 +1,8 @@
 """Entries as files: export and import of rows, and import of facts, which chooses the places itself."""
 
+import difflib
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +157,8 @@ class FileCommands:
                 why = self.origin_problem and f" ({self.origin_problem})"
                 raise ValueError(
                     f"{path}: no entry of the bank has the predicate {fact.predicate!r} of {fact.subject!r}, so its "
-                    f"wording is unknown{why}: add the sentence as a fifth column, or give --templates"
+                    f"wording is unknown{why}{self._predicates_like(fact.predicate)}add the "
+                    "sentence as a fifth column, or give --templates"
                 )
             sentence = fact.sentence or templates[fact.predicate][0].format(subject=fact.subject, object=fact.object)
             worded.setdefault(sentence.strip(), replace(fact, sentence=sentence.strip()))
@@ -170,6 +173,16 @@ class FileCommands:
                 plain = fact.sentence.replace("{", "{{").replace("}", "}}")
                 found[fact.predicate][plain.replace(fact.subject, "{subject}").replace(fact.object, "{object}")] += 1
         return {predicate: [texts.most_common(1)[0][0]] for predicate, texts in found.items()}
+
+    def _predicates_like(self, predicate: str) -> str:
+        """Words about the bank's predicates, for one that it lacks: the nearest, and the commonest five."""
+        facts = self.trained_bank.facts() if self.trained_bank else ()
+        counts = Counter(fact.predicate for _, fact in facts if fact.predicate)
+        plain = {re.sub(r"[-_\s]+", " ", own).casefold(): own for own in counts}
+        near = difflib.get_close_matches(re.sub(r"[-_\s]+", " ", predicate).casefold(), plain, n=1)
+        nearest = f"; the nearest it has is {plain[near[0]]!r}" if near else ""
+        common = ", ".join(repr(own) for own, _ in counts.most_common(5))
+        return f"{nearest}; its commonest are {common}: write one of these, " if common else ": "
 
     def _rows_by_text(self) -> dict[str, int]:
         ids = [[token for token in row if token != PADDING] for row in self.bank.tokens.tolist()]

@@ -7,9 +7,10 @@ with that of the plain model it builds on, under the same protocol only: protoco
 import math
 
 from runs.keep import mean_interval
+from runs.significance import LEVEL, welch
 
 from .page import Page
-from .rows import Row, Rows
+from .rows import Row, Rows, field_text
 
 NOT_MEASURED = "未测"
 PLAIN = "1.4.0"
@@ -88,17 +89,18 @@ def equal_time(rows: Rows, name: str, arms: tuple[str, ...]) -> str:
 
 
 def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
-    """Whether the loss is lower than the plain model's at equal tokens; with one seed nobody knows."""
+    """Whether the loss is lower than the plain model's at equal tokens, over seeds; with one seed nobody knows."""
     if row is None or plain is None or row.key == plain.key:
         return None
-    halves = [half(row), half(plain)]
-    if None in halves:
-        many = min(len(row.seeds), len(plain.seeds)) > 1
-        return "Loss: 没有区间, 不下结论" if many else "Loss: 单个种子, 不下结论"
-    gap = row.value - plain.value
-    if abs(gap) <= math.hypot(*halves):
+    single = [len(own.seeds) < 2 for own in (row, plain)]
+    if any(single):
+        whose = "" if all(single) else "本实验只有" if single[0] else "普通模型只有"
+        return f"Loss: {whose}单个种子, 不下结论"
+    if min(len(row.values), len(plain.values)) < 2:
+        return "Loss: 没有各个种子的数值, 不下结论"
+    if welch(row.values, plain.values)[1] > LEVEL:
         return "Loss 在波动之内"
-    return "Loss 更低" if gap < 0 else "Loss 更高"
+    return "Loss 更低" if row.value < plain.value else "Loss 更高"
 
 
 def bank_verdict(answer: Row | None, shuffled: Row | None) -> str | None:
@@ -152,14 +154,22 @@ def line(page: Page, node: dict) -> list[str]:
 
 
 def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]:
-    """tokens/s and GiB: of the run itself, else of the benchmark of a step."""
-    speed = first(page.rows, name, arms, "tokens_per_s", where)
-    memory = first(page.rows, name, arms, "peak_gpu_mib", where)
-    step = page.rows.benchmark("step", model=name.replace(".", "_"), batch_size=48, n_heads=32) or {}
-    told = f"{speed.value:,.0f}" if speed else f"{step['tokens_per_s']:,.0f}" if step else NOT_MEASURED
-    if memory:
-        return told, f"{memory.value / 1024:.1f}"
-    return told, f"{step['peak_gib']:.1f}" if step.get("peak_gib") else NOT_MEASURED
+    """tokens/s and GiB: of the benchmark of a step, on one device for all; else of the run itself, with its machine."""
+    fields = {"model": name.replace(".", "_"), "batch_size": 48, "n_heads": 32}
+    plain = page.rows.benchmark("step", **fields | {"model": PLAIN.replace(".", "_")})
+    fields |= {"device": plain["device"]} if plain else {}
+    if page.rows.benchmark("step", **fields):
+        return page.field("tokens_per_s", "step", **fields), page.field("peak_gib", "step", **fields)
+    speed, memory = (first(page.rows, name, arms, measure, where) for measure in ("tokens_per_s", "peak_gpu_mib"))
+    page.used += filter(None, (speed, memory))
+    return (
+        f"{field_text('tokens_per_s', speed.value)} ({machine(speed)})" if speed else NOT_MEASURED,
+        f"{memory.value / 1024:.1f} ({machine(memory)})" if memory else NOT_MEASURED,
+    )
+
+
+def machine(row: Row) -> str:
+    return row.machine.removeprefix("NVIDIA ")
 
 
 def leaderboard(page: Page) -> str:

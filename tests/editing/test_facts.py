@@ -3,15 +3,17 @@
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.cli import run_command
-from dataset.knowledge import load_bank
+from dataset.knowledge import Fact, load_bank
 from dataset.tokenizer import load_tokenizer
 from editing import __main__ as command_line
 from editing.asking import ask, ask_facts, first_sentence, is_object
+from editing.files import FileCommands
 from editing.store import MemoryStore
 from model import load_run
 from runs.load import load_run_bank, with_bank
@@ -70,6 +72,38 @@ def test_a_sentence_or_a_template_gives_the_wording_where_the_bank_has_none(run)
     assert store.text(4) == "Bern lies in Aargau."
     store.import_facts(table(run, "Bern|country|Peru"), {"country": ["{subject} lies in {object}."]})
     assert store.text(4) == "Bern lies in Peru." and store.text(5) == ""
+
+
+@pytest.mark.parametrize(
+    "predicate, told",
+    [
+        ("Country", "; the nearest it has is 'country'; its commonest are 'country': write one of"),
+        ("capital", "; its commonest are 'country': write one of"),
+    ],
+)
+def test_an_unknown_predicate_is_told_beside_those_of_the_bank(origin, predicate, told):
+    with pytest.raises(ValueError, match=f"has the predicate '{predicate}' of 'Bern', so its wording is unknown{told}"):
+        MemoryStore(origin).import_facts(table(origin, f"Bern|{predicate}|Aargau"))
+
+
+def test_a_predicate_may_have_dashes_where_the_bank_has_spaces():
+    bank = SimpleNamespace(
+        facts=lambda: enumerate([Fact("", predicate="place of birth")] * 2 + [Fact("", predicate="x")])
+    )
+    store = SimpleNamespace(trained_bank=bank)
+    told = "; the nearest it has is 'place of birth'; its commonest are 'place of birth', 'x': write one of these, "
+    assert FileCommands._predicates_like(store, "Place_of-birth") == told
+    assert FileCommands._predicates_like(SimpleNamespace(trained_bank=None), "x") == ": "
+
+
+def test_a_sentence_in_the_column_of_the_source_is_refused(run):
+    store = MemoryStore(run)
+    with pytest.raises(
+        ValueError, match="own.tsv, row 1: the fourth column is the source, and 'Bern is.* fifth column"
+    ):
+        store.import_facts(table(run, "Bern|country|Peru|Bern is in Peru."))
+    store.import_facts(table(run, "Bern|country|Peru|Atlas, 9th ed.|Bern is in Peru."))
+    assert store.show(4).fact.source == "Atlas, 9th ed."
 
 
 def test_more_facts_than_places_are_refused_with_the_cure_and_none_is_taken(origin):

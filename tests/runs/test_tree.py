@@ -73,40 +73,65 @@ def row(experiment: str, arm: str, measure: str, value: float, half: float | Non
     return row_from(fields | more)
 
 
-def lines_of(tmp_path: Path, rows: list) -> dict[str, list[str]]:
+def lines_of(tmp_path: Path, rows: list, benchmarks: list = ()) -> dict[str, list[str]]:
     write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/EXPERIMENT_1_4_7.md").touch()
     tree = tree_of_scripts(tmp_path)
-    text = board.leaderboard(Page(Rows(rows, [], [], [], [], tree), "zh"))
+    text = board.leaderboard(Page(Rows(rows, benchmarks, [], [], [], tree), "zh"))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {line[0]: line for line in cells[2:]}
+    return {line[0]: line for line in cells[2:]} | {"footnote": text[text.index("<sub>") :]}
 
 
 def test_the_leaderboard_says_what_the_rows_say_and_what_was_not_measured(tmp_path):
     of_questions = {"unit": "%", "n": 500}
     lines = lines_of(tmp_path, [
-        row("1.4.0", "plain", "val_loss", 3.0, 0.01), row("1.4.7", "memory", "val_loss", 2.9, 0.01),
+        row("1.4.0", "plain", "val_loss", 3.0, 0.01, values=[3.001, 2.999]),
+        row("1.4.7", "memory", "val_loss", 2.9, 0.01, values=[2.901, 2.899]),
         row("1.4.0", "plain", "val_loss", 2.8, 0.01, protocol="pretraining, time of 1.4.7"),
         row("1.4.7", "memory", "object", 90.0, 2.0, **of_questions),
         row("1.4.7", "shuffled", "object", 25.0, 3.0, **of_questions),
         row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s"),
     ])  # fmt: skip
     assert lines["1.4.7"][2:] == [
-        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "未测", "12,345", "未测",
+        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "未测", "12,345 (m)", "未测",
         "2 个种子; 500 题", "Loss 更低; 记忆被读取", "[记录](EXPERIMENT_1_4_7.md)",
     ]  # fmt: skip
     assert lines["1.4.8"][2:] == ["未测"] * 7 + ["–", "未测", "无"] and lines["1.4.0"][10] == "基线"
 
 
 @pytest.mark.parametrize(
-    "loss, half, verdict",
-    [(2.9, 0.05, "更低"), (3.2, 0.05, "更高"), (3.02, 0.05, "在波动之内"), (2.0, None, "单个种子, 不下结论")],
+    "own, plain, verdict",
+    [
+        ([2.91, 2.89], [3.01, 2.99], "Loss 更低"),
+        ([3.11, 3.09], [3.01, 2.99], "Loss 更高"),
+        ([2.95, 2.75, 2.85], [3.02, 3.0, 2.98], "Loss 在波动之内"),
+        ([2.0], [3.0], "Loss: 单个种子, 不下结论"),
+        ([2.0], [3.01, 2.99], "Loss: 本实验只有单个种子, 不下结论"),
+        ([2.01, 1.99], [3.0], "Loss: 普通模型只有单个种子, 不下结论"),
+    ],
 )
-def test_a_loss_is_judged_by_the_intervals(loss, half, verdict):
-    plain = row("1.4.0", "plain", "val_loss", 3.0, 0.03)
-    seeds = [1, 2] if half else [1]
-    assert verdict in board.loss_verdict(row("1.4.7", "memory", "val_loss", loss, half, seeds=seeds), plain)
+def test_a_loss_is_judged_over_seeds(own, plain, verdict):
+    loss, other = (
+        row(name, "memory", "val_loss", sum(values) / len(values), 0.3, values=values, seeds=list(range(len(values))))
+        for name, values in (("1.4.7", own), ("1.4.0", plain))
+    )
+    assert board.loss_verdict(loss, other) == verdict
+
+
+def test_speed_and_memory_of_a_line_come_from_one_device(tmp_path):
+    fields = {"benchmark": "step", "batch_size": 48, "n_heads": 32, "date": "2026-11-27"}
+    benchmarks = [
+        fields | {"model": "1_4_0", "device": "NVIDIA H100 80GB HBM3", "tokens_per_s": 1420870.0, "peak_gib": 4.81},
+        fields | {"model": "1_4_7", "device": "NVIDIA A100", "tokens_per_s": 500.0, "peak_gib": 9.0},
+    ]
+    lines = lines_of(tmp_path, [
+        row("1.4.0", "plain", "val_loss", 3.0, 0.01), row("1.4.0", "plain", "tokens_per_s", 5e5, None, unit="tokens/s"),
+        row("1.4.7", "memory", "val_loss", 3.0, 0.01),
+        row("1.4.7", "memory", "peak_gpu_mib", 2048, None, unit="MiB", machine="NVIDIA H200"),
+    ], benchmarks)  # fmt: skip
+    assert lines["1.4.0"][7:9] == ["1,421,000", "4.8"] and lines["1.4.7"][7:9] == ["未测", "2.0 (H200)"]
+    assert "benchmark `step`: on NVIDIA H100 80GB; 2026-11-27." in lines["footnote"]
 
 
 def test_a_bank_that_is_not_read_is_told():
