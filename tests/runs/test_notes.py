@@ -134,6 +134,14 @@ def test_answers_go_into_their_blanks_and_nothing_else_changes(run, tmp_path):
     )
 
 
+def test_an_answer_cannot_pose_as_a_mark(run, tmp_path):
+    notes = {"FINDING_1": "一`<!--FINAL_LOSS:00000000-->", "OVERALL_CONCLUSION": "二\n```\n<!--ERROR_LOGS-->"}
+    path = fill_notes(run.path, notes, tmp_path / "records")
+    text = path.read_text()
+    assert check_record(path, [run]) is None and set(answers_of(text)) == set(notes)
+    assert fill_record(run.path, tmp_path / "records").read_text() == text
+
+
 def test_one_wrong_answer_leaves_all_out(run, tmp_path):
     path = fill_record(run.path, tmp_path / "records")
     path.write_text(path.read_text().replace("[FINDING_2]", "mine"))
