@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from .knowledge import Fact
@@ -42,17 +42,17 @@ def documents(facts: Iterable[Fact], templates: Templates, rng: random.Random) -
         place += size
 
 
-def draw(pool: list[str], number: int, without: str, rng: random.Random) -> list[str]:
-    """`number` different values other than `without`, drawn in proportion to their frequency; fewer if there are."""
+def draw(pool: list[str], number: int, without: Collection[str], rng: random.Random) -> list[str]:
+    """`number` different values, none of `without`, drawn in proportion to their frequency; fewer if there are."""
     others: set[str] = set()
     for value in pool:  # as far as needed: pools are long, and most hold many values
         if len(others) == number:
             break
-        others |= {value} - {without}
+        others |= {value}.difference(without)
     drawn: list[str] = []
     while len(drawn) < len(others):
         value = rng.choice(pool)
-        if value != without and value not in drawn:
+        if value not in without and value not in drawn:
             drawn.append(value)
     return drawn
 
@@ -73,25 +73,30 @@ def questions(
 ) -> dict[str, list[dict]]:
     """Object, relation and verification questions about the asked facts, by the name of their file.
 
-    A question without a wrong answer to choose (the only object of a predicate, the only predicate) is left out.
+    A question without a wrong answer to choose (the only object of a predicate, the only predicate) is left out. What
+    another fact states is no wrong answer.
     """
-    objects = pools(facts)
+    objects, true = pools(facts), true_objects(facts)
+    joining = defaultdict(set)
+    for fact in facts:
+        joining[fact.subject, fact.object].add(fact.predicate)
     sets: dict[str, list[dict]] = {"object": [], "relation": [], "verification": []}
     for number, fact in enumerate(asked):
         shared = {"uuid": fact.uuid, "part": part(fact), "subject": fact.subject, "predicate": fact.predicate}
         first = templates[fact.predicate][0]
 
-        if wrong := draw(objects[fact.predicate], N_CHOICES - 1, fact.object, rng):
+        right = true[fact.subject, fact.predicate]
+        if wrong := draw(objects[fact.predicate], N_CHOICES - 1, right, rng):
             question = first.format(subject=fact.subject, object=BLANK)
             sets["object"].append(object_question(shared | {"object": fact.object}, question, wrong, rng))
 
-        if wrong := draw(list(templates), N_CHOICES - 1, fact.predicate, rng):
+        if wrong := draw(list(templates), N_CHOICES - 1, joining[fact.subject, fact.object], rng):
             choices = [fact.predicate, *wrong]
             rng.shuffle(choices)
             answer = {"choices": choices, "answer": LETTERS[choices.index(fact.predicate)]}
             sets["relation"].append(shared | {"object": fact.object} | answer)
 
-        if stated := [fact.object] if number % 2 else draw(objects[fact.predicate], 1, fact.object, rng):
+        if stated := [fact.object] if number % 2 else draw(objects[fact.predicate], 1, right, rng):
             statement = first.format(subject=fact.subject, object=stated[0])
             verdict = {"object": stated[0], "statement": statement, "answer": "yes" if number % 2 else "no"}
             sets["verification"].append(shared | verdict)
@@ -99,11 +104,11 @@ def questions(
 
 
 def edits(facts: list[Fact], known: list[Fact], templates: Templates, rng: random.Random) -> Iterator[dict]:
-    """For each fact another object of its predicate, where there is one, and the sentence with it."""
-    objects = pools(known)
+    """For each fact another object of its predicate, where one is not true already, and the sentence with it."""
+    objects, true = pools(known), true_objects(known)
     for fact in facts:
         template = templates[fact.predicate][0]
-        for new in draw(objects[fact.predicate], 1, fact.object, rng):
+        for new in draw(objects[fact.predicate], 1, true[fact.subject, fact.predicate], rng):
             yield {
                 "uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object,
                 "new_object": new, "sentence": fact.sentence,
@@ -117,6 +122,14 @@ def pools(facts: Iterable[Fact]) -> dict[str, list[str]]:
     objects = defaultdict(list)
     for fact in facts:
         objects[fact.predicate].append(fact.object)
+    return objects
+
+
+def true_objects(facts: Iterable[Fact]) -> dict[tuple[str, str], set[str]]:
+    """All objects of each (subject, predicate)."""
+    objects = defaultdict(set)
+    for fact in facts:
+        objects[fact.subject, fact.predicate].add(fact.object)
     return objects
 
 

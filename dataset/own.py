@@ -13,7 +13,6 @@ of the right one, `answer`; `statement` and `answer` yes or no; `new_object`, `s
 """
 
 import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,18 @@ from common.files import read_json, require_file, require_text
 
 from .convert import read_triples, write_knowledge
 from .knowledge import Fact
-from .making import BLANK, Templates, documents, edits, part_of_fact, questions, wordings, write_lines
+from .making import (
+    BLANK,
+    Templates,
+    documents,
+    edits,
+    part_of_fact,
+    pools,
+    questions,
+    true_objects,
+    wordings,
+    write_lines,
+)
 
 
 def read_templates(path: Path) -> Templates:
@@ -138,10 +148,11 @@ def write_own(path: Path, templates_path: Path, out: Path, held_out: float, seed
 
 
 def tell_left_out(facts: list[Fact], counts: dict[str, int]) -> None:
-    """Say why there are fewer questions than facts: a wrong answer needs a second object, or a second predicate."""
-    if counts["object.jsonl"] < len(facts):
-        objects = {(fact.predicate, fact.object) for fact in facts}
-        alone = [predicate for predicate, n in Counter(predicate for predicate, _ in objects).items() if n == 1]
-        print(f"  no object questions for {', '.join(map(repr, alone))}: it has one object alone, so no wrong choice")
-    if counts["relation.jsonl"] < len(facts):
-        print("  no relation questions: the templates have one predicate alone, so no wrong choice")
+    """Say why there are fewer questions than facts: a wrong answer needs another object, or predicate, not true too."""
+    if left := len(facts) - counts["object.jsonl"]:
+        objects, true = pools(facts), true_objects(facts)
+        left_out = {f.predicate for f in facts if true[f.subject, f.predicate].issuperset(objects[f.predicate])}
+        names = ", ".join(map(repr, sorted(left_out)))
+        print(f"  facts without an object question: {left} of {names}; every object of the predicate is right")
+    if left := len(facts) - counts["relation.jsonl"]:
+        print(f"  facts without a relation question: {left}; every predicate of the templates is right")

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from common.files import atomic, open_text, read_lines
+from common.files import atomic, open_text, parse_json, read_lines
 
 from .convert import read_trex, write_knowledge
 from .formats import read_records, read_rows
@@ -155,17 +155,21 @@ def counterfact(paths: list[Path]) -> Rows:
         yield 1, entry | {"new_object": new, "new_sentence": f"{prompt} {new}.", "question": f"{prompt} ___"}
 
 
-def asked(questions: list[tuple[dict, str]], seed: int = 0) -> Rows:
-    """The bank's entry of each (entry, question), and the question with five objects of its predicate."""
-    pools, rng = defaultdict(list), random.Random(seed)
-    for entry, _ in questions:
+def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
+    """The bank's entry of each (entry, question, right answers), and the question with five objects of its predicate.
+
+    A wrong choice is no right answer to any question about this subject and predicate.
+    """
+    pools, right, rng = defaultdict(list), defaultdict(set), random.Random(seed)
+    for entry, _, answers in questions:
         pools[entry["predicate"]].append(entry["object"])
+        right[entry["subject"], entry["predicate"]].update([entry["object"], *answers])
     done = set()
-    for entry, question in questions:
+    for entry, question, _ in questions:
         if entry["uuid"] not in done:
             done.add(entry["uuid"])
             yield 0, entry
-        wrong = draw(pools[entry["predicate"]], 4, entry["object"], rng)
+        wrong = draw(pools[entry["predicate"]], 4, right[entry["subject"], entry["predicate"]], rng)
         if wrong:
             yield 1, object_question(entry, question, wrong, rng)
 
@@ -176,7 +180,7 @@ def zsre(paths: list[Path]) -> Rows:
     for _, row in read_values(paths[0]):
         answer = row["answers"][0]
         entry = fact(f"{row['src']} {answer}.", row["subject"], "answer", answer, "zsRE")
-        pairs.append((entry, f"Question: {row['rephrase']}\nAnswer: ___"))
+        pairs.append((entry, f"Question: {row['rephrase']}\nAnswer: ___", row["answers"]))
     yield from asked(pairs)
 
 
@@ -188,7 +192,8 @@ def popqa(paths: list[Path]) -> Rows:
             entry = fact(
                 f"The {row['prop']} of {row['subj']} is {row['obj']}.", row["subj"], row["prop"], row["obj"], "PopQA"
             )
-            pairs.append((entry, f"Question: {row['question']}\nAnswer: ___"))
+            answers = parse_json(row["possible_answers"], f"{paths[0]}, {row['question']!r:.80}")
+            pairs.append((entry, f"Question: {row['question']}\nAnswer: ___", answers))
     yield from asked(pairs)
 
 
@@ -217,7 +222,7 @@ def pararel(paths: list[Path]) -> Rows:
             stated, *others = (wording.replace("[X]", subject) for wording in wordings)
             predicate = PROPERTIES.get(relation, relation)
             entry = fact(stated.replace("[Y]", object) + ".", subject, predicate, object, "ParaRel")
-            pairs += [(entry, wording.replace("[Y]", "___") + ".") for wording in others]
+            pairs += [(entry, wording.replace("[Y]", "___") + ".", [object]) for wording in others]
     yield from asked(pairs)
 
 

@@ -25,7 +25,7 @@ from common.cli import positive_int, run_command, sentence
 from dataset.own import read_templates
 
 from .asking import Answer, ask, ask_facts
-from .files import has_rows
+from .files import has_rows, read_facts
 from .store import MemoryStore, Row
 
 # Commands of a session whose text is the rest of the line, and their words before it; options may follow.
@@ -147,6 +147,10 @@ def import_(store: MemoryStore, args) -> None:
         say(f"{store.import_file(args.path)} entries changed")
         return
     placed = store.import_facts(args.path, templates_of(args))
+    note_unknown_origin(store)
+    if not placed:
+        say(f"nothing to import: all {len(read_facts(args.path))} facts are in the memory already")
+        return
     for one in placed if not args.quiet else ():
         print(f"#{one.row}  {one.text}" + (f"   (was: {one.before})" if one.before else ""))
     replaced = sum(bool(one.before) for one in placed)

@@ -9,6 +9,7 @@ import argparse
 import os
 import socket
 import threading
+import time
 from functools import lru_cache, wraps
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .store import MemoryStore
 from .web_state import Answer, answer, example_prompts, facts, refusal
 
 REFRESH_SECONDS = 3  # between two looks at the journal for edits of other processes
+PAUSE = 1  # seconds after a click in which such a look would still know the page as it was before
 FOUND = 8  # entries that a search shows
 SOURCE = "web page"  # of edits, in the journal
 PICK = """element.addEventListener('click', event => {
@@ -39,6 +41,7 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
     import gradio as gr
 
     lock = threading.Lock()  # the bank is another one while the model writes without its memory
+    ended = [0.0]  # when a call of a person ended last
 
     def alone(function):
         """One call at a time; what is refused is said on the page."""
@@ -50,6 +53,8 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
                     return function(*arguments)
             except (ValueError, OSError) as problem:
                 raise gr.Error(refusal(problem, store), title="Not done", print_exception=False) from None
+            finally:
+                ended[0] = time.monotonic()
 
         return call
 
@@ -135,18 +140,20 @@ def make_page(store: MemoryStore):  # noqa: C901, PLR0915 (a page reads as one p
     def undo(row: int | None, new_text: str) -> None:
         store.undo()
 
-    @alone
     def look(state: tuple[int, int], asked: Answer | None, row: int | None, hits: list[int]):
-        """Take over what other processes have changed. The text at hand stays."""
+        """Take over what other processes have changed; while a person is served, at the next look."""
         present = store.journal.state()
-        if present == tuple(state):
+        served = time.monotonic() - ended[0] < PAUSE
+        if present == tuple(state) or served or not lock.acquire(blocking=False):
             return {seen: gr.skip()}
         try:
             store.refresh()
-        except ValueError as problem:  # the journal was deleted or damaged; it is said once
-            gr.Warning(str(problem))
+            return again(asked, row, hits)
+        except (ValueError, OSError) as problem:  # the journal was deleted or damaged; it is said once
+            gr.Warning(refusal(problem, store))
             return {seen: present}
-        return again(asked, row, hits)
+        finally:
+            lock.release()
 
     def box(elem_id: str, value: str = "") -> gr.HTML:
         return gr.HTML(value, elem_id=elem_id, elem_classes="part", js_on_load=PICK)

@@ -68,9 +68,9 @@ def answer(store: MemoryStore, prompt: str, n_tokens: int) -> Answer:
 
 def example_prompts(store: MemoryStore, n: int = 5) -> list[str]:
     """Beginnings of entries: of the two that were changed last, then of some spread over the bank."""
-    N = len(store.bank.tokens)
+    used_X = torch.where((store.bank.tokens != PADDING).any(dim=1))[0]
     rows = [change.row for entry in store.journal.entries()[-2:] for change in entry.changes][-2:][::-1]
-    rows += range(N // 100, N, max(N // (8 * n), 1))
+    rows += used_X[len(used_X) // 100 :: max(len(used_X) // (8 * n), 1)].tolist()
     prompts: dict[str, None] = {}
     for row in rows:
         prompt = beginning(store.text(row))

@@ -106,6 +106,8 @@ def answers_of(text: str) -> dict[str, str]:
 
 def write_answers(text: str, answers: dict[str, str], author: str) -> str:
     """The record with each answer in its blank, or in the place of an earlier answer that nobody changed."""
+    # An answer must not pose as a mark.
+    answers = {name: answer.replace("<!--", "<! --") for name, answer in answers.items()}
 
     def new_inline(name: str, before: str = "") -> str:
         answer = inline_text(answers[name])

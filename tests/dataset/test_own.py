@@ -73,7 +73,30 @@ def test_two_facts_are_enough_and_what_cannot_be_asked_is_said(tmp_path, capsys)
     assert all("prompt" not in row or row["prompt"] for row in rows(tmp_path / "out", "train.jsonl"))
     assert len(rows(tmp_path / "out", "val.jsonl")) == 1 and not rows(tmp_path / "out", "object.jsonl")
     out = capsys.readouterr().out
-    assert "no object questions for 'born'" in out and "no relation questions" in out and "1 held out" in out
+    assert "facts without an object question: 2 of 'born'; every object" in out and "1 held out" in out
+    assert "facts without a relation question: 2; every predicate" in out
+
+
+def test_what_another_fact_states_is_no_wrong_answer_and_no_edit(tmp_path, capsys):
+    pairs = {"Ana": ("French", "German"), "Ben": ("French", "Greek"), "Cid": ("French", "German", "Greek")}
+    facts = [f"{subject}\tspeaks\t{object}\n" for subject, objects in pairs.items() for object in objects]
+    (tmp_path / "f.tsv").write_text("".join(facts) + "Ana\tteaches\tFrench\nAna\treads\tGreek\n")
+    words = {name: f"{{subject}} {name} {{object}}." for name in ("speaks", "teaches", "reads")}
+    (tmp_path / "t.json").write_text(json.dumps(words))
+    for seed in range(5):
+        write_own(tmp_path / "f.tsv", tmp_path / "t.json", tmp_path / "out", held_out=0.5, seed=seed)
+        for row in rows(tmp_path / "out", "object.jsonl"):
+            assert len(set(row["choices"]) & set(pairs[row["subject"]])) == 1 and row["predicate"] == "speaks"
+        for row in rows(tmp_path / "out", "relation.jsonl"):
+            joined = {"speaks", "teaches"} if row["subject"] + row["object"] == "AnaFrench" else {row["predicate"]}
+            assert set(row["choices"]) == set(words) - joined | {row["predicate"]}
+        for row in rows(tmp_path / "out", "verification.jsonl"):
+            assert row["predicate"] != "speaks" or (row["object"] in pairs[row["subject"]]) == (row["answer"] == "yes")
+        for row in rows(tmp_path / "out", "edit.jsonl"):
+            assert row["predicate"] != "speaks" or row["new_object"] not in pairs[row["subject"]]
+    assert (
+        "facts without an object question: 5 of 'reads', 'speaks', 'teaches'; every object" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,8 +122,8 @@ def test_templates_that_make_no_question_are_refused(tmp_path, templates, senten
 def test_fewer_values_than_asked_for_are_drawn_once_each():
     import random
 
-    assert sorted(draw(["a", "b", "a", "c"], 4, "b", random.Random(0))) == ["a", "c"]
-    assert draw(["a", "a"], 4, "a", random.Random(0)) == []
+    assert sorted(draw(["a", "b", "a", "c"], 4, {"b"}, random.Random(0))) == ["a", "c"]
+    assert draw(["a", "a"], 4, {"a"}, random.Random(0)) == []
 
 
 def test_the_end_of_the_quick_start_is_made_of_commands_that_exist_and_of_the_first_place_in_reserve():

@@ -139,6 +139,18 @@ def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
     assert [row["question"] for row in asked] == ["Oslo, which lies in ___.", "Rome, which lies in ___."]
 
 
+def test_no_other_right_answer_is_a_wrong_choice(made, tmp_path):
+    rows = ["id\tsubj\tprop\tobj\tquestion\tpossible_answers"]
+    for subject, object, also in (("Ana", "French", ""), ("Ana", "German", ', ""Deutsch""'), ("Ben", "Deutsch", "")):
+        rows.append(f'1\t{subject}\tlanguage\t{object}\tWhat does {subject} speak?\t"[""{object}""{also}]"')
+    _, asked = made("popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
+    assert [row["subject"] for row in asked] == ["Ben"]  # every object is right for Ana
+    zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": answers}
+            for s, answers in (("X", ["Ann", "Bob"]), ("Y", ["Bob"]), ("Z", ["Cid"]))]  # fmt: skip
+    _, asked = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    assert sorted(asked[0]["choices"]) == ["Ann", "Cid"]
+
+
 def test_another_form_is_refused_and_leaves_nothing(made, tmp_path):
     for name, path in (
         ("counterfact", put(tmp_path, "c.json", '[{"x": 1}]')),

@@ -52,8 +52,23 @@ def test_facts_take_the_entry_of_their_subject_or_an_empty_one_in_the_words_of_t
     ]  # fmt: skip
     assert len(store.journal.entries()) == 1 and MemoryStore(origin).text(4) == "Bern is in Aargau."
     assert store.import_facts(table(origin, *rows)) == []
+    again = store.import_facts(table(origin, "Bern|country|Peru", "Rome|country|Peru"))
+    assert [(one.row, one.before) for one in again] == [(4, "Bern is in Aargau."), (1, "Rome is in Chile.")]
+    store.undo()
     store.undo()
     assert list(store.changed()) == []
+
+
+def test_an_entry_of_another_predicate_or_of_unknown_origin_is_never_replaced(origin):
+    rows, wording = ("Rome|constellation|Peru", "Oslo|country|Peru"), {"constellation": ["{subject} is in {object}."]}
+    store = MemoryStore(origin)
+    assert [(one.row, one.before) for one in store.import_facts(table(origin, *rows), wording)] == [
+        (4, ""), (2, "Oslo is in Norway."),
+    ]  # fmt: skip
+    assert [one.row for one in store.import_facts(table(origin, "Rome|constellation|Chile"), wording)] == [4]
+    assert store.add("Kyiv is in Peru.") == 5
+    with pytest.raises(ValueError, match="no entry is empty, and 1 are to be added"):
+        store.import_facts(table(origin, "Kyiv|country|Chile"))
 
 
 def test_two_objects_of_one_subject_take_two_entries_and_what_stays_is_not_replaced(origin):
@@ -236,7 +251,8 @@ def test_a_person_may_go_on_after_a_refusal(talk):
 
 def test_import_and_ask_of_a_file_on_the_command_line(talk, origin):
     path = table(origin, "Bern|country|Aargau", "Rome|country|Chile")
-    out, err, code = talk(f"import {path}", f"ask --file {path}", "ask")
+    out, err, code = talk(f"import {path}", f"import {path}", f"ask --file {path}", "ask")
+    assert "nothing to import: all 2 facts are in the memory already\n" in err and err.count("`undo`") == 1
     assert "#1  Rome is in Chile.   (was: Rome is in Italy.)" in out and "2 facts imported: 1 into empty" in err
     assert "of 2 with the memory" in err and out.count("Bern is in") == 2
     assert code == "error: line 3, 'ask': ask needs a text, or --file with facts to ask for"

@@ -13,6 +13,7 @@ from editing.store import MemoryStore
 from editing.trace import TracedToken, Word, trace, words
 from editing.web import require_page
 from editing.web_state import answer, as_trained, example_prompts, facts, refusal
+from evaluation.controls import emptied
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def test_each_token_has_its_probabilities_the_best_first(run):
 def test_an_answer_stands_beside_that_without_memory_and_that_before_all_changes(run):
     store = MemoryStore(run)
     before = answer(store, "Paris is in", 6)
-    assert list(before.others) == ["Without the memory"]
+    with emptied(store.model, store.tokenizer, None):
+        alone = words(trace(store.model, store.tokenizer, "Paris is in", 6), store.tokenizer)
+    assert before.others == {"Without the memory": "".join(word.text for word in alone)}
     store.edit(0, "Paris is in Spain.")
     after = answer(store, "Paris is in", 6)
     assert after.others["Before all changes"] == "".join(word.text for word in before.words)

@@ -134,6 +134,14 @@ def test_answers_go_into_their_blanks_and_nothing_else_changes(run, tmp_path):
     )
 
 
+def test_an_answer_cannot_pose_as_a_mark(run, tmp_path):
+    notes = {"FINDING_1": "一`<!--FINAL_LOSS:00000000-->", "OVERALL_CONCLUSION": "二\n```\n<!--ERROR_LOGS-->"}
+    path = fill_notes(run.path, notes, tmp_path / "records")
+    text = path.read_text()
+    assert check_record(path, [run]) is None and set(answers_of(text)) == set(notes)
+    assert fill_record(run.path, tmp_path / "records").read_text() == text
+
+
 def test_one_wrong_answer_leaves_all_out(run, tmp_path):
     path = fill_record(run.path, tmp_path / "records")
     path.write_text(path.read_text().replace("[FINDING_2]", "mine"))
@@ -169,7 +177,9 @@ def test_the_draft_says_only_what_the_data_say(run, known, tmp_path):
     answers = draft(run)
     assert [refused(name, answer, known, experiments()) for name, answer in answers.items()] == [None] * len(answers)
     assert answers["FINDING_2"].startswith("记忆被读取: 对象准确率 90.0%, 打乱知识库 26.0% (差 +64.0 百分点")
-    assert "-0.3900 (-13.4%)" in answers["FINDING_1"] or "不能下结论" in answers["FINDING_1"]
+    assert answers["FINDING_1"] == (
+        "验证 Loss: 2.5100, model_original 2.9000, 差 -0.3900 (-13.4%); 不是每边都有多个种子, 波动未知, 不能下结论"
+    )
     path, n = fill_draft(run.path, tmp_path / "records")
     text = path.read_text()
     assert n == len(answers) and set(marked(text).values()) == {DRAFT}
@@ -189,11 +199,11 @@ def test_a_memory_that_is_not_read_is_told(run):
     assert draft(Run(run.path))["FINDING_2"].startswith("没有对照")
 
 
-@pytest.mark.parametrize("state", ["failed", "running", "stopped"])
-def test_a_run_without_results_has_a_brief_and_a_draft(tmp_path, state):
+@pytest.mark.parametrize("state, seconds", [("failed", 30.0), ("running", 20.0), ("stopped", 30.0)])
+def test_a_run_without_results_has_a_brief_and_a_draft(tmp_path, state, seconds):
     path = write_run(tmp_path / "out/run", state=state, losses=[], error="ValueError: wrong")
     made = brief(Run(path))
-    assert made["结果"] == [] or all("值" in entry["本实验"] for entry in made["结果"])
+    assert made["结果"] == [{"指标": "训练时间", "名称": "train_s", "本实验": {"值": seconds, "单位": "s"}}]
     assert "ValueError: wrong" in as_markdown(made) and draft(Run(path))["PROBLEM_1"] == "运行没有完成"
 
 
