@@ -12,19 +12,25 @@ Entries and answers go to stdout, all else to stderr.
 """
 
 import argparse
+import re
 import shlex
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from common.cli import positive_int, run_command
+from common.cli import positive_int, run_command, sentence
 from dataset.own import read_templates
 
 from .asking import Answer, ask, ask_facts
-from .files import has_rows
+from .files import has_rows, read_facts
 from .store import MemoryStore, Row
+
+# Commands of a session whose text is the rest of the line, and their words before it; options may follow.
+TEXT_AFTER = {"ask": 1, "search": 1, "add": 1, "edit": 2}
+OPTIONS = re.compile(r"(\s+(--new_tokens|-n)\s+\d+)*$")
 
 
 def say(text: str) -> None:
@@ -49,8 +55,8 @@ def search(store: MemoryStore, args) -> None:
 def show_answer(answer: Answer) -> None:
     print(f"{answer.prompt} {answer.text}")
     print(f"  without the memory: {answer.without}")
-    for weight, entry in answer.read:
-        print(f"  read {weight:4.0%}  {line(entry)}")
+    for weight, reader, entry in answer.read:
+        print(f"  read {weight:4.0%}  {reader:8}  {line(entry)}")
 
 
 def ask_(store: MemoryStore, args) -> None:
@@ -113,6 +119,12 @@ def add(store: MemoryStore, args) -> None:
     warn_of_grid(store, "the position of the empty entry does not fit this text")
 
 
+def delete(store: MemoryStore, args) -> None:
+    store.delete(*args.rows)
+    for row in dict.fromkeys(args.rows):
+        print(line(store.show(row)))
+
+
 def warn_of_grid(store: MemoryStore, why: str) -> None:
     if store.model.settings.retrieval_class.has_grid:
         say(
@@ -135,6 +147,10 @@ def import_(store: MemoryStore, args) -> None:
         say(f"{store.import_file(args.path)} entries changed")
         return
     placed = store.import_facts(args.path, templates_of(args))
+    note_unknown_origin(store)
+    if not placed:
+        say(f"nothing to import: all {len(read_facts(args.path))} facts are in the memory already")
+        return
     for one in placed if not args.quiet else ():
         print(f"#{one.row}  {one.text}" + (f"   (was: {one.before})" if one.before else ""))
     replaced = sum(bool(one.before) for one in placed)
@@ -182,7 +198,7 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
     command("show", show, "show an entry and its origin", row)
     command("edit", edit, "give an entry another text", row, text)
     command("add", add, "put a text into an empty entry", text)
-    command("delete", on_row(lambda s, a: s.delete(a.row)), "empty an entry", row)
+    command("delete", delete, "empty entries", ("rows", {"type": int, "nargs": "+", "metavar": "row"}))
     command("freeze", on_row(lambda s, a: s.freeze(a.row)), "exclude an entry from rewriting by training", row)
     command("unfreeze", on_row(lambda s, a: s.freeze(a.row, False)), "allow rewriting by training", row)
     command(
@@ -200,16 +216,35 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
     return commands.choices
 
 
+class LineParser(argparse.ArgumentParser):
+    """Parses a line of a session: what is wrong becomes an exception, which does not end the session."""
+
+    def error(self, message: str):
+        raise ValueError(f"{self.prog.strip()}: {message}")
+
+
+def words_of(text: str, commands: dict) -> list[str]:
+    """The words of a line; a text needs no quotes, and a line that begins with no command is asked."""
+    name = text.split(maxsplit=1)[0]
+    if name not in commands:
+        return ["ask", text.strip()]
+    *before, rest = text.strip().split(maxsplit=TEXT_AFTER.get(name, 0))
+    if name not in TEXT_AFTER or len(before) < TEXT_AFTER[name] or rest[0] in "\"'-":
+        return shlex.split(text)
+    options = OPTIONS.search(rest)
+    return [*before, rest[: options.start()], *options[0].split()]
+
+
 def session(store: MemoryStore) -> None:
     """Commands from stdin, a line each; a line that begins with none of them is asked. `quit` or the end ends it.
 
     Raises:
-        ValueError, OSError: a command of a pipe is refused; a person at a terminal may go on.
+        ValueError: a line of a pipe is refused, and named; a person at a terminal may go on.
     """
-    parser = argparse.ArgumentParser(prog="", add_help=False)
+    parser = LineParser(prog="", add_help=False)
     commands, is_person = add_commands(parser, required=True), sys.stdin.isatty()
     say(f"{len(store.bank.tokens)} entries. Write the beginning of a sentence, or: {', '.join(commands)}, help, quit")
-    while True:
+    for number in count(1):
         if is_person:
             sys.stderr.write("> ")
             sys.stderr.flush()
@@ -223,16 +258,17 @@ def session(store: MemoryStore) -> None:
             say(parser.format_help())
             continue
         try:
-            args = parser.parse_args(shlex.split(text) if words[0] in commands else ["ask", text.strip()])
+            args = parser.parse_args(words_of(text, commands))
             args.function(store, args)
             sys.stdout.flush()
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError) as problem:
-            if not is_person or isinstance(problem, BrokenPipeError):
-                raise
-            say(f"error: {problem}")
-        except SystemExit:  # argparse has said what is wrong
             if not is_person:
-                raise
+                raise ValueError(f"line {number}, {text.strip()!r:.80}: {sentence(problem)}") from problem
+            say(f"error: {sentence(problem)}")
+        except SystemExit:  # the help of a command ends nothing
+            continue
 
 
 def main() -> None:

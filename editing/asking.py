@@ -25,14 +25,14 @@ class Answer:
 
     Attributes:
         text: what it writes, to the end of the sentence.  without: the same, with an empty memory.
-        read: (weight, entry) of what it read to write it, heaviest first; the weight is the highest of any reader and
-            token.
+        read: (weight, reader, entry) of what it read to write it, heaviest first; the reader is a block or the pointer,
+            and the weight its highest of any token.
     """
 
     prompt: str
     text: str
     without: str
-    read: list[tuple[float, Row]]
+    read: list[tuple[float, str, Row]]
 
 
 def first_sentence(text: str) -> str:
@@ -43,7 +43,7 @@ def first_sentence(text: str) -> str:
     return text.strip()
 
 
-def ask(store: MemoryStore, prompt: str, new_tokens: int = 16, n: int = 3) -> Answer:
+def ask(store: MemoryStore, prompt: str, new_tokens: int = 16, n: int = 5) -> Answer:
     """What the model writes after a text, with its memory and without.
 
     Raises:
@@ -60,13 +60,14 @@ def ask(store: MemoryStore, prompt: str, new_tokens: int = 16, n: int = 3) -> An
         return text, traced[:used]
 
     text, traced = answer()
-    weights: dict[int, float] = defaultdict(float)
+    weights: dict[tuple[int, int], float] = defaultdict(float)
     for look in (look for token in traced for look in token.lookups):
-        weights[look.entry] = max(weights[look.entry], look.weight)
+        weights[look.layer, look.entry] = max(weights[look.layer, look.entry], look.weight)
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:n]
     with emptied(store.model, store.tokenizer, EvalConfig()):
         without, _ = answer()
-    read = [(weight, store.show(row)) for row, weight in heaviest if weight >= SHOWN]
+    name = store.model.settings.reader_name
+    read = [(weight, name(layer), store.show(row)) for (layer, row), weight in heaviest if weight >= SHOWN]
     return Answer(prompt, text, without, read)
 
 

@@ -13,7 +13,7 @@ from common.constants import PADDING
 from common.files import atomic, require_text, unpacked_name
 from dataset.convert import read_triples
 from dataset.formats import require_data
-from dataset.knowledge import Fact, encode_entries, entry_text, knowledge_values, read_knowledge
+from dataset.knowledge import Fact, encode_entries, entry_text, knowledge_values, read_knowledge, triple_uuid
 from runs.journal import Change
 
 TABLES = (".tsv", ".csv")
@@ -29,10 +29,16 @@ class Placed:
 
 
 def read_facts(path: str | Path) -> list[Fact]:
-    """The facts of a table, without a sentence where it has none, or of a knowledge file."""
+    """The facts of a table, without a sentence where it has none, or of a knowledge file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or malformed, or has no fact.
+    """
     path = require_data(path)
-    facts = read_triples(path, template="") if unpacked_name(path).endswith(TABLES) else read_knowledge(path)
-    return list(facts)
+    facts = list(read_triples(path, template="") if unpacked_name(path).endswith(TABLES) else read_knowledge(path))
+    if not facts:
+        raise ValueError(f"{path} holds no fact: give another")
+    return facts
 
 
 def has_rows(path: str | Path) -> bool:
@@ -45,8 +51,8 @@ def has_rows(path: str | Path) -> bool:
 
 
 def beginning(fact: Fact) -> str:
-    """The words of a fact before its object, if they name the subject; else empty."""
-    before = fact.sentence.rpartition(fact.object)[0].rstrip() if fact.object else ""
+    """The words of a fact before its object, if they name the subject, and the fact a predicate; else empty."""
+    before = fact.sentence.rpartition(fact.object)[0].rstrip() if fact.object and fact.predicate else ""
     return before if fact.subject and fact.subject in before else ""
 
 
@@ -112,7 +118,8 @@ class FileCommands:
     def import_facts(self, path: str | Path, templates: dict[str, list[str]] | None = None) -> list[Placed]:
         """Give the facts of a file a place each, all or none; returns where those are that the bank did not have.
 
-        A fact takes the entry that states another object of its subject and predicate, else an empty entry.
+        A fact takes the entry that states another object of its subject and predicate, else an empty entry. An entry
+        whose predicate is unknown is left alone.
 
         Args:
             path: TSV or CSV (subject, predicate, object and, optionally, source and sentence), or a knowledge file.
@@ -132,7 +139,7 @@ class FileCommands:
             made: dict[int, Change] = {}
             for fact in (fact for fact in facts if fact.sentence not in rows):
                 old = (row for row in begins.get(beginning(fact), ()) if row not in made and row not in stays)
-                row = next(old, None)
+                row = next((row for row in old if self._was_of(row, fact)), None)
                 row = next(empty, None) if row is None else row
                 if row is None:
                     raise ValueError(self._too_full(len(facts) - len(stays) - len(placed)))
@@ -183,6 +190,18 @@ class FileCommands:
         nearest = f"; the nearest it has is {plain[near[0]]!r}" if near else ""
         common = ", ".join(repr(own) for own, _ in counts.most_common(5))
         return f"{nearest}; its commonest are {common}: write one of these, " if common else ": "
+
+    def _was_of(self, row: int, fact: Fact) -> bool:
+        """Whether an entry was trained or imported with the subject and the predicate of a fact."""
+        trained = self.trained_bank.fact(row) if self.trained_bank else None
+        if trained and (trained.subject, trained.predicate) == (fact.subject, fact.predicate):
+            return True
+        before, _, after = fact.sentence.rpartition(fact.object)
+        for change in self._history(row):  # the journal keeps no triple, but an identifier that is made of it
+            object = change.text.strip().removeprefix(before).removesuffix(after)
+            if change.uuid == triple_uuid(fact.subject, fact.predicate, object):
+                return True
+        return False
 
     def _rows_by_text(self) -> dict[str, int]:
         ids = [[token for token in row if token != PADDING] for row in self.bank.tokens.tolist()]

@@ -167,11 +167,12 @@ class MemoryStore(FileCommands):
         self._change("add", change)
         return chosen[0]
 
-    def delete(self, row: int) -> int:
-        """Empty an entry. Retrieval no longer finds it."""
-        self._check(row)
-        length = self.bank.tokens.shape[1]
-        return self._change("delete", lambda: [self._change_of(row, [PADDING] * length)])
+    def delete(self, *rows: int) -> int:
+        """Empty entries in one line of the journal. Retrieval no longer finds them."""
+        for row in rows:
+            self._check(row)
+        empty = [PADDING] * self.bank.tokens.shape[1]
+        return self._change("delete", lambda: [self._change_of(row, empty) for row in dict.fromkeys(rows)])
 
     def freeze(self, row: int, frozen: bool = True) -> int:
         """Keep training from rewriting an entry, or allow it."""

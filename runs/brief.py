@@ -44,8 +44,7 @@ def number_entry(number: Number) -> dict:
 
 
 def difference_entry(difference: Difference) -> dict:
-    return {"差": difference.text, "结论": "超出波动" if difference.is_clear else
-            "波动未知" if difference.interval is None else "在波动之内"}  # fmt: skip
+    return {"差": difference.text, "结论": difference.word}
 
 
 def results(found: Evidence) -> list[dict]:

@@ -14,11 +14,9 @@ BOUND = 0.5  # a part that takes this share of the time bounds the speed
 
 
 def conclusion_of(difference: Difference) -> str:
-    if difference.interval is None:
-        return "每边一个种子, 波动未知, 不能下结论"
-    if not difference.is_clear:
-        return "区间含 0, 在波动之内"
-    return "区间不含 0, " + ("更好" if difference.is_better else "更差")
+    if difference.p is None:
+        return f"不是每边都有多个种子, {difference.word}, 不能下结论"
+    return f"区间{'不' if difference.is_clear else ''}含 0, {difference.word}"
 
 
 def gain(found: Evidence, measure: str) -> str | None:
@@ -48,7 +46,7 @@ def bank_use(found: Evidence) -> str | None:
         if lead.interval is None:
             word = "同一权重、同一文本, 没有区间"
         else:
-            word = "记忆被读取" if lead.is_clear and lead.is_better else "看不出记忆被读取"
+            word = "记忆被读取" if lead.excludes_zero and lead.is_better else "看不出记忆被读取"
         return f"{word}: {first.label} {first.write(first.value)}, {', '.join(told)}"
     return "没有对照 (打乱知识库), 不能判断记忆是否被读取"
 
@@ -85,7 +83,7 @@ def problems(found: Evidence) -> list[tuple[str, str]]:
     if run.state != "finished":
         made.append(("运行没有完成", f"状态: {STATES.get(run.state, run.state)}"))
     loss = found.against("val_loss", "baseline")
-    if loss and loss.is_better is False:
+    if loss and loss.word == "更差":
         made.append(("验证 Loss 不如 model_original", f"差 {loss.text}; {conclusion_of(loss)}"))
     if found.run.flag("model_type") == "model_memory" and (use := bank_use(found)) and use.startswith("看不出"):
         made.append(("记忆没有被读取", use))

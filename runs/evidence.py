@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from .compare import groups_of
-from .keep import STUDENT, mean_interval, numbers_of, wilson_interval
+from .compare import groups_of, on_scale
+from .keep import mean_interval, numbers_of, wilson_interval
 from .metrics import Metric
 from .run import Run
+from .significance import LEVEL, welch, welch_half
 
 ARMS = {
     "plain": "本实验", "memory": "本实验", "shuffled": "打乱知识库", "counterfactual": "反事实知识库",
@@ -132,17 +133,40 @@ class Difference:
 
     @cached_property
     def interval(self) -> list[float] | None:
-        """Welch's over seeds; of one seed each the normal one over questions."""
-        half = welch_half(self.new.values, self.old.values)
-        if half is None and self.new.is_share and self.new.n and self.old.n:
+        """Welch's over seeds; with one seed on a side the normal one over questions, which seeds widen."""
+        if self.p is not None:
+            half = welch_half(self.new.values, self.old.values)
+        elif self.new.is_share and self.new.n and self.old.n:
             shares = ((number.value / 100, number.n) for number in (self.new, self.old))
             half = 196 * math.sqrt(sum(share * (1 - share) / n for share, n in shares))
-        return None if half is None else [self.value - half, self.value + half]
+        else:
+            return None
+        return [self.value - half, self.value + half]
+
+    @cached_property
+    def p(self) -> float | None:
+        """Welch's over seeds, as in `runs.compare`; None with one seed on a side: then nobody knows."""
+        samples = [on_scale(list(number.values), number.metric) for number in (self.new, self.old)]
+        return welch(*samples)[1] if min(map(len, samples)) > 1 else None
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether it is more than noise over seeds."""
+        return self.p is not None and self.p <= LEVEL
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does, which with one seed is over questions: enough for two answers of one model."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def word(self) -> str:
+        """更好 or 更差 over seeds, else why neither is said."""
+        if self.p is None:
+            return "仅题目波动" if self.interval else "波动未知"
+        if not self.is_clear:
+            return "在波动之内"
+        return {None: "超出波动", True: "更好", False: "更差"}[self.is_better]
 
     @property
     def is_better(self) -> bool | None:
@@ -162,19 +186,6 @@ class Difference:
 
 def signed(text: str, value: float) -> str:
     return text if value < 0 else f"+{text}"
-
-
-def welch_half(new: tuple[float, ...], old: tuple[float, ...]) -> float | None:
-    """Half of Welch's 95 % interval of a difference of means; None with fewer than two values on a side."""
-    if min(len(new), len(old)) < 2:
-        return None
-    parts = [stdev(values) ** 2 / len(values) for values in (new, old)]
-    if not sum(parts):
-        return 0.0
-    sizes = (len(new) - 1, len(old) - 1)
-    degrees = max(1, int(sum(parts) ** 2 / sum(part**2 / size for part, size in zip(parts, sizes, strict=True))))
-    quantile = STUDENT[degrees - 1] if degrees <= len(STUDENT) else 1.96 + 2.7 / degrees
-    return quantile * math.sqrt(sum(parts))
 
 
 class Evidence:

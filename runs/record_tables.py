@@ -94,11 +94,8 @@ def cell_of_one(number: Number | None) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """The difference, and whether it is better, worse or within the noise."""
-    word = "波动未知" if difference.interval is None else "在波动之内"
-    if difference.is_clear and difference.is_better is not None:
-        word = "更好" if difference.is_better else "更差"
-    return f"{difference.text.removesuffix(', 波动未知')} ({word})"
+    """The difference, and whether it is better, worse or within the noise over seeds."""
+    return f"{difference.text.removesuffix(', 波动未知')} ({difference.word})"
 
 
 def knowledge(run: Run) -> str:

@@ -35,12 +35,27 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
 
     Their spreads may differ. Source: Welch 1947.
     """
-    parts = variance(first) / len(first), variance(second) / len(second)
-    gap, error = mean(first) - mean(second), math.sqrt(sum(parts))
+    gap, (error, degrees) = mean(first) - mean(second), welch_error(first, second)
     if error == 0:
         return 0.0, 0.0 if gap else 1.0
+    return error, two_sided_p(gap / error, degrees)
+
+
+def welch_error(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """(standard error of the difference of the means, degrees of freedom, at least 1) of two samples."""
+    parts = variance(first) / len(first), variance(second) / len(second)
     spread = sum(part**2 / (len(own) - 1) for part, own in zip(parts, (first, second), strict=True))
-    return error, two_sided_p(gap / error, sum(parts) ** 2 / spread)
+    return math.sqrt(sum(parts)), sum(parts) ** 2 / spread if spread else math.inf
+
+
+def welch_half(first: Sequence[float], second: Sequence[float]) -> float:
+    """Half of the interval of the difference of the means; it excludes zero where Welch's p is below LEVEL."""
+    error, degrees = welch_error(first, second)
+    low, high = 1.9, 12.8  # the quantiles of infinitely many degrees and of one lie between
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided_p(middle, degrees) > LEVEL else (low, middle)
+    return error * high
 
 
 def paired_p(difference_X: np.ndarray, weight_X: np.ndarray | None = None) -> float:

@@ -52,8 +52,23 @@ def test_facts_take_the_entry_of_their_subject_or_an_empty_one_in_the_words_of_t
     ]  # fmt: skip
     assert len(store.journal.entries()) == 1 and MemoryStore(origin).text(4) == "Bern is in Aargau."
     assert store.import_facts(table(origin, *rows)) == []
+    again = store.import_facts(table(origin, "Bern|country|Peru", "Rome|country|Peru"))
+    assert [(one.row, one.before) for one in again] == [(4, "Bern is in Aargau."), (1, "Rome is in Chile.")]
+    store.undo()
     store.undo()
     assert list(store.changed()) == []
+
+
+def test_an_entry_of_another_predicate_or_of_unknown_origin_is_never_replaced(origin):
+    rows, wording = ("Rome|constellation|Peru", "Oslo|country|Peru"), {"constellation": ["{subject} is in {object}."]}
+    store = MemoryStore(origin)
+    assert [(one.row, one.before) for one in store.import_facts(table(origin, *rows), wording)] == [
+        (4, ""), (2, "Oslo is in Norway."),
+    ]  # fmt: skip
+    assert [one.row for one in store.import_facts(table(origin, "Rome|constellation|Chile"), wording)] == [4]
+    assert store.add("Kyiv is in Peru.") == 5
+    with pytest.raises(ValueError, match="no entry is empty, and 1 are to be added"):
+        store.import_facts(table(origin, "Kyiv|country|Chile"))
 
 
 def test_two_objects_of_one_subject_take_two_entries_and_what_stays_is_not_replaced(origin):
@@ -139,7 +154,8 @@ def test_asking_shows_the_answer_without_the_memory_and_leaves_the_bank_alone(ru
     store = MemoryStore(run)
     before = store.bank.tokens.clone()
     answer = ask(store, "Oslo is in", 2)
-    assert torch.equal(store.bank.tokens, before) and answer.read[0][1].row == 2
+    assert torch.equal(store.bank.tokens, before) and answer.read[0][2].row == 2
+    assert {reader for _, reader, _ in answer.read} == {"block 0", "block 1", "pointer"}
     store.edit_many([(row, f"Kyiv{row} was big.") for row in range(4)])
     assert ask(store, "Oslo is in", 2).without == answer.without  # whatever the bank says
 
@@ -200,8 +216,31 @@ def test_one_process_takes_commands_and_texts_and_pipes_get_data_alone(talk):
 
 def test_a_refused_command_of_a_pipe_ends_it(talk):
     out, _, code = talk("show 77", "show 0")
-    assert code == "error: there is no entry 77: they are numbered from 0 to 5" and out == ""
-    assert talk("show x")[2] == 2
+    assert code == "error: line 1, 'show 77': there is no entry 77: they are numbered from 0 to 5" and out == ""
+    _, err, code = talk("show 0", "", "show x")
+    assert code == "error: line 3, 'show x': show: argument row: invalid int value: 'x'" and "usage" not in err
+    assert talk("undo", "show 0")[2] == "error: line 1, 'undo': there is nothing to undo"
+
+
+def test_help_of_a_command_does_not_end_a_session(talk):
+    out, _, code = talk("delete -h", "show 0")
+    assert code == 0 and "delete [-h] row [row ...]" in out and out.endswith("#0  Paris is in France.\n")
+
+
+def test_a_text_needs_no_quotes_on_a_line_of_the_prompt(talk):
+    out, _, code = talk("ask Paris is in --new_tokens 1", "edit 0 It's 'a'.", 'edit 1 "Rome is in Peru."')
+    assert code == 0 and out.startswith("Paris is in ") and "#0  It's 'a'.  [edited]" in out
+    assert "#1  Rome is in Peru.  [edited]" in out
+    assert command_line.words_of("add a  - b -n 3 c\n", ["add"]) == ["add", "a  - b -n 3 c"]
+    assert command_line.words_of("ask --file a.tsv\n", ["ask"]) == ["ask", "--file", "a.tsv"]
+    assert command_line.words_of("search a 'b' -n 3\n", ["search"]) == ["search", "a 'b'", "-n", "3"]
+
+
+def test_several_entries_are_deleted_at_once_and_come_back_at_once(talk):
+    out, _, code = talk("delete 1 2 3 2", "undo", "show 2", "delete 0 77")
+    assert code.endswith("there is no entry 77: they are numbered from 0 to 5") and out.splitlines() == [
+        "#1  (empty)  [edited]", "#2  (empty)  [edited]", "#3  (empty)  [edited]", "#2  Oslo is in Norway.",
+    ]  # fmt: skip
 
 
 def test_a_person_may_go_on_after_a_refusal(talk):
@@ -212,10 +251,11 @@ def test_a_person_may_go_on_after_a_refusal(talk):
 
 def test_import_and_ask_of_a_file_on_the_command_line(talk, origin):
     path = table(origin, "Bern|country|Aargau", "Rome|country|Chile")
-    out, err, code = talk(f"import {path}", f"ask --file {path}", "ask")
+    out, err, code = talk(f"import {path}", f"import {path}", f"ask --file {path}", "ask")
+    assert "nothing to import: all 2 facts are in the memory already\n" in err and err.count("`undo`") == 1
     assert "#1  Rome is in Chile.   (was: Rome is in Italy.)" in out and "2 facts imported: 1 into empty" in err
     assert "of 2 with the memory" in err and out.count("Bern is in") == 2
-    assert code == "error: ask needs a text, or --file with facts to ask for"
+    assert code == "error: line 3, 'ask': ask needs a text, or --file with facts to ask for"
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(monkeypatch, capfd):
@@ -254,7 +294,7 @@ def test_another_bank_has_its_own_edits_and_may_be_larger(origin):
     assert len(store.bank.tokens) == 11 and store.text(0) == "Town0 is in Peru." and store.add("Bern is big.") == 9
     assert MemoryStore(origin, bank_path=path).text(9) == "Bern is big."
     assert MemoryStore(origin).text(0) == "Paris is in Spain." and len(MemoryStore(origin).journal.entries()) == 1
-    assert ask(store, "Town7 is in", 1).read[0][1].row == 7
+    assert ask(store, "Town7 is in", 1).read[0][2].row == 7
 
 
 def test_product_keys_refuse_a_larger_bank(run):

@@ -1,15 +1,22 @@
 """The generated tables of a record: results first, seeds together, knowledge, flags that apply, the curve."""
 
 import json
+import math
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
-from runs import record
+from runs import compare, record
 from runs.check import check_record
+from runs.draft import conclusion_of
+from runs.evidence import Difference, Number
 from runs.keep import plan_of
+from runs.metrics import metric
 from runs.record import fill_record
+from runs.record_tables import verdict
 from runs.run import Run, open_run
+from runs.significance import LEVEL, welch, welch_half
 from tests.runs.test_record import filled, write_run
 
 
@@ -118,3 +125,29 @@ def test_the_record_shows_what_was_measured_of_knowledge_and_the_flags_that_appl
     assert "| 100 |" in values["CURVE"] and "2.6000" in values["CURVE"]
     plain = write_run(tmp_path / "out/plain", model_type="model_original")
     assert "知识库" not in filled(fill_record(plain, tmp_path / "plain").read_text())["MODEL_FLAGS"]
+
+
+@pytest.mark.parametrize(
+    "measure, new, old, word",
+    [
+        ("object", (90.0,), (29.0,), "仅题目波动"),  # 61 points apart, and yet one seed
+        ("object", (90.0, 91.0), (29.0,), "仅题目波动"),
+        ("object", (90.0, 91.0), (29.0, 28.0), "更好"),
+        ("object", (29.0, 28.0), (90.0, 91.0), "更差"),
+        ("object", (90.0, 50.0), (29.0, 28.0), "在波动之内"),
+        ("val_loss", (2.5,), (2.9,), "波动未知"),
+        ("val_loss", (2.51, 2.5, 2.49), (2.91, 2.9, 2.89), "更好"),
+    ],
+)
+def test_a_record_names_a_winner_only_over_seeds_as_the_comparison_does(measure, new, old, word):
+    gap = Difference(*(Number(metric(measure), measure, values, 100) for values in (new, old)))
+    assert verdict(gap).endswith(f"({word})") and ("更" in word) == ("含 0, 更" in conclusion_of(gap))
+    told = compare.verdict({"new": list(new), "old": list(old)}, metric(measure))
+    assert told.startswith("no winner") == ("更" not in word)
+
+
+def test_the_interval_over_seeds_excludes_zero_where_welch_does():
+    for shift in range(0, 60):
+        new, old = [1.0, 1.3, 0.9], [1.2 + shift / 100, 1.25 + shift / 100]
+        assert (welch_half(new, old) < mean(old) - mean(new)) == (welch(new, old)[1] < LEVEL)
+    assert welch_half([1.0, 2.0], [3.0, 4.0]) == pytest.approx(4.303 * math.sqrt(0.5), abs=1e-3)
