@@ -14,6 +14,7 @@ from pathlib import Path
 from common.cli import run_command
 from common.files import atomic, read_lines, require_file, require_text, unpacked_name
 
+from .formats import files_inside
 from .knowledge import Fact, read_values, triple_uuid
 
 TEMPLATE = "{subject} {predicate} {object}."
@@ -81,7 +82,9 @@ def read_trex(path: Path) -> Iterator[Fact]:
     Raises:
         FileNotFoundError, ValueError: the file is missing, the folder has no JSON, or a document has another format.
     """
-    files = sorted(filter(Path.is_file, path.rglob("*.json"))) if path.is_dir() else [require_file(path)]
+    files = (
+        sorted(file for file in files_inside(path) if file.suffix == ".json") if path.is_dir() else [require_file(path)]
+    )
     if not files:
         raise ValueError(f"{path} holds no .json file: unpack the T-REx release there")
     for file in files:

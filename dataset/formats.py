@@ -32,9 +32,7 @@ def data_files(path: Path, flag: str | None = None) -> list[Path]:
         return [path]
     cure = f"give another --{flag}" if flag else "give another"
     files = []
-    for file in sorted(path.rglob("*")):
-        if file.is_dir() or any(part.startswith(BESIDE) for part in file.relative_to(path).parts):
-            continue
+    for file in sorted(files_inside(path)):
         if not unpacked_name(file).endswith(SUFFIXES):
             raise ValueError(
                 f"{file} is none of {', '.join(SUFFIXES)}, also with .gz or .zst: name one file instead of the folder, "
@@ -44,6 +42,24 @@ def data_files(path: Path, flag: str | None = None) -> list[Path]:
     if not files:
         raise ValueError(f"the folder {path} holds no data, such as .jsonl or .parquet: {cure}")
     return files
+
+
+def files_inside(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files of a folder and of the folders in it, linked ones too; what stands beside data is left out.
+
+    Args:
+        above: the folders that hold this one; a link to one of them is not followed again.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith(BESIDE):
+            continue
+        if path.is_dir():
+            yield from files_inside(path, (*above, real))
+        else:
+            yield path
 
 
 def is_json_lines(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from common.files import read_lines
 from dataset.cache import content_key
+from dataset.convert import read_trex
 from dataset.formats import read_records, require_data
 from dataset.knowledge import load_bank, read_knowledge
 from dataset.pretrain import Document, open_pretrain_data, read_documents
@@ -143,6 +144,20 @@ def test_a_folder_is_refused_for_what_it_lacks_or_what_is_no_data(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match="notes.txt is none of .jsonl"):
         require_data(tmp_path)
+
+
+def test_linked_folders_are_read_and_a_link_back_ends(put, tmp_path):
+    elsewhere, folder = put("folder", [{"text": text} for text in TEXTS[:4]], "elsewhere"), tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"text": TEXTS[4]}) + "\n")
+    (folder / "b").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    assert [document.text for document in read_documents(folder)] == [TEXTS[4], *TEXTS[:4]]
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "link").symlink_to(tmp_path / "trex")
+    (tmp_path / "trex").mkdir()
+    (tmp_path / "trex" / "a.json").write_text("[]")
+    assert list(read_trex(tmp_path / "t")) == []  # refused if it had seen no file
 
 
 def test_the_key_of_a_folder_follows_names_and_contents(put, tmp_path):
