@@ -4,7 +4,7 @@
 #   flags --fusion_heads 16  # replace or add flags
 #   launch "$@"              # train, evaluate and record; flags of the command line win
 #
-# Run folder and base experiment follow from the name of the script and from builds_on.
+# Run folder, base experiment and, for 1.4.x, SwanLab project follow from the name of the script and from builds_on.
 # With LIST=1 in the environment a script prints its flags, quoted, one a line, and starts nothing.
 set -euo pipefail
 folder=$(dirname "${BASH_SOURCE[0]}")
@@ -44,6 +44,7 @@ builds_on() { # NAME, such as 1_4_8
     [[ $chain != *" $base "* ]] || refuse "it builds on itself, by way of $1"
     listed=$(LIST=1 CHAIN=$chain bash "$path")
     eval "flags ${listed//$'\n'/ }"
+    drop --swanlab_project
 }
 
 refuse() { # sentence
@@ -60,6 +61,8 @@ script() { # the name of the experiment, such as 1_5_2
 launch() { # the command line
     local name
     name=$(script)
+    # The users' record gives each of 1.4.x a project of its own, which its variants share; all others share one.
+    [[ ! $name =~ ^(1_4_[0-9]+) ]] || flags --swanlab_project "MiniMind-Experiment-${BASH_REMATCH[1]//_/.}"
     [ -z "$base" ] || flags --base_experiment "${base//_/.}"
     flags --out_dir "out/experiment_$name"
     exec bash "$folder/_launch.sh" "${resolved[@]}" "$@"
