@@ -1,7 +1,8 @@
 """The numbers that a text about a run may state, by what they are numbers of.
 
 A text that names a measure, such as 对象 or Loss, may state in the same sentence that measure's numbers: under every
-arm, of base and baseline, with intervals, differences and ratios. Whole numbers and flags may stand anywhere.
+arm, of base and baseline, with intervals, differences and ratios. Whole numbers may stand anywhere, and a fraction of a
+flag where the sentence names the flag.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from .brief import named_curves
 from .evidence import Difference, Evidence, Number
 from .numerals import HASH, Numeral, numerals
+from .record_tables import MODEL_FLAGS, TRAIN_FLAGS
 from .run import Run
 
 # Name of a family -> how a text names it, and the beginnings of its measures and curves.
@@ -36,6 +38,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # What the lines of the brief that analyse the curves are about.
 ANALYSIS = ("loss", "memory", "loss")
+# Flag -> its name in the record, without what stands in brackets.
+FLAG_LABELS = {name: re.sub(r"\s*\(.*", "", label) for _, name, label in (*MODEL_FLAGS, *TRAIN_FLAGS)}
 
 
 @dataclass
@@ -74,17 +78,26 @@ def families_of(measure: str) -> list[str]:
     return [name for name, (_, heads) in FAMILIES.items() if measure.startswith(heads)]
 
 
+def names_flag(sentence: str, flag: str) -> bool:
+    """Whether a sentence names a flag, as on the command line or as in the record."""
+    label = FLAG_LABELS.get(flag, "").replace(" ", "").lower()
+    named = re.search(rf"(?<!\w){flag}(?!\w)", sentence, re.ASCII)
+    return bool(named or label and label in sentence.replace(" ", "").lower())
+
+
 class Known:
     """What a text about a run may state.
 
     Attributes:
         anywhere: numbers that may stand in any sentence.  families: those of one family.
+        of_flags: fractions, by the flag that they are values of.
         text: all data as text, for dates and versions.  flags: names of all flags.
     """
 
     def __init__(self, run: Run, brief: dict):
         self.flags = run.flat_flags
         self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
+        self.of_flags: dict[str, Pool] = {}
         told = {name: part for name, part in brief.items() if name not in ("空白", "如何填写")}
         self.text = json.dumps([told, run.flags, run.info, run.eval], ensure_ascii=False, default=str)
         self.by_step: dict[int, list[float]] = {}
@@ -92,6 +105,7 @@ class Known:
             numbers = [value for value in line.values() if isinstance(value, (int, float))]
             self.by_step.setdefault(line["step"], []).extend(numbers)
         self.take_facts(run, brief)
+        self.take_flags(brief)
         self.take_curves(run, brief)
         self.take_results(Evidence(run))
 
@@ -104,11 +118,9 @@ class Known:
                 pool.add(float(leaf))
 
     def take_facts(self, run: Run, brief: dict) -> None:
-        for part in (brief["实验"], brief["与基础实验不同的参数"], brief["异常"], run.flags, run.info.get("data", {})):
+        told = {name: value for name, value in brief["实验"].items() if name != "命令"}  # its flags are known by name
+        for part in (told, brief["异常"], run.info.get("data", {})):
             self.put(self.anywhere, part)
-        for value in self.flags.values():
-            if isinstance(value, float) and 0 < value < 1:
-                self.anywhere.add(100 * value, is_share=True)
         self.put(self.anywhere, run.info.get("environment", {}))
         self.put(self.anywhere, [run.info.get("parameters"), list(self.by_step)])
         # Whole numbers of the evaluation: counts of questions, seeds, choices.
@@ -117,6 +129,17 @@ class Known:
         for task in ("object", "relation", "verification"):
             if (chance := run.score(task, "chance")) is not None:
                 self.families[task].add(100 * chance, is_share=True)
+
+    def take_flags(self, brief: dict) -> None:
+        """The values of flags, and those of the base experiment where they differ."""
+        for name, value in (*self.flags.items(), *brief["与基础实验不同的参数"].items()):
+            for leaf in leaves(value):
+                if isinstance(leaf, float) and not leaf.is_integer():
+                    pool = self.of_flags.setdefault(name, Pool())
+                    pool.add(leaf)
+                    pool.add(100 * leaf, is_share=True)
+                else:
+                    self.put(self.anywhere, leaf)
 
     def take_curves(self, run: Run, brief: dict) -> None:
         for name, label in named_curves(run).items():
@@ -170,6 +193,8 @@ class Known:
     def holds(self, numeral: Numeral, sentence: str, at_steps: list[float]) -> bool:
         """Whether a number of a sentence is one of the data; `at_steps` are the values of the steps that it names."""
         if self.anywhere.holds(numeral):
+            return True
+        if any(pool.holds(numeral) for flag, pool in self.of_flags.items() if names_flag(sentence, flag)):
             return True
         if numeral.is_one_of(at_steps) or numeral.is_percent and numeral.is_one_of([100 * v for v in at_steps]):
             return True

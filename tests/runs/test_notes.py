@@ -95,6 +95,25 @@ def test_what_the_data_do_not_say_is_refused_in_a_sentence(known, blank, answer,
     assert told.startswith(blank) and wrong in told and "\n" not in told
 
 
+def test_a_fraction_of_a_flag_stands_only_where_its_flag_is_named(tmp_path):
+    run = make_run(tmp_path)
+    flags = json.loads((run.path / "flags.json").read_text())
+    flags["optim"] |= {"beta2": 0.95, "learning_rate": 0.0003}
+    flags["model"]["attention_dropout"] = 0.45
+    (run.path / "flags.json").write_text(json.dumps(flags))
+    info = json.loads((run.path / "run.json").read_text()) | {"command": "train.py --beta2 0.95"}
+    (run.path / "run.json").write_text(json.dumps(info))
+    known = Known(Run(run.path), brief(Run(run.path)))
+
+    def told(answer: str) -> str | None:
+        return refused("FINDING_1", answer, known, experiments())
+
+    for answer in ("对象准确率 95%", "对象准确率 0.95", "对象准确率 45%", "更多 3e-4"):
+        assert "is not in the data of the run" in told(answer), answer
+    for answer in ("beta2 为 0.95", "--beta2 95%", "注意力 dropout 0.45", "学习率 3e-4", "learning_rate=0.0003"):
+        assert told(answer) is None, answer
+
+
 def test_a_plan_may_give_new_values_to_flags(known):
     assert refused("SHORT_TERM_1", "--dim 640, 3 个种子, 编号 9.9.12", known, experiments()) is None
     assert refused("NEXT_VERSION", "9.9.10", known, experiments()) is None
