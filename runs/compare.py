@@ -3,17 +3,21 @@
 import math
 import re
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
-from .metrics import METRICS, Metric, digits, metric, span
+from .metrics import METRICS, Metric, digits, metric, percent, span
 from .outcomes import outcomes_of
 from .run import NOT_IDENTITY, Run
 from .significance import LEVEL, paired_p, welch
 from .tables import Table
+
+SHUFFLED = ("val_loss", "object", "relation", "verification")  # shown with the bank shuffled too
 
 
 def list_runs(runs: list[Run], title: str = "runs") -> Table:
@@ -74,9 +78,17 @@ def shared_name(paths: list[Path]) -> str:
 
 
 def differing_flags(groups: dict[str, list[Run]]) -> Table:
-    first = {label: runs[0].flat_flags for label, runs in groups.items()}
-    names = dict.fromkeys(name for flags in first.values() for name in flags if name not in NOT_IDENTITY)
-    rows = [{"flag": name} | {label: str(flags.get(name)) for label, flags in first.items()} for name in names]
+    """The flags whose values differ; – where a flag does nothing in a run."""
+    from .record_tables import has_effect  # not above, for it imports this module
+
+    first = {label: runs[0] for label, runs in groups.items()}
+    names = dict.fromkeys(name for run in first.values() for name in run.flat_flags if name not in NOT_IDENTITY)
+    names = [name for name in names if len({str(run.flag(name)) for run in first.values()}) > 1]
+
+    def shown(name: str, run: Run) -> str:
+        return str(run.flag(name)) if has_effect(name, run.flag, run.info.get("idle_flags")) else "–"
+
+    rows = [{"flag": name} | {label: shown(name, run) for label, run in first.items()} for name in names]
     rows = [row for row in rows if len(set(list(row.values())[1:])) > 1]
     seeds = {label: ", ".join(str(run.flag("seed")) for run in runs) for label, runs in groups.items()}
     commits = {
@@ -159,7 +171,8 @@ def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table
     `same questions`: p that the best two answer the same questions, or predict the same documents, equally well.
     """
     groups, rows = groups_of(runs, labels), []
-    for measure in (m for m in METRICS if m.is_compared):
+    one_seed = len(groups) > 1 and all(len(group) == 1 for group in groups.values())
+    for measure in compared_metrics():
         values = {
             label: [v for run in group if (v := measure.value(run)) is not None] for label, group in groups.items()
         }
@@ -171,10 +184,31 @@ def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table
         known, paired = {label: found for label, found in values.items() if found}, None
         if measure.better and len(known) > 1 and measure.path and not measure.get:
             paired = paired_test({label: groups[label] for label in best_two(known, measure)}, measure)
-        if len(groups) > 1:
+        if one_seed:
+            row["difference" if len(groups) == 2 else "best two apart"] = apart(known, measure)
+        elif len(groups) > 1:
             row["winner"] = verdict(values, measure, paired and paired[0])
+        if len(groups) > 1:
             row["same questions"] = f"{p_text(paired[0])}, n {paired[1]:,}" if paired else None
         rows.append(row)
     if not any(row.get("same questions") for row in rows):
         rows = [{name: value for name, value in row.items() if name != "same questions"} for row in rows]
-    return [differing_flags(groups), Table("results (mean ± standard deviation over seeds)", rows)]
+    how = "one seed each: no winner is named" if one_seed else "mean ± standard deviation over seeds"
+    return [differing_flags(groups), Table(f"results ({how})", rows)]
+
+
+def compared_metrics() -> Iterator[Metric]:
+    """The metrics of a comparison, the main ones also with the bank shuffled; that is no contest."""
+    for measure in (m for m in METRICS if m.is_compared):
+        yield measure
+        if measure.name in SHUFFLED:
+            path = ("arms", "bank shuffled", *measure.path)
+            yield replace(measure, label=f"{measure.label}, bank shuffled", path=path, get=None, better=None)
+
+
+def apart(known: dict[str, list[float]], measure: Metric) -> str:
+    """How far the best two of several values are apart, of percentages in points; empty where there is no contest."""
+    if measure.better is None or len(known) < 2:
+        return ""
+    first, second = (mean(known[label]) for label in best_two(known, measure))
+    return f"{100 * abs(first - second):.1f} points" if measure.text is percent else measure.text(abs(first - second))

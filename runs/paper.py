@@ -1,16 +1,17 @@
 """The figures of a paper, as PDF and PNG: `python -m experiment figures RUN RUN --out DIR`.
 
-Runs that differ by their seed alone are one line: the mean, with a band of its 95 % interval. Answers carry the
-interval over seeds, or with one seed that over questions. A figure is as wide as a column (3.3 inches) or a page (6.8).
+Runs that differ by their seed alone are one line: the mean, with a band of one standard deviation, as in curves.png.
+Answers carry the 95 % interval over seeds, or with one seed that over questions. A figure is as wide as a column
+(3.3 inches) or a page (6.8).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 
 from .compare import groups_of
 from .evidence import Number, own, results_of
-from .keep import mean_interval
+from .plots import band_of, draw_curve, points_of
 from .run import Run
 
 COLUMN, PAGE, HEIGHT, LINE, DPI = 3.3, 6.8, 2.3, 0.16, 300  # inches, a line of a legend among them; dots an inch
@@ -35,67 +36,37 @@ HATCHES = ("", "////", "....", "xxxx")
 Groups = dict[str, list[Run]]
 
 
-def at_steps(run: Run, name: str) -> dict[int, float]:
-    """A metric of the lines of metrics.jsonl by step."""
-    return dict(run.curve(name))
+def loss_figure(groups: Groups, axis: str, label: str, unit: float):
+    """Validation loss, and in thin lines the training loss, of every group; None where nothing was logged.
 
+    Args:
+        axis: one of `plots.AXES`; unit: how many of its own make one of the label's.
+    """
+    from matplotlib.lines import Line2D
 
-def over(runs: list[Run], axis: str) -> dict[int, float]:
-    """Step -> million tokens, or minutes of learning: the mean over the runs."""
-    if axis == "tokens":
-        logged = [at_steps(run, "tokens") for run in runs]
-        return {step: mean(own[step] for own in logged) / 1e6 for step in shared(logged)}
-    clocks = []
-    for run in runs:
-        minutes, before, clock = 0.0, 0.0, {}
-        speed = at_steps(run, "tokens_per_s")
-        for step, tokens in run.curve("tokens"):
-            if speed.get(step):
-                minutes += (tokens - before) / speed[step] / 60
-                before, clock[step] = tokens, minutes
-        clocks.append(clock)
-    return {step: mean(clock[step] for clock in clocks) for step in shared(clocks)}
-
-
-def shared(curves: list[dict[int, float]]) -> list[int]:
-    return sorted(set(curves[0]).intersection(*curves[1:]))
-
-
-def curve(runs: list[Run], name: str, axis: str) -> tuple[list[float], list[float], list[float] | None]:
-    """(place on the axis, mean, half of the 95 % interval, or None for one run) at the steps that all runs have."""
-    curves, places = [at_steps(run, name) for run in runs], over(runs, axis)
-    steps = [step for step in shared(curves) if step in places]
-    values = [[own[step] for own in curves] for step in steps]
-    halves = [mean_interval(v)[1] - mean(v) for v in values] if len(runs) > 1 else None
-    return [places[step] for step in steps], [mean(v) for v in values], halves
-
-
-def loss_figure(groups: Groups, axis: str, label: str):
-    """Validation loss, and in thin lines the training loss, of every group; None where nothing was logged."""
-    figure, axes = new_figure(COLUMN)
-    drawn = False
+    (figure, axes), lines = new_figure(COLUMN), []
     for i, (name, runs) in enumerate(groups.items()):
         color, dash = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
-        x, y, halves = curve(runs, "val_loss", axis)
-        if x:
-            axes.plot(x, y, dash, color=color, label=name, marker="o" if len(x) < 12 else None, markersize=3)
-            drawn = True
-        if halves:
-            low, high = [a - b for a, b in zip(y, halves, strict=True)], [a + b for a, b in zip(y, halves, strict=True)]
-            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-        x, y, _ = curve(runs, "loss", axis)
-        if x:
-            axes.plot(x, smooth(y), color=color, linewidth=0.6, alpha=0.6, label=None if drawn else name)
-            drawn = True
+        runs = [run for run in runs if run.curve("tokens_per_s" if axis == "seconds" else "tokens")]
+        for metric in ("val_loss", "loss"):
+            for points in points_of(runs, metric, axis):
+                x, y, spread = zip(*points, strict=True)
+                x = [place / unit for place in x]
+                if metric == "val_loss":
+                    draw_curve(axes, list(zip(x, y, spread, strict=True)), dash, color)
+                else:
+                    axes.plot(x, smooth(y), color=color, linewidth=0.6, alpha=0.6)
+        if runs:
+            lines.append(Line2D([], [], color=color, ls=dash, label=name))
     axes.set_xlabel(label)
     axes.set_ylabel("loss, nats a token\n(thin: training, smoothed)")
-    if not drawn:
+    if not axes.lines and not axes.containers:
         return None
-    axes.legend(frameon=False)
+    axes.legend(handles=[*lines, *band_of(groups)], frameon=False)
     return figure
 
 
-def smooth(values: list[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """The running mean over a twentieth of a curve."""
     width = max(1, len(values) // 20)
     return [mean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
@@ -142,8 +113,8 @@ def new_figure(width: float, more: float = 0.0):
 
 
 FIGURES: dict[str, Callable[[Groups], object]] = {
-    "loss_over_tokens": lambda groups: loss_figure(groups, "tokens", "million tokens"),
-    "loss_over_time": lambda groups: loss_figure(groups, "minutes", "minutes of training, without pauses"),
+    "loss_over_tokens": lambda groups: loss_figure(groups, "tokens", "million tokens", 1e6),
+    "loss_over_time": lambda groups: loss_figure(groups, "seconds", "minutes of training, without pauses", 60),
     "answers": lambda groups: bars_figure(groups, QUESTIONS, ARMS, "right answers, %"),
     "edits": lambda groups: bars_figure(groups, EDITS, {"own": "own bank"}, "edits, %"),
     "speed": lambda groups: bars_figure(groups, {"tokens_per_s": ""}, {"own": ""}, "training, tokens/s"),

@@ -15,6 +15,7 @@ COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
 AXES = {"steps": "step", "tokens": "tokens learnt", "seconds": "seconds of training, without pauses"}
 ANSWERS = "right answers after training (hollow: bank shuffled, grey: chance)"
+BAND = "band: 1 standard deviation of seeds"
 Groups = dict[str, list[Run]]
 Points = list[tuple[float, float, float | None]]  # (x, mean, standard deviation)
 
@@ -103,10 +104,17 @@ def figure_of(groups: Groups, axis: str = "steps"):
             draw_answers(axes, answers)
         else:
             draw_panel(axes, groups, drawn[title], axis)
-    if len(groups) > 1:
-        handles = [Line2D([], [], color=f"C{i}", label=label) for i, label in enumerate(groups)]
+    handles = [Line2D([], [], color=f"C{i}", label=label) for i, label in enumerate(groups)] if len(groups) > 1 else []
+    if handles := [*handles, *band_of(groups)]:
         figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def band_of(groups: Groups) -> list:
+    """What a legend says of the bands of `draw_curve`; nothing where no group has several runs."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color="grey", alpha=0.2, lw=0, label=BAND)] if any(len(runs) > 1 for runs in groups.values()) else []
 
 
 def draw_panel(axes, groups: Groups, lines: dict[str, tuple], axis: str) -> None:

@@ -123,6 +123,31 @@ def test_compare_tests_the_same_questions_and_those_alone(tmp_path):
     assert "same questions" not in compare(others)[1].columns
 
 
+def test_one_seed_each_has_no_winner_and_the_controls_of_a_run_stand_below_its_results(tmp_path):
+    paths = [
+        write_run(tmp_path / name, model_type=f"model_{kind}") for name, kind in (("a", "original"), ("b", "memory"))
+    ]
+    for path, share in zip(paths, (0.2, 0.9), strict=True):
+        flags = json.loads((path / "flags.json").read_text())
+        flags["model"] |= {"knowledge_num": round(share * 10), "dim": round(share * 10), "num_selected": 4}
+        (path / "flags.json").write_text(json.dumps(flags))
+        result = {"object": {"accuracy": share}}
+        shuffled = {"arms": {"bank shuffled": {"object": {"accuracy": 0.3}}}} if share > 0.5 else {}
+        (path / "eval.json").write_text(json.dumps(result | shuffled))
+    differing, results = compare([Run(path) for path in paths])
+    assert {"flag": "knowledge_num", "a": "–", "b": "9"} in differing.rows
+    assert {"flag": "dim", "a": "2", "b": "9"} in differing.rows
+    assert not any(row["flag"] == "num_selected" for row in differing.rows)  # equal, though idle in one
+    rows = {row["result"]: row for row in results.rows}
+    assert results.title == "results (one seed each: no winner is named)" and "winner" not in results.columns
+    assert rows["object"]["difference"] == "70.0 points" and rows["val loss"]["difference"] == "0.0000"
+    shuffled = rows["object, bank shuffled"]
+    assert shuffled["a"] is None and shuffled["b"]["text"] == "30.0%" and shuffled["difference"] == ""
+    idle = json.loads((paths[0] / "run.json").read_text()) | {"idle_flags": ["dim"]}
+    (paths[0] / "run.json").write_text(json.dumps(idle))
+    assert {"flag": "dim", "a": "–", "b": "9"} in compare([Run(path) for path in paths])[0].rows
+
+
 def test_losses_of_documents_are_kept_in_groups_where_they_are_many():
     n_X = np.arange(1, 3 * MAX_DOCUMENTS + 1)
     kept = outcomes_of({"documents": packed_losses(2.0 * n_X, n_X, n_X.astype(np.int16))})

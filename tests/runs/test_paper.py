@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from runs import paper
-from runs.paper import curve, draw_figures
+from runs.paper import draw_figures, loss_figure
+from runs.plots import BAND, figure_of
 from runs.run import Run
 from tests.runs.test_keep import evaluated
 from tests.runs.test_record import write_run
@@ -37,9 +38,19 @@ def test_the_figures_that_there_are_data_for_are_drawn_the_same_each_time(tmp_pa
         draw_figures([Run(write_run(tmp_path / "failed", losses=[]))], tmp_path / "none")
 
 
-def test_the_band_is_the_interval_over_seeds_at_the_steps_that_all_have(tmp_path):
+def test_a_validation_at_a_step_without_a_log_line_is_drawn_at_its_time(tmp_path):
     runs = [with_speed(write_run(tmp_path / f"run_seed{seed}", losses=[4.0 + seed] * (90 + seed))) for seed in (0, 2)]
-    x, y, halves = curve(runs, "loss", "minutes")
-    assert len(x) == 90 and set(y) == {5.0}
-    assert x[:2] == pytest.approx([2 / 60, 4 / 60])  # 128 tokens a step at 64 tokens/s
-    assert halves[0] == pytest.approx(12.706)  # two values that differ by 2: t times 1
+    for run in runs:
+        text = (run.path / "metrics.jsonl").read_text()
+        lines = [line for line in map(json.loads, text.splitlines()) if "tokens" not in line or line["step"] % 4 == 0]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups = {"seeds": [Run(run.path) for run in runs]}
+    axes = loss_figure(groups, "seconds", "minutes", 60).axes[0]
+    validation, training = axes.lines
+    # 128 tokens a step at 64 tokens/s are 2 s; 50 is no multiple of 4, and step 100 lies beyond the last log line.
+    assert list(validation.get_xdata()) == pytest.approx([100 / 60, 200 / 60])
+    assert list(validation.get_ydata()) == [2.4, 2.6] and set(training.get_ydata()) == {5.0}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["seeds", BAND]
+    assert [text.get_text() for text in figure_of(groups).legends[0].get_texts()] == [BAND]
+    one = {"one": groups["seeds"][:1]}
+    assert not figure_of(one).legends and loss_figure(one, "tokens", "", 1).axes[0].lines[0].get_xdata()[0] == 50 * 128
