@@ -146,6 +146,7 @@ def parse_cli() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
+    parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks to run; default: all")
     names = ", ".join(repr(name) for name in (*BANK_CONTROLS, *GOLD_BANK_CONTROLS, *GOLD_CONTROLS))
     parser.add_argument("--arms", nargs="*", metavar="CONTROL",
@@ -164,6 +165,8 @@ def parse_cli() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.run and not args.compare:
         parser.error("give --run or --compare")
+    if args.all_arms and not args.compare:
+        parser.error("--all_arms is for --compare: --run measures all controls, or those of --arms")
     return args
 
 
@@ -171,7 +174,7 @@ def main() -> int:
     args = parse_cli()
     transformers_logging.disable_progress_bar()
     if args.compare:
-        print(compare(args.compare))
+        print(compare(args.compare, args.all_arms))
         return 0
     results = evaluate(args)
     show(results)

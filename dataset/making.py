@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from common.files import atomic
+
 from .knowledge import Fact
 
 N_CHOICES = 5
@@ -134,9 +136,9 @@ def true_objects(facts: Iterable[Fact]) -> dict[tuple[str, str], set[str]]:
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> int:
-    """Write JSON Lines; returns their number."""
+    """Write JSON Lines, whole or not at all; returns their number."""
     number = 0
-    with open(path, "w", encoding="utf-8") as out:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             number += 1

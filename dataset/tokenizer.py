@@ -96,6 +96,20 @@ def load_tokenizer(path: str | Path, flag: str = "tokenizer_path") -> PreTrained
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write a tokenizer folder.
+
+    Raises:
+        OSError: it cannot be written: the folder is read-only, or the disk is full.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as problem:  # the Rust writer raises bare exceptions
+        raise OSError(f"no room to write a tokenizer into {folder}: make room, or name another ({problem})") from None
+
+
 def vocabulary_size(tokenizer) -> int:
     """One more than the highest id: some tokenizers have unused ids between their tokens."""
     return max(tokenizer.get_vocab().values()) + 1
@@ -192,7 +206,7 @@ def main() -> None:
         if number % stride == 0
     )
     tokenizer = train_tokenizer(texts, args.vocab_size)
-    tokenizer.save_pretrained(args.out)
+    save_tokenizer(tokenizer, args.out)
     print(f"{len(tokenizer)} entries written to {args.out}")
 
 

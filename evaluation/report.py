@@ -1,10 +1,13 @@
 """Tables of results for the screen: one column for each run and control, one row for each measure."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from common.files import read_json
 
+MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
+WITHOUT_MODEL = ("chance", "look-up")  # columns
 QUESTION_TASKS = ("object", "relation", "verification")
 
 
@@ -46,14 +49,16 @@ def measures_of(results: dict) -> dict[str, str]:
 
 
 def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[str, str]]:
-    """The columns of chance, and of chance by frequency, where a result has them."""
+    """The columns without a model, where a result has them: chance, chance by frequency, and the look-up."""
     chance = {}
     for task in QUESTION_TASKS:
         known = [results[task]["chance"] for results in rows.values() if task in results]
         chance |= {measure: percent(known[0]) for measure in measures if known and measure.split()[0] == task}
-    guesses = next((results["frequency"] for results in rows.values() if "frequency" in results), {})
-    frequent = {m: percent(guesses[m.split()[0]]["accuracy"]) for m in measures if m in guesses}
-    return ({"chance": chance} if chance else {}) | ({"chance, by frequency": frequent} if frequent else {})
+    columns = {"chance": chance}
+    for title, task in (("chance, by frequency", "frequency"), ("look-up", "lookup")):
+        guesses = next((results[task] for results in rows.values() if task in results), {})
+        columns[title] = {m: percent(guesses[m]["accuracy"]) for m in measures if m in guesses}
+    return {title: column for title, column in columns.items() if column}
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -75,11 +80,11 @@ def table(rows: dict[str, dict]) -> str:
 
 def column_titles(names: list[str]) -> list[list[str]]:
     """The lines above the columns: the run without the prefix that all runs share, below it the control."""
-    runs = {name.split(", ")[0] for name in names if not name.startswith("chance")}
+    runs = {name.split(", ")[0] for name in names} - set(WITHOUT_MODEL)
     common = os.path.commonprefix(list(runs)) if len(runs) > 1 else ""
     shared = max(common.rfind(end) for end in "_-/") + 1  # whole words only
     titles = [
-        [run if run == "chance" else run[shared:], *(control.rsplit(" ", 1) if control else ())]
+        [run if run in WITHOUT_MODEL else run[shared:], *(control.rsplit(" ", 1) if control else ())]
         for run, _, control in (name.partition(", ") for name in names)
     ]
     height = max(map(len, titles))
@@ -87,21 +92,25 @@ def column_titles(names: list[str]) -> list[list[str]]:
     return [list(line) for line in zip(*columns, strict=True)]
 
 
-def with_controls(name: str, results: dict) -> dict[str, dict]:
-    """The results of a run and of its controls, each under the title of its column."""
-    return {name: results} | {f"{name}, {control}": values for control, values in results.get("arms", {}).items()}
+def with_controls(name: str, results: dict, chosen: Container[str] | None = None) -> dict[str, dict]:
+    """The results of a run and of its controls (None: all), each under the title of its column."""
+    controls = results.get("arms", {}).items()
+    return {name: results} | {f"{name}, {c}": values for c, values in controls if chosen is None or c in chosen}
 
 
-def compare(run_dirs: list[str]) -> str:
-    """One table of runs that have an eval.json, with their controls.
+def compare(run_dirs: list[str], every_control: bool = False) -> str:
+    """One table of runs that have an eval.json, with the controls that tell whether the bank is used, or all of them.
 
     Raises:
         FileNotFoundError: a run has no eval.json.
     """
-    rows = {}
+    rows, left_out = {}, {}
     for run_dir in map(Path, run_dirs):
         path = run_dir / "eval.json"
         if not path.exists():
             raise FileNotFoundError(f"{run_dir} has no eval.json: run eval_model.py --run {run_dir} first")
-        rows |= with_controls(run_dir.name, read_json(path))
-    return table(rows)
+        results = read_json(path)
+        rows |= with_controls(run_dir.name, results, None if every_control else MAIN_CONTROLS)
+        left_out |= dict.fromkeys(name for name in results.get("arms", {}) if name not in MAIN_CONTROLS)
+    more = f"\n--all_arms shows also: {', '.join(left_out)}" if left_out and not every_control else ""
+    return table(rows) + more

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from common.files import flush
+from dataset.tokenizer import save_tokenizer
 
 from .muon import require_same_optimizer
 from .state import TrainState
@@ -124,7 +125,7 @@ def save_result(out_dir: Path, model: nn.Module, tokenizer) -> None:
         model.set_special_tokens(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         tokenizer.model_max_length = model.settings.max_seq_len
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         for path in temporary.iterdir():
             flush(path)
         for path in temporary.iterdir():
@@ -227,8 +228,7 @@ def resume(out_dir: str | Path, split: dict, model: nn.Module, optimizer, accele
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, a format that holds nothing else.
 
-    Raises:
-        ValueError: it is another kind of file, or damaged.
+    Raises ValueError if it is another kind of file, or damaged.
     """
     try:
         return load_file(path)

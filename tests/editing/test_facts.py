@@ -255,7 +255,7 @@ def test_import_and_ask_of_a_file_on_the_command_line(talk, origin):
     assert "nothing to import: all 2 facts are in the memory already\n" in err and err.count("`undo`") == 1
     assert "#1  Rome is in Chile.   (was: Rome is in Italy.)" in out and "2 facts imported: 1 into empty" in err
     assert "of 2 with the memory" in err and out.count("Bern is in") == 2
-    assert code == "error: line 3, 'ask': ask needs a text, or --file with facts to ask for"
+    assert code == "error: line 4, 'ask': ask needs a text, or --file with facts to ask for"
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(monkeypatch, capfd):

@@ -15,6 +15,7 @@ from evaluation.controls import BANK_CONTROLS
 from evaluation.generation import distinct, repetition_rate
 from evaluation.language import language
 from evaluation.likelihood import encode, log_likelihoods
+from evaluation.report import compare
 from evaluation.usage import bank_usage, gini
 from runs.outcomes import outcomes_of
 from tests.conftest import tiny_model
@@ -39,6 +40,24 @@ def test_batched_scores_equal_scores_one_by_one(model, tokenizer):
         expected = sum(float(log_p[place - 1, ids[place]]) for place in range(start, len(ids)))
         assert n == len(ids) - start
         assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_comparison_shows_the_main_controls_and_names_the_others(tmp_path):
+    asked = {"object": {"accuracy": 0.5, "ci95": [0.4, 0.6], "chance": 0.2, "planted": {"accuracy": 0.1}}}
+    controls = ("bank shuffled", "bank zeroed", "bank counterfactual", "gold in prompt")
+    for name, more in (("x_plain", {}), ("x_memory", {"arms": dict.fromkeys(controls, asked)})):
+        (tmp_path / name).mkdir()
+        without = (
+            {"lookup": {"object": {"accuracy": 0.97}}, "frequency": {"object": {"accuracy": 0.21}}} if more else {}
+        )
+        (tmp_path / name / "eval.json").write_text(json.dumps(asked | without | more))
+    paths = [str(tmp_path / name) for name in ("x_plain", "x_memory")]
+    told, every = compare(paths), compare(paths, every_control=True)
+    assert told.splitlines()[0].split() == ["plain", "memory", "memory", "memory", "chance", "chance", "look-up"]
+    assert "counterfactual" in told and told.endswith("\n--all_arms shows also: bank zeroed, gold in prompt")
+    row = next(line.split() for line in told.splitlines() if line.startswith("object "))
+    assert row == ["object", *["50.0%", "±10.0%"] * 4, "20.0%", "21.0%", "97.0%"]
+    assert every.splitlines()[0].count("memory") == 5 and "--all_arms" not in every
 
 
 def test_a_question_is_split_at_its_blank():

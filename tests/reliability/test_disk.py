@@ -9,8 +9,9 @@ import pytest
 
 from common.files import atomic
 from dataset.knowledge import load_bank
+from dataset.making import write_lines
 from dataset.pretrain import open_token_cache
-from dataset.tokenizer import load_tokenizer
+from dataset.tokenizer import load_tokenizer, save_tokenizer
 from tests.tiny_runs import FORKS
 
 
@@ -30,6 +31,25 @@ def make_bank(folder) -> None:
 
 def make_text(folder) -> None:
     open_token_cache(folder / "t.jsonl", load_tokenizer("dataset/tokenizer"), folder / "cache")
+
+
+def make_tokenizer(folder) -> None:
+    save_tokenizer(load_tokenizer("dataset/tokenizer"), folder / "tokenizer")
+
+
+def make_lines(folder) -> None:
+    write_lines(folder / "lines.jsonl", [{"text": "Town."}] * 9000)
+
+
+@pytest.mark.parametrize("make", [make_tokenizer, make_lines])
+def test_a_disk_that_fills_while_a_file_is_written_is_one_sentence(tmp_path, survives, make):
+    process = FORKS.Process(target=build_on_a_full_disk, args=(tmp_path, tmp_path / "report", make))
+    with survives("disk full while a file is written"):
+        process.start()
+        process.join()
+        assert process.exitcode == 3
+        sentence = (tmp_path / "report").read_text()
+        assert sentence.startswith("no room to write") and str(tmp_path) in sentence and "\n" not in sentence
 
 
 @pytest.mark.parametrize("make", [make_bank, make_text])
