@@ -8,10 +8,7 @@ steps with the plain one, so that a drift of the machine's speed meets both; rat
 The most telling models come first, and the table names those that were left out for time.
 `--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
-MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): FLOPs of a plain model of the same sizes, 6 N + 12 L T D a
-token, over the time and the GPU's dense bf16 peak. N: parameters of the matrix products, the output layer included;
-the embedding table is looked up and counts nothing. 12 L T D: attention to all T positions, though a causal one needs
-half. Work of other models besides is not counted: their figure says how much of the machine is left for it.
+MFU is that of training (`trainer.flops`): FLOPs of the model itself, over the time and the GPU's dense bf16 peak.
 """
 
 import argparse
@@ -28,6 +25,7 @@ from common.cli import run_command
 from model import build_model
 from model.config import ModelConfig
 from trainer.config import OptimConfig
+from trainer.flops import flops_per_token
 from trainer.optim import make_optimizer
 
 from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, set_up, sizes_of
@@ -38,14 +36,6 @@ PAIRS = [
     ("fast bf16", "reference bf16"), ("fast bf16", "fast float32"), ("reference bf16", "reference float32"),
 ]  # fmt: skip
 EXPERIMENTS = ["1_4_0", "1_5_2", "1_4_8", "1_4_7", "1_5_0", "1_4_10"]  # the most telling first
-
-
-def flops_per_token(config: ModelConfig) -> float:
-    """See the module's docstring."""
-    D, kv_width = config.dim, config.kv_heads * config.head_dim
-    block = 2 * D * D + 2 * D * kv_width + (3 if config.ffn_activation == "swiglu" else 2) * D * config.hidden_dim
-    matrices = config.n_layers * block + config.vocab_size * D
-    return 6 * matrices + 12 * config.n_layers * config.max_seq_len * D
 
 
 def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int, turn: int, device, profile_path=None):
@@ -100,7 +90,7 @@ def numbers(subject: Subject, plain: Subject) -> dict:
     return {
         "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
         "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
-        "mfu": flops_per_token(subject.config) * speed / known[0] if known else None,
+        "mfu": flops_per_token(subject.model) * speed / known[0] if known else None,
         "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": len(subject.step_ms),
     }  # fmt: skip
 

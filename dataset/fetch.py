@@ -10,6 +10,8 @@ the hub.
 """
 
 import argparse
+import filecmp
+import hashlib
 import importlib.util
 import shutil
 import sys
@@ -45,16 +47,19 @@ def fetch(name: str, source: Source, out: Path, downloads: Path, say: Callable[[
     """Download a source and write what it becomes into the folder `out`.
 
     Raises:
-        ValueError: it cannot be had or has another content.  OSError: there is no room.
+        ValueError: it cannot be had, has another content, or would replace a file.  OSError: there is no room.
     """
     size = "of unknown size" if source.megabytes is None else f"about {source.megabytes} MB"
     say(f"{name}: {source.what}; {size}; licence: {source.licence}")
     if any(file.name.endswith(".parquet") for file in source.files) and not importlib.util.find_spec("pyarrow"):
         raise ValueError(f"{name} is parquet, which needs a package: .venv/bin/python -m pip install pyarrow")
     made = [out / one for one in source.makes]
-    if all(path.exists() for path in made):
+    there = [path for path in made if path.exists()]
+    if there == made:
         say(f"{', '.join(map(str, made))}: there already; delete to make again")
         return
+    if there:
+        raise ValueError(f"{there[0]} is there, and {name} would replace it: move it away, or give another --out")
     paths = [download(file, downloads / name, say) for file in source.files]
     if source.convert is None:
         out.mkdir(parents=True, exist_ok=True)
@@ -105,12 +110,23 @@ def first_values(path: Path):
 
 
 def fetch_url(url: str, out: Path, downloads: Path, say: Callable[[str], None]) -> Path:
-    """Download an address of the user's into the folder `out`."""
-    path = download(File(url), downloads / "other", say)
+    """Download an address of the user's into the folder `out`.
+
+    Raises:
+        ValueError: it cannot be had, or a file of its name with another content is there.  OSError: there is no room.
+    """
+    place = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()  # two addresses can end in the same name
+    path = download(File(url), downloads / "other" / place, say)
+    target = out / path.name
+    if target.exists() and not filecmp.cmp(path, target, shallow=False):
+        raise ValueError(
+            f"{target} is there, and {url} has another content: move it away, or give another --out; the download "
+            f"stays in {path}"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    with atomic(out / path.name) as temporary:
+    with atomic(target) as temporary:
         shutil.move(path, temporary)
-    return out / path.name
+    return target
 
 
 def main() -> None:

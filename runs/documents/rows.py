@@ -28,6 +28,7 @@ FIELDS = {
     "step_ms": "{:.1f} ms", "token_ms": "{:.2f} ms", "ms": "{:.2f} ms", "floor_ms": "{:.2f} ms",
     "ratio_to_plain": "{:.2f}", "ratio_to_ours": "{:.1f}", "peak_gib": "{:.1f} GiB", "growth": "{:.3f}",
     "first_step_s": "{:.0f} s", "mb_per_s": "{:.1f} MB/s", "waited_share": "{:.1%}", "mfu": "{:.1%}",
+    "plain_mfu": "{:.1%}",
 }  # fmt: skip
 
 

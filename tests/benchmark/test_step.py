@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmark.harness import script_config
 from benchmark.reference import build_reference
 from model import build_model
 from tests.conftest import tiny_config
+from trainer.flops import flops_per_token
 
 
 def test_the_reference_is_the_same_function():
@@ -46,10 +48,23 @@ def test_an_experiments_architecture_is_read_from_its_script():
         script_config("9_9")
 
 
-def test_mfu_is_counted_as_in_the_papers():
-    model = build_model(config := tiny_config(model_type="model_original"))
-    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)  # the output layer is the tied table
-    assert step.flops_per_token(config) == 6 * matrices + 12 * config.n_layers * config.max_seq_len * config.dim
+@pytest.mark.parametrize("name", ["1_4_0", "1_4_8"])
+def test_mfu_is_that_of_training(monkeypatch, name):
+    monkeypatch.setattr(step, "peaks", lambda: (1e12, 1.0))
+    config = script_config(name, knowledge_num=256, dim=64, n_layers=1, n_heads=4, max_seq_len=64)
+    measured = subject.Subject(name, config, batch_size=2, step_ms=[100.0, 100.0])
+    measured.model = build_model(config, torch.zeros(256, config.knowledge_length, dtype=torch.long))
+    row = step.numbers(measured, measured)
+    assert row["tokens_per_s"] == 1280 and row["mfu"] == 1280 * flops_per_token(measured.model) / 1e12
+
+
+def test_rows_that_count_the_flops_of_a_plain_model_say_so():
+    rows = [json.loads(line) for path in Path("benchmark/results").glob("*.jsonl") for line in path.open()]
+    old = [row for row in rows if row.get("model") in ("1_4_8", "1_4_7") and "plain_mfu" in row]
+    plain = flops_per_token(build_model(script_config("1_4_0")))
+    assert len(old) > 10 and not any("mfu" in row for row in old)
+    for row in old:
+        assert row["plain_mfu"] == pytest.approx(plain * row["tokens_per_s"] / 989e12, rel=1e-3)
 
 
 def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatch, capsys):

@@ -225,6 +225,26 @@ def test_an_address_or_a_path_of_one_s_own_is_described(server, tmp_path, monkey
         run("nothing")
 
 
+def test_a_file_of_the_same_name_is_never_replaced(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [])
+    places, mine = ("--out", tmp_path, "--downloads", tmp_path / "d"), '{"text": "mine"}\n'
+    (tmp_path / "a.jsonl").write_text(mine)
+    for address in (f"{server}/a.jsonl", f"{server}/x/a.jsonl"):
+        with pytest.raises(SystemExit, match="a.jsonl is there, and .*/a.jsonl has another content: move it away"):
+            run(address, *places)
+    assert (tmp_path / "a.jsonl").read_text() == mine and len(Server.seen) == 2
+    (tmp_path / "a.jsonl").unlink()
+    for _ in range(2):  # the same content is no other
+        run(f"{server}/a.jsonl", *places)
+    assert (tmp_path / "a.jsonl").read_bytes() == BODY and "is there already" in capsys.readouterr().err
+    (tmp_path / "b.jsonl").write_text(mine)
+    files = (File(f"{server}/b"), File(f"{server}/c"))
+    monkeypatch.setitem(SOURCES, "mine", Source("words", "CC0", files, ("b.jsonl", "c.jsonl"), "--data_path"))
+    with pytest.raises(SystemExit, match="b.jsonl is there, and mine would replace it: move it away"):
+        run("mine", *places)
+    assert (tmp_path / "b.jsonl").read_text() == mine
+
+
 def test_the_list_names_every_source(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [])
     run()
