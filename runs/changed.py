@@ -29,7 +29,7 @@ def warn(message: str) -> None:
 
 
 def warn_of_flags(run_dir: Path, flags: dict, step: int, steps_per_epoch: int) -> dict:
-    """Say which flags are not those of flags.json, where they change what is learnt; returns the old ones.
+    """Say whether a run has finished, and which flags are not those of flags.json; returns the old ones.
 
     More steps or epochs lengthen a run: what its schedule then is stands in a sentence of its own.
 
@@ -48,6 +48,11 @@ def warn_of_flags(run_dir: Path, flags: dict, step: int, steps_per_epoch: int) -
             f"the run goes on from step {step} to step {end} instead of {last}: the learning rate follows the "
             f"{after.lr_schedule} schedule of {end} steps, {rates[0]:.3g} at this step instead of {rates[1]:.3g}"
         )
+    if not goes_on:
+        limit = "--max_steps" if end < after.epochs * steps_per_epoch else "--epochs"
+        told = f"already finished: {step} of {end} steps; a larger {limit} makes it longer"
+        log.info(told)
+        print(told, file=sys.stderr)
     others = [name for name in names if not goes_on or name not in ("max_steps", "epochs")]
     if others:
         changed = ", ".join(f"--{name} {new[name]} (before {old[name]})" for name in others)

@@ -104,6 +104,8 @@ def test_a_finished_run_keeps_the_flags_that_it_was_trained_with(runs):
     assert flags_of(runs.folder / "run")["learning_rate"] == 0.0002
     again = runs.start("run", *SHORT)
     assert again.code == 0 and "other flags" not in again.output
+    told = "already finished: 4 of 4 steps; a larger --max_steps makes it longer"
+    assert again.output.count(told) == 1 and (runs.folder / "run/train.log").read_text().count(told) == 2
 
 
 def test_weights_are_not_taken_for_another_tokenizer_or_another_bank_of_product_keys(runs, others):
