@@ -13,6 +13,7 @@ import argparse
 import filecmp
 import hashlib
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -130,13 +131,17 @@ def fetch_url(url: str, out: Path, downloads: Path, say: Callable[[str], None]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = os.environ.get("DATA_COMMAND", "python -m dataset.fetch")  # data.sh names itself
+    about = __doc__.replace("python -m dataset.fetch", command)
+    parser = argparse.ArgumentParser(
+        prog=command, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="names of the list, files or folders of your own, or addresses")
     parser.add_argument("--out", type=Path, default=Path("dataset/stable"), help="folder for what they become")
     parser.add_argument("--downloads", type=Path, default=Path("dataset/downloads"), help="folder for what is fetched")
     args = parser.parse_args()
     if not args.names:
-        print(listing())
+        print(f"{listing()}\nnext: {command} NAME")
         return
     own = {name: Path(unquote(urlsplit(name).path)) if name.startswith("file:") else Path(name) for name in args.names}
     for name in args.names:

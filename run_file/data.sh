@@ -6,4 +6,4 @@
 #   bash run_file/data.sh my_folder        # your own: what it holds, and which flag to give it to
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-exec "$PYTHON" -m dataset.fetch "$@"
+DATA_COMMAND="bash run_file/data.sh" exec "$PYTHON" -m dataset.fetch "$@"

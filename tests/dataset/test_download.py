@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +205,20 @@ def test_a_source_is_fetched_by_its_name_with_size_and_licence_first(server, tmp
     assert told.startswith("mine: words; about 1 MB; licence: CC0\n")
     run("mine", "--out", tmp_path / "out", "--downloads", tmp_path / "d")
     assert len(Server.seen) == 1 and "there already" in capsys.readouterr().err
+
+
+def test_the_list_and_the_help_name_the_command_that_was_given(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [])
+    run()
+    assert capsys.readouterr().out.splitlines()[-1] == "next: python -m dataset.fetch NAME"
+    monkeypatch.setenv("DATA_COMMAND", "bash run_file/data.sh")
+    run()
+    assert capsys.readouterr().out.splitlines()[-1] == "next: bash run_file/data.sh NAME"
+    with pytest.raises(SystemExit):
+        run("--help")
+    told = capsys.readouterr().out
+    assert told.startswith("usage: bash run_file/data.sh [-h]") and "dataset.fetch" not in told
+    assert 'DATA_COMMAND="bash run_file/data.sh"' in Path("run_file/data.sh").read_text()
 
 
 def test_an_address_or_a_path_of_one_s_own_is_described(server, tmp_path, monkeypatch, capsys):
