@@ -139,11 +139,13 @@ def write_own(path: Path, templates_path: Path, out: Path, held_out: float, seed
     for name, number in counts.items():
         print(f"  {name:20} {number} rows")
     tell_left_out(facts, counts)
+    asked = [
+        kind for kind in ("object", "relation", "verification", "edit") if counts[f"{kind}.jsonl"]
+    ]  # a run refuses an empty file
     print(
         f"train on them: --data_path {out}/train.jsonl --val_path {out}/val.jsonl "
         f"--database_init_path {out}/knowledge.json --knowledge_num auto --reserve_entries 100 "
-        f"--object_path {out}/object.jsonl --relation_path {out}/relation.jsonl "
-        f"--verification_path {out}/verification.jsonl --edit_path {out}/edit.jsonl"
+        + " ".join(f"--{kind}_path {out}/{kind}.jsonl" for kind in asked)
     )
 
 
@@ -153,6 +155,7 @@ def tell_left_out(facts: list[Fact], counts: dict[str, int]) -> None:
         objects, true = pools(facts), true_objects(facts)
         left_out = {f.predicate for f in facts if true[f.subject, f.predicate].issuperset(objects[f.predicate])}
         names = ", ".join(map(repr, sorted(left_out)))
-        print(f"  facts without an object question: {left} of {names}; every object of the predicate is right")
+        print(f"  facts without an object question: {left} of {names}; every object of the predicate is right: "
+              "give at least two objects for each predicate")  # fmt: skip
     if left := len(facts) - counts["relation.jsonl"]:
         print(f"  facts without a relation question: {left}; every predicate of the templates is right")

@@ -74,7 +74,10 @@ def test_two_facts_are_enough_and_what_cannot_be_asked_is_said(tmp_path, capsys)
     assert len(rows(tmp_path / "out", "val.jsonl")) == 1 and not rows(tmp_path / "out", "object.jsonl")
     out = capsys.readouterr().out
     assert "facts without an object question: 2 of 'born'; every object" in out and "1 held out" in out
+    assert "every object of the predicate is right: give at least two objects for each predicate\n" in out
     assert "facts without a relation question: 2; every predicate" in out
+    flags = out.splitlines()[-1]
+    assert [kind for kind in FIELDS if f"--{kind}_path {tmp_path}/out/{kind}.jsonl" in flags] == ["verification"]
 
 
 def test_what_another_fact_states_is_no_wrong_answer_and_no_edit(tmp_path, capsys):
