@@ -14,6 +14,7 @@ Flags for the training script stand after --.
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,20 +55,26 @@ def list_command(args) -> int:
         if args.format == "json":
             print(json.dumps([node.as_dict() for node in nodes], ensure_ascii=False, indent=1))
         else:
-            print("\n".join(tree_lines(nodes, tree_text(args.root))))
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            print("\n".join(cut(line, width) for line in tree_lines(nodes, tree_text(args.root))))
         return 0
     show([list_runs(find_runs(args.root, deep=True), f"runs in {args.root}")], args.format)
     return 0
 
 
+def cut(line: str, width: int | None) -> str:
+    """A line that fits a terminal; the end of a longer one is left out."""
+    return line if width is None or len(line) <= width else line[: width - 1] + "…"
+
+
 def tree_text(root: str):
-    """Writes the line of an experiment in the tree: its change, and the best loss of its newest run."""
+    """Writes the line of an experiment in the tree: the best loss of its newest run, and its change."""
     best = {run.number: run.best["val_loss"] for run in find_runs(root, deep=True) if run.best}
 
     def text(node) -> str:
-        loss = f"  [{best[node.number]:.4f}]" if node.number in best else ""
-        archived = "  (archive)" if node.is_archived else ""
-        return f"{node.dotted}: {node.change or node.question}{loss}{archived}"
+        loss = f" [{best[node.number]:.4f}]" if node.number in best else ""
+        archived = " (archive)" if node.is_archived else ""
+        return f"{node.dotted}{loss}{archived}: {node.change or node.question}"
 
     return text
 
@@ -202,11 +209,11 @@ def keep_command(args) -> int:
 
 
 def new_command(args) -> int:
-    from .new import new_experiment
+    from .new import new_experiment, next_steps
 
     script, record = new_experiment(args.number, args.base, args.flags, ROOT)
     print(f"script: {script.relative_to(ROOT)}\nrecord: {record.relative_to(ROOT)}")
-    print(f"write its question and its change into both, then: bash {script.relative_to(ROOT)}")
+    print("\n".join(next_steps(script, record, ROOT)))
     return 0
 
 

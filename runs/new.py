@@ -12,7 +12,8 @@ from runs.record import record_path, write_record
 from runs.record_tables import MODEL_FLAGS, TRAIN_FLAGS, flag_table
 from trainer.config import Flags, parse_cli
 
-from .scripts import FOLDERS, find_script
+from .run import NOT_IDENTITY
+from .scripts import FOLDERS, base_of, find_script
 
 SCRIPT = """#!/usr/bin/env bash
 # Experiment {dotted}
@@ -139,3 +140,33 @@ def new_experiment(number: str, base: str, changes: list[str], root: Path) -> tu
         script.unlink()
         raise
     return script, record
+
+
+def next_steps(script: Path, record: Path, root: Path) -> list[str]:
+    """What to do with a new experiment, a sentence a line; first of all a warning if it repeats its base."""
+    base = find_script(base_of(script), root)
+    told = []
+    if same_flags(parse_cli(script_flags(script)), parse_cli(script_flags(base))):
+        told = [f"warning: it changes nothing of {base.relative_to(root)}: add a line such as "
+                "`flags --learning_rate 3e-4` before its last one"]  # fmt: skip
+    lines = script.read_text(encoding="utf-8").splitlines()
+    blanks = {"[QUESTION]": "its question", "[CHANGE]": "its change"}
+    wanted = [
+        f"{what} into line {n}" for n, line in enumerate(lines, 1) for blank, what in blanks.items() if blank in line
+    ]
+    script, record = script.relative_to(root), record.relative_to(root)
+    return [
+        *told,
+        f"write {' and '.join(wanted)} of {script}, and its purpose into {record}; then: bash {script}",
+        "then `python -m experiment documents` puts it into the tree and the leaderboard",
+        f"to take it back: rm {script} {record}",
+    ]
+
+
+def same_flags(flags: Flags, others: Flags) -> bool:
+    """Whether all flags that change a result are equal, and the seed."""
+    first, second = (
+        {name: value for part in own.as_dict().values() for name, value in part.items() if name not in NOT_IDENTITY}
+        for own in (flags, others)
+    )
+    return first == second and flags.run.seed == others.run.seed

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from runs.__main__ import cut
 from runs.blanks import open_blanks
 from runs.check import check_record, check_script
 from runs.compare import compare, groups_of, list_runs, verdict
 from runs.metrics import metric
-from runs.new import new_experiment, script_flags
+from runs.new import new_experiment, next_steps, script_flags
 from runs.record import fill_record
 from runs.run import Run, open_run, open_runs
 from runs.sweep import read_grid, run_sweep
@@ -174,15 +175,33 @@ def test_a_new_experiment_has_the_flags_of_its_base_and_the_changes(project):
     old = parse_cli(script_flags(project / "run_file/experiment_1_4_8.sh")).as_dict()
     new = parse_cli(script_flags(script)).as_dict()
     changed = {name for part in old for name in old[part] if old[part][name] != new[part][name]}
-    assert changed == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment"}
+    assert changed - {"swanlab_project"} == {"fusion_heads", "keep_ffn", "memory_layers", "out_dir", "base_experiment"}
     assert new["run"]["out_dir"] == "out/experiment_9_9" and new["run"]["base_experiment"] == "1.4.8"
     assert "fusion_heads -> 16, keep_ffn -> on" in script.read_text() and "[QUESTION]" in script.read_text()
+    assert next_steps(script, record, project) == [
+        "write its question into line 3 of run_file/experiment_9_9.sh, and its purpose into "
+        "experiment/EXPERIMENT_9_9.md; then: bash run_file/experiment_9_9.sh",
+        "then `python -m experiment documents` puts it into the tree and the leaderboard",
+        "to take it back: rm run_file/experiment_9_9.sh experiment/EXPERIMENT_9_9.md",
+    ]
     text = record.read_text()
     assert "`experiment_9_9`<!--EXPERIMENT:" in text and "| fusion_heads | `16` |" in text
     assert "[FINAL_LOSS]" in text and "**实验目的**: [待填写]" in text
     assert check_script(script) == "its question is still [QUESTION]: write the question into its comment"
     script.write_text(script.read_text().replace("[QUESTION]", "Do more heads help?"))
     assert check_script(script) is None and check_record(record, []) is None
+
+
+@pytest.mark.parametrize("changes, wanted", [([], "its question into line 3 and its change into line 5"),
+                                             (["--dim", "512"], "its question into line 3")])  # fmt: skip
+def test_a_new_experiment_that_changes_nothing_is_warned_of(project, changes, wanted):
+    told = next_steps(*new_experiment("9.9", "1.4.0", changes, project), project)
+    assert told[0].startswith("warning: it changes nothing of run_file/experiment_1_4_0.sh: add a line such as `flags")
+    assert told[1].startswith(f"write {wanted} of run_file/experiment_9_9.sh, and")
+
+
+def test_a_line_of_the_tree_is_cut_to_the_terminal():
+    assert cut("├─ 1.4.7: all", 10) == "├─ 1.4.7:…" and cut("├─ 1.4.7: all", 13) == cut("├─ 1.4.7: all", None)
 
 
 @pytest.mark.parametrize(
