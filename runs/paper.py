@@ -99,7 +99,7 @@ def bars_figure(groups: Groups, measures: dict[str, str], arms: dict[str, str], 
     axes.set_xticks(range(len(used)), [measures[m] for m in used])
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit + ("\n(line: 95 % interval)" if axes.lines else ""))
     figure.legend(frameon=False, loc="outside upper left", ncols=columns)
     return figure
 

@@ -15,7 +15,7 @@ COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
 AXES = {"steps": "step", "tokens": "tokens learnt", "seconds": "seconds of training, without pauses"}
 ANSWERS = "right answers after training (hollow: bank shuffled, grey: chance)"
-BAND = "band: 1 standard deviation of seeds"
+BAND = "band or bar: 1 standard deviation of seeds"
 Groups = dict[str, list[Run]]
 Points = list[tuple[float, float, float | None]]  # (x, mean, standard deviation)
 

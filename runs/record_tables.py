@@ -71,7 +71,9 @@ def summary(run: Run) -> str:
     names = [f"experiment_{run.info['base']}" if which == "base" else name for name, which in references]
     seeds = ", ".join(str(other.flag("seed")) for other in found.runs)
     many = len(found.runs) > 1
-    about = f"种子: {seeds}" + (" (均值 ± 标准差)" if many else "; [ ] 内是 95% 区间; 单个种子的 Loss 波动未知")
+    about = f"种子: {seeds}" + (
+        " (均值 ± 标准差)" if many else "; [ ] 内是 95% 区间, 只含题目的波动; 单个种子的 Loss 波动未知"
+    )
     head = ["指标", "本实验", *names, *(f"相对 {name}" for name in names)]
     return table(head, rows) + f"\n\n{about}" + per_seed(found)
 

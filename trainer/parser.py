@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import Field, fields
+from typing import get_args
 
 from transformers import HfArgumentParser
 
@@ -162,6 +163,8 @@ def with_config(argv: list[str], parser: OneSentenceParser) -> list[str]:
         for flag, own in flags_of_file(path).items():
             if flag not in parser.owners:
                 raise ValueError(f"--config {path} has {unknown(f'--{flag}', parser)}")
+            if own is None and type(None) not in get_args(parser.owners[flag][1].type):
+                raise ValueError(f"--config {path} has --{flag} null, which it cannot be: give a value")
             if own is None:
                 taken = without(taken, flag)
                 parser.set_defaults(**{flag: None})

@@ -25,6 +25,8 @@ def test_the_figures_that_there_are_data_for_are_drawn_the_same_each_time(tmp_pa
     runs = [evaluated(tmp_path / f"knowledge_1_5_0_10000_seed{seed}", seed) for seed in (1, 2)]
     runs = [with_speed(run.path) for run in runs]
     names = {"loss_over_tokens", "loss_over_time", "answers", "edits", "speed"}
+    answers = paper.FIGURES["answers"]({"seeds": runs}).axes[0]
+    assert answers.get_ylabel() == "right answers, %\n(line: 95 % interval)"
     written = draw_figures(runs, tmp_path / "figures")
     assert {path.name for path in written} == {f"{name}.{kind}" for name in names for kind in ("pdf", "png")}
     first = {path.name: path.read_bytes() for path in written}

@@ -146,6 +146,7 @@ def test_config_without_a_file_is_refused(argv):
         ("", "is empty: give another --config"),
         ("ngram_lengths: []", "--config .*flags.yaml has --ngram_lengths without a value: give one, or leave"),
         ("dim:\nseed: 1", "has --dim without a value"),
+        ("seed: ~", "has --seed null, which it cannot be: give a value"),
         ("dim: 64\ndim: 32", "has --dim twice: leave one out"),
         ("model:\n  n-heads: 4\n--n_heads: 8", "has --n_heads twice"),
     ],
