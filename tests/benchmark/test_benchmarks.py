@@ -137,6 +137,7 @@ def test_data(run, monkeypatch):
     assert all(row["knowledge_mb"] >= 0.2 and row["first_step_s"] > row["data_s"] >= 0 for row in (cold, warm))
 
 
+@pytest.mark.slow
 def test_all_of_them_run_in_turn_within_their_budget(tmp_path, monkeypatch, capfd):
     main = importlib.import_module("benchmark.__main__").main
     out = tmp_path / "rows.jsonl"

@@ -134,6 +134,7 @@ def test_a_step_is_measured_as_training_makes_it_its_text_searched_before(name, 
         assert all(torch.equal(batch[key], value) for key, value in found.items())
 
 
+@pytest.mark.slow
 def test_what_no_time_is_left_for_is_said_and_a_reference_that_parts_is_seen(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     flags = "--batch_size 2 --seq_len 64 --dim 64 --n_layers 6 --n_heads 4 --knowledge_num 256 --steps 2 --no_compile"

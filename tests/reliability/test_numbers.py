@@ -112,6 +112,7 @@ def test_too_little_gpu_memory_ends_with_the_flag_to_change(runs):
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_fifty_losses(runs):
     fifty = ("--max_steps", "50", "--deterministic", "--eval_interval", "50", "--save_interval", "50")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):

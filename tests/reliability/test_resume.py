@@ -54,8 +54,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     "options, moments",
-    [(REWRITTEN, [1, 2, 6]), (WORDS, [0, 9, 11]), (TAUGHT, [0, 9, 11])],
-    ids=["rewritten", "words", "taught"],
+    [
+        pytest.param(REWRITTEN, [1, 2, 6], id="rewritten", marks=pytest.mark.slow),
+        pytest.param(WORDS, [0, 9, 11], id="words"),
+        pytest.param(TAUGHT, [0, 9, 11], id="taught", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(runs, survives, options, moments):
     assert runs.start("whole", *options).code == 0

@@ -16,7 +16,9 @@ PLAIN = ("--model_type", "model_original", "--optimizer", "muon", "--learning_ra
 WORDS = ("--retrieval", "ngram", "--fusion", "words", "--keep_ffn", "--ngram_lengths", "2")
 
 
-@pytest.mark.parametrize("kind", [PLAIN, WORDS], ids=["plain", "words"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(PLAIN, id="plain"), pytest.param(WORDS, id="words", marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(runs, kind):
     flags = (*kind, *TABLE, "--ngram_table_dropout", "0.2")
     assert runs.start("whole", *flags).code == 0
