@@ -107,7 +107,9 @@ def bank_verdict(answer: Row | None, shuffled: Row | None) -> str | None:
     """Whether the answers come from the bank: they fall when it is shuffled."""
     if answer is None or shuffled is None or answer.arm != "memory":
         return None
-    halves = [half(answer) or 0.0, half(shuffled) or 0.0]
+    halves = [half(answer), half(shuffled)]
+    if None in halves:
+        return "没有区间, 不判断记忆是否被读取"
     if answer.value - shuffled.value > math.hypot(*halves):
         return "记忆被读取"
     return "记忆未被读取"

@@ -137,6 +137,8 @@ def test_speed_and_memory_of_a_line_come_from_one_device(tmp_path):
 def test_a_bank_that_is_not_read_is_told():
     own, shuffled = (row("1.4.7", arm, "object", value, 2.0) for arm, value in (("memory", 28.0), ("shuffled", 27.0)))
     assert board.bank_verdict(own, shuffled) == "记忆未被读取"
+    alone = row("1.4.7", "memory", "object", 90.0, None)
+    assert board.bank_verdict(alone, shuffled) == "没有区间, 不判断记忆是否被读取"
 
 
 def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):
