@@ -237,10 +237,11 @@ def test_a_text_needs_no_quotes_on_a_line_of_the_prompt(talk):
 
 
 def test_several_entries_are_deleted_at_once_and_come_back_at_once(talk):
-    out, _, code = talk("delete 1 2 3 2", "undo", "show 2", "delete 0 77")
-    assert code.endswith("there is no entry 77: they are numbered from 0 to 5") and out.splitlines() == [
-        "#1  (empty)  [edited]", "#2  (empty)  [edited]", "#3  (empty)  [edited]", "#2  Oslo is in Norway.",
-    ]  # fmt: skip
+    out, _, code = talk("delete 1 2 3 2", "log", "undo", "show 2", "delete 0 77")
+    assert code.endswith("there is no entry 77: they are numbered from 0 to 5")
+    *deleted, logged, back = out.splitlines()
+    assert deleted == [f"#{row}  (empty)  [edited]" for row in (1, 2, 3)] and back == "#2  Oslo is in Norway."
+    assert logged.endswith("  delete  #1, #2, #3")
 
 
 def test_a_person_may_go_on_after_a_refusal(talk):
