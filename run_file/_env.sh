@@ -22,4 +22,6 @@ if [ -z "${PYTHON:-}" ]; then
         wait $! || { echo "error: pip could not install requirements.txt into .venv" >&2; exit 1; }
     fi
 fi
+# Modules are compiled at their first use (--no-compile above) and kept so: else each start takes twice as long.
+unset PYTHONDONTWRITEBYTECODE
 export PYTHON

@@ -51,6 +51,7 @@ class SwanLab:
 
     def __init__(self, name: str, project: str, flags: dict[str, dict], mode: str, before: dict | None = None):
         self.mode, self.project, self.run, self.problem = mode, project, None, None
+        self.giving_up = threading.Lock()
         self.charts, self.unplaced = set(), 0  # names of charts, and looks at the dashboard until all stand in place
         self.before = before if before and before.get("mode") == mode else None
         self.calls: queue.Queue = queue.Queue()
@@ -145,12 +146,13 @@ class SwanLab:
                 self._give_up(f"{type(problem).__name__}: {problem}")
 
     def _give_up(self, reason: str) -> None:
-        if self.problem is None:
-            self.problem = reason
-            cure = "metrics.jsonl is still written, and `python -m experiment sync` sends it later"
-            message = f"SwanLab failed ({reason}); {cure}"
-            log.error(message)
-            print(message, file=sys.stderr)
+        with self.giving_up:  # two threads may find a reason
+            if self.problem is None:
+                cure = "metrics.jsonl is still written, and `python -m experiment sync` sends it later"
+                message = f"SwanLab failed ({reason}); {cure}"
+                log.error(message)
+                print(message, file=sys.stderr)
+                self.problem = reason  # after it has been told: who sees it may end the process
 
     def _open(self, name: str, flags: dict[str, dict]) -> None:
         import swanlab
