@@ -67,6 +67,7 @@ def test_rows_that_count_the_flops_of_a_plain_model_say_so():
         assert row["plain_mfu"] == pytest.approx(plain * row["tokens_per_s"] / 989e12, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_every_model_gets_a_row_and_one_that_fails_says_why(tmp_path, monkeypatch, capsys):
     out = tmp_path / "rows.jsonl"
     sizes = {"batch_size": 2, "seq_len": 64, "knowledge_num": 256, "dim": 64, "n_layers": 1, "n_heads": 4, "steps": 2}

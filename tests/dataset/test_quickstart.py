@@ -29,6 +29,7 @@ def test_the_facts_fill_the_quick_start_bank_and_have_one_object_each():
     assert len({(fact.subject, fact.predicate) for fact in FACTS}) == len(FACTS)
 
 
+@pytest.mark.slow
 def test_equal_seeds_write_equal_files(folder, tmp_path):
     write_quickstart(tmp_path, seed=0)
     for path in folder.iterdir():

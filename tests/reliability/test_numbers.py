@@ -81,6 +81,7 @@ def test_one_bad_step_is_skipped_and_the_run_goes_on(runs, survives):
     assert losses[12] < losses[1]
 
 
+@pytest.mark.slow
 def test_many_bad_steps_stop_the_run_and_the_last_good_checkpoint_goes_on_bit_for_bit(runs, survives):
     rewritten = ("--selection", "gumbel", "--ema_interval", "1")
     assert runs.start("whole", *rewritten).code == 0

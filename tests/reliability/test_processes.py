@@ -47,6 +47,7 @@ def test_the_bank_stays_the_same_in_every_process(runs):
     assert any(int(line.split()[0]) for line in hashes[0]), "some entries were rewritten"
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(runs, survives):
     flags = (*REWRITTEN, "--batch_size", "2")
     assert [ended.code for ended in runs.start_ranks("whole", *flags)] == [0, 0]
@@ -119,6 +120,7 @@ def test_a_process_that_hangs_when_another_has_died_is_ended_too(runs, survives)
         assert facts["state"] == "failed" and facts["error"].startswith("process 1 of 2 has died")
 
 
+@pytest.mark.slow
 def test_a_process_that_only_takes_long_is_left_alone(runs):
     slow = fault("trainer.step:count_targets", 3, partial(wait_before, 6))
     ended = runs.start_ranks("run", "--batch_size", "2", fault=partial(on_rank, 1, slow))

@@ -131,6 +131,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs, survives):
     assert runs.start("whole", *REWRITTEN).code == 0
     for file in ("optimizer.safetensors", "state.json", BANKS):

@@ -264,6 +264,7 @@ def test_a_flag_on_the_command_line_of_a_script_wins():
     assert flags.model.pointer is True and flags.model.dim == 64 and flags.run.out_dir == "out/experiment_1_5_2"
 
 
+@pytest.mark.slow
 def test_the_script_of_a_new_experiment_runs_as_it_is(project):
     """With data where the script looks for it, and a base small enough for a test."""
     stable = project / "dataset/stable"

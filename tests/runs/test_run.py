@@ -87,6 +87,7 @@ def test_a_run_teaches_its_retrieval_and_asks_for_the_same_rows_of_entries(runs,
     assert refused.code == 1 and "fewer than --entry_rows 400" in refused.output
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_put_aside_when_its_run_goes_on(runs, tmp_path):
     scores = tmp_path / "run" / "eval.json"
     assert runs.start("run", "--max_steps", "4").code == 0

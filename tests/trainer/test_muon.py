@@ -232,6 +232,7 @@ def stop_after_six() -> None:
     script.lr_at = lr_at
 
 
+@pytest.mark.slow
 def test_two_processes_with_muon_equal_one(runs, tmp_path):
     assert runs.start("one", *MUON, "--batch_size", "8").code == 0
     assert [rank.code for rank in runs.start_ranks("two", *MUON)] == [0, 0]
