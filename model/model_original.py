@@ -257,9 +257,7 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             cache = DynamicCache(config=self.config)
         if isinstance(cache, StaticCache) and cache.waits_for_step(input_ids):
             if self.training or output_hidden_states or any(x is not None for x in (labels, document_ids, entry_B)):
-                raise ValueError(
-                    "a step in a StaticCache takes no labels, document_ids, entry_B, dropout or hidden states"
-                )
+                raise ValueError("a StaticCache step takes no labels, document_ids, entry_B, dropout or hidden states")
             return cache.make_step(self, input_ids, attention_mask)
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own

@@ -151,8 +151,7 @@ def test_a_knowledge_file_is_imported_too(run):
 
 
 def test_asking_shows_the_answer_without_the_memory_and_leaves_the_bank_alone(run):
-    store = MemoryStore(run)
-    before = store.bank.tokens.clone()
+    before = (store := MemoryStore(run)).bank.tokens.clone()
     answer = ask(store, "Oslo is in", 2)
     assert torch.equal(store.bank.tokens, before) and answer.read[0][2].row == 2
     assert {reader for _, reader, _ in answer.read} == {"block 0", "block 1", "pointer"}

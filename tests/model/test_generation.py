@@ -76,7 +76,7 @@ def test_hidden_states_are_those_of_the_stream(model, ids):
         ({"cache_implementation": "offloaded"}, "cache_implementation='offloaded' is not supported"),
         (
             {"cache_implementation": "static", "output_hidden_states": True, "return_dict_in_generate": True},
-            "a step in a StaticCache takes no .*hidden states",
+            "a StaticCache step takes no .*hidden states",
         ),
     ],
 )
