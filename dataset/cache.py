@@ -27,6 +27,16 @@ def content_key(path: Path, cache_dir: Path, *parts: object) -> str:
     return hashlib.blake2b(repr((content_digest(path, cache_dir), parts)).encode(), digest_size=12).hexdigest()
 
 
+def remember(side: Path, value: object) -> None:
+    """Write a side file, where the cache can be written: one that can only be read is still of use."""
+    try:
+        side.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(side) as temporary:
+            temporary.write_text(json.dumps(value), encoding="utf-8")
+    except OSError:
+        pass
+
+
 def content_digest(path: Path, cache_dir: Path) -> str:
     """The hash of a file's content."""
     stat, absolute = path.stat(), str(path.resolve())
@@ -42,12 +52,7 @@ def content_digest(path: Path, cache_dir: Path) -> str:
             while block := file.read(BLOCK):
                 digest.update(block)
         remembered = {"file": seen, "digest": digest.hexdigest()}
-        try:
-            side.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(side) as temporary:
-                temporary.write_text(json.dumps(remembered), encoding="utf-8")
-        except OSError:  # a cache that can only be read is still of use
-            pass
+        remember(side, remembered)
     return remembered["digest"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.constants import PADDING
 from common.files import LONGEST, atomic, explained, open_text, require_text, whole
 
-from .cache import content_key, tokenizer_key
+from .cache import content_key, remember, tokenizer_key
 from .formats import data_files, read_rows, require_data
 from .tokenizer import encode_as_text, encode_texts
 
@@ -263,12 +263,7 @@ def count_sentences(path: str | Path, cache_dir: str | Path) -> int:
     number = sum(1 for _ in different_facts(path, sys.maxsize, dict.fromkeys(COUNTS, 0)))
     if not number:
         raise ValueError(f"{path} has no sentence: give another --database_init_path")
-    try:
-        side.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(side) as temporary:
-            temporary.write_text(json.dumps(number), encoding="utf-8")
-    except OSError:  # a cache that can only be read is still of use
-        pass
+    remember(side, number)
     return number
 
 
