@@ -9,6 +9,7 @@
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
+| pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
@@ -23,6 +24,7 @@ from .facts import exact_match, fact_verification, frequency, object_prediction,
 from .generation import generation
 from .language import language
 from .lookup import lookup
+from .pararel import pararel
 from .retrieval import retrieval
 from .usage import bank_usage
 
@@ -36,6 +38,7 @@ TASKS = {
     "frequency": frequency,
     "lookup": lookup,
     "retrieval": retrieval,
+    "pararel": pararel,
     "edits": edits,
     "usage": bank_usage,
     "generation": generation,

@@ -9,13 +9,14 @@ from pathlib import Path
 from common.constants import NO_ENTRY
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
+from dataset.public_questions import read_pararel
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
 from .config import EvalConfig
 from .lookup import LookUp
 
-QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path")
+QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path", "pararel_path")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def require_questions(config: EvalConfig) -> None:
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
+    if config.pararel_path:
+        read_pararel(config.pararel_path, config.limit)
 
 
 def find_gold(
