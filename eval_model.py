@@ -30,11 +30,12 @@ from runs.run import Run
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
-PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
+PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path", "counterfact_path", "zsre_path")
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "usage", "generation"}, "object_path": {"object", "reworded", "exact_match", "retrieval"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
+    "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

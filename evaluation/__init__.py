@@ -10,6 +10,7 @@
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
 
@@ -18,6 +19,7 @@ of lm-evaluation-harness.
 """
 
 from .config import EvalConfig
+from .counterfact import counterfact, zsre
 from .edits import edits
 from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
@@ -37,6 +39,8 @@ TASKS = {
     "lookup": lookup,
     "retrieval": retrieval,
     "edits": edits,
+    "counterfact": counterfact,
+    "zsre": zsre,
     "usage": bank_usage,
     "generation": generation,
 }

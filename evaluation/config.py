@@ -32,6 +32,8 @@ class EvalConfig:
     batch_size: int = 32
     seed: int = 0
     edit_path: str | None = None
+    counterfact_path: str | None = None
+    zsre_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
 

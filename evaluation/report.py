@@ -9,6 +9,7 @@ from common.files import read_json
 MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
 WITHOUT_MODEL = ("chance", "look-up")  # columns
 QUESTION_TASKS = ("object", "relation", "verification")
+EDIT_TASKS = ("counterfact", "zsre")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -45,6 +46,32 @@ def measures_of(results: dict) -> dict[str, str]:
             cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
                 percent(share, 0) for share in shares
             )
+    for task in EDIT_TASKS:
+        cells |= edit_cells(task, results[task]) if task in results else {}
+    return cells
+
+
+def edit_cells(task: str, result: dict) -> dict[str, str]:
+    """The scores of an editing benchmark after each number of edits, of the model or of the look-up."""
+    cells = {}
+
+    def shares(found: dict, *names: str) -> str:
+        return "/".join(percent(found.get(name, {}).get("accuracy")) for name in names)
+
+    for found in result["numbers"].values():
+        edits = f"{task}, edits: {found.get('edits', 0)}"
+        worded = "PS_made" if "PS_made" in found else "PS_paraphrase"
+        cells[f"{edits}, ES/PS/NS"] = shares(found, "ES", worded, "NS")
+        if worded == "PS_made" and "PS_paraphrase" in found:
+            cells[f"{edits}, PS as published"] = shares(found, "PS_paraphrase")
+        if without := found.get("NS_no_entry"):
+            was = f" (before {percent(without['before'])})" if "before" in without else ""
+            cells[f"{edits}, NS without entry"] = percent(without["accuracy"]) + was
+        if "free" in found:
+            cells[f"{edits}, ES/PS written freely"] = shares(found["free"], "ES", worded)
+    if deleted := result.get("deletion"):
+        chosen = shares(deleted["chosen"], "before", "deleted", "never_held")
+        cells[f"{task}, old object, entry there/emptied/never there"] = chosen
     return cells
 
 
@@ -58,6 +85,9 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
     for title, task in (("chance, by frequency", "frequency"), ("look-up", "lookup")):
         guesses = next((results[task] for results in rows.values() if task in results), {})
         columns[title] = {m: percent(guesses[m]["accuracy"]) for m in measures if m in guesses}
+    for task in EDIT_TASKS:
+        found = next((results[task]["lookup"] for results in rows.values() if "lookup" in results.get(task, {})), None)
+        columns["look-up"] |= edit_cells(task, found) if found else {}
     return {title: column for title, column in columns.items() if column}
 
 
