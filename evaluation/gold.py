@@ -10,6 +10,7 @@ from common.constants import NO_ENTRY
 from dataset.edit_cases import read_cases
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
+from dataset.language_sets import read_sets
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
@@ -61,6 +62,7 @@ def require_questions(config: EvalConfig) -> None:
     """
     if config.val_path:
         require_data(config.val_path, "val_path")
+    read_sets(config.language_sets, config.limit)
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
