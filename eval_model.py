@@ -30,12 +30,16 @@ from runs.run import Run
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
-PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path", "pararel_path")
+PATHS = (
+    "val_path", "object_path", "relation_path", "verification_path", "edit_path", "counterfact_path", "zsre_path",
+    "pararel_path",
+)  # fmt: skip
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "usage", "generation"}, "object_path": {"object", "reworded", "exact_match", "retrieval"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
     "pararel_path": {"pararel"},
+    "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,7 +59,7 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
             paths[name] = None
     return EvalConfig(
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
-        batch_size=args.batch_size, seed=args.seed,
+        batch_size=args.batch_size, seed=args.seed, language_sets=tuple(args.language_sets),
     )  # fmt: skip
 
 
@@ -117,7 +121,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     if not TASKS_OF["val_path"].issuperset(args.tasks):
         config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
     controls = chosen_controls(args, model, config)
-    files = {name: path for name in PATHS if (path := getattr(config, name))}
+    files = {name: path for name in (*PATHS, "language_sets") if (path := getattr(config, name))}
     results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank)
     results.require_writable()
 
@@ -154,6 +158,8 @@ def parse_cli() -> argparse.Namespace:
                         help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
+    parser.add_argument("--language_sets", nargs="+", metavar="PATH", default=(),
+                        help="files, or folders of files, of questions and texts that others publish")  # fmt: skip
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip

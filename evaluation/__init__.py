@@ -11,18 +11,22 @@
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
+| language_sets                  | language_sets | BLiMP, LAMBADA, HellaSwag, WikiText and the like       |
 
 `controls.py` repeats tasks with another bank or with an oracle, `report.py` prints tables, `harness.py` runs the tasks
 of lm-evaluation-harness.
 """
 
 from .config import EvalConfig
+from .counterfact import counterfact, zsre
 from .edits import edits
 from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
+from .language_sets import language_sets
 from .lookup import lookup
 from .pararel import pararel
 from .retrieval import retrieval
@@ -40,8 +44,11 @@ TASKS = {
     "retrieval": retrieval,
     "pararel": pararel,
     "edits": edits,
+    "counterfact": counterfact,
+    "zsre": zsre,
     "usage": bank_usage,
     "generation": generation,
+    "language_sets": language_sets,
 }
 
 __all__ = ["TASKS", "EvalConfig"]

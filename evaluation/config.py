@@ -16,6 +16,7 @@ class EvalConfig:
     """Files, limits and controls of an evaluation.
 
     Attributes:
+        language_sets: files and folders of questions and texts that others publish.
         val_fraction: above 0, `val_path` is the training file and its last documents are the validation text.
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
@@ -34,10 +35,13 @@ class EvalConfig:
     batch_size: int = 32
     seed: int = 0
     edit_path: str | None = None
+    counterfact_path: str | None = None
+    zsre_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
     pararel_path: str | None = None
     control: str = ""
+    language_sets: tuple[str, ...] = ()
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:

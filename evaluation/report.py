@@ -6,11 +6,14 @@ from pathlib import Path
 
 from common.files import read_json
 
+from .language_sets import cells_of
+
 MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
-WITHOUT_MODEL = ("chance", "look-up")  # columns
+WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
 QUESTION_TASKS = ("object", "relation", "verification")
 PUBLIC_TASKS = ("pararel",)  # with the results of no model, on the same questions, in them
 AGREE = {"consistent": "agree", "all_right": "right"}
+EDIT_TASKS = ("counterfact", "zsre")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -72,6 +75,32 @@ def memory_cells(results: dict) -> dict[str, str]:
             cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
                 percent(share, 0) for share in shares
             )
+    for task in EDIT_TASKS:
+        cells |= edit_cells(task, results[task]) if task in results else {}
+    return cells
+
+
+def edit_cells(task: str, result: dict) -> dict[str, str]:
+    """The scores of an editing benchmark after each number of edits, of the model or of the look-up."""
+    cells = {}
+
+    def shares(found: dict, *names: str) -> str:
+        return "/".join(percent(found.get(name, {}).get("accuracy")) for name in names)
+
+    for found in result["numbers"].values():
+        edits = f"{task}, edits: {found.get('edits', 0)}"
+        worded = "PS_made" if "PS_made" in found else "PS_paraphrase"
+        cells[f"{edits}, ES/PS/NS"] = shares(found, "ES", worded, "NS")
+        if worded == "PS_made" and "PS_paraphrase" in found:
+            cells[f"{edits}, PS as published"] = shares(found, "PS_paraphrase")
+        if without := found.get("NS_no_entry"):
+            was = f" (before {percent(without['before'])})" if "before" in without else ""
+            cells[f"{edits}, NS without entry"] = percent(without["accuracy"]) + was
+        if "free" in found:
+            cells[f"{edits}, ES/PS written freely"] = shares(found["free"], "ES", worded)
+    if deleted := result.get("deletion"):
+        chosen = shares(deleted["chosen"], "before", "deleted", "never_held")
+        cells[f"{task}, old object, entry there/emptied/never there"] = chosen
     return cells
 
 
@@ -90,14 +119,32 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
             known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
             shares = next((shares_of(task, own[key]) for own in known if key in own), {})
             columns[title] |= {m: percent(shares[m]["accuracy"]) for m in measures if m in shares}
+    for task in EDIT_TASKS:
+        found = next((results[task]["lookup"] for results in rows.values() if "lookup" in results.get(task, {})), None)
+        columns["look-up"] |= edit_cells(task, found) if found else {}
     return {title: column for title, column in columns.items() if column}
 
 
 def table(rows: dict[str, dict]) -> str:
-    """An aligned table of named results."""
+    """An aligned table of named results; below it, where there are any, that of the language sets."""
     cells = {name: measures_of(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     cells |= chance_levels(rows, measures)
+    return "\n\n".join(filter(None, [measures and aligned(cells, measures), table_of_sets(rows)]))
+
+
+def table_of_sets(rows: dict[str, dict]) -> str:
+    """The language sets, with the standard error of each number; empty where nothing was measured."""
+    sets = {name: cells_of(results["language_sets"]) for name, results in rows.items() if "language_sets" in results}
+    lines = {measure: line for own in sets.values() for measure, line in own.items()}
+    cells = {name: {measure: line[0] for measure, line in own.items()} for name, own in sets.items()}
+    for place, title in ((1, "chance"), (2, "n")):
+        cells[title] = {measure: line[place] for measure, line in lines.items()}
+    return f"language sets, ± one standard error\n{aligned(cells, list(lines))}" if sets else ""
+
+
+def aligned(cells: dict[str, dict[str, str]], measures: list[str]) -> str:
+    """A table with a line for each measure; `cells` has the columns by name, each by measure."""
     head = column_titles(list(cells))
     grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]

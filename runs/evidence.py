@@ -29,7 +29,8 @@ LABELS = {
     "pararel_read_*": "ParaRel 读到正确条目, {}",
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
-    "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
+    "set_characters_*": "{}, 按字符平均", "set_perplexity_*": "{}, 困惑度", "set_words_*": "{}, 每词 nat",
+    "set_bytes_*": "{}, 每字节比特数", "set_*": "{}", "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
 }  # fmt: skip
 
 

@@ -5,18 +5,14 @@ import json
 import pytest
 
 from dataset.public_questions import read_pararel
-from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig, clustered_interval, wilson_interval
 from evaluation.gold import Gold, require_questions
 from evaluation.pararel import OTHER, OWN, certain, measured, pararel
 from evaluation.report import table
 
-from .copying import FACTS, LANDS, copying_model
+from .conftest import FACTS
 
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
+LANDS = ["France", "Italy", "Norway", "Peru", "Chile"]
 
 
 def write(path, rows):
@@ -38,8 +34,8 @@ def settings(tmp_path):
     return EvalConfig(pararel_path=write(tmp_path / "p.jsonl", rows), gold=gold, batch_size=8)
 
 
-def test_a_model_that_copies_finds_its_facts_in_both_wordings(tokenizer, settings):
-    result = pararel(copying_model(tokenizer), tokenizer, settings)
+def test_a_model_that_copies_finds_its_facts_in_both_wordings(model, tokenizer, settings):
+    result = pararel(model, tokenizer, settings)
     assert result["parts"][OWN]["accuracy"] == result["parts"][OTHER]["accuracy"] == 1
     assert result["all_right"]["accuracy"] == result["consistent"]["accuracy"] == 1 and result["all_right"]["n"] == 6
     assert result["read"][OTHER]["pointer"]["selected"]["accuracy"] == 1

@@ -7,7 +7,6 @@ import torch
 
 from common.constants import NO_ENTRY
 from dataset.overlap import overlapping_pairs
-from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig
 from evaluation.controls import controls_of
 from evaluation.edits import edits
@@ -16,18 +15,9 @@ from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods, score_options
 from evaluation.retrieval import retrieval
 from tests.conftest import tiny_model
+from tests.evaluation.conftest import FACTS
 
-from .copying import FACTS, LANDS, copying_model
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
-
-
-@pytest.fixture
-def model(tokenizer):
-    return copying_model(tokenizer)
+LANDS = ["France", "Italy", "Norway", "Peru", "Chile"]
 
 
 @pytest.fixture
