@@ -9,6 +9,7 @@
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
+| pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
 | usage                          | usage.py      | how evenly are the entries read?                       |
@@ -27,6 +28,7 @@ from .generation import generation
 from .language import language
 from .language_sets import language_sets
 from .lookup import lookup
+from .pararel import pararel
 from .retrieval import retrieval
 from .usage import bank_usage
 
@@ -40,6 +42,7 @@ TASKS = {
     "frequency": frequency,
     "lookup": lookup,
     "retrieval": retrieval,
+    "pararel": pararel,
     "edits": edits,
     "counterfact": counterfact,
     "zsre": zsre,

@@ -11,6 +11,7 @@ from dataset.edit_cases import read_cases
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
 from dataset.language_sets import read_sets
+from dataset.public_questions import read_pararel
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
@@ -18,7 +19,7 @@ from .config import EvalConfig
 from .lookup import LookUp
 
 CASE_FILES = ("counterfact_path", "zsre_path")
-QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path", *CASE_FILES)
+QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path", "pararel_path", *CASE_FILES)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def require_questions(config: EvalConfig) -> None:
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
+    if config.pararel_path:
+        read_pararel(config.pararel_path, config.limit)
     for name in CASE_FILES:
         if path := getattr(config, name):
             read_cases(path, config.limit, name)
