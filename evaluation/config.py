@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from runs.outcomes import packed_answers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from editing.store import MemoryStore
+
     from .gold import Gold
 
 
@@ -22,6 +26,7 @@ class EvalConfig:
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
         oracle: what is given to the model beside a question. "prompt": the sentence of the fact in the prompt;
             "entry": the entry of the fact, which every position reads first; "": nothing.
+        open_store: opens the bank for the functions of the editor, with a journal in the folder that it is given.
         control: the name of the control that the tasks are repeated under; "": none.
     """
 
@@ -40,6 +45,8 @@ class EvalConfig:
     gold: "Gold | None" = None
     oracle: str = ""
     pararel_path: str | None = None
+    insert_path: str | None = None
+    open_store: "Callable[[str], MemoryStore] | None" = None
     control: str = ""
     language_sets: tuple[str, ...] = ()
 
