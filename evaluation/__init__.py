@@ -10,6 +10,7 @@
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| overlap                        | overlap.py    | which tokens does reading help, and which does it hurt?|
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
 | language_sets                  | language_sets | BLiMP, LAMBADA, HellaSwag, WikiText and the like       |
@@ -25,6 +26,7 @@ from .generation import generation
 from .language import language
 from .language_sets import language_sets
 from .lookup import lookup
+from .overlap import overlap
 from .retrieval import retrieval
 from .usage import bank_usage
 
@@ -39,6 +41,7 @@ TASKS = {
     "lookup": lookup,
     "retrieval": retrieval,
     "edits": edits,
+    "overlap": overlap,
     "usage": bank_usage,
     "generation": generation,
     "language_sets": language_sets,

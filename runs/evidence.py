@@ -27,7 +27,11 @@ LABELS = {
     "gold_among_16_*": "正确条目在前 16, {}", "gold_among_64_*": "正确条目在前 64, {}",
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
-    "set_characters_*": "{}, 按字符平均", "set_perplexity_*": "{}, 困惑度", "set_words_*": "{}, 每词 nat",
+    "overlap_loss_*": "Loss, 共有 {}", "overlap_gain_*": "比空知识库低, 共有 {}",
+    "overlap_plain_*": "比无记忆运行低, 共有 {}", "overlap_helped_*": "比无记忆运行好 0.1 nat 以上的 token, 共有 {}",
+    "overlap_hurt_*": "比无记忆运行差 0.1 nat 以上的 token, 共有 {}",
+    "set_characters_*": "{}, 按字符平均",
+    "set_perplexity_*": "{}, 困惑度", "set_words_*": "{}, 每词 nat",
     "set_bytes_*": "{}, 每字节比特数", "set_*": "{}", "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
 }  # fmt: skip
 
