@@ -102,5 +102,5 @@ def tasks_of(control: str) -> tuple[str, ...]:
     """The tasks that are repeated under a control: an oracle says nothing about running text."""
     if control == "bank counterfactual":
         return ("object",)
-    questions = ("object", "relation", "verification")
+    questions = ("object", "relation", "verification", "pararel")
     return ("language", *questions) if control.startswith("bank") else questions
