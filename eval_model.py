@@ -37,7 +37,7 @@ PATHS = (
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "overlap", "usage", "generation"},
-    "object_path": {"object", "reworded", "exact_match", "retrieval"},
+    "object_path": {"object", "reworded", "exact_match", "retrieval", "absent"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
     "pararel_path": {"pararel"},
     "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},

@@ -10,6 +10,7 @@
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
+| absent                         | absent.py     | does it know what its bank does not hold?              |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | overlap                        | overlap.py    | which tokens does reading help, and which does it hurt?|
 | counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
@@ -21,6 +22,7 @@
 of lm-evaluation-harness.
 """
 
+from .absent import absent
 from .config import EvalConfig
 from .counterfact import counterfact, zsre
 from .edits import edits
@@ -45,6 +47,7 @@ TASKS = {
     "lookup": lookup,
     "retrieval": retrieval,
     "pararel": pararel,
+    "absent": absent,
     "edits": edits,
     "overlap": overlap,
     "counterfact": counterfact,

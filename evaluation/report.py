@@ -39,6 +39,18 @@ def shares_of(task: str, result: dict) -> dict[str, dict]:
     return shares
 
 
+def absent_cells(result: dict) -> dict[str, str]:
+    """The cells of the task `absent`."""
+    cells = {}
+    for name, own in result["knowing"].items():
+        low, high = own["ci95"]
+        cells[f"absent, AUROC of {name}"] = f"{own['auroc']:.3f} ±{(high - low) / 2:.3f}"
+    for name in ("emptied", "held"):
+        cells[f"absent, right, {name}"] = with_interval(result[name])
+        cells[f"absent, answer as before, {name}"] = with_interval(result[name]["same"])
+    return cells
+
+
 def measures_of(results: dict) -> dict[str, str]:
     """The cells of a column, by the name of the measure."""
     cells = {}
@@ -57,6 +69,7 @@ def measures_of(results: dict) -> dict[str, str]:
         cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
+    cells |= absent_cells(results["absent"]) if "absent" in results else {}
     for task in PUBLIC_TASKS:
         if task in results:
             cells |= {name: with_interval(share) for name, share in shares_of(task, results[task]).items()}
