@@ -8,6 +8,7 @@ from runs.outcomes import packed_answers
 
 if TYPE_CHECKING:
     from .gold import Gold
+    from .in_context import EntryFinder
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class EvalConfig:
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
         oracle: what is given to the model beside a question. "prompt": the sentence of the fact in the prompt;
-            "entry": the entry of the fact, which every position reads first; "": nothing.
+            "entry": the entry of the fact, which every position reads first; "found": the entries that `finder`
+            finds for the question, in the prompt; "": nothing.
+        finder: finds entries for a prompt; None: no run was named for it.
     """
 
     val_path: str | None = None
@@ -34,6 +37,7 @@ class EvalConfig:
     edit_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
+    finder: "EntryFinder | None" = None
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:

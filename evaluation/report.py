@@ -6,8 +6,9 @@ from pathlib import Path
 
 from common.files import read_json
 
-MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
+MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
 WITHOUT_MODEL = ("chance", "look-up")  # columns
+SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
 
 
@@ -31,10 +32,12 @@ def measures_of(results: dict) -> dict[str, str]:
             for name, part in ({"": result} | result.get("parts", {})).items():
                 low, high = part["ci95"]
                 cells[f"{task} {name}".strip()] = f"{percent(part['accuracy'])} ±{percent((high - low) / 2)}"
-    if "exact_match" in results:
-        cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
+    for task, name in SHARES.items():
+        if task in results:
+            cells[name] = percent(results[task]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
+    cells |= costs_of(results["cost"]) if "cost" in results else {}
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
         cells[f"gold entry read, {layer}"] = percent(shares["selected"]["accuracy"])
         among = [percent(shares[f"candidate_{n}"]["accuracy"]) for n in (4, 16, 64)]
@@ -45,6 +48,16 @@ def measures_of(results: dict) -> dict[str, str]:
             cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
                 percent(share, 0) for share in shares
             )
+    return cells
+
+
+def costs_of(result: dict) -> dict[str, str]:
+    """The cells of the task `cost`."""
+    cells = {"tokens of a prompt": f"{result['prompt_tokens']:.1f}"}
+    for name in ("batched", "alone"):
+        part = result[name]
+        for key, what in (("first_token_ms", "first token"), ("answer_ms", "answer")):
+            cells[f"ms a question, {what}, batch {part['batch_size']}"] = f"{part[key]:.3g}"
     return cells
 
 

@@ -16,7 +16,7 @@ from .run import Run
 
 CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",
-    "gold entry forced": "oracle", "gold in prompt": "prompt",
+    "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
 WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, 1 to 9 degrees

@@ -129,6 +129,19 @@ def edits(number: int) -> list[Metric]:
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
+def costs() -> list[Metric]:
+    """Tokens and milliseconds of a question, in batches and alone."""
+    times = [
+        Metric(name + end, f"ms a question, {what}{alone}", "ms", min, digits(3), path=("cost", part, name))
+        for name, what in (("first_token_ms", "first token"), ("answer_ms", "answer"))
+        for part, end, alone in (("batched", "", ""), ("alone", "_alone", ", alone"))
+    ]
+    return [
+        Metric("prompt_tokens", "tokens of a prompt", "tokens", min, digits(1), path=("cost", "prompt_tokens")),
+        *times,
+    ]
+
+
 def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
@@ -180,6 +193,7 @@ METRICS: list[Metric] = [
         share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
         for n in (1, 4, 16, 64)
     ),
+    *costs(),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
