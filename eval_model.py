@@ -56,7 +56,7 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
             paths[name] = None
     return EvalConfig(
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
-        batch_size=args.batch_size, seed=args.seed,
+        batch_size=args.batch_size, seed=args.seed, language_sets=tuple(args.language_sets),
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     finder = finder_of(args, model, tokenizer)
     config = replace(config, finder=finder)
     controls = chosen_controls(args, model, config)
-    files = {name: path for name in PATHS if (path := getattr(config, name))}
+    files = {name: path for name in (*PATHS, "language_sets") if (path := getattr(config, name))}
     about = about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank
     results = ResultFile(run_dir, about | ({"entries_from": args.entries_from} if finder else {}))
     results.require_writable()
@@ -167,6 +167,8 @@ def parse_cli() -> argparse.Namespace:
                         help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
+    parser.add_argument("--language_sets", nargs="+", metavar="PATH", default=(),
+                        help="files, or folders of files, of questions and texts that others publish")  # fmt: skip
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip

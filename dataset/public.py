@@ -198,7 +198,13 @@ def popqa(paths: list[Path]) -> Rows:
 
 
 def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
-    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive."""
+    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive, or unpacked."""
+    if path.is_dir():
+        for file in sorted((path / folder).glob("*.jsonl")):
+            yield from (
+                (file.stem, parse_json(line, f"{file}, line {n}")) for n, line in read_lines(file) if line.strip()
+            )
+        return
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the name of the archive
@@ -208,22 +214,36 @@ def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
                         yield inside.stem, json.loads(line)
 
 
-def pararel(paths: list[Path]) -> Rows:
-    """The bank states a fact in its relation's first wording, and is asked in all others that end in the object."""
-    patterns = defaultdict(list)
+def pararel(paths: list[Path], seed: int = 0) -> Rows:
+    """The bank states a fact in its relation's first wording, and is asked in all that end in the object.
+
+    All questions about a fact have the same choices in the same order.
+    """
+    patterns, pools, right, rng = defaultdict(list), defaultdict(list), defaultdict(set), random.Random(seed)
     for relation, row in archive_lines(paths[0], "data/pattern_data/graphs_json"):
         pattern = " ".join(row["pattern"].replace(" .", ".").split()).rstrip(".")
-        if pattern.endswith("[Y]"):
+        if pattern.endswith("[Y]") and pattern not in patterns[relation]:
             patterns[relation].append(pattern)
-    pairs = []
+    facts = {}
     for relation, row in archive_lines(paths[0], "data/trex_lms_vocab"):
         subject, object, wordings = row["sub_label"], row["obj_label"], patterns.get(relation)
         if wordings:
-            stated, *others = (wording.replace("[X]", subject) for wording in wordings)
-            predicate = PROPERTIES.get(relation, relation)
-            entry = fact(stated.replace("[Y]", object) + ".", subject, predicate, object, "ParaRel")
-            pairs += [(entry, wording.replace("[Y]", "___") + ".", [object]) for wording in others]
-    yield from asked(pairs)
+            sentence = wordings[0].replace("[X]", subject).replace("[Y]", object) + "."
+            entry = fact(sentence, subject, PROPERTIES.get(relation, relation), object, "ParaRel")
+            facts.setdefault(entry["uuid"], (relation, entry))
+            pools[relation].append(object)
+            right[subject].add(object)
+    if not facts:
+        raise LookupError("data/trex_lms_vocab and data/pattern_data/graphs_json have no relation in common")
+    for relation, entry in facts.values():
+        yield 0, entry
+        if wrong := draw(pools[relation], 4, right[entry["subject"]], rng):
+            asked = {name: entry[name] for name in ("uuid", "predicate", "subject", "object")} | {"relation": relation}
+            asked = object_question(asked, "", wrong, rng)
+            for number, pattern in enumerate(patterns[relation]):
+                question = pattern.replace("[X]", entry["subject"]).replace("[Y]", "___")
+                about = {"pattern_id": f"{relation}-{number}", "pattern": pattern, "question": question}
+                yield 1, asked | about | {"own_wording": number == 0}
 
 
 CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {

@@ -115,6 +115,6 @@ SOURCES = {
     "pararel": Source(
         "ParaRel: facts of T-REx, each asked in many wordings", "MIT",
         (File(GITHUB + "yanaiela/pararel/archive/845c42a218d9d26ae9d2cc9ba2ba780741c4e57e.zip"),),
-        ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --object_path", "pararel",
+        ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --pararel_path", "pararel",
     ),
 }  # fmt: skip

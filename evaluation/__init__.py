@@ -13,6 +13,7 @@
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
+| language_sets                  | language_sets | BLiMP, LAMBADA, HellaSwag, WikiText and the like       |
 
 `controls.py` repeats tasks with another bank or with an oracle, `report.py` prints tables, `harness.py` runs the tasks
 of lm-evaluation-harness.
@@ -23,6 +24,7 @@ from .edits import edits
 from .facts import cost, exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
+from .language_sets import language_sets
 from .lookup import lookup
 from .retrieval import retrieval
 from .usage import bank_usage
@@ -41,6 +43,7 @@ TASKS = {
     "edits": edits,
     "usage": bank_usage,
     "generation": generation,
+    "language_sets": language_sets,
 }
 
 __all__ = ["TASKS", "EvalConfig"]

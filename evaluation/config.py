@@ -16,6 +16,7 @@ class EvalConfig:
     """Files, limits and controls of an evaluation.
 
     Attributes:
+        language_sets: files and folders of questions and texts that others publish.
         val_fraction: above 0, `val_path` is the training file and its last documents are the validation text.
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
@@ -38,6 +39,7 @@ class EvalConfig:
     gold: "Gold | None" = None
     oracle: str = ""
     finder: "EntryFinder | None" = None
+    language_sets: tuple[str, ...] = ()
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:

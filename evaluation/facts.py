@@ -4,7 +4,6 @@ Multiple choice takes the option with the highest log-probability. Chance is 20 
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from statistics import mean, median
 
@@ -140,7 +139,7 @@ def frequency(model, tokenizer, config: EvalConfig) -> dict | None:
     """
     if config.gold is None:
         return None
-    counts = Counter((fact.predicate, fact.object) for _, fact in config.gold.every())
+    counts = config.gold.frequency
     if not counts:
         return None
     asked = {(fact.subject, fact.predicate, fact.object) for fact in config.gold.facts.values()}

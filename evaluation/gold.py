@@ -1,16 +1,20 @@
 """Which entry of the bank states the fact that a question asks for (the gold entry)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common.constants import NO_ENTRY
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
+from dataset.language_sets import read_sets
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
 from .config import EvalConfig
+from .lookup import LookUp
 
 QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path")
 
@@ -29,6 +33,16 @@ class Gold:
     facts: dict[str, Fact]
     every: Callable[[], Iterator[tuple[int, Fact]]]
 
+    @cached_property
+    def look_up(self) -> LookUp:
+        """The look-up without a model over all entries; built once."""
+        return LookUp.of(self.every())
+
+    @cached_property
+    def frequency(self) -> Counter:
+        """How often each (predicate, object) stands in the entries; counted once."""
+        return Counter((fact.predicate, fact.object) for _, fact in self.every())
+
     def row(self, question: dict) -> int:
         """The row of the fact; NO_ENTRY if the bank does not state it."""
         return self.rows.get(question.get("uuid"), NO_ENTRY)
@@ -46,6 +60,7 @@ def require_questions(config: EvalConfig) -> None:
     """
     if config.val_path:
         require_data(config.val_path, "val_path")
+    read_sets(config.language_sets, config.limit)
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")

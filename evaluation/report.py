@@ -6,8 +6,10 @@ from pathlib import Path
 
 from common.files import read_json
 
+from .language_sets import cells_of
+
 MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
-WITHOUT_MODEL = ("chance", "look-up")  # columns
+WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
 SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
 
@@ -75,10 +77,25 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
 
 
 def table(rows: dict[str, dict]) -> str:
-    """An aligned table of named results."""
+    """An aligned table of named results; below it, where there are any, that of the language sets."""
     cells = {name: measures_of(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     cells |= chance_levels(rows, measures)
+    return "\n\n".join(filter(None, [measures and aligned(cells, measures), table_of_sets(rows)]))
+
+
+def table_of_sets(rows: dict[str, dict]) -> str:
+    """The language sets, with the standard error of each number; empty where nothing was measured."""
+    sets = {name: cells_of(results["language_sets"]) for name, results in rows.items() if "language_sets" in results}
+    lines = {measure: line for own in sets.values() for measure, line in own.items()}
+    cells = {name: {measure: line[0] for measure, line in own.items()} for name, own in sets.items()}
+    for place, title in ((1, "chance"), (2, "n")):
+        cells[title] = {measure: line[place] for measure, line in lines.items()}
+    return f"language sets, ± one standard error\n{aligned(cells, list(lines))}" if sets else ""
+
+
+def aligned(cells: dict[str, dict[str, str]], measures: list[str]) -> str:
+    """A table with a line for each measure; `cells` has the columns by name, each by measure."""
     head = column_titles(list(cells))
     grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]

@@ -30,7 +30,8 @@ LABELS = {
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
     "prompt_tokens": "提示词 token 数", "answer_ms": "每题用时 (批量, ms)", "answer_ms_alone": "每题用时 (单题, ms)",
     "first_token_ms": "首个 token 用时 (批量, ms)", "first_token_ms_alone": "首个 token 用时 (单题, ms)",
-    "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
+    "set_characters_*": "{}, 按字符平均", "set_perplexity_*": "{}, 困惑度", "set_words_*": "{}, 每词 nat",
+    "set_bytes_*": "{}, 每字节比特数", "set_*": "{}", "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
 }  # fmt: skip
 
 

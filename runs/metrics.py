@@ -196,6 +196,13 @@ METRICS: list[Metric] = [
     *costs(),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
+    # Files of --language_sets, by name.
+    share("set_*", "{}", "language_sets", "sets", "*", "accuracy"),
+    share("set_characters_*", "{}, per character", "language_sets", "sets", "*", "per_character", "accuracy"),
+    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True,
+           path=("language_sets", "sets", "*", "perplexity")),
+    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=("language_sets", "sets", "*", "nats_per_word")),
+    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=("language_sets", "sets", "*", "bits_per_byte")),
     Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
     Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
            chinese="连贯性 (PMI)", is_compared=True),

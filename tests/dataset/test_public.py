@@ -7,6 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from dataset.convert import convert_set
 from dataset.knowledge import read_knowledge
 from dataset.pretrain import read_documents
 from dataset.public import CONVERTERS, make, part_of
@@ -59,7 +60,7 @@ def asks(path, kind):
 
 def test_every_source_has_its_converter_and_becomes_what_a_flag_reads():
     assert {source.convert for source in SOURCES.values()} - {None, "trex"} == set(CONVERTERS)
-    read = {"--data_path", "--val_path", "--database_init_path", "--object_path", "--edit_path"}
+    read = {"--data_path", "--val_path", "--database_init_path", "--object_path", "--edit_path", "--pararel_path"}
     for source in SOURCES.values():
         assert set(source.flag.split(", ")) <= read and len(source.makes) <= len(source.flag.split(", "))
 
@@ -136,7 +137,22 @@ def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
     }
     bank, asked = made_again(made, tmp_path, "pararel", archive(tmp_path / "r.zip", files))
     assert [row["sentence"] for row in bank] == ["Oslo is in Norway.", "Rome is in Italy."]
-    assert [row["question"] for row in asked] == ["Oslo, which lies in ___.", "Rome, which lies in ___."]
+    wordings = ["{} is in ___", "{}, which lies in ___"]
+    assert [row["question"] for row in asked] == [w.format(s) for s in ("Oslo", "Rome") for w in wordings]
+    assert [row["own_wording"] for row in asked] == [True, False] * 2
+    assert asked[0]["choices"] == asked[1]["choices"] and asked[0]["uuid"] == bank[0]["uuid"]
+    assert {row["choices"]["ABCDE".index(row["answer"])] for row in asked[2:]} == {"Italy"}
+
+
+def test_a_published_file_is_converted_where_it_lies_and_replaces_nothing(tmp_path):
+    rewrite = {"prompt": "{} speaks", "relation_id": "P103", "subject": "Ana", "target_new": {"str": "Thai"},
+               "target_true": {"str": "Dutch"}}  # fmt: skip
+    path = put(tmp_path, "c.json", json.dumps([{"case_id": 0, "requested_rewrite": rewrite}]))
+    told = convert_set("counterfact", path, tmp_path / "out")
+    assert "out/counterfact_edit.jsonl (1 rows)" in told and told.endswith("--database_init_path, --edit_path")
+    assert path.exists() and asks(tmp_path / "out/counterfact_edit.jsonl", "edit")
+    with pytest.raises(ValueError, match="would replace it"):
+        convert_set("counterfact", path, tmp_path / "out")
 
 
 def test_no_other_right_answer_is_a_wrong_choice(made, tmp_path):

@@ -192,6 +192,7 @@ def test_questions_that_name_no_relation_cost_only_the_tasks_that_need_it(run, e
         (["--arms", "bank shufled"], "--arms 'bank shufled' is not possible .*bank shuffled"),
         (["--edit_path", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --edit_path"),
         (["--val_path", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --val_path"),
+        (["--language_sets", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --language_sets"),
         (["--database_init_path", "nowhere.json"], "there is no file nowhere.json: give another --database_init_path"),
         (["--device", "cuda:7"], "--device 'cuda:7' is not there"),
         (["--device", "gpu"], "--device 'gpu' is not one that a run can use: give cpu or cuda"),
