@@ -31,12 +31,17 @@ from runs.run import Run
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
-PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
+PATHS = (
+    "val_path", "object_path", "relation_path", "verification_path", "edit_path", "counterfact_path", "zsre_path",
+    "pararel_path",
+)  # fmt: skip
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "usage", "generation"},
     "object_path": {"object", "reworded", "exact_match", "cost", "retrieval"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
+    "pararel_path": {"pararel"},
+    "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -150,7 +155,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         for control, change in controls.items():
             with change(model, tokenizer, config) as changed:
                 for name in filter(tasks_of(control).__contains__, args.tasks):
-                    run_task(name, control, changed)
+                    run_task(name, control, replace(changed, control=control))
     resources = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
     results.close(resources=resources)
     return results

@@ -10,7 +10,9 @@
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
+| pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
 | language_sets                  | language_sets | BLiMP, LAMBADA, HellaSwag, WikiText and the like       |
@@ -20,12 +22,14 @@ of lm-evaluation-harness.
 """
 
 from .config import EvalConfig
+from .counterfact import counterfact, zsre
 from .edits import edits
 from .facts import cost, exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
 from .language_sets import language_sets
 from .lookup import lookup
+from .pararel import pararel
 from .retrieval import retrieval
 from .usage import bank_usage
 
@@ -40,7 +44,10 @@ TASKS = {
     "frequency": frequency,
     "lookup": lookup,
     "retrieval": retrieval,
+    "pararel": pararel,
     "edits": edits,
+    "counterfact": counterfact,
+    "zsre": zsre,
     "usage": bank_usage,
     "generation": generation,
     "language_sets": language_sets,

@@ -1,6 +1,7 @@
 """What every task is given (`EvalConfig`), and the form in which tasks report a share of right answers."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ class EvalConfig:
             "entry": the entry of the fact, which every position reads first; "found": the entries that `finder`
             finds for the question, in the prompt; "": nothing.
         finder: finds entries for a prompt; None: no run was named for it.
+        control: the name of the control that the tasks are repeated under; "": none.
     """
 
     val_path: str | None = None
@@ -36,9 +38,13 @@ class EvalConfig:
     batch_size: int = 32
     seed: int = 0
     edit_path: str | None = None
+    counterfact_path: str | None = None
+    zsre_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
     finder: "EntryFinder | None" = None
+    pararel_path: str | None = None
+    control: str = ""
     language_sets: tuple[str, ...] = ()
 
 
@@ -50,6 +56,23 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return [centre - half, centre + half]
+
+
+def clustered_interval(right: list[float], cluster: list) -> list[float]:
+    """The 95 % interval of a share of questions, of which those of one cluster (a fact) are one draw.
+
+    The share's variance over the clusters tells how many independent questions would give it: at most all, and as many
+    as there are clusters where the variance is 0. Wilson's interval is of so many.
+    """
+    n, totals = len(right), defaultdict(lambda: [0.0, 0])
+    for value, name in zip(right, cluster, strict=True):
+        totals[name][0] += value
+        totals[name][1] += 1
+    share, C = sum(right) / n, len(totals)
+    squares = sum((total - share * size) ** 2 for total, size in totals.values())
+    variance = squares / n**2 * C / max(C - 1, 1)
+    effective = min(share * (1 - share) / variance, n) if variance > 0 else C
+    return wilson_interval(share * effective, effective)
 
 
 def accuracy(right: list[bool], chance: float, config: EvalConfig, version: int) -> dict:

@@ -115,7 +115,7 @@ def tasks_of(control: str) -> tuple[str, ...]:
     """The tasks that are repeated under a control: an oracle says nothing about running text."""
     if control == "bank counterfactual":
         return ("object",)
-    questions = ("object", "relation", "verification")
+    questions = ("object", "relation", "verification", "pararel")
     if control in FINDER_CONTROLS:
         return (*questions, "reworded", "exact_match", "cost")
     return ("language", *questions) if control.startswith("bank") else questions

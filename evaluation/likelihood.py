@@ -12,32 +12,61 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
 from dataset.questions import answer_index, chance_of
-from dataset.tokenizer import border
+from dataset.tokenizer import border, encode_texts
 
 from .config import EvalConfig, accuracy, accuracy_by_part
 
 Batch = tuple[slice, Tensor, Tensor]
 
 
-def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
-    """Token ids of bos, prompt and option, and the position where the option begins.
+def encode(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
+    """For each (prompt, option): token ids of bos, prompt and option, and the position where the option begins.
 
     Prompt and option are tokenised together, as in a running text.
     """
-    joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
-    alone = tokenizer(prompt, add_special_tokens=False).input_ids
-    return [tokenizer.bos_token_id, *joined], 1 + border(alone, joined)
+    joined = encode_texts(tokenizer, [prompt + option for prompt, option in pairs])
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    alone = dict(zip(prompts, encode_texts(tokenizer, prompts), strict=True))
+    return [
+        ([tokenizer.bos_token_id, *ids], 1 + border(alone[prompt], ids))
+        for (prompt, _), ids in zip(pairs, joined, strict=True)
+    ]
 
 
-def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int) -> Iterator[Batch]:
+def batches_by_length(lengths: list[int], batch_size: int, most_tokens: int = 0) -> Iterator[list[int]]:
+    """The indices of sequences, those of about equal length together, the shortest first.
+
+    Args:
+        most_tokens: a batch may hold more than `batch_size` sequences, with so many tokens in all.
+    """
+    by_length, begin = sorted(range(len(lengths)), key=lengths.__getitem__), 0
+    while begin < len(by_length):
+        size = batch_size
+        while begin + size < len(by_length) and (size + 1) * lengths[by_length[begin + size]] <= most_tokens:
+            size += 1
+        yield by_length[begin : begin + size]
+        begin += size
+
+
+def ended(options: list[str], tokenizer) -> list[str]:
+    """The options, each with an end-of-text token if one of them is the beginning of another.
+
+    The beginning would never be less likely than the longer option.
+    """
+    if any(longer != option and longer.startswith(option) for option in options for longer in options):
+        return [option + tokenizer.eos_token for option in options]
+    return options
+
+
+def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int, room: int = 0) -> Iterator[Batch]:
     """Batches of prompts, each with bos, padded on the left so that all end at the last position.
 
     Yields:
         The slice of `prompts`, ids (X, T) int64, and their mask (X, T) int64, 0 at padding. Prompts longer than the
-        model's context lose their beginning.
+        model's context, less a `room` of so many tokens, lose their beginning.
     """
-    ids = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False).input_ids] for p in prompts]
-    ids = [torch.tensor(row[-model.settings.max_seq_len :]) for row in ids]
+    ids = [[tokenizer.bos_token_id, *own] for own in encode_texts(tokenizer, prompts)]
+    ids = [torch.tensor(row[-max(model.settings.max_seq_len - room, 1) :]) for row in ids]
     left = {"batch_first": True, "padding_side": "left"}
     for begin in range(0, len(ids), batch_size):
         rows = ids[begin : begin + batch_size]
@@ -48,21 +77,21 @@ def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int) -
 
 @torch.no_grad()
 def log_likelihoods(
-    model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None
-) -> list[tuple[float, int]]:
+    model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None,
+    most_tokens: int = 0,
+) -> list[tuple[float, int]]:  # fmt: skip
     """For each (prompt, option): the log-probability of the option in nats, and its number of tokens.
 
     Sequences longer than the model's context lose their beginning.
 
     Args:
         entries: for each pair, an entry of the bank that every position reads first (oracle); NO_ENTRY: none.
+        most_tokens: as in `batches_by_length`.
     """
-    encoded = [encode(tokenizer, prompt, option) for prompt, option in pairs]
+    encoded = encode(tokenizer, pairs)
     longest = model.settings.max_seq_len
     results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
-    by_length = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
-    for begin in range(0, len(pairs), batch_size):
-        chosen = by_length[begin : begin + batch_size]
+    for chosen in batches_by_length([len(ids) for ids, _ in encoded], batch_size, most_tokens):
         cut = [max(len(encoded[i][0]) - longest, 0) for i in chosen]
         ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(chosen, cut, strict=True)]
         # Causal attention does not see padding on the right.
@@ -114,8 +143,7 @@ def score_options(
     """
     pairs, entries = [], []
     for row, (prompt, options) in zip(rows, after_context(rows, questions, config), strict=True):
-        if any(longer != option and longer.startswith(option) for option in options for longer in options):
-            options = [option + tokenizer.eos_token for option in options]
+        options = ended(options, tokenizer)
         pairs += [(prompt, option) for option in options]
         entries += [config.gold.row(row) if config.gold else NO_ENTRY] * len(options)
     oracle = entries if config.oracle == "entry" else None

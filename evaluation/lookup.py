@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
@@ -47,36 +48,37 @@ class WordIndex:
             for word in set(words):
                 word_X.append(self.word_ids.setdefault(word, len(self.word_ids)))
                 entry_X.append(row)
-        self.length_N = np.array(lengths, dtype=np.int64)
-        self._arrange(np.sort(np.array(word_X) * len(lengths) + np.array(entry_X)))
-
-    def _arrange(self, key_X: np.ndarray) -> None:
-        """Take over the postings, as sorted numbers word * N + entry."""
-        self.key_X, N = key_X, max(len(self.length_N), 1)
+        self.length_N, N = np.array(lengths, dtype=np.int64), max(len(lengths), 1)
+        key_X = np.sort(np.array(word_X) * N + np.array(entry_X))
         self.entry_X = (key_X % N).astype(np.int32)
         self.start_W = np.searchsorted(key_X, np.arange(len(self.word_ids) + 1) * N)
         self._score_N = np.zeros(N)  # of the search that runs; 0 between searches
+        self.changes: dict[int, str] = {}  # texts of rows that `entry_X` has otherwise
 
     def replaced(self, texts: dict[int, str]) -> "WordIndex":
         """The index with other texts in some rows, which may be new ones at its end; this one stays as it is."""
-        new, N, keys = copy(self), max(len(self.length_N), *(row + 1 for row in texts), 0), []
-        new.word_ids, new.length_N = dict(self.word_ids), np.zeros(N, dtype=np.int64)
+        new, N = copy(self), max(len(self.length_N), *(row + 1 for row in texts), 0)
+        new.changes = self.changes | texts
+        new.length_N, new._score_N, new._is_changed_N = np.zeros(N, np.int64), np.zeros(N), np.zeros(N, dtype=bool)
         new.length_N[: len(self.length_N)] = self.length_N
-        for row, text in texts.items():
-            words = words_of(text)
-            new.length_N[row] = len(words)
-            keys += [new.word_ids.setdefault(word, len(new.word_ids)) * N + row for word in set(words)]
-        is_old_N = np.zeros(N, dtype=bool)
-        is_old_N[list(texts)] = True
-        kept_X, added_X = self.key_X[~is_old_N[self.entry_X]], np.sort(np.array(keys, dtype=np.int64))
-        kept_X = kept_X // max(len(self.length_N), 1) * (N - len(self.length_N)) + kept_X
-        new._arrange(np.insert(kept_X, np.searchsorted(kept_X, added_X), added_X))
+        new._added, new._entries = defaultdict(list), {}
+        for row in sorted(new.changes):
+            words = words_of(new.changes[row])
+            new.length_N[row], new._is_changed_N[row] = len(words), True
+            for word in set(words):
+                new._added[word].append(row)
         return new
 
     def entries_of(self, word: str) -> np.ndarray:
         """The rows with a word, ascending; none for an unknown word."""
         index = self.word_ids.get(word)
-        return self.entry_X[:0] if index is None else self.entry_X[self.start_W[index] : self.start_W[index + 1]]
+        rows = self.entry_X[:0] if index is None else self.entry_X[self.start_W[index] : self.start_W[index + 1]]
+        if not self.changes:
+            return rows
+        if word not in self._entries:
+            added = np.array(self._added.get(word, []), dtype=rows.dtype)
+            self._entries[word] = np.sort(np.concatenate([rows[~self._is_changed_N[rows]], added]))
+        return self._entries[word]
 
     def best(self, text: str, n: int = READ) -> list[int]:
         """The rows of the `n` best entries for a text, best first; fewer where fewer share a word with it."""

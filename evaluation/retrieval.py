@@ -12,7 +12,7 @@ from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
 
-from .config import EvalConfig, accuracy
+from .config import EvalConfig, accuracy, clustered_interval
 from .facts import ask_objects
 from .likelihood import left_padded_batches
 
@@ -65,6 +65,29 @@ def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) 
     return hits / len(prompts)
 
 
+def shares_of_gold(
+    model, found: dict[str, torch.Tensor], read: dict[str, torch.Tensor], gold_B: torch.Tensor, config: EvalConfig,
+    cluster_B: list | None = None,
+) -> dict[str, dict]:  # fmt: skip
+    """For each block and the pointer, the shares of questions with the gold entry among the candidates and the reads.
+
+    Args:
+        found, read: as `candidates_and_reads` returns them.  gold_B: the gold entry of each question.
+        cluster_B: of each question; those of one cluster are one draw of the intervals. None: each is.
+    """
+    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
+    for name, entry_BC in found.items():
+        is_gold_BC = entry_BC == gold_B[:, None]
+        shares = {f"candidate_{C}": (is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES}
+        shares["selected"] = (read[name] == gold_B[:, None]).any(dim=1), S / N
+        layers[name] = {}
+        for key, (hit_B, chance) in shares.items():
+            layers[name][key] = accuracy(hit_B.tolist(), chance, config, TASK_VERSION)
+            if cluster_B:
+                layers[name][key]["ci95"] = clustered_interval(hit_B.tolist(), cluster_B)
+    return layers
+
+
 def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
     """Shares of the object questions in the bank, for each reading block and for the pointer.
 
@@ -89,15 +112,11 @@ def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
     def share(hit_B: torch.Tensor, chance: float) -> dict:
         return accuracy(hit_B.tolist(), chance, config, TASK_VERSION)
 
-    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
-    for name, entry_BC in found.items():
-        is_gold_BC = entry_BC == gold_B[:, None]
-        read_B = (read[name] == gold_B[:, None]).any(dim=1)
-        layers[name] = {f"candidate_{C}": share(is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES} | {
-            "selected": share(read_B, S / N),
-            "selected_if_right": share(read_B[right_B], S / N),
-            "selected_if_wrong": share(read_B[~right_B], S / N),
-        }
+    layers = shares_of_gold(model, found, read, gold_B, config)
+    for name, shares in layers.items():
+        read_B, chance = (read[name] == gold_B[:, None]).any(dim=1), shares["selected"]["chance"]
+        shares["selected_if_right"] = share(read_B[right_B], chance)
+        shares["selected_if_wrong"] = share(read_B[~right_B], chance)
     result = {"layers": layers, "n": len(known), "seed": config.seed, "task_version": TASK_VERSION}
     if model.settings.uses_ngrams:
         result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:MAX_EXHAUSTIVE], gold_B)

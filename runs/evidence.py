@@ -26,6 +26,8 @@ LABELS = {
     "val_loss_*": "Loss, {}", "planted": "答出反事实对象", "gold_read_*": "读到正确条目, {}",
     "gold_among_1_*": "正确条目排第一, {}", "gold_among_4_*": "正确条目在前 4, {}",
     "gold_among_16_*": "正确条目在前 16, {}", "gold_among_64_*": "正确条目在前 64, {}",
+    "pararel_own": "ParaRel 准确率 (库中措辞)", "pararel_consistent": "ParaRel 各措辞一致",
+    "pararel_read_*": "ParaRel 读到正确条目, {}",
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
     "prompt_tokens": "提示词 token 数", "answer_ms": "每题用时 (批量, ms)", "answer_ms_alone": "每题用时 (单题, ms)",

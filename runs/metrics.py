@@ -194,6 +194,13 @@ METRICS: list[Metric] = [
         for n in (1, 4, 16, 64)
     ),
     *costs(),
+    share("pararel_own", "ParaRel, own wording", "pararel", "parts", "own wording", "accuracy"),
+    share("pararel_other", "ParaRel, other wordings", "pararel", "parts", "other wordings", "accuracy",
+          chinese="ParaRel 准确率 (其他措辞)", is_compared=True),
+    share("pararel_consistent", "ParaRel, all wordings agree", "pararel", "consistent", "accuracy"),
+    share("pararel_all_right", "ParaRel, all wordings right", "pararel", "all_right", "accuracy",
+          chinese="ParaRel 各措辞全对", is_compared=True),
+    share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     # Files of --language_sets, by name.

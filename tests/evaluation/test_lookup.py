@@ -51,5 +51,6 @@ def test_an_index_with_other_texts_is_that_of_these_texts():
     index, new, made = WordIndex(TEXTS), WordIndex(TEXTS).replaced(changed), WordIndex(texts)
     for prompt in ("Oslo is the capital of", "Bern", "Rome", "Manet in Paris", "Lima of Norway is a town"):
         assert new.search(prompt, 3) == made.search(prompt, 3)
-    assert index.replaced(changed).best("Rome") == [] and index.best("Rome") == [1]
+    assert new.replaced({1: TEXTS[1]}).best("Rome") == [1] and new.replaced({3: "Rome"}).best("Rome") == [3]
+    assert new.best("Rome") == [] and index.best("Rome") == [1]
     assert index.search("Oslo", 1) == ([0], [pytest.approx(1.609, abs=1e-3)])  # ln 5
