@@ -8,16 +8,24 @@ import pytest
 import torch
 
 from evaluation import facts, in_context
+from evaluation.config import EvalConfig
 from evaluation.controls import controls_of
 from evaluation.in_context import EntryFinder, write_questions
 from evaluation.likelihood import after_context
 from evaluation.report import table
 from tests.conftest import tiny_model
-from tests.evaluation.test_protocol import model, settings, tokenizer  # noqa: F401 (fixtures)
+from tests.evaluation.conftest import FACTS
+
+
+@pytest.fixture
+def settings(tmp_path):
+    rows = [{"question": f"{f.subject} is in ___.", "choices": [f.object, "Chile"], "answer": "A"} for f in FACTS[:6]]
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return EvalConfig(object_path=str(tmp_path / "o.jsonl"), batch_size=4)
 
 
 @pytest.fixture(params=["run", "words"])
-def finder(model, tokenizer, request):  # noqa: F811
+def finder(model, tokenizer, request):
     return EntryFinder(model, tokenizer, request.param)
 
 
@@ -27,7 +35,7 @@ def test_the_best_entry_stands_last_and_no_more_than_a_position_reads(finder):
     assert nothing == "" and "Paris is in France." in two and "Lyon is in France." in two
 
 
-def test_entries_are_those_that_the_memory_model_reads_after_an_edit_too(model, tokenizer, settings):  # noqa: F811
+def test_entries_are_those_that_the_memory_model_reads_after_an_edit_too(model, tokenizer, settings):
     prompts = ["Oslo is in", "Lima is in"]
     finder = EntryFinder(model, tokenizer)
     model.bank.write(torch.tensor([5]), model.bank.tokens[6:7].long())
@@ -40,7 +48,7 @@ def test_entries_are_those_that_the_memory_model_reads_after_an_edit_too(model, 
     assert "Lima" not in finder.texts(prompts)[1]
 
 
-def test_training_questions_have_the_form_in_which_the_evaluation_asks(finder, settings, tmp_path):  # noqa: F811
+def test_training_questions_have_the_form_in_which_the_evaluation_asks(finder, settings, tmp_path):
     source, out = tmp_path / "q.jsonl", tmp_path / "out.jsonl"
     lines = [
         {"text": "A text."}, {"prompt": "Oslo is in", "answer": " Norway."}, {"prompt": "", "answer": "Oslo, Peru."},
@@ -57,7 +65,7 @@ def test_training_questions_have_the_form_in_which_the_evaluation_asks(finder, s
         write_questions(finder, source, out)
 
 
-def test_a_plain_model_is_asked_with_entries_and_told_what_that_costs(model, settings, tokenizer, monkeypatch):  # noqa: F811
+def test_a_plain_model_is_asked_with_entries_and_told_what_that_costs(model, settings, tokenizer, monkeypatch):
     plain, asked = tiny_model(vocab_size=6400, model_type="model_original", max_seq_len=64), []
     settings = replace(settings, finder=EntryFinder(model, tokenizer))
     batches = facts.left_padded_batches
@@ -79,7 +87,7 @@ def test_a_plain_model_is_asked_with_entries_and_told_what_that_costs(model, set
     assert "tokens of a prompt" in told and "ms a question, answer, batch 1" in told
 
 
-def test_runs_whose_entries_cannot_be_found_are_refused(tokenizer, monkeypatch):  # noqa: F811
+def test_runs_whose_entries_cannot_be_found_are_refused(tokenizer, monkeypatch):
     with pytest.raises(ValueError, match="a run without a memory"):
         EntryFinder(tiny_model(vocab_size=6400, model_type="model_original"), tokenizer)
     keys = tiny_model(vocab_size=6400)
