@@ -37,12 +37,13 @@ PATHS = (
 )  # fmt: skip
 # The tasks that cannot do without each of them.
 TASKS_OF = {
-    "val_path": {"language", "usage", "generation"},
-    "object_path": {"object", "reworded", "exact_match", "cost", "retrieval"},
+    "val_path": {"language", "overlap", "usage", "generation"},
+    "object_path": {"object", "reworded", "exact_match", "cost", "retrieval", "absent"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
     "pararel_path": {"pararel"},
     "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
+WITHOUT_GOLD = TASKS_OF["val_path"] | {"language_sets"}
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,6 +64,24 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
         batch_size=args.batch_size, seed=args.seed, language_sets=tuple(args.language_sets),
     )  # fmt: skip
+
+
+def load_plain(run_dir: str, model, tokenizer):
+    """The model of a plain run, which reads the same tokens as another in rows of the same length.
+
+    Raises:
+        FileNotFoundError, ValueError: it has no weights, a memory, another tokenizer, or a shorter context.
+    """
+    plain, longest = load_run(run_dir, model.device), model.settings.max_seq_len
+    if plain.settings.reads_bank:
+        raise ValueError(f"--plain {run_dir} is a run with a memory: give one without")
+    if load_tokenizer(run_dir, "plain").get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"--plain {run_dir} has another tokenizer, so its tokens are others: give a run with the same")
+    if plain.settings.max_seq_len < longest:
+        raise ValueError(
+            f"--plain {run_dir} reads {plain.settings.max_seq_len} tokens, fewer than {longest}: give another"
+        )
+    return plain
 
 
 def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict:
@@ -129,7 +148,9 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
             "edits": len(journal.changed_rows()),
         }
     knowledge = flags["data"]["database_init_path"], args.database_init_path
-    if not TASKS_OF["val_path"].issuperset(args.tasks):
+    if args.plain:
+        config = replace(config, plain=load_plain(args.plain, model, tokenizer))
+    if not WITHOUT_GOLD.issuperset(args.tasks):
         config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
     finder = finder_of(args, model, tokenizer)
     config = replace(config, finder=finder)
@@ -174,6 +195,9 @@ def parse_cli() -> argparse.Namespace:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--language_sets", nargs="+", metavar="PATH", default=(),
                         help="files, or folders of files, of questions and texts that others publish")  # fmt: skip
+    parser.add_argument(
+        "--plain", metavar="RUN", help="run folder of a plain model on the same tokens, for the task overlap"
+    )
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip

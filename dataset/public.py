@@ -20,6 +20,7 @@ from .convert import read_trex, write_knowledge
 from .formats import read_records, read_rows
 from .knowledge import read_values, triple_uuid
 from .making import draw, object_question
+from .public_edits import Published, case_row, published, texts_of
 
 Rows = Iterator[tuple[int, dict]]
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
@@ -138,21 +139,31 @@ def fact(sentence: str, subject: str, predicate: str, object: str, source: str) 
 
 def counterfact(paths: list[Path]) -> Rows:
     """Each case: the sentence with the true object for the bank, and the edit to the false one."""
-    done = set()
-    for _, case in read_values(paths[0]):
-        edit = case["requested_rewrite"]
-        subject, predicate = edit["subject"], PROPERTIES.get(edit["relation_id"], edit["relation_id"])
-        true, new, prompt = (
-            edit["target_true"]["str"],
-            edit["target_new"]["str"],
-            edit["prompt"].format(edit["subject"]),
-        )
-        entry = fact(f"{prompt} {true}.", subject, predicate, true, "CounterFact")
-        if entry["uuid"] in done:
-            continue
-        done.add(entry["uuid"])
+    yield from edited([published(row) for _, row in read_values(paths[0])], "CounterFact", 1)
+
+
+def edited(cases: list[Published], source: str, index: int) -> Rows:
+    """The bank's entry of each case, and its edit as a row of the file `index`; one case for each fact.
+
+    A neighbour whose prompt names the subject of a case, of the same relation and object, is that case's fact.
+    """
+    made, by_object = {}, defaultdict(list)
+    for case in cases:
+        if case.new and case.new != case.object:
+            predicate = PROPERTIES.get(case.relation, case.relation)
+            entry = fact(f"{case.prompt} {case.object}.", case.subject, predicate, case.object, source)
+            if entry["uuid"] not in made:
+                made[entry["uuid"]] = case, entry
+                by_object[case.relation, case.object].append((case.subject, entry["uuid"]))
+    for case, entry in made.values():
+        neighbours = []
+        for prompt, object in case.neighbours:
+            same = [] if object not in ("", case.object) else by_object[case.relation, case.object]
+            named = [(len(subject), uuid) for subject, uuid in same if subject in prompt and subject != case.subject]
+            uuid = max(named)[1] if named else None
+            neighbours.append({"prompt": prompt, "object": object or case.object, "uuid": uuid, "edited": bool(uuid)})
         yield 0, entry
-        yield 1, entry | {"new_object": new, "new_sentence": f"{prompt} {new}.", "question": f"{prompt} ___"}
+        yield index, case_row(case, entry, neighbours)
 
 
 def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
@@ -175,13 +186,16 @@ def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
 
 
 def zsre(paths: list[Path]) -> Rows:
-    """The bank states a question with its answer, and is asked in the question's other wording."""
-    pairs = []
+    """The bank states a question with its answer, and is asked in the question's other wording; then the edits."""
+    pairs, cases = [], []
     for _, row in read_values(paths[0]):
-        answer = row["answers"][0]
-        entry = fact(f"{row['src']} {answer}.", row["subject"], "answer", answer, "zsRE")
-        pairs.append((entry, f"Question: {row['rephrase']}\nAnswer: ___", row["answers"]))
+        case = published(row)
+        entry = fact(f"{case.prompt} {case.object}.", case.subject, "answer", case.object, "zsRE")
+        answers = row["answers"] if "answers" in row else texts_of(row["ground_truth"])
+        pairs += [(entry, f"Question: {worded}\nAnswer: ___", answers) for worded in case.worded[:1]]
+        cases.append(case._replace(relation="answer"))
     yield from asked(pairs)
+    yield from ((index, row) for index, row in edited(cases, "zsRE", 2) if index == 2)
 
 
 def popqa(paths: list[Path]) -> Rows:

@@ -99,13 +99,14 @@ SOURCES = {
     "counterfact": Source(
         "CounterFact: facts, each with a false object to edit in", "MIT (its repository)",
         (File(ROME + "counterfact.json"),),
-        ("counterfact_knowledge.jsonl", "counterfact_edit.jsonl"), "--database_init_path, --edit_path",
+        ("counterfact_knowledge.jsonl", "counterfact_edit.jsonl"), "--database_init_path, --counterfact_path",
         "counterfact", 45,
     ),
     "zsre": Source(
         "zsRE: questions of two wordings, as MEND split them", "MIT (its repository)",
         (File(ROME + "zsre_mend_eval.json"),),
-        ("zsre_knowledge.jsonl", "zsre_object.jsonl"), "--database_init_path, --object_path", "zsre",
+        ("zsre_knowledge.jsonl", "zsre_object.jsonl", "zsre_edit.jsonl"),
+        "--database_init_path, --object_path, --zsre_path", "zsre",
     ),
     "popqa": Source(
         "PopQA: questions about rare and well-known things", "MIT (its repository)",

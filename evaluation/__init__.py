@@ -11,7 +11,9 @@
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
+| absent                         | absent.py     | does it know what its bank does not hold?              |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
+| overlap                        | overlap.py    | which tokens does reading help, and which does it hurt?|
 | counterfact, zsre              | counterfact.py| many edits of a public benchmark, at once and alone    |
 | usage                          | usage.py      | how evenly are the entries read?                       |
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
@@ -21,6 +23,7 @@
 of lm-evaluation-harness.
 """
 
+from .absent import absent
 from .config import EvalConfig
 from .counterfact import counterfact, zsre
 from .edits import edits
@@ -29,6 +32,7 @@ from .generation import generation
 from .language import language
 from .language_sets import language_sets
 from .lookup import lookup
+from .overlap import overlap
 from .pararel import pararel
 from .retrieval import retrieval
 from .usage import bank_usage
@@ -45,7 +49,9 @@ TASKS = {
     "lookup": lookup,
     "retrieval": retrieval,
     "pararel": pararel,
+    "absent": absent,
     "edits": edits,
+    "overlap": overlap,
     "counterfact": counterfact,
     "zsre": zsre,
     "usage": bank_usage,

@@ -5,9 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runs.outcomes import packed_answers
 
 if TYPE_CHECKING:
+    from model.model_original import Transformer
+
     from .gold import Gold
     from .in_context import EntryFinder
 
@@ -18,6 +22,7 @@ class EvalConfig:
 
     Attributes:
         language_sets: files and folders of questions and texts that others publish.
+        plain: the model of a plain run, whose losses are compared with those of the run.
         val_fraction: above 0, `val_path` is the training file and its last documents are the validation text.
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
@@ -46,6 +51,7 @@ class EvalConfig:
     pararel_path: str | None = None
     control: str = ""
     language_sets: tuple[str, ...] = ()
+    plain: "Transformer | None" = None
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
@@ -56,6 +62,13 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return [centre - half, centre + half]
+
+
+def ratio_error(total_D: np.ndarray, weight_D: np.ndarray) -> float | None:
+    """The standard error of sum(total) / sum(weight) over documents, by its linear part; None for a single one."""
+    n, weight = len(total_D), weight_D.sum()
+    rest_D = total_D - weight_D * (total_D.sum() / weight)
+    return math.sqrt(n / (n - 1) * float(rest_D @ rest_D)) / float(weight) if n > 1 else None
 
 
 def clustered_interval(right: list[float], cluster: list) -> list[float]:

@@ -172,7 +172,7 @@ def most_frequent_is_right(rows: list[dict], counts: list[list[int]]) -> list[bo
 
 
 def ms_a_question(act: Callable, batches: list, n: int, device: torch.device) -> float:
-    """Milliseconds that `act` takes over all batches, a question: the fastest pass after a first one, for others may use the machine."""
+    """Milliseconds that `act` takes over all batches, a question: the fastest pass after a first one."""
     seconds = []
     for _ in range(1 + REPEATS):
         wait(device)

@@ -131,8 +131,9 @@ def behind(text: str, prompt: str, options: list[str]) -> tuple[str, list[str]]:
 
 
 def score_options(
-    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig
-) -> list[list[tuple[float, int]]]:
+    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig,
+    most_tokens: int = 0,
+) -> list[list[tuple[float, int]]]:  # fmt: skip
     """For each question, (log-probability, tokens) of each option, under the oracle of the configuration.
 
     Questions whose fact is not in the bank get no oracle. If one option is a prefix of another, it can never be less
@@ -140,6 +141,7 @@ def score_options(
 
     Args:
         rows: the questions as read.  questions: (prompt, options) of each.
+        most_tokens: as in `batches_by_length`.
     """
     pairs, entries = [], []
     for row, (prompt, options) in zip(rows, after_context(rows, questions, config), strict=True):
@@ -147,7 +149,7 @@ def score_options(
         pairs += [(prompt, option) for option in options]
         entries += [config.gold.row(row) if config.gold else NO_ENTRY] * len(options)
     oracle = entries if config.oracle == "entry" else None
-    scores = iter(log_likelihoods(model, tokenizer, pairs, config.batch_size, oracle))
+    scores = iter(log_likelihoods(model, tokenizer, pairs, config.batch_size, oracle, most_tokens))
     return [list(islice(scores, len(options))) for _, options in questions]
 
 

@@ -25,7 +25,7 @@ from dataset.questions import BLANK, answer_index, split_question
 from runs.outcomes import packed_answers
 
 from .config import EvalConfig, clustered_interval, wilson_interval
-from .likelihood import multiple_choice
+from .likelihood import score_options
 from .retrieval import candidates_and_reads, shares_of_gold
 
 TASK_VERSION = 1
@@ -146,7 +146,9 @@ def pararel(model, tokenizer, config: EvalConfig) -> dict | None:
     rows = read_pararel(config.pararel_path, config.limit)
     rows = [row | {"part": OWN if row["own_wording"] else OTHER} for row in rows]
     questions = [split_question(row["question"], row["choices"]) for row in rows]
-    chosen, _ = multiple_choice(model, tokenizer, rows, questions, config, TASK_VERSION)
+    most_tokens = config.batch_size * model.settings.max_seq_len
+    scores = score_options(model, tokenizer, rows, questions, config, most_tokens)
+    chosen = [max(range(len(own)), key=lambda i: own[i][0]) for own in scores]
     result = measured(rows, certain(rows, [[choice] for choice in chosen]), config)
     right = [choice == answer_index(row) for row, choice in zip(rows, chosen, strict=True)]
     result["answers"] = packed_answers(right, rows)

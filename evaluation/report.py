@@ -7,6 +7,7 @@ from pathlib import Path
 from common.files import read_json
 
 from .language_sets import cells_of
+from .overlap import grid_of
 
 MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
 WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
@@ -39,6 +40,18 @@ def shares_of(task: str, result: dict) -> dict[str, dict]:
     return shares
 
 
+def absent_cells(result: dict) -> dict[str, str]:
+    """The cells of the task `absent`."""
+    cells = {}
+    for name, own in result["knowing"].items():
+        low, high = own["ci95"]
+        cells[f"absent, AUROC of {name}"] = f"{own['auroc']:.3f} ±{(high - low) / 2:.3f}"
+    for name in ("emptied", "held"):
+        cells[f"absent, right, {name}"] = with_interval(result[name])
+        cells[f"absent, answer as before, {name}"] = with_interval(result[name]["same"])
+    return cells
+
+
 def measures_of(results: dict) -> dict[str, str]:
     """The cells of a column, by the name of the measure."""
     cells = {}
@@ -58,6 +71,7 @@ def measures_of(results: dict) -> dict[str, str]:
             cells[name] = percent(results[task]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
+    cells |= absent_cells(results["absent"]) if "absent" in results else {}
     for task in PUBLIC_TASKS:
         if task in results:
             cells |= {name: with_interval(share) for name, share in shares_of(task, results[task]).items()}
@@ -143,7 +157,19 @@ def table(rows: dict[str, dict]) -> str:
     cells = {name: measures_of(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     cells |= chance_levels(rows, measures)
-    return "\n\n".join(filter(None, [measures and aligned(cells, measures), table_of_sets(rows)]))
+    return "\n\n".join(
+        filter(None, [measures and aligned(cells, measures), table_of_sets(rows), *tables_of_overlap(rows)])
+    )
+
+
+def tables_of_overlap(rows: dict[str, dict]) -> list[str]:
+    """For each run with a memory, its loss by the run of tokens that a position shares with what it reads."""
+    return [
+        f"{name}: loss by the tokens that a position shares with what it reads, ± 95 % over documents\n"
+        + grid_text(grid_of(results["overlap"]))
+        for name, results in rows.items()
+        if "overlap" in results
+    ]
 
 
 def table_of_sets(rows: dict[str, dict]) -> str:
@@ -159,7 +185,11 @@ def table_of_sets(rows: dict[str, dict]) -> str:
 def aligned(cells: dict[str, dict[str, str]], measures: list[str]) -> str:
     """A table with a line for each measure; `cells` has the columns by name, each by measure."""
     head = column_titles(list(cells))
-    grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
+    return grid_text([*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)])
+
+
+def grid_text(grid: list[list[str]]) -> str:
+    """The lines of a table, the first column on the left and the others on the right."""
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
         "  ".join(

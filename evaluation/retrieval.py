@@ -11,6 +11,7 @@ from common.constants import NO_ENTRY
 from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
+from model.ops.search_grid import search_grid
 
 from .config import EvalConfig, accuracy, clustered_interval
 from .facts import ask_objects
@@ -46,6 +47,37 @@ def candidates_and_reads(
                 entry_XC = model.blocks[layer].retrieval.candidates(query_X1D, max(CANDIDATES))[:, 0]
             found.setdefault(name, []).append(entry_XC.cpu())
     return {n: torch.cat(x) for n, x in found.items()}, {n: torch.cat(x) for n, x in read.items()}
+
+
+@torch.no_grad()
+def scores_of_search(
+    model, tokenizer, prompts: list[str], config: EvalConfig
+) -> dict[str, tuple[list[float] | None, list[float]]]:
+    """For each block and the pointer, what a search and a reading are worth at the last token of each of B prompts.
+
+    Returns:
+        The score of the best entry that the search finds (0: none; None: this retrieval has no scores), and the sum of
+        the weights of the entries read.
+    """
+    best: dict[str, list[float]] = {}
+    mass: dict[str, list[float]] = {}
+    for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
+        readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
+        if model.settings.uses_ngrams:
+            matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT)
+        for layer, reading in enumerate(readings):
+            if reading is None:
+                continue
+            name = model.settings.reader_name(layer)
+            mass.setdefault(name, []).extend(reading.weight_BTS[:, -1].float().sum(dim=-1).tolist())
+            if model.settings.uses_ngrams:
+                best.setdefault(name, []).extend(matches.score_BTC[:, -1, 0].tolist())
+            elif hasattr(model.blocks[layer].retrieval, "score_sub_keys"):
+                retrieval = model.blocks[layer].retrieval
+                query_X1D = reading.query_BTD[:, -1:].to(retrieval.keys_2RK.dtype)
+                score_X11 = search_grid(retrieval.score_sub_keys(query_X1D), 1)[0]
+                best.setdefault(name, []).extend(score_X11.flatten().tolist())
+    return {name: (best.get(name), mass[name]) for name in mass}
 
 
 @torch.no_grad()

@@ -142,6 +142,25 @@ def costs() -> list[Metric]:
     ]
 
 
+def overlaps() -> list[Metric]:
+    """By the run of tokens that a position shares with what it reads: loss, gain, and the tokens helped and hurt."""
+    path, shared = ("overlap", "groups", "*"), ", tokens shared: {}"
+    plain = (*path, "against", "plain")
+
+    def measure(name: str, label: str, *keys: str, unit: str = NATS, better: Callable = max) -> Metric:
+        return Metric(
+            f"overlap_{name}_*", label + shared, unit, better, percent if unit == "%" else digits(4), path=keys
+        )
+
+    return [
+        measure("loss", "loss", *path, "loss", "mean", better=min),
+        measure("gain", "gain over an empty bank", *path, "against", "bank zeroed", "gain", "mean"),
+        measure("plain", "gain over the plain run", *plain, "gain", "mean"),
+        measure("helped", "helped, against the plain run", *plain, "helped", "mean", unit="%"),
+        measure("hurt", "hurt, against the plain run", *plain, "hurt", "mean", unit="%", better=min),
+    ]
+
+
 def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
@@ -200,9 +219,13 @@ METRICS: list[Metric] = [
     share("pararel_consistent", "ParaRel, all wordings agree", "pararel", "consistent", "accuracy"),
     share("pararel_all_right", "ParaRel, all wordings right", "pararel", "all_right", "accuracy",
           chinese="ParaRel 各措辞全对", is_compared=True),
+    Metric("absent_auroc_*", "AUROC of absent facts, {}", "", max, digits(3), path=("absent", "knowing", "*", "auroc")),
+    share("absent_right", "right, facts absent", "absent", "emptied", "accuracy"),
+    share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
     share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
+    *overlaps(),
     # Files of --language_sets, by name.
     share("set_*", "{}", "language_sets", "sets", "*", "accuracy"),
     share("set_characters_*", "{}, per character", "language_sets", "sets", "*", "per_character", "accuracy"),
