@@ -19,8 +19,9 @@ from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, EvalConfig
-from evaluation.controls import BANK_CONTROLS, GOLD_BANK_CONTROLS, GOLD_CONTROLS, controls_of, tasks_of
+from evaluation.controls import CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
+from evaluation.in_context import RETRIEVER_HELP, RETRIEVERS, EntryFinder
 from evaluation.report import compare, table, with_controls
 from evaluation.results import FILE, ResultFile, about_evaluation
 from model import load_run
@@ -37,7 +38,7 @@ PATHS = (
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "overlap", "usage", "generation"},
-    "object_path": {"object", "reworded", "exact_match", "retrieval", "absent"},
+    "object_path": {"object", "reworded", "exact_match", "cost", "retrieval", "absent"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
     "pararel_path": {"pararel"},
     "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
@@ -96,6 +97,15 @@ def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict
     return controls if args.arms is None else {name: controls[name] for name in args.arms}
 
 
+def finder_of(args: argparse.Namespace, model, tokenizer) -> EntryFinder | None:
+    """What finds entries for the prompt; None without `--entries_from`. The run itself is not loaded again."""
+    if not args.entries_from:
+        return None
+    if Path(args.entries_from).resolve() == Path(args.run).resolve():
+        return EntryFinder(model, tokenizer, args.retriever)
+    return EntryFinder.of_run(args.entries_from, model.device, args.retriever)
+
+
 def show(results: ResultFile) -> None:
     """Print the results of this evaluation."""
     print(table(with_controls(results.run_dir.name, results.measured)))
@@ -142,9 +152,12 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         config = replace(config, plain=load_plain(args.plain, model, tokenizer))
     if not WITHOUT_GOLD.issuperset(args.tasks):
         config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
+    finder = finder_of(args, model, tokenizer)
+    config = replace(config, finder=finder)
     controls = chosen_controls(args, model, config)
     files = {name: path for name in (*PATHS, "language_sets") if (path := getattr(config, name))}
-    results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank)
+    about = about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank
+    results = ResultFile(run_dir, about | ({"entries_from": args.entries_from} if finder else {}))
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
@@ -175,7 +188,7 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks to run; default: all")
-    names = ", ".join(repr(name) for name in (*BANK_CONTROLS, *GOLD_BANK_CONTROLS, *GOLD_CONTROLS))
+    names = ", ".join(map(repr, CONTROLS))
     parser.add_argument("--arms", nargs="*", metavar="CONTROL",
                         help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
     for name in PATHS:
@@ -188,6 +201,9 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip
+    parser.add_argument("--entries_from", metavar="RUN", help="run with a memory whose retrieval finds the entries of "
+                        "the control 'entries in prompt'")  # fmt: skip
+    parser.add_argument("--retriever", choices=RETRIEVERS, default="run", help=f"of these entries: {RETRIEVER_HELP}")
     parser.add_argument("--cache_dir", help="folder of tokenised text and banks; default: as in the run's flags")
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")

@@ -6,6 +6,7 @@
 | object, relation, verification | facts.py      | which answer to a question is the likeliest?           |
 | reworded                       | facts.py      | which object, asked in other words than the bank's?    |
 | exact_match                    | facts.py      | does free generation begin with the right object?      |
+| cost                           | facts.py      | how many tokens and milliseconds does a question take? |
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
@@ -26,7 +27,7 @@ from .absent import absent
 from .config import EvalConfig
 from .counterfact import counterfact, zsre
 from .edits import edits
-from .facts import exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
+from .facts import cost, exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
 from .language import language
 from .language_sets import language_sets
@@ -43,6 +44,7 @@ TASKS = {
     "exact_match": exact_match,
     "relation": relation_prediction,
     "verification": fact_verification,
+    "cost": cost,
     "frequency": frequency,
     "lookup": lookup,
     "retrieval": retrieval,

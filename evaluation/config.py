@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from model.model_original import Transformer
 
     from .gold import Gold
+    from .in_context import EntryFinder
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class EvalConfig:
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
         oracle: what is given to the model beside a question. "prompt": the sentence of the fact in the prompt;
-            "entry": the entry of the fact, which every position reads first; "": nothing.
+            "entry": the entry of the fact, which every position reads first; "found": the entries that `finder`
+            finds for the question, in the prompt; "": nothing.
+        finder: finds entries for a prompt; None: no run was named for it.
         control: the name of the control that the tasks are repeated under; "": none.
     """
 
@@ -44,6 +47,7 @@ class EvalConfig:
     zsre_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
+    finder: "EntryFinder | None" = None
     pararel_path: str | None = None
     control: str = ""
     language_sets: tuple[str, ...] = ()

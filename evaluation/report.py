@@ -9,8 +9,9 @@ from common.files import read_json
 from .language_sets import cells_of
 from .overlap import grid_of
 
-MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
+MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
 WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
+SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
 PUBLIC_TASKS = ("pararel",)  # with the results of no model, on the same questions, in them
 AGREE = {"consistent": "agree", "all_right": "right"}
@@ -65,15 +66,16 @@ def measures_of(results: dict) -> dict[str, str]:
             result = results[task]
             for name, part in ({"": result} | result.get("parts", {})).items():
                 cells[f"{task} {name}".strip()] = with_interval(part)
-    if "exact_match" in results:
-        cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
+    for task, name in SHARES.items():
+        if task in results:
+            cells[name] = percent(results[task]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
     cells |= absent_cells(results["absent"]) if "absent" in results else {}
     for task in PUBLIC_TASKS:
         if task in results:
             cells |= {name: with_interval(share) for name, share in shares_of(task, results[task]).items()}
-    return cells | memory_cells(results)
+    return cells | memory_cells(results) | costs_of(results)
 
 
 def memory_cells(results: dict) -> dict[str, str]:
@@ -115,6 +117,17 @@ def edit_cells(task: str, result: dict) -> dict[str, str]:
     if deleted := result.get("deletion"):
         chosen = shares(deleted["chosen"], "before", "deleted", "never_held")
         cells[f"{task}, old object, entry there/emptied/never there"] = chosen
+    return cells
+
+
+def costs_of(results: dict) -> dict[str, str]:
+    """The cells of the task `cost`: tokens of a question, and milliseconds in batches and alone."""
+    if "cost" not in results:
+        return {}
+    cells = {"tokens of a prompt": f"{results['cost']['prompt_tokens']:.1f}"}
+    for part in (results["cost"]["batched"], results["cost"]["alone"]):
+        for key, what in (("first_token_ms", "first token"), ("answer_ms", "answer")):
+            cells[f"ms a question, {what}, batch {part['batch_size']}"] = f"{part[key]:.3g}"
     return cells
 
 

@@ -16,7 +16,7 @@ from .run import Run
 
 CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",
-    "gold entry forced": "oracle", "gold in prompt": "prompt",
+    "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
 WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
 PUBLIC_TASKS = ("pararel",)  # they hold the results of no model on the same questions

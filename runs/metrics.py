@@ -129,6 +129,19 @@ def edits(number: int) -> list[Metric]:
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
+def costs() -> list[Metric]:
+    """Tokens and milliseconds of a question, in batches and alone."""
+    times = [
+        Metric(name + end, f"ms a question, {what}{alone}", "ms", min, digits(3), path=("cost", part, name))
+        for name, what in (("first_token_ms", "first token"), ("answer_ms", "answer"))
+        for part, end, alone in (("batched", "", ""), ("alone", "_alone", ", alone"))
+    ]
+    return [
+        Metric("prompt_tokens", "tokens of a prompt", "tokens", min, digits(1), path=("cost", "prompt_tokens")),
+        *times,
+    ]
+
+
 def overlaps() -> list[Metric]:
     """By the run of tokens that a position shares with what it reads: loss, gain, and the tokens helped and hurt."""
     path, shared = ("overlap", "groups", "*"), ", tokens shared: {}"
@@ -199,6 +212,7 @@ METRICS: list[Metric] = [
         share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
         for n in (1, 4, 16, 64)
     ),
+    *costs(),
     share("pararel_own", "ParaRel, own wording", "pararel", "parts", "own wording", "accuracy"),
     share("pararel_other", "ParaRel, other wordings", "pararel", "parts", "other wordings", "accuracy",
           chinese="ParaRel 准确率 (其他措辞)", is_compared=True),
