@@ -12,15 +12,16 @@ import shutil
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from common.files import atomic, open_text, parse_json, read_lines
 
 from .convert import read_trex, write_knowledge
-from .formats import read_records, read_rows
+from .formats import read_records
 from .knowledge import read_values, triple_uuid
 from .making import draw, object_question
 from .public_edits import Published, case_row, published, texts_of
+from .public_language import arc_easy, archive_lines, articles, blimp, hellaswag, lambada, piqa, sciq, wikitext2
 
 Rows = Iterator[tuple[int, dict]]
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
@@ -99,19 +100,9 @@ def stories(paths: list[Path]) -> Rows:
 
 
 def wikitext(paths: list[Path]) -> Rows:
-    """Articles, whose lines are rows: one begins at " = Title = "; deeper headings have more signs."""
-    title = re.compile(r"\s*= [^=].*[^=] =\s*")
+    """Articles of the training files, and of the last file, which validates."""
     for index, part in ((0, paths[:-1]), (1, paths[-1:])):
-        lines: list[str] = []
-        for path in part:
-            for _, row in read_rows(path, ["text"]):
-                line = row.get("text", "").strip()
-                if title.fullmatch(line) and lines:
-                    yield index, {"text": "\n".join(lines)}
-                    lines = []
-                lines += [line] * bool(line)
-        if lines:
-            yield index, {"text": "\n".join(lines)}
+        yield from ((index, {"text": text}) for text in articles(part))
 
 
 def wikipedia(paths: list[Path]) -> Rows:
@@ -211,23 +202,6 @@ def popqa(paths: list[Path]) -> Rows:
     yield from asked(pairs)
 
 
-def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
-    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive, or unpacked."""
-    if path.is_dir():
-        for file in sorted((path / folder).glob("*.jsonl")):
-            yield from (
-                (file.stem, parse_json(line, f"{file}, line {n}")) for n, line in read_lines(file) if line.strip()
-            )
-        return
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the name of the archive
-            if str(inside.parent) == folder and inside.suffix == ".jsonl":
-                for line in archive.read(name).decode().splitlines():
-                    if line.strip():
-                        yield inside.stem, json.loads(line)
-
-
 def pararel(paths: list[Path], seed: int = 0) -> Rows:
     """The bank states a fact in its relation's first wording, and is asked in all that end in the object.
 
@@ -263,6 +237,7 @@ def pararel(paths: list[Path], seed: int = 0) -> Rows:
 CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {
     convert.__name__: convert
     for convert in (
-        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel,
+        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel, blimp, lambada, arc_easy, sciq, hellaswag,
+        piqa, wikitext2,
     )
 }  # fmt: skip

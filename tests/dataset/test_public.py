@@ -68,6 +68,7 @@ def test_every_source_has_its_converter_and_becomes_what_a_flag_reads():
         "--object_path",
         "--counterfact_path",
         "--pararel_path",
+        "--language_sets",
     }
     read |= {"--zsre_path"}
     for source in SOURCES.values():
