@@ -5,14 +5,18 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runs.outcomes import packed_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from editing.store import MemoryStore
+    from model.model_original import Transformer
 
     from .gold import Gold
+    from .in_context import EntryFinder
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,14 @@ class EvalConfig:
 
     Attributes:
         language_sets: files and folders of questions and texts that others publish.
+        plain: the model of a plain run, whose losses are compared with those of the run.
         val_fraction: above 0, `val_path` is the training file and its last documents are the validation text.
         limit: at most this many questions, and validation rows; None: all.
         gold: rows and texts of the facts that questions ask for; None where the questions name no facts.
         oracle: what is given to the model beside a question. "prompt": the sentence of the fact in the prompt;
-            "entry": the entry of the fact, which every position reads first; "": nothing.
+            "entry": the entry of the fact, which every position reads first; "found": the entries that `finder`
+            finds for the question, in the prompt; "": nothing.
+        finder: finds entries for a prompt; None: no run was named for it.
         open_store: opens the bank for the functions of the editor, with a journal in the folder that it is given.
         control: the name of the control that the tasks are repeated under; "": none.
     """
@@ -44,11 +51,13 @@ class EvalConfig:
     zsre_path: str | None = None
     gold: "Gold | None" = None
     oracle: str = ""
+    finder: "EntryFinder | None" = None
     pararel_path: str | None = None
     insert_path: str | None = None
     open_store: "Callable[[str], MemoryStore] | None" = None
     control: str = ""
     language_sets: tuple[str, ...] = ()
+    plain: "Transformer | None" = None
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
@@ -59,6 +68,13 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return [centre - half, centre + half]
+
+
+def ratio_error(total_D: np.ndarray, weight_D: np.ndarray) -> float | None:
+    """The standard error of sum(total) / sum(weight) over documents, by its linear part; None for a single one."""
+    n, weight = len(total_D), weight_D.sum()
+    rest_D = total_D - weight_D * (total_D.sum() / weight)
+    return math.sqrt(n / (n - 1) * float(rest_D @ rest_D)) / float(weight) if n > 1 else None
 
 
 def clustered_interval(right: list[float], cluster: list) -> list[float]:

@@ -14,6 +14,7 @@ from itertools import islice
 from statistics import mean
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -21,7 +22,7 @@ from dataset.language_sets import CHOICES, LAST_WORD, TEXT, LanguageSet, is_wiki
 from dataset.tokenizer import border
 from model.visibility import FLEX_BLOCK
 
-from .config import EvalConfig, accuracy, accuracy_by_part
+from .config import EvalConfig, accuracy, accuracy_by_part, ratio_error
 
 TASK_VERSION = 1
 
@@ -108,14 +109,6 @@ def standard_error(values: list[float]) -> float | None:
     return math.sqrt(sum((value - middle) ** 2 for value in values) / (n - 1) / n) if n > 1 else None
 
 
-def ratio_error(total_D: list[float], weight_D: list[float]) -> float | None:
-    """The standard error of sum(total) / sum(weight) over documents, by its linear part; None for a single one."""
-    n, weight = len(total_D), sum(weight_D)
-    middle = sum(total_D) / weight
-    rest = sum((total - middle * own) ** 2 for total, own in zip(total_D, weight_D, strict=True))
-    return math.sqrt(n / (n - 1) * rest) / weight if n > 1 else None
-
-
 def with_errors(result: dict) -> dict:
     """An accuracy, and those of its parts, with the standard error of each."""
     share, n = result["accuracy"], result["n"]
@@ -175,21 +168,21 @@ def running_text(model, tokenizer, texts: LanguageSet, config: EvalConfig) -> di
         parts = list(windows(own, longest))
         encoded += parts
         document += [number] * len(parts)
-    nats_D = [0.0] * len(ids)
+    nats_D = np.zeros(len(ids))
     for number, own in zip(document, score(model, tokenizer, encoded, config.batch_size), strict=True):
         nats_D[number] -= own.log_p
     result: dict = {"documents": len(ids), "seed": config.seed, "task_version": TASK_VERSION}
     sizes = {
-        "token": [len(own) - 1 for own in ids],
-        "word": [len(re.split(r"\s+", text)) for text in written],
-        "byte": [len(text.encode()) for text in written],
+        "token": np.array([len(own) - 1 for own in ids]),
+        "word": np.array([len(re.split(r"\s+", text)) for text in written]),
+        "byte": np.array([len(text.encode()) for text in written]),
     }
     for unit, size_D in sizes.items():
         name, scale = ("bits_per_byte", 1 / math.log(2)) if unit == "byte" else (f"nats_per_{unit}", 1.0)
-        result[name] = scale * sum(nats_D) / sum(size_D)
+        result[name] = scale * float(nats_D.sum() / size_D.sum())
         error = ratio_error(nats_D, size_D)
         result[f"{name}_stderr"] = None if error is None else scale * error
-        result[f"{unit}s"] = sum(size_D)
+        result[f"{unit}s"] = int(size_D.sum())
     return result | {"n": result["tokens"], "word_perplexity": math.exp(min(result["nats_per_word"], 50.0))}
 
 

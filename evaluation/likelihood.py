@@ -106,6 +106,30 @@ def log_likelihoods(
     return results
 
 
+def after_context(
+    rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig
+) -> list[tuple[str, list[str]]]:
+    """(prompt, options) of each question, after the text that the configuration puts before it, if any.
+
+    Args:
+        rows: the questions as read.  questions: (prompt, options) of each.
+    """
+    before = [""] * len(rows)
+    if config.oracle == "prompt":
+        facts = [config.gold.fact(row) if config.gold else None for row in rows]
+        before = [fact.sentence if fact else "" for fact in facts]
+    elif config.oracle == "found":
+        before = config.finder.texts([prompt for prompt, _ in questions])
+    return [behind(text, *question) for text, question in zip(before, questions, strict=True)]
+
+
+def behind(text: str, prompt: str, options: list[str]) -> tuple[str, list[str]]:
+    """A question and its options behind a text, if there is one; a space parts them."""
+    if not text:
+        return prompt, options
+    return (f"{text} {prompt}", options) if prompt else (text, [f" {option}" for option in options])
+
+
 def score_options(
     model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig,
     most_tokens: int = 0,
@@ -120,11 +144,7 @@ def score_options(
         most_tokens: as in `batches_by_length`.
     """
     pairs, entries = [], []
-    for row, (prompt, options) in zip(rows, questions, strict=True):
-        fact = config.gold.fact(row) if config.gold else None
-        if config.oracle == "prompt" and fact:
-            options = options if prompt else [f" {option}" for option in options]
-            prompt = f"{fact.sentence} {prompt}".rstrip()
+    for row, (prompt, options) in zip(rows, after_context(rows, questions, config), strict=True):
         options = ended(options, tokenizer)
         pairs += [(prompt, option) for option in options]
         entries += [config.gold.row(row) if config.gold else NO_ENTRY] * len(options)

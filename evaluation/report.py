@@ -7,9 +7,11 @@ from pathlib import Path
 from common.files import read_json
 
 from .language_sets import cells_of
+from .overlap import grid_of
 
-MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
+MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
 WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
+SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
 PUBLIC_TASKS = ("pararel", "insertion")  # with the results of no model, on the same questions, in them
 READS = "entry read"
@@ -72,15 +74,16 @@ def measures_of(results: dict) -> dict[str, str]:
             result = results[task]
             for name, part in ({"": result} | result.get("parts", {})).items():
                 cells[f"{task} {name}".strip()] = with_interval(part)
-    if "exact_match" in results:
-        cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
+    for task, name in SHARES.items():
+        if task in results:
+            cells[name] = percent(results[task]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
     cells |= absent_cells(results["absent"]) if "absent" in results else {}
     for task in PUBLIC_TASKS:
         if task in results:
             cells |= {name: with_interval(share) for name, share in shares_of(task, results[task]).items()}
-    return cells | memory_cells(results)
+    return cells | memory_cells(results) | costs_of(results)
 
 
 def memory_cells(results: dict) -> dict[str, str]:
@@ -125,6 +128,17 @@ def edit_cells(task: str, result: dict) -> dict[str, str]:
     return cells
 
 
+def costs_of(results: dict) -> dict[str, str]:
+    """The cells of the task `cost`: tokens of a question, and milliseconds in batches and alone."""
+    if "cost" not in results:
+        return {}
+    cells = {"tokens of a prompt": f"{results['cost']['prompt_tokens']:.1f}"}
+    for part in (results["cost"]["batched"], results["cost"]["alone"]):
+        for key, what in (("first_token_ms", "first token"), ("answer_ms", "answer")):
+            cells[f"ms a question, {what}, batch {part['batch_size']}"] = f"{part[key]:.3g}"
+    return cells
+
+
 def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[str, str]]:
     """The columns without a model, where a result has them: chance, chance by frequency, and the look-up."""
     chance = {}
@@ -153,7 +167,19 @@ def table(rows: dict[str, dict]) -> str:
     cells = {name: measures_of(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     cells |= chance_levels(rows, measures)
-    return "\n\n".join(filter(None, [measures and aligned(cells, measures), table_of_sets(rows)]))
+    return "\n\n".join(
+        filter(None, [measures and aligned(cells, measures), table_of_sets(rows), *tables_of_overlap(rows)])
+    )
+
+
+def tables_of_overlap(rows: dict[str, dict]) -> list[str]:
+    """For each run with a memory, its loss by the run of tokens that a position shares with what it reads."""
+    return [
+        f"{name}: loss by the tokens that a position shares with what it reads, ± 95 % over documents\n"
+        + grid_text(grid_of(results["overlap"]))
+        for name, results in rows.items()
+        if "overlap" in results
+    ]
 
 
 def table_of_sets(rows: dict[str, dict]) -> str:
@@ -169,7 +195,11 @@ def table_of_sets(rows: dict[str, dict]) -> str:
 def aligned(cells: dict[str, dict[str, str]], measures: list[str]) -> str:
     """A table with a line for each measure; `cells` has the columns by name, each by measure."""
     head = column_titles(list(cells))
-    grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
+    return grid_text([*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)])
+
+
+def grid_text(grid: list[list[str]]) -> str:
+    """The lines of a table, the first column on the left and the others on the right."""
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
         "  ".join(
