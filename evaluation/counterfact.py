@@ -117,14 +117,20 @@ class LookUpAnswers:
         self.look_up, self.found = look_up, {}
 
     def choose(self, asked: list[Asked]) -> list[float]:
-        """1 or 0, or 0.5 where the entries hold neither option."""
+        """1 or 0, or 0.5 where the entries hold neither option.
+
+        Where one entry holds both, an option that the prompt names already, as part of the subject, is not the answer.
+        """
         values = []
         for one in asked:
             if one.prompt not in self.found:  # many cases share their neighbours
                 rows = self.look_up.index.best(one.prompt)
                 self.found[one.prompt] = [self.look_up.texts[row] for row in rows]
-            chosen = choose(self.found[one.prompt], list(one.options))
-            values.append((0 in chosen) / len(chosen))
+            chosen = choose(self.found[one.prompt], [*one.options, ""])  # all three: neither option was found
+            if len(chosen) == 2:
+                named = choose([one.prompt], [*one.options, ""])
+                chosen = [i for i in chosen if i not in named or len(named) > 1]
+            values.append(0.5 if len(chosen) > 1 else float(chosen == [0]))
         return values
 
     write = None  # it writes nothing

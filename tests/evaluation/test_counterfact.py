@@ -10,11 +10,12 @@ from common.constants import NO_ENTRY, PADDING
 from dataset.edit_cases import read_cases
 from evaluation import TASKS
 from evaluation.config import EvalConfig
-from evaluation.counterfact import Asked, ModelAnswers, asked_of
+from evaluation.counterfact import Asked, LookUpAnswers, ModelAnswers, asked_of
 from evaluation.edits import fingerprint, write_edits
 from evaluation.generation import continuations, continue_prompt
 from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods
+from evaluation.lookup import LookUp, WordIndex
 from evaluation.places import free_rows, place_cases, rows_of_texts
 from evaluation.report import table
 from tests.conftest import tiny_model
@@ -89,6 +90,19 @@ def test_the_look_up_gives_the_same_scores_without_a_model(model, tokenizer, con
     assert [numbers[n]["ES"]["accuracy"] for n in ("1", "all")] == [1, 1]
     assert numbers["all"]["NS"]["accuracy"] == numbers["all"]["PS_made"]["accuracy"] == 1
     assert "free" not in numbers["all"]
+
+
+def test_the_look_up_does_not_answer_with_a_name_of_the_subject():
+    texts = ["Paris Match is made in Rome.", "Oslo is near Bern."]
+    answers = LookUpAnswers(LookUp(WordIndex(texts), texts))
+
+    def value(prompt, *options):
+        return answers.choose([Asked("ES", 0, prompt, options)])[0]
+
+    assert value("Paris Match is made in", " Rome", " Paris") == 1
+    assert value("Paris Match is made in", " Paris", " Rome") == 0
+    assert value("It is near", " Oslo", " Bern") == 0.5 == value("Paris Match", " Lima", " Peru")
+    assert value("Paris Match", " Paris", " Lima") == 1
 
 
 def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, tokenizer, config):
