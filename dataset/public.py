@@ -12,15 +12,16 @@ import shutil
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from common.files import atomic, open_text, parse_json, read_lines
 
 from .convert import read_trex, write_knowledge
-from .formats import read_records, read_rows
+from .formats import read_records
 from .knowledge import read_values, triple_uuid
 from .making import draw, object_question
 from .public_edits import Published, case_row, published, texts_of
+from .public_language import arc_easy, archive_lines, articles, blimp, hellaswag, lambada, piqa, sciq, wikitext2
 
 Rows = Iterator[tuple[int, dict]]
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
@@ -99,19 +100,9 @@ def stories(paths: list[Path]) -> Rows:
 
 
 def wikitext(paths: list[Path]) -> Rows:
-    """Articles, whose lines are rows: one begins at " = Title = "; deeper headings have more signs."""
-    title = re.compile(r"\s*= [^=].*[^=] =\s*")
+    """Articles of the training files, and of the last file, which validates."""
     for index, part in ((0, paths[:-1]), (1, paths[-1:])):
-        lines: list[str] = []
-        for path in part:
-            for _, row in read_rows(path, ["text"]):
-                line = row.get("text", "").strip()
-                if title.fullmatch(line) and lines:
-                    yield index, {"text": "\n".join(lines)}
-                    lines = []
-                lines += [line] * bool(line)
-        if lines:
-            yield index, {"text": "\n".join(lines)}
+        yield from ((index, {"text": text}) for text in articles(part))
 
 
 def wikipedia(paths: list[Path]) -> Rows:
@@ -187,20 +178,24 @@ def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
 
 def zsre(paths: list[Path]) -> Rows:
     """The bank states a question with its answer, and is asked in the question's other wording; then the edits."""
-    pairs, cases = [], []
+    pairs, cases, entries = [], [], []
     for _, row in read_values(paths[0]):
         case = published(row)
         entry = fact(f"{case.prompt} {case.object}.", case.subject, "answer", case.object, "zsRE")
         answers = row["answers"] if "answers" in row else texts_of(row["ground_truth"])
         pairs += [(entry, f"Question: {worded}\nAnswer: ___", answers) for worded in case.worded[:1]]
         cases.append(case._replace(relation="answer"))
+        near = [{"question": question, "answer": answer} for question, answer in case.neighbours]
+        about = {"questions": [case.prompt, *case.worded], "aliases": answers, "popularity": None, "locality": near}
+        entries.append(entry | about)
     yield from asked(pairs)
     yield from ((index, row) for index, row in edited(cases, "zsRE", 2) if index == 2)
+    yield from inserted("zsre", 3, entries)
 
 
 def popqa(paths: list[Path]) -> Rows:
-    """The bank states "The PREDICATE of SUBJECT is OBJECT.", and is asked in PopQA's own words."""
-    pairs = []
+    """The bank states "The PREDICATE of SUBJECT is OBJECT.", and is asked in PopQA's own words; then to insert."""
+    pairs, entries = [], []
     with open_text(paths[0]) as file:
         for row in csv.DictReader(file, delimiter="\t"):
             entry = fact(
@@ -208,24 +203,25 @@ def popqa(paths: list[Path]) -> Rows:
             )
             answers = parse_json(row["possible_answers"], f"{paths[0]}, {row['question']!r:.80}")
             pairs.append((entry, f"Question: {row['question']}\nAnswer: ___", answers))
+            popularity = int(row["s_pop"]) if row.get("s_pop") else None
+            entries.append(entry | {"questions": [row["question"]], "aliases": answers, "popularity": popularity})
     yield from asked(pairs)
+    yield from inserted("popqa", 2, entries)
 
 
-def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
-    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive, or unpacked."""
-    if path.is_dir():
-        for file in sorted((path / folder).glob("*.jsonl")):
-            yield from (
-                (file.stem, parse_json(line, f"{file}, line {n}")) for n, line in read_lines(file) if line.strip()
-            )
-        return
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the name of the archive
-            if str(inside.parent) == folder and inside.suffix == ".jsonl":
-                for line in archive.read(name).decode().splitlines():
-                    if line.strip():
-                        yield inside.stem, json.loads(line)
+def inserted(name: str, index: int, entries: list[dict], seed: int = 0) -> Rows:
+    """Facts to insert, as rows of the file `index`; the choices are objects of the predicate, as often as they occur.
+
+    No wrong choice is right for any question about the subject and predicate. A question without four has no choices.
+    """
+    pools, right, rng = defaultdict(list), defaultdict(set), random.Random(seed)
+    for entry in entries:
+        pools[entry["predicate"]].append(entry["object"])
+        right[entry["subject"], entry["predicate"]].update([entry["object"], *entry["aliases"]])
+    for entry in {entry["uuid"]: entry for entry in entries}.values():
+        wrong = draw(pools[entry["predicate"]], 4, right[entry["subject"], entry["predicate"]], rng)
+        choices = object_question(entry, "", wrong, rng) if len(wrong) == 4 else {"choices": None, "answer": None}
+        yield index, {"set": name} | entry | {field: choices[field] for field in ("choices", "answer")}
 
 
 def pararel(paths: list[Path], seed: int = 0) -> Rows:
@@ -263,6 +259,7 @@ def pararel(paths: list[Path], seed: int = 0) -> Rows:
 CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {
     convert.__name__: convert
     for convert in (
-        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel,
+        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel, blimp, lambada, arc_easy, sciq, hellaswag,
+        piqa, wikitext2,
     )
 }  # fmt: skip

@@ -161,6 +161,19 @@ def overlaps() -> list[Metric]:
     ]
 
 
+def inserted(name: str) -> list[Metric]:
+    """The scores of the inserted facts of a set."""
+    paths = {
+        "": ("parts", name), "before": ("before", "parts", name), "exact": ("written", name), "found": ("found", name),
+        "read_*": ("read", name, "*", "selected"),
+    }  # fmt: skip
+    labels = {"": "", "before": ", before", "exact": ", exact match", "found": ", found", "read_*": ", read, {}"}
+    return [
+        share(f"insert_{name}_{end}".strip("_"), f"inserted, {name}{labels[end]}", "insertion", *path, "accuracy")
+        for end, path in paths.items()
+    ]
+
+
 def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
@@ -219,6 +232,7 @@ METRICS: list[Metric] = [
     share("pararel_consistent", "ParaRel, all wordings agree", "pararel", "consistent", "accuracy"),
     share("pararel_all_right", "ParaRel, all wordings right", "pararel", "all_right", "accuracy",
           chinese="ParaRel 各措辞全对", is_compared=True),
+    *(own for name in ("popqa", "zsre", "own") for own in inserted(name)),
     Metric("absent_auroc_*", "AUROC of absent facts, {}", "", max, digits(3), path=("absent", "knowing", "*", "auroc")),
     share("absent_right", "right, facts absent", "absent", "emptied", "accuracy"),
     share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
