@@ -129,6 +129,17 @@ def edits(number: int) -> list[Metric]:
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
+def many_edits(task: str, title: str) -> list[Metric]:
+    """The scores of an editing benchmark after each number of edits ("0": before them, "all")."""
+    after = {"": ("es", "ps_made", "ps_paraphrase", "ns", "ns_no_entry"), "free": ("es", "ps_made", "ps_paraphrase")}
+    scores = [(free, name, name[:2].upper() + name[2:]) for free, names in after.items() for name in names]
+    return [
+        share(f"{task}_{name}{free and '_free'}_*", f"{title} {key}{free and ' written freely'}, edits: {{}}",
+              task, "numbers", "*", *filter(None, [free]), key, "accuracy")
+        for free, name, key in scores
+    ] + [share(f"{task}_deleted", f"{title}, deleted as never there", task, "deletion", "chosen", "same")]  # fmt: skip
+
+
 def costs() -> list[Metric]:
     """Tokens and milliseconds of a question, in batches and alone."""
     times = [
@@ -238,6 +249,7 @@ METRICS: list[Metric] = [
     share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
     share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
+    *(own for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE")) for own in many_edits(task, title)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     *overlaps(),
     # Files of --language_sets, by name.

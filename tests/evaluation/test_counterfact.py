@@ -32,6 +32,7 @@ def case_of(fact, new="Chile", **more):
     ]
     return {
         "case_id": 1, "uuid": fact.uuid, "subject": fact.subject, "object": fact.object, "new_object": new,
+        "predicate": "country",
         "prompt": f"{fact.subject} is in", "paraphrase_prompt": f"They say that {fact.subject} is in",
         "paraphrase_kind": "restated",
         "made_paraphrases": [f"It is. {fact.subject} is in", f"So. {fact.subject} is in"],
@@ -85,7 +86,7 @@ def test_edits_take_effect_and_are_taken_back(model, tokenizer, config):
 
 
 def test_the_look_up_gives_the_same_scores_without_a_model(model, tokenizer, config):
-    numbers = counterfact(model, tokenizer, config)["lookup"]["numbers"]
+    numbers = counterfact(model, tokenizer, config)["without_model"]["lookup"]["numbers"]
     assert numbers["0"]["ES"]["accuracy"] == 0.1  # of the fact that no entry states, it guesses
     assert [numbers[n]["ES"]["accuracy"] for n in ("1", "all")] == [1, 1]
     assert numbers["all"]["NS"]["accuracy"] == numbers["all"]["PS_made"]["accuracy"] == 1
@@ -108,7 +109,9 @@ def test_the_look_up_does_not_answer_with_a_name_of_the_subject():
 def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, tokenizer, config):
     shown = table({"run": {"counterfact": counterfact(model, tokenizer, config)}})
     row = next(line for line in shown.splitlines() if line.startswith("counterfact, edits: 5, ES/PS/NS"))
-    assert row.split()[-2:] == ["100.0%/100.0%/100.0%"] * 2
+    guess, look_up = row.split()[-2:]
+    # No entry states Chile: by frequency no edit is followed, and all neighbours stay.
+    assert (row.split()[-3], guess, look_up) == ("100.0%/100.0%/100.0%", "0.0%/0.0%/100.0%", "100.0%/100.0%/100.0%")
     assert "NS without entry" in shown and "(before" in shown and "written freely" in shown
 
 
