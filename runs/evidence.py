@@ -35,10 +35,10 @@ LABELS = {
     **{f"{task}_{name}": f"{title} {label}" for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE"))
        for name, label in (
            ("es_*", "编辑成功 ES, {} 次编辑"), ("ps_made_*", "换措辞 PS (自制), {} 次编辑"),
-           ("ps_paraphrase_*", "换措辞 PS (原始), {} 次编辑"), ("ns_*", "邻近事实 NS (有条目), {} 次编辑"),
-           ("ns_no_entry_*", "邻近事实 NS (无条目), {} 次编辑"), ("es_free_*", "自由生成 ES, {} 次编辑"),
-           ("ps_made_free_*", "自由生成 PS (自制), {} 次编辑"),
-           ("ps_paraphrase_free_*", "自由生成 PS (原始), {} 次编辑"),
+           ("ps_paraphrase_*", "换措辞 PS (原始), {} 次编辑"), ("ns_entry_*", "邻近事实 NS (有条目), {} 次编辑"),
+           ("ns_no_entry_*", "邻近事实 NS (无条目), {} 次编辑"), ("free_es_*", "自由生成 ES, {} 次编辑"),
+           ("free_ps_made_*", "自由生成 PS (自制), {} 次编辑"),
+           ("free_ps_paraphrase_*", "自由生成 PS (原始), {} 次编辑"),
            ("deleted", "删除后如同从未有过"))},
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",

@@ -131,12 +131,12 @@ def edits(number: int) -> list[Metric]:
 
 def many_edits(task: str, title: str) -> list[Metric]:
     """The scores of an editing benchmark after each number of edits ("0": before them, "all")."""
-    after = {"": ("es", "ps_made", "ps_paraphrase", "ns", "ns_no_entry"), "free": ("es", "ps_made", "ps_paraphrase")}
-    scores = [(free, name, name[:2].upper() + name[2:]) for free, names in after.items() for name in names]
+    keys = {"es": "ES", "ps_made": "PS_made", "ps_paraphrase": "PS_paraphrase"}
+    parts = {"": keys | {"ns_entry": "NS", "ns_no_entry": "NS_no_entry"}, "free": keys}
     return [
-        share(f"{task}_{name}{free and '_free'}_*", f"{title} {key}{free and ' written freely'}, edits: {{}}",
+        share(f"{task}_{free and 'free_'}{name}_*", f"{title} {key}{free and ' written freely'}, edits: {{}}",
               task, "numbers", "*", *filter(None, [free]), key, "accuracy")
-        for free, name, key in scores
+        for free, own in parts.items() for name, key in own.items()
     ] + [share(f"{task}_deleted", f"{title}, deleted as never there", task, "deletion", "chosen", "same")]  # fmt: skip
 
 

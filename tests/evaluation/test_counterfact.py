@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from evaluation.likelihood import log_likelihoods
 from evaluation.lookup import LookUp, WordIndex
 from evaluation.places import free_rows, place_cases, rows_of_texts
 from evaluation.report import table
+from runs.metrics import METRICS
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
 
@@ -209,3 +211,13 @@ def test_without_a_bank_there_is_nothing_to_edit(model, tokenizer, config):
     plain = tiny_model(vocab_size=6400, model_type="model_original")
     assert counterfact(plain, tokenizer, config) is None
     assert counterfact(model, tokenizer, EvalConfig()) is None
+
+
+def test_every_score_is_a_measure_that_one_pattern_names(model, tokenizer, config):
+    result, found = {"counterfact": counterfact(model, tokenizer, config)}, {}
+    patterns = [metric for metric in METRICS if metric.name.startswith("counterfact")]
+    for metric in patterns:
+        found |= {metric.name.replace("*", star): value for star, _, value in metric.scores(result)}
+    assert found["counterfact_es_all"] == found["counterfact_free_es_all"] == 1 == found["counterfact_deleted"]
+    assert {"counterfact_ns_entry_0", "counterfact_ns_no_entry_1"} <= set(found)
+    assert all(sum(fnmatch(name, metric.name) for metric in patterns) == 1 for name in found)
