@@ -105,6 +105,7 @@ PANELS = (LOSS, ASKED, RATE, SPEED, NORM, READ, USES, MEMORY)
 QUESTIONS = {"object": "对象", "relation": "关系", "verification": "真伪"}
 PARTS = {"": "", "seen": " (训练文本与库中)", "bank_only": " (仅库中)"}
 NATS = "nats/token"
+SETS = ("language_sets", "sets", "*")
 
 
 def share(name: str, label: str, *path: str, **more) -> Metric:
@@ -253,12 +254,12 @@ METRICS: list[Metric] = [
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     *overlaps(),
     # Files of --language_sets, by name.
-    share("set_*", "{}", "language_sets", "sets", "*", "accuracy"),
-    share("set_characters_*", "{}, per character", "language_sets", "sets", "*", "per_character", "accuracy"),
-    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True,
-           path=("language_sets", "sets", "*", "perplexity")),
-    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=("language_sets", "sets", "*", "nats_per_word")),
-    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=("language_sets", "sets", "*", "bits_per_byte")),
+    share("set_*", "{}", *SETS, "accuracy", is_compared=True),
+    share("set_characters_*", "{}, per character", *SETS, "per_character", "accuracy", is_compared=True),
+    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True, is_compared=True,
+           path=(*SETS, "word", "perplexity")),
+    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=(*SETS, "nats_per_word"), is_compared=True),
+    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=(*SETS, "bits_per_byte"), is_compared=True),
     Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
     Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
            chinese="连贯性 (PMI)", is_compared=True),
