@@ -130,6 +130,17 @@ def edits(number: int) -> list[Metric]:
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
+def many_edits(task: str, title: str) -> list[Metric]:
+    """The scores of an editing benchmark after each number of edits ("0": before them, "all")."""
+    keys = {"es": "ES", "ps_made": "PS_made", "ps_paraphrase": "PS_paraphrase"}
+    parts = {"": keys | {"ns_entry": "NS", "ns_no_entry": "NS_no_entry"}, "free": keys}
+    return [
+        share(f"{task}_{free and 'free_'}{name}_*", f"{title} {key}{free and ' written freely'}, edits: {{}}",
+              task, "numbers", "*", *filter(None, [free]), key, "accuracy")
+        for free, own in parts.items() for name, key in own.items()
+    ] + [share(f"{task}_deleted", f"{title}, deleted as never there", task, "deletion", "chosen", "same")]  # fmt: skip
+
+
 def costs() -> list[Metric]:
     """Tokens and milliseconds of a question, in batches and alone."""
     times = [
@@ -239,6 +250,7 @@ METRICS: list[Metric] = [
     share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
     share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
+    *(own for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE")) for own in many_edits(task, title)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     *overlaps(),
     # Files of --language_sets, by name.
