@@ -97,6 +97,10 @@ class WordIndex:
             score_N[own] += self._weight(len(own))
         rows = np.concatenate(found)
         own_score = score_N[rows]
+        fewest = min((own for own in found if len(own) >= n), key=len, default=None)
+        if fewest is not None:
+            is_good_X = own_score >= np.partition(score_N[fewest], -n)[-n]  # all others are worse than n of its rows
+            rows, own_score = rows[is_good_X], own_score[is_good_X]
         for own in found:
             score_N[own] = 0.0
         # Only entries that reach the n-th best score can win a tie. An entry stands here once for each word.

@@ -156,9 +156,9 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
             for m in measures:
                 name = m.rpartition(", ")[0] if f": {READS}, " in m else m  # the look-up is one reader
                 columns[title] |= {m: percent(shares[name]["accuracy"])} if name in shares else {}
-    for task in EDIT_TASKS:
-        found = next((results[task]["lookup"] for results in rows.values() if "lookup" in results.get(task, {})), None)
-        columns["look-up"] |= edit_cells(task, found) if found else {}
+        for task in EDIT_TASKS:
+            known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
+            columns[title] |= next((edit_cells(task, own[key]) for own in known if key in own), {})
     return {title: column for title, column in columns.items() if column}
 
 
