@@ -66,7 +66,7 @@ def insert_row(row: dict, place: str) -> dict:
         ValueError: a field has another type; the place is named.
     """
     triple = row["subject"], row["predicate"], row["object"]
-    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row
+    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row | {"sentence": row["sentence"].strip()}
     for name, default in (("questions", []), ("aliases", [row["object"]]), ("choices", None)):
         row[name] = row.get(name) or default
         if row[name] is not None and not (isinstance(row[name], list) and all(type(x) is str for x in row[name])):
