@@ -148,6 +148,7 @@ def test_the_table_shows_chance_and_errors_and_the_metrics_find_their_scores(mod
         ({"context": 3, "choices": [" a"], "answer": "A"}, "line 1: 'context' must be a text"),
         ({"context": "x", "choices": [" a", " b"], "answer": "C"}, "line 1: the answer 'C' names no choice"),
         ({"context": "x", "choices": [" a", ""], "answer": "A"}, "line 1: 'choices' must be a list of 1 to 26 texts"),
+        ({"text": " "}, "line 1: neither a question .* with words in it"),
         ({"question": "x ___"}, "line 1: neither a question .* nor"),
     ],
 )
