@@ -66,6 +66,12 @@ def test_choices_in_another_order_are_the_same_choices():
     assert measured(rows, certain(rows, [[0], [0]]), EvalConfig())["consistent"]["accuracy"] == 0
 
 
+def test_a_letter_is_a_letter_though_a_choice_is_called_so(tmp_path):
+    row = {"uuid": "u", "question": "It is written in ___", "choices": ["C", "Java"], "own_wording": True}
+    for answer, letter in (("B", "B"), ("A", "A"), (0, "A"), ("Java", "B")):
+        assert read_pararel(write(tmp_path / "p.jsonl", [row | {"answer": answer}]), None)[0]["answer"] == letter
+
+
 def test_the_most_frequent_object_does_not_count_the_asked_fact_itself():
     facts = [Fact(f"{s} is in {o}.", s, "country", o, s) for s, o in (("A", "France"), ("B", "Italy"))]
     rows = [
@@ -91,6 +97,7 @@ def test_an_interval_takes_a_fact_as_one_draw():
     ("change", "told"),
     [({"own_wording": "no"}, "question 2: 'own_wording' must be true or false"),
      ({"answer": "B"}, "question 2: the fact u has other choices, or another answer"),
+     ({"choices": "a"}, "question 2: 'choices' must be a list"), ({"answer": "D"}, "names no choice"),
      ({"question": "It is here"}, "line 2: the question has no blank")],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_before_anything_runs(tmp_path, change, told):
