@@ -11,6 +11,7 @@ from evaluation.absent import absent, auroc
 from evaluation.config import EvalConfig, wilson_interval
 from evaluation.gold import Gold
 from evaluation.report import table
+from tests.conftest import tiny_model
 
 from .conftest import FACTS
 
@@ -56,3 +57,11 @@ def test_a_bank_that_is_not_read_tells_nothing(model, tokenizer, settings):
     model.pointer.gate.bias.data.fill_(-40.0)  # it copies nothing
     known = absent(model, tokenizer, settings)["knowing"]["choice"]
     assert 0 < known["auroc"] < 1 and known["ci95"][0] < 0.5 < known["ci95"][1]
+
+
+def test_product_keys_have_a_score_of_each_block(tokenizer, settings):
+    model = tiny_model(vocab_size=6400, knowledge_length=8)
+    model.bank.fill_random()
+    result = absent(model, tokenizer, settings)
+    readers = [f"{kind}, block {layer}" for layer in (0, 1) for kind in ("match", "read")]
+    assert list(result["knowing"]) == ["choice", "choice as text", *readers, "look-up"] and result["undo_exact"]
