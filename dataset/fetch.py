@@ -29,6 +29,7 @@ from .formats import data_files, read_records, require_data
 from .knowledge import read_knowledge, read_values
 from .language_sets import read_sets
 from .pretrain import read_documents
+from .public_questions import read_inserts, read_pararel
 from .questions import FIELDS, read_questions
 from .sources import SOURCES, File, Source
 
@@ -90,6 +91,10 @@ def describe(path: Path) -> str:
         return f"{path} holds {number} facts: give it to python -m dataset.convert triples, or to dataset.questions"
     first = next(first_values(files[0]), None)
     fields = set(first) if isinstance(first, dict) else set()
+    if "own_wording" in fields:
+        return f"{path} holds {len(read_pararel(path, None))} questions of ParaRel: give it to --pararel_path"
+    if fields.issuperset({"sentence", "questions", "object"}):
+        return f"{path} holds {len(read_inserts(path, None))} facts to insert: give it to --insert_path"
     for kind in ("edit", "object", "relation", "verification"):  # an object question has a relation question's fields
         needed = FIELDS[kind]
         if fields.issuperset(needed):

@@ -230,7 +230,13 @@ def test_an_address_or_a_path_of_one_s_own_is_described(server, tmp_path, monkey
     question = {"question": "A is ___.", "choices": ["B", "C"], "answer": "A", "subject": "A", "object": "B"}
     (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
     (tmp_path / "s.jsonl").write_text(json.dumps({"context": "A is", "choices": [" B"], "answer": "A"}) + "\n")
-    for path, words in (("s.jsonl", "1 questions about language: give it to --language_sets"),
+    asked = question | {"uuid": "u", "question": "A is ___", "own_wording": True}
+    (tmp_path / "p.jsonl").write_text(json.dumps(asked) + "\n")
+    fact = {"subject": "A", "predicate": "is", "object": "B", "sentence": "A is B.", "questions": ["What is A?"]}
+    (tmp_path / "i.jsonl").write_text(json.dumps(fact) + "\n")
+    for path, words in (("p.jsonl", "1 questions of ParaRel: give it to --pararel_path"),
+                        ("i.jsonl", "1 facts to insert: give it to --insert_path"),
+                        ("s.jsonl", "1 questions about language: give it to --language_sets"),
                         ("k.json", "2 sentences: give it to --database_init_path"), ("t.tsv", "holds 1 facts"),
                         ("q.jsonl", "1 questions: give it to --object_path")):  # fmt: skip
         run(f"file:{tmp_path / path}")
