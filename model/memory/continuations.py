@@ -7,7 +7,6 @@ Axes: B batch · T position · D width · V vocabulary · S places per position 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -72,5 +71,6 @@ class ContinuationFusion(Fusion):
         """The bias of each match, (B, T, Y, S), by how many tokens it has in common with the text."""
         if found.matched_BTS is None:
             return self.matched_bias.weight.float().view(-1, 1)
-        kind_BTSM = F.one_hot(found.matched_BTS, self.most_matched + 1).to(dtype)
+        kind_M = torch.arange(self.most_matched + 1, device=found.matched_BTS.device)
+        kind_BTSM = (found.matched_BTS[..., None] == kind_M).to(dtype)
         return self.matched_bias(kind_BTSM).transpose(-1, -2).float()
