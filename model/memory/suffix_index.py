@@ -92,7 +92,8 @@ class SuffixIndex(BankIndex):
             found = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
         place_BXY, matched_BXY = found
         matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
-        return place_BXY.gather(-1, slot_BXY)[..., :n], matched_BXY[..., :n]
+        # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
+        return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n].contiguous()
 
     def _neighbours(self, places: Places, query_KBX: Tensor, n: int, shuffle: bool) -> tuple[Tensor, Tensor]:
         """2n places around each query, the n best among them; n evenly spaced ones of those that equal it, if so many.
