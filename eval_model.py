@@ -19,8 +19,9 @@ from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from evaluation import TASKS, EvalConfig
-from evaluation.controls import BANK_CONTROLS, GOLD_BANK_CONTROLS, GOLD_CONTROLS, controls_of, tasks_of
+from evaluation.controls import CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
+from evaluation.in_context import RETRIEVER_HELP, RETRIEVERS, EntryFinder
 from evaluation.report import compare, table, with_controls
 from evaluation.results import FILE, ResultFile, about_evaluation
 from model import load_run
@@ -30,12 +31,19 @@ from runs.run import Run
 from runs.tracking import replay
 from trainer.meters import memory_readings
 
-PATHS = ("val_path", "object_path", "relation_path", "verification_path", "edit_path")
+PATHS = (
+    "val_path", "object_path", "relation_path", "verification_path", "edit_path", "counterfact_path", "zsre_path",
+    "pararel_path",
+)  # fmt: skip
 # The tasks that cannot do without each of them.
 TASKS_OF = {
-    "val_path": {"language", "usage", "generation"}, "object_path": {"object", "reworded", "exact_match", "retrieval"},
+    "val_path": {"language", "overlap", "usage", "generation"},
+    "object_path": {"object", "reworded", "exact_match", "cost", "retrieval", "absent"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
+    "pararel_path": {"pararel"},
+    "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
+WITHOUT_GOLD = TASKS_OF["val_path"] | {"language_sets"}
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,8 +62,26 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
             paths[name] = None
     return EvalConfig(
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
-        batch_size=args.batch_size, seed=args.seed,
+        batch_size=args.batch_size, seed=args.seed, language_sets=tuple(args.language_sets),
     )  # fmt: skip
+
+
+def load_plain(run_dir: str, model, tokenizer):
+    """The model of a plain run, which reads the same tokens as another in rows of the same length.
+
+    Raises:
+        FileNotFoundError, ValueError: it has no weights, a memory, another tokenizer, or a shorter context.
+    """
+    plain, longest = load_run(run_dir, model.device), model.settings.max_seq_len
+    if plain.settings.reads_bank:
+        raise ValueError(f"--plain {run_dir} is a run with a memory: give one without")
+    if load_tokenizer(run_dir, "plain").get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"--plain {run_dir} has another tokenizer, so its tokens are others: give a run with the same")
+    if plain.settings.max_seq_len < longest:
+        raise ValueError(
+            f"--plain {run_dir} reads {plain.settings.max_seq_len} tokens, fewer than {longest}: give another"
+        )
+    return plain
 
 
 def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict:
@@ -69,6 +95,15 @@ def chosen_controls(args: argparse.Namespace, model, config: EvalConfig) -> dict
         if name not in controls:
             raise ValueError(f"--arms {name!r} is not possible for {args.run}: choose from {list(controls)}")
     return controls if args.arms is None else {name: controls[name] for name in args.arms}
+
+
+def finder_of(args: argparse.Namespace, model, tokenizer) -> EntryFinder | None:
+    """What finds entries for the prompt; None without `--entries_from`. The run itself is not loaded again."""
+    if not args.entries_from:
+        return None
+    if Path(args.entries_from).resolve() == Path(args.run).resolve():
+        return EntryFinder(model, tokenizer, args.retriever)
+    return EntryFinder.of_run(args.entries_from, model.device, args.retriever)
 
 
 def show(results: ResultFile) -> None:
@@ -113,11 +148,16 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
             "edits": len(journal.changed_rows()),
         }
     knowledge = flags["data"]["database_init_path"], args.database_init_path
-    if not TASKS_OF["val_path"].issuperset(args.tasks):
+    if args.plain:
+        config = replace(config, plain=load_plain(args.plain, model, tokenizer))
+    if not WITHOUT_GOLD.issuperset(args.tasks):
         config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
+    finder = finder_of(args, model, tokenizer)
+    config = replace(config, finder=finder)
     controls = chosen_controls(args, model, config)
-    files = {name: path for name in PATHS if (path := getattr(config, name))}
-    results = ResultFile(run_dir, about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank)
+    files = {name: path for name in (*PATHS, "language_sets") if (path := getattr(config, name))}
+    about = about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank
+    results = ResultFile(run_dir, about | ({"entries_from": args.entries_from} if finder else {}))
     results.require_writable()
 
     def run_task(name: str, control: str, config: EvalConfig) -> None:
@@ -136,7 +176,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         for control, change in controls.items():
             with change(model, tokenizer, config) as changed:
                 for name in filter(tasks_of(control).__contains__, args.tasks):
-                    run_task(name, control, changed)
+                    run_task(name, control, replace(changed, control=control))
     resources = memory_readings(device) | {"parameters": sum(p.numel() for p in model.parameters())}
     results.close(resources=resources)
     return results
@@ -148,14 +188,22 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks to run; default: all")
-    names = ", ".join(repr(name) for name in (*BANK_CONTROLS, *GOLD_BANK_CONTROLS, *GOLD_CONTROLS))
+    names = ", ".join(map(repr, CONTROLS))
     parser.add_argument("--arms", nargs="*", metavar="CONTROL",
                         help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
     for name in PATHS:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
+    parser.add_argument("--language_sets", nargs="+", metavar="PATH", default=(),
+                        help="files, or folders of files, of questions and texts that others publish")  # fmt: skip
+    parser.add_argument(
+        "--plain", metavar="RUN", help="run folder of a plain model on the same tokens, for the task overlap"
+    )
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip
+    parser.add_argument("--entries_from", metavar="RUN", help="run with a memory whose retrieval finds the entries of "
+                        "the control 'entries in prompt'")  # fmt: skip
+    parser.add_argument("--retriever", choices=RETRIEVERS, default="run", help=f"of these entries: {RETRIEVER_HELP}")
     parser.add_argument("--cache_dir", help="folder of tokenised text and banks; default: as in the run's flags")
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")

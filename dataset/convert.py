@@ -1,7 +1,8 @@
-"""Converters from public fact formats to the knowledge format.
+"""Converters from public formats: of facts to the knowledge format, of public sets to their files of questions.
 
 python -m dataset.convert trex FOLDER_OR_FILE knowledge.json
 python -m dataset.convert triples facts.tsv knowledge.json --template "{subject} {predicate} {object}."
+python -m dataset.convert popqa test.tsv            # as published; its files go to dataset/stable, or a third argument
 """
 
 import argparse
@@ -16,6 +17,7 @@ from common.files import atomic, read_lines, require_file, require_text, unpacke
 
 from .formats import files_inside
 from .knowledge import Fact, read_values, triple_uuid
+from .sources import SOURCES
 
 TEMPLATE = "{subject} {predicate} {object}."
 
@@ -103,13 +105,37 @@ def read_trex(path: Path) -> Iterator[Fact]:
                 raise ValueError(f"{file}, line {line}: not a T-REx document ({problem!r})") from None
 
 
+def convert_set(name: str, path: Path, out: Path) -> str:
+    """Write the files that a published set becomes into a folder; returns what they are and which flags take them.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, has another form than published, or would replace a file.
+    """
+    from .public import make  # it imports this module
+
+    source = SOURCES[name]
+    if not path.is_dir():
+        require_file(path)
+    if there := [out / made for made in source.makes if (out / made).exists()]:
+        raise ValueError(f"{there[0]} is there, and {name} would replace it: move it away, or name another folder")
+    counts = make(source.convert, [path], source.makes, out, out)
+    return f"{', '.join(f'{out / file} ({n} rows)' for file, n in counts.items())}: give to {source.flag}"
+
+
 def main() -> None:
+    sets = [name for name, source in SOURCES.items() if source.convert and len(source.files) == 1 and name != "trex"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=["trex", "triples"], help="format of the input")
+    parser.add_argument("format", choices=["trex", "triples", *sets], help="format of the input, or a published set")
     parser.add_argument("input", type=Path, help="a file; for trex also a folder of files")
-    parser.add_argument("output", type=Path, help="the knowledge file to write")
+    parser.add_argument("output", type=Path, nargs="?",
+                        help="the knowledge file to write; of a set the folder, by default dataset/stable")  # fmt: skip
     parser.add_argument("--template", default=TEMPLATE, help="sentence of a triple without one")
     args = parser.parse_args()
+    if args.format in sets:
+        print(convert_set(args.format, args.input, args.output or Path("dataset/stable")))
+        return
+    if args.output is None:
+        raise ValueError(f"{args.format} needs a third argument: the knowledge file to write")
     facts = read_trex(args.input) if args.format == "trex" else read_triples(args.input, args.template)
     print(f"{write_knowledge(args.output, facts)} facts written to {args.output}")
 

@@ -27,6 +27,7 @@ from .convert import read_triples
 from .download import Progress, download
 from .formats import data_files, read_records, require_data
 from .knowledge import read_knowledge, read_values
+from .language_sets import read_sets
 from .pretrain import read_documents
 from .questions import FIELDS, read_questions
 from .sources import SOURCES, File, Source
@@ -93,6 +94,9 @@ def describe(path: Path) -> str:
         needed = FIELDS[kind]
         if fields.issuperset(needed):
             return f"{path} holds {len(read_questions(path, needed, None, 'path'))} questions: give it to --{kind}_path"
+    if fields.issuperset({"context", "choices", "answer"}):
+        number = sum(len(questions.rows) for questions in read_sets([path], None))
+        return f"{path} holds {number} questions about language: give it to --language_sets"
     if isinstance(first, (str, list)) or fields & {"target", "sentence"}:
         number = sum(1 for _ in read_knowledge(path))
         return f"{path} holds {number} sentences: give it to --database_init_path, with --knowledge_num auto"

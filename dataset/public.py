@@ -12,14 +12,16 @@ import shutil
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from common.files import atomic, open_text, parse_json, read_lines
 
 from .convert import read_trex, write_knowledge
-from .formats import read_records, read_rows
+from .formats import read_records
 from .knowledge import read_values, triple_uuid
 from .making import draw, object_question
+from .public_edits import Published, case_row, published, texts_of
+from .public_language import arc_easy, archive_lines, articles, blimp, hellaswag, lambada, piqa, sciq, wikitext2
 
 Rows = Iterator[tuple[int, dict]]
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
@@ -98,19 +100,9 @@ def stories(paths: list[Path]) -> Rows:
 
 
 def wikitext(paths: list[Path]) -> Rows:
-    """Articles, whose lines are rows: one begins at " = Title = "; deeper headings have more signs."""
-    title = re.compile(r"\s*= [^=].*[^=] =\s*")
+    """Articles of the training files, and of the last file, which validates."""
     for index, part in ((0, paths[:-1]), (1, paths[-1:])):
-        lines: list[str] = []
-        for path in part:
-            for _, row in read_rows(path, ["text"]):
-                line = row.get("text", "").strip()
-                if title.fullmatch(line) and lines:
-                    yield index, {"text": "\n".join(lines)}
-                    lines = []
-                lines += [line] * bool(line)
-        if lines:
-            yield index, {"text": "\n".join(lines)}
+        yield from ((index, {"text": text}) for text in articles(part))
 
 
 def wikipedia(paths: list[Path]) -> Rows:
@@ -138,21 +130,31 @@ def fact(sentence: str, subject: str, predicate: str, object: str, source: str) 
 
 def counterfact(paths: list[Path]) -> Rows:
     """Each case: the sentence with the true object for the bank, and the edit to the false one."""
-    done = set()
-    for _, case in read_values(paths[0]):
-        edit = case["requested_rewrite"]
-        subject, predicate = edit["subject"], PROPERTIES.get(edit["relation_id"], edit["relation_id"])
-        true, new, prompt = (
-            edit["target_true"]["str"],
-            edit["target_new"]["str"],
-            edit["prompt"].format(edit["subject"]),
-        )
-        entry = fact(f"{prompt} {true}.", subject, predicate, true, "CounterFact")
-        if entry["uuid"] in done:
-            continue
-        done.add(entry["uuid"])
+    yield from edited([published(row) for _, row in read_values(paths[0])], "CounterFact", 1)
+
+
+def edited(cases: list[Published], source: str, index: int) -> Rows:
+    """The bank's entry of each case, and its edit as a row of the file `index`; one case for each fact.
+
+    A neighbour whose prompt names the subject of a case, of the same relation and object, is that case's fact.
+    """
+    made, by_object = {}, defaultdict(list)
+    for case in cases:
+        if case.new and case.new != case.object:
+            predicate = PROPERTIES.get(case.relation, case.relation)
+            entry = fact(f"{case.prompt} {case.object}.", case.subject, predicate, case.object, source)
+            if entry["uuid"] not in made:
+                made[entry["uuid"]] = case, entry
+                by_object[case.relation, case.object].append((case.subject, entry["uuid"]))
+    for case, entry in made.values():
+        neighbours = []
+        for prompt, object in case.neighbours:
+            same = [] if object not in ("", case.object) else by_object[case.relation, case.object]
+            named = [(len(subject), uuid) for subject, uuid in same if subject in prompt and subject != case.subject]
+            uuid = max(named)[1] if named else None
+            neighbours.append({"prompt": prompt, "object": object or case.object, "uuid": uuid, "edited": bool(uuid)})
         yield 0, entry
-        yield 1, entry | {"new_object": new, "new_sentence": f"{prompt} {new}.", "question": f"{prompt} ___"}
+        yield index, case_row(case, entry, neighbours)
 
 
 def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
@@ -175,13 +177,16 @@ def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
 
 
 def zsre(paths: list[Path]) -> Rows:
-    """The bank states a question with its answer, and is asked in the question's other wording."""
-    pairs = []
+    """The bank states a question with its answer, and is asked in the question's other wording; then the edits."""
+    pairs, cases = [], []
     for _, row in read_values(paths[0]):
-        answer = row["answers"][0]
-        entry = fact(f"{row['src']} {answer}.", row["subject"], "answer", answer, "zsRE")
-        pairs.append((entry, f"Question: {row['rephrase']}\nAnswer: ___", row["answers"]))
+        case = published(row)
+        entry = fact(f"{case.prompt} {case.object}.", case.subject, "answer", case.object, "zsRE")
+        answers = row["answers"] if "answers" in row else texts_of(row["ground_truth"])
+        pairs += [(entry, f"Question: {worded}\nAnswer: ___", answers) for worded in case.worded[:1]]
+        cases.append(case._replace(relation="answer"))
     yield from asked(pairs)
+    yield from ((index, row) for index, row in edited(cases, "zsRE", 2) if index == 2)
 
 
 def popqa(paths: list[Path]) -> Rows:
@@ -197,38 +202,42 @@ def popqa(paths: list[Path]) -> Rows:
     yield from asked(pairs)
 
 
-def archive_lines(path: Path, folder: str) -> Iterator[tuple[str, dict]]:
-    """(name of the file, its value) of every line of the .jsonl files of a folder in a GitHub archive."""
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the name of the archive
-            if str(inside.parent) == folder and inside.suffix == ".jsonl":
-                for line in archive.read(name).decode().splitlines():
-                    if line.strip():
-                        yield inside.stem, json.loads(line)
+def pararel(paths: list[Path], seed: int = 0) -> Rows:
+    """The bank states a fact in its relation's first wording, and is asked in all that end in the object.
 
-
-def pararel(paths: list[Path]) -> Rows:
-    """The bank states a fact in its relation's first wording, and is asked in all others that end in the object."""
-    patterns = defaultdict(list)
+    All questions about a fact have the same choices in the same order.
+    """
+    patterns, pools, right, rng = defaultdict(list), defaultdict(list), defaultdict(set), random.Random(seed)
     for relation, row in archive_lines(paths[0], "data/pattern_data/graphs_json"):
         pattern = " ".join(row["pattern"].replace(" .", ".").split()).rstrip(".")
-        if pattern.endswith("[Y]"):
+        if pattern.endswith("[Y]") and pattern not in patterns[relation]:
             patterns[relation].append(pattern)
-    pairs = []
+    facts = {}
     for relation, row in archive_lines(paths[0], "data/trex_lms_vocab"):
         subject, object, wordings = row["sub_label"], row["obj_label"], patterns.get(relation)
         if wordings:
-            stated, *others = (wording.replace("[X]", subject) for wording in wordings)
-            predicate = PROPERTIES.get(relation, relation)
-            entry = fact(stated.replace("[Y]", object) + ".", subject, predicate, object, "ParaRel")
-            pairs += [(entry, wording.replace("[Y]", "___") + ".", [object]) for wording in others]
-    yield from asked(pairs)
+            sentence = wordings[0].replace("[X]", subject).replace("[Y]", object) + "."
+            entry = fact(sentence, subject, PROPERTIES.get(relation, relation), object, "ParaRel")
+            facts.setdefault(entry["uuid"], (relation, entry))
+            pools[relation].append(object)
+            right[subject].add(object)
+    if not facts:
+        raise LookupError("data/trex_lms_vocab and data/pattern_data/graphs_json have no relation in common")
+    for relation, entry in facts.values():
+        yield 0, entry
+        if wrong := draw(pools[relation], 4, right[entry["subject"]], rng):
+            asked = {name: entry[name] for name in ("uuid", "predicate", "subject", "object")} | {"relation": relation}
+            asked = object_question(asked, "", wrong, rng)
+            for number, pattern in enumerate(patterns[relation]):
+                question = pattern.replace("[X]", entry["subject"]).replace("[Y]", "___")
+                about = {"pattern_id": f"{relation}-{number}", "pattern": pattern, "question": question}
+                yield 1, asked | about | {"own_wording": number == 0}
 
 
 CONVERTERS: dict[str, Callable[[list[Path]], Rows]] = {
     convert.__name__: convert
     for convert in (
-        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel,
+        stories, wikitext, wikipedia, counterfact, zsre, popqa, pararel, blimp, lambada, arc_easy, sciq, hellaswag,
+        piqa, wikitext2,
     )
 }  # fmt: skip

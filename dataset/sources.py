@@ -49,6 +49,7 @@ WIKIPEDIA = HUB + "wikimedia/wikipedia@cf26be8eef6bc935da5d2281be5aad4813e49e90/
 POPQA = HUB + "akariasai/PopQA@098765c79ea10a2cb19c828324e33281b8336ec0/"
 ROME = "https://rome.baulab.info/data/dsets/"
 GITHUB = "https://github.com/"
+SETS = "--language_sets"
 
 SOURCES = {
     "minimind": Source(
@@ -99,13 +100,14 @@ SOURCES = {
     "counterfact": Source(
         "CounterFact: facts, each with a false object to edit in", "MIT (its repository)",
         (File(ROME + "counterfact.json"),),
-        ("counterfact_knowledge.jsonl", "counterfact_edit.jsonl"), "--database_init_path, --edit_path",
+        ("counterfact_knowledge.jsonl", "counterfact_edit.jsonl"), "--database_init_path, --counterfact_path",
         "counterfact", 45,
     ),
     "zsre": Source(
         "zsRE: questions of two wordings, as MEND split them", "MIT (its repository)",
         (File(ROME + "zsre_mend_eval.json"),),
-        ("zsre_knowledge.jsonl", "zsre_object.jsonl"), "--database_init_path, --object_path", "zsre",
+        ("zsre_knowledge.jsonl", "zsre_object.jsonl", "zsre_edit.jsonl"),
+        "--database_init_path, --object_path, --zsre_path", "zsre",
     ),
     "popqa": Source(
         "PopQA: questions about rare and well-known things", "MIT (its repository)",
@@ -115,6 +117,43 @@ SOURCES = {
     "pararel": Source(
         "ParaRel: facts of T-REx, each asked in many wordings", "MIT",
         (File(GITHUB + "yanaiela/pararel/archive/845c42a218d9d26ae9d2cc9ba2ba780741c4e57e.zip"),),
-        ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --object_path", "pararel",
+        ("pararel_knowledge.jsonl", "pararel_object.jsonl"), "--database_init_path, --pararel_path", "pararel",
+    ),
+    "blimp": Source(
+        "BLiMP: 67,000 pairs of a good and a bad sentence", "CC BY 4.0",
+        (File(GITHUB + "alexwarstadt/blimp/archive/refs/heads/master.zip"),), ("blimp.jsonl",), SETS, "blimp",
+    ),
+    "lambada": Source(
+        "LAMBADA, OpenAI's copy: the last word of a passage", "modified MIT (its card)",
+        (File("https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl", 1819752,
+              "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226"),),
+        ("lambada.jsonl",), SETS, "lambada", 2,
+    ),
+    "arc_easy": Source(
+        "ARC-easy: questions of science lessons", "CC BY-SA 4.0",
+        (File(HUB + "allenai/ai2_arc@210d026faf9955653af8916fad021475a3f00453/ARC-Easy/test-00000-of-00001.parquet"),),
+        ("arc_easy.jsonl",), SETS, "arc_easy", 1,
+    ),
+    "sciq": Source(
+        "SciQ: questions of science after a passage", "CC BY-NC 3.0: not for commerce",
+        (File(HUB + "allenai/sciq@2c94ad3e1aafab77146f384e23536f97a4849815/data/test-00000-of-00001.parquet",
+              sha256="3a719356a29b127fc54ef3c7f51a034db4bd105d5717215e8c85d2aa58d60667"),),
+        ("sciq.jsonl",), SETS, "sciq", 1,
+    ),
+    "hellaswag": Source(
+        "HellaSwag: what happens next?", "MIT (its repository)",
+        (File("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"),),
+        ("hellaswag.jsonl",), SETS, "hellaswag", 12,
+    ),
+    "piqa": Source(
+        "PIQA: which of two ways reaches a goal?", "AFL 3.0 (its card)",
+        (File("https://storage.googleapis.com/ai2-mosaic/public/physicaliqa/physicaliqa-train-dev.zip",
+              sha256="54d32a04f59a7e354396f321723c8d7ec35cc6b08506563d8d1ffcc15ce98ddd"),),
+        ("piqa.jsonl",), SETS, "piqa", 2,
+    ),
+    "wikitext2": Source(
+        "WikiText-2 raw: the test articles", "CC BY-SA 3.0, GFDL",
+        (File(WIKITEXT.replace("103", "2") + "test-00000-of-00001.parquet"),), ("wikitext2.jsonl",),
+        SETS, "wikitext2", 1,
     ),
 }  # fmt: skip

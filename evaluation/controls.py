@@ -10,6 +10,7 @@ configuration, for the tasks within it. The bank is the same as before, bit for 
 | bank counterfactual | the entry of each asked fact states a wrong choice            | memory, gold     |
 | gold entry forced   | every position reads the gold entry first                     | memory, gold     |
 | gold in prompt      | the sentence of the fact is in the prompt                     | gold             |
+| entries in prompt   | the entries that a run's retrieval finds are in the prompt    | --entries_from   |
 """
 
 from collections.abc import Iterator
@@ -83,9 +84,19 @@ def oracle_prompt(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
     yield replace(config, oracle="prompt")
 
 
+@contextmanager
+def found_in_prompt(model, tokenizer, config: EvalConfig) -> Iterator[EvalConfig]:
+    """The entries that retrieval finds for a question are in its prompt: reading as text what a memory reads."""
+    yield replace(config, oracle="found")
+
+
 BANK_CONTROLS = {"bank shuffled": shuffled, "bank zeroed": emptied}
 GOLD_CONTROLS = {"gold in prompt": oracle_prompt}
+FINDER_CONTROLS = {"entries in prompt": found_in_prompt}
 GOLD_BANK_CONTROLS = {"bank counterfactual": counterfactual, "gold entry forced": oracle_entry}
+
+
+CONTROLS = (*BANK_CONTROLS, *GOLD_BANK_CONTROLS, *GOLD_CONTROLS, *FINDER_CONTROLS)
 
 
 def controls_of(model, config: EvalConfig) -> dict:
@@ -95,6 +106,8 @@ def controls_of(model, config: EvalConfig) -> dict:
         controls |= GOLD_CONTROLS
         if model.settings.reads_bank:
             controls |= GOLD_BANK_CONTROLS if config.object_path else {"gold entry forced": oracle_entry}
+    if config.finder is not None:
+        controls |= FINDER_CONTROLS
     return controls
 
 
@@ -102,5 +115,7 @@ def tasks_of(control: str) -> tuple[str, ...]:
     """The tasks that are repeated under a control: an oracle says nothing about running text."""
     if control == "bank counterfactual":
         return ("object",)
-    questions = ("object", "relation", "verification")
+    questions = ("object", "relation", "verification", "pararel")
+    if control in FINDER_CONTROLS:
+        return (*questions, "reworded", "exact_match", "cost")
     return ("language", *questions) if control.startswith("bank") else questions

@@ -8,6 +8,7 @@ Measured after 1 edit (each alone), after 100 and after 10,000. Missing edits up
 facts, which get the object of another fact. Neighbours are never edited.
 """
 
+import hashlib
 import random
 import time
 import warnings
@@ -91,6 +92,34 @@ def repeatable() -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
+
+
+def fingerprint(model) -> dict[str, str]:
+    """What a bank holds, and its index by n-grams, if there is one: equal only if all bits are."""
+
+    def parts(value) -> Iterator[bytes]:
+        if isinstance(value, Tensor):
+            yield f"{value.dtype} {tuple(value.shape)}".encode()
+            yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        elif isinstance(value, dict):
+            for name in sorted(value):
+                yield repr(name).encode()
+                yield from parts(value[name])
+        elif hasattr(value, "__dict__") and not isinstance(value, type(model.settings)):
+            yield from parts(vars(value))
+        else:
+            yield repr(value).encode()
+
+    held = {"bank": [model.bank.tokens, model.bank.frozen]}
+    if model.settings.uses_ngrams:
+        held["index"] = [model.bank.ngrams()]
+    found = {}
+    for name, values in held.items():
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (part for value in values for part in parts(value)):
+            digest.update(part)
+        found[name] = digest.hexdigest()
+    return found
 
 
 def write_edits(model, tokenizer, edits: Edits) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,11 @@
-"""Questions about facts: object, relation, verification, free generation, guesses by frequency.
+"""Questions about facts: object, relation, verification, free generation, guesses by frequency; what they cost.
 
 Multiple choice takes the option with the highest log-probability. Chance is 20 % for five choices, 50 % for statements.
 """
 
-from collections import Counter
-from statistics import median
+import time
+from collections.abc import Callable
+from statistics import mean, median
 
 import torch
 
@@ -24,11 +25,13 @@ from dataset.questions import (
 )
 
 from .config import EvalConfig, accuracy, accuracy_by_part
-from .likelihood import left_padded_batches, multiple_choice, score_options
+from .likelihood import after_context, left_padded_batches, multiple_choice, score_options
 
 OBJECT_VERSION = RELATION_VERSION = 2
-VERIFICATION_VERSION = REWORDED_VERSION = EXACT_MATCH_VERSION = FREQUENCY_VERSION = 1
+VERIFICATION_VERSION = REWORDED_VERSION = EXACT_MATCH_VERSION = FREQUENCY_VERSION = COST_VERSION = 1
 MAX_GENERATED, NEW_TOKENS = 500, 24
+TIMED, TIMED_ALONE, REPEATS = 256, 16, 3  # questions in batches, one by one; measured passes after one that warms up
+ANSWER_TOKENS = 8  # are written in the time of an answer
 
 
 def ask_objects(model, tokenizer, config: EvalConfig) -> tuple[list[dict], list[int], dict]:
@@ -106,7 +109,8 @@ def exact_match(model, tokenizer, config: EvalConfig) -> dict | None:
     asked = [(row, *split_question(row["question"], row["choices"])) for row in rows]
     asked = [(row, prompt, options) for row, prompt, options in asked if prompt][:MAX_GENERATED]
     right = []
-    prompts = [prompt for _, prompt, _ in asked]
+    questions = [(prompt, options) for _, prompt, options in asked]
+    prompts = [prompt for prompt, _ in after_context([row for row, *_ in asked], questions, config)]
     for batch, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
         out_XT = model.generate(
             input_XT, attention_mask=mask_XT, max_new_tokens=NEW_TOKENS, do_sample=False,
@@ -135,7 +139,7 @@ def frequency(model, tokenizer, config: EvalConfig) -> dict | None:
     """
     if config.gold is None:
         return None
-    counts = Counter((fact.predicate, fact.object) for _, fact in config.gold.every())
+    counts = config.gold.frequency
     if not counts:
         return None
     asked = {(fact.subject, fact.predicate, fact.object) for fact in config.gold.facts.values()}
@@ -165,3 +169,62 @@ def frequency(model, tokenizer, config: EvalConfig) -> dict | None:
 def most_frequent_is_right(rows: list[dict], counts: list[list[int]]) -> list[bool]:
     """For each question, whether the first of the most frequent choices is the right one."""
     return [own.index(max(own)) == answer_index(row) for row, own in zip(rows, counts, strict=True)]
+
+
+def ms_a_question(act: Callable, batches: list, n: int, device: torch.device) -> float:
+    """Milliseconds that `act` takes over all batches, a question: the fastest pass after a first one."""
+    seconds = []
+    for _ in range(1 + REPEATS):
+        wait(device)
+        start = time.perf_counter()
+        for batch in batches:
+            act(batch)
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * min(seconds[1:]) / n
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def cost(model, tokenizer, config: EvalConfig) -> dict | None:
+    """Tokens and milliseconds of an object question, in batches and alone, after a pass that warms up.
+
+    `first_token_ms`: from the tokens of the prompt to the distribution of the answer's first token; `answer_ms`: to
+    eight written tokens. Both include `search_ms`, the search for entries in the prompt; a memory's own search is a
+    part of its forward pass. Tokenising is not counted.
+    """
+    if config.object_path is None:
+        return None
+    rows = read_questions(config.object_path, FIELDS["object"], min(config.limit or TIMED, TIMED), "object_path")
+    asked = [split_question(row["question"], row["choices"]) for row in rows]
+    prompts = [prompt for prompt, _ in after_context(rows, asked, config)]
+
+    def write(batch) -> None:
+        input_XT, mask_XT = batch
+        model.generate(
+            input_XT, attention_mask=mask_XT, min_new_tokens=ANSWER_TOKENS, max_new_tokens=ANSWER_TOKENS,
+            do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+
+    def measured(n: int, size: int) -> dict:
+        batches = [batch[1:] for batch in left_padded_batches(model, tokenizer, prompts[:n], size)]
+        search = 0.0
+        if config.oracle == "found":
+            queries = config.finder.batches([prompt for prompt, _ in asked[:n]], size)
+            search = ms_a_question(config.finder.search, queries, n, model.device)
+        read = ms_a_question(lambda b: model(b[0], attention_mask=b[1], logits_to_keep=1), batches, n, model.device)
+        answer = ms_a_question(write, batches, n, model.device)
+        return {
+            "batch_size": size, "search_ms": search, "first_token_ms": search + read, "answer_ms": search + answer,
+            "n": n,
+        }  # fmt: skip
+
+    lengths = [1 + len(tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]
+    return {
+        "prompt_tokens": mean(lengths), "batched": measured(len(prompts), config.batch_size),
+        "alone": measured(min(len(prompts), TIMED_ALONE), 1), "n": len(prompts), "task_version": COST_VERSION,
+    }  # fmt: skip

@@ -9,9 +9,11 @@ import math
 
 import torch
 
+from dataset.tokenizer import encode_texts
+
 from .config import EvalConfig
 from .language import validation_rows
-from .likelihood import log_likelihoods
+from .likelihood import batches_by_length, left_padded_batches, log_likelihoods
 
 TASK_VERSION = 1
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 48
@@ -51,6 +53,30 @@ def continue_prompt(model, tokenizer, prompt: str, sample: bool, new_tokens: int
         **model.fixed_cache(input_ids.shape[1] + new_tokens),
     )  # fmt: skip
     return out[0, input_ids.shape[1] :].tolist()
+
+
+@torch.no_grad()
+def continuations(
+    model, tokenizer, prompts: list[str], new_tokens: list[int], batch_size: int, most_tokens: int = 0
+) -> list[str]:
+    """What the model writes after each prompt, greedily.
+
+    Args:
+        new_tokens: how many tokens each prompt needs at least; it may get more.  most_tokens: as in
+            `batches_by_length`.
+    """
+    found, lengths = [""] * len(prompts), [1 + len(ids) for ids in encode_texts(tokenizer, prompts)]
+    for chosen in batches_by_length(lengths, batch_size, most_tokens):
+        own, more = [prompts[i] for i in chosen], max(new_tokens[i] for i in chosen)
+        ((_, input_XT, mask_XT),) = left_padded_batches(model, tokenizer, own, len(own), more)
+        out_XT = model.generate(
+            input_XT, attention_mask=mask_XT, max_new_tokens=more, do_sample=False,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        texts = tokenizer.batch_decode(out_XT[:, input_XT.shape[1] :], skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
+            found[i] = text
+    return found
 
 
 def generation(model, tokenizer, config: EvalConfig) -> dict | None:

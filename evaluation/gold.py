@@ -1,18 +1,25 @@
 """Which entry of the bank states the fact that a question asks for (the gold entry)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common.constants import NO_ENTRY
+from dataset.edit_cases import read_cases
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
+from dataset.language_sets import read_sets
+from dataset.public_questions import read_pararel
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
 from .config import EvalConfig
+from .lookup import LookUp
 
-QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path")
+CASE_FILES = ("counterfact_path", "zsre_path")
+QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path", "pararel_path", *CASE_FILES)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,16 @@ class Gold:
     rows: dict[str, int]
     facts: dict[str, Fact]
     every: Callable[[], Iterator[tuple[int, Fact]]]
+
+    @cached_property
+    def look_up(self) -> LookUp:
+        """The look-up without a model over all entries; built once."""
+        return LookUp.of(self.every())
+
+    @cached_property
+    def frequency(self) -> Counter:
+        """How often each (predicate, object) stands in the entries; counted once."""
+        return Counter((fact.predicate, fact.object) for _, fact in self.every())
 
     def row(self, question: dict) -> int:
         """The row of the fact; NO_ENTRY if the bank does not state it."""
@@ -46,9 +63,15 @@ def require_questions(config: EvalConfig) -> None:
     """
     if config.val_path:
         require_data(config.val_path, "val_path")
+    read_sets(config.language_sets, config.limit)
     for kind in ("object", "relation", "verification", "edit"):
         if path := getattr(config, f"{kind}_path"):
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
+    if config.pararel_path:
+        read_pararel(config.pararel_path, config.limit)
+    for name in CASE_FILES:
+        if path := getattr(config, name):
+            read_cases(path, config.limit, name)
 
 
 def find_gold(
@@ -67,7 +90,10 @@ def find_gold(
     uuids, path = set(), knowledge_path or default_path
     for name in QUESTION_FILES:
         if questions := getattr(config, name):
-            uuids |= {row["uuid"] for row in read_questions(questions, (), config.limit, name) if "uuid" in row}
+            rows = read_questions(questions, (), config.limit, name)
+            uuids |= {row["uuid"] for row in rows if "uuid" in row}
+            if name in CASE_FILES:
+                uuids |= {one["uuid"] for row in rows for one in row.get("neighbours") or () if one.get("uuid")}
     if not uuids:
         return None
     if model.settings.reads_bank:

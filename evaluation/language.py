@@ -58,9 +58,13 @@ def sources_of(rows: PretrainDataset, path: str) -> list[str] | None:
 def token_losses(model, batch: dict[str, Tensor]) -> Tensor:
     """(B, T) float32: the cross-entropy of each token in nats, 0 where there is no label."""
     labels_BT = batch.pop("labels")
-    logits_BTV = model(**batch).logits[:, :-1]
-    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT[:, 1:].flatten(), reduction="none")
-    return F.pad(loss_BT.view(len(labels_BT), -1), (1, 0))
+    return losses_of(model(**batch).logits, labels_BT)
+
+
+def losses_of(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """(B, T) float32: as `token_losses`, from the logits."""
+    loss_X = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), labels_BT[:, 1:].flatten(), reduction="none")
+    return F.pad(loss_X.view(len(labels_BT), -1), (1, 0))
 
 
 def document_of(rows: PretrainDataset, first_row: int, n_rows: int) -> np.ndarray:

@@ -12,32 +12,61 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
 from dataset.questions import answer_index, chance_of
-from dataset.tokenizer import border
+from dataset.tokenizer import border, encode_texts
 
 from .config import EvalConfig, accuracy, accuracy_by_part
 
 Batch = tuple[slice, Tensor, Tensor]
 
 
-def encode(tokenizer, prompt: str, option: str) -> tuple[list[int], int]:
-    """Token ids of bos, prompt and option, and the position where the option begins.
+def encode(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
+    """For each (prompt, option): token ids of bos, prompt and option, and the position where the option begins.
 
     Prompt and option are tokenised together, as in a running text.
     """
-    joined = tokenizer(prompt + option, add_special_tokens=False).input_ids
-    alone = tokenizer(prompt, add_special_tokens=False).input_ids
-    return [tokenizer.bos_token_id, *joined], 1 + border(alone, joined)
+    joined = encode_texts(tokenizer, [prompt + option for prompt, option in pairs])
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    alone = dict(zip(prompts, encode_texts(tokenizer, prompts), strict=True))
+    return [
+        ([tokenizer.bos_token_id, *ids], 1 + border(alone[prompt], ids))
+        for (prompt, _), ids in zip(pairs, joined, strict=True)
+    ]
 
 
-def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int) -> Iterator[Batch]:
+def batches_by_length(lengths: list[int], batch_size: int, most_tokens: int = 0) -> Iterator[list[int]]:
+    """The indices of sequences, those of about equal length together, the shortest first.
+
+    Args:
+        most_tokens: a batch may hold more than `batch_size` sequences, with so many tokens in all.
+    """
+    by_length, begin = sorted(range(len(lengths)), key=lengths.__getitem__), 0
+    while begin < len(by_length):
+        size = batch_size
+        while begin + size < len(by_length) and (size + 1) * lengths[by_length[begin + size]] <= most_tokens:
+            size += 1
+        yield by_length[begin : begin + size]
+        begin += size
+
+
+def ended(options: list[str], tokenizer) -> list[str]:
+    """The options, each with an end-of-text token if one of them is the beginning of another.
+
+    The beginning would never be less likely than the longer option.
+    """
+    if any(longer != option and longer.startswith(option) for option in options for longer in options):
+        return [option + tokenizer.eos_token for option in options]
+    return options
+
+
+def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int, room: int = 0) -> Iterator[Batch]:
     """Batches of prompts, each with bos, padded on the left so that all end at the last position.
 
     Yields:
         The slice of `prompts`, ids (X, T) int64, and their mask (X, T) int64, 0 at padding. Prompts longer than the
-        model's context lose their beginning.
+        model's context, less a `room` of so many tokens, lose their beginning.
     """
-    ids = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False).input_ids] for p in prompts]
-    ids = [torch.tensor(row[-model.settings.max_seq_len :]) for row in ids]
+    ids = [[tokenizer.bos_token_id, *own] for own in encode_texts(tokenizer, prompts)]
+    ids = [torch.tensor(row[-max(model.settings.max_seq_len - room, 1) :]) for row in ids]
     left = {"batch_first": True, "padding_side": "left"}
     for begin in range(0, len(ids), batch_size):
         rows = ids[begin : begin + batch_size]
@@ -48,21 +77,21 @@ def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int) -
 
 @torch.no_grad()
 def log_likelihoods(
-    model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None
-) -> list[tuple[float, int]]:
+    model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None,
+    most_tokens: int = 0,
+) -> list[tuple[float, int]]:  # fmt: skip
     """For each (prompt, option): the log-probability of the option in nats, and its number of tokens.
 
     Sequences longer than the model's context lose their beginning.
 
     Args:
         entries: for each pair, an entry of the bank that every position reads first (oracle); NO_ENTRY: none.
+        most_tokens: as in `batches_by_length`.
     """
-    encoded = [encode(tokenizer, prompt, option) for prompt, option in pairs]
+    encoded = encode(tokenizer, pairs)
     longest = model.settings.max_seq_len
     results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
-    by_length = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
-    for begin in range(0, len(pairs), batch_size):
-        chosen = by_length[begin : begin + batch_size]
+    for chosen in batches_by_length([len(ids) for ids, _ in encoded], batch_size, most_tokens):
         cut = [max(len(encoded[i][0]) - longest, 0) for i in chosen]
         ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(chosen, cut, strict=True)]
         # Causal attention does not see padding on the right.
@@ -77,9 +106,34 @@ def log_likelihoods(
     return results
 
 
+def after_context(
+    rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig
+) -> list[tuple[str, list[str]]]:
+    """(prompt, options) of each question, after the text that the configuration puts before it, if any.
+
+    Args:
+        rows: the questions as read.  questions: (prompt, options) of each.
+    """
+    before = [""] * len(rows)
+    if config.oracle == "prompt":
+        facts = [config.gold.fact(row) if config.gold else None for row in rows]
+        before = [fact.sentence if fact else "" for fact in facts]
+    elif config.oracle == "found":
+        before = config.finder.texts([prompt for prompt, _ in questions])
+    return [behind(text, *question) for text, question in zip(before, questions, strict=True)]
+
+
+def behind(text: str, prompt: str, options: list[str]) -> tuple[str, list[str]]:
+    """A question and its options behind a text, if there is one; a space parts them."""
+    if not text:
+        return prompt, options
+    return (f"{text} {prompt}", options) if prompt else (text, [f" {option}" for option in options])
+
+
 def score_options(
-    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig
-) -> list[list[tuple[float, int]]]:
+    model, tokenizer, rows: list[dict], questions: list[tuple[str, list[str]]], config: EvalConfig,
+    most_tokens: int = 0,
+) -> list[list[tuple[float, int]]]:  # fmt: skip
     """For each question, (log-probability, tokens) of each option, under the oracle of the configuration.
 
     Questions whose fact is not in the bank get no oracle. If one option is a prefix of another, it can never be less
@@ -87,19 +141,15 @@ def score_options(
 
     Args:
         rows: the questions as read.  questions: (prompt, options) of each.
+        most_tokens: as in `batches_by_length`.
     """
     pairs, entries = [], []
-    for row, (prompt, options) in zip(rows, questions, strict=True):
-        fact = config.gold.fact(row) if config.gold else None
-        if config.oracle == "prompt" and fact:
-            options = options if prompt else [f" {option}" for option in options]
-            prompt = f"{fact.sentence} {prompt}".rstrip()
-        if any(longer != option and longer.startswith(option) for option in options for longer in options):
-            options = [option + tokenizer.eos_token for option in options]
+    for row, (prompt, options) in zip(rows, after_context(rows, questions, config), strict=True):
+        options = ended(options, tokenizer)
         pairs += [(prompt, option) for option in options]
         entries += [config.gold.row(row) if config.gold else NO_ENTRY] * len(options)
     oracle = entries if config.oracle == "entry" else None
-    scores = iter(log_likelihoods(model, tokenizer, pairs, config.batch_size, oracle))
+    scores = iter(log_likelihoods(model, tokenizer, pairs, config.batch_size, oracle, most_tokens))
     return [list(islice(scores, len(options))) for _, options in questions]
 
 

@@ -9,10 +9,15 @@ Axes: N entries · X postings (pairs of a word and an entry that holds it)
 import math
 import re
 import unicodedata
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 
+from dataset.knowledge import Fact
 from dataset.questions import BLANK, FIELDS, PARAPHRASES, answer_index, chance_of, read_named, read_questions
 
 from .config import EvalConfig, wilson_interval
@@ -36,50 +41,77 @@ class WordIndex:
 
     def __init__(self, texts: Iterable[str]):
         self.word_ids: dict[str, int] = {}
-        self.length_N, word_X, entry_X = [], [], []
+        lengths, word_X, entry_X = [], array("q"), array("q")
         for row, text in enumerate(texts):
             words = words_of(text)
-            self.length_N.append(len(words))
+            lengths.append(len(words))
             for word in set(words):
                 word_X.append(self.word_ids.setdefault(word, len(self.word_ids)))
                 entry_X.append(row)
-        word_X, entry_X = np.array(word_X, dtype=np.int32), np.array(entry_X, dtype=np.int32)
-        order_X = np.argsort(word_X, kind="stable")
-        self.entry_X = entry_X[order_X]
-        self.start_W = np.searchsorted(word_X[order_X], np.arange(len(self.word_ids) + 1))
-        self.length_N = np.array(self.length_N)
+        self.length_N, N = np.array(lengths, dtype=np.int64), max(len(lengths), 1)
+        key_X = np.sort(np.array(word_X) * N + np.array(entry_X))
+        self.entry_X = (key_X % N).astype(np.int32)
+        self.start_W = np.searchsorted(key_X, np.arange(len(self.word_ids) + 1) * N)
+        self._score_N = np.zeros(N)  # of the search that runs; 0 between searches
+        self.changes: dict[int, str] = {}  # texts of rows that `entry_X` has otherwise
+
+    def replaced(self, texts: dict[int, str]) -> "WordIndex":
+        """The index with other texts in some rows, which may be new ones at its end; this one stays as it is."""
+        new, N = copy(self), max(len(self.length_N), *(row + 1 for row in texts), 0)
+        new.changes = self.changes | texts
+        new.length_N, new._score_N, new._is_changed_N = np.zeros(N, np.int64), np.zeros(N), np.zeros(N, dtype=bool)
+        new.length_N[: len(self.length_N)] = self.length_N
+        new._added, new._entries = defaultdict(list), {}
+        for row in sorted(new.changes):
+            words = words_of(new.changes[row])
+            new.length_N[row], new._is_changed_N[row] = len(words), True
+            for word in set(words):
+                new._added[word].append(row)
+        return new
 
     def entries_of(self, word: str) -> np.ndarray:
         """The rows with a word, ascending; none for an unknown word."""
         index = self.word_ids.get(word)
-        return self.entry_X[:0] if index is None else self.entry_X[self.start_W[index] : self.start_W[index + 1]]
+        rows = self.entry_X[:0] if index is None else self.entry_X[self.start_W[index] : self.start_W[index + 1]]
+        if not self.changes:
+            return rows
+        if word not in self._entries:
+            added = np.array(self._added.get(word, []), dtype=rows.dtype)
+            self._entries[word] = np.sort(np.concatenate([rows[~self._is_changed_N[rows]], added]))
+        return self._entries[word]
 
     def best(self, text: str, n: int = READ) -> list[int]:
         """The rows of the `n` best entries for a text, best first; fewer where fewer share a word with it."""
+        return self.search(text, n)[0]
+
+    def search(self, text: str, n: int = READ) -> tuple[list[int], list[float]]:
+        """The rows of the `n` best entries for a text, best first, and their sums of weights in nats."""
         postings = {word: self.entries_of(word) for word in dict.fromkeys(words_of(text))}
         postings = {word: rows for word, rows in postings.items() if len(rows)}
-        rare = {word: rows for word, rows in postings.items() if len(rows) <= COMMON}
-        common = {word: rows for word, rows in postings.items() if len(rows) > COMMON}
+        rare = [rows for rows in postings.values() if len(rows) <= COMMON]
+        common = [rows for rows in postings.values() if len(rows) > COMMON]
         if not postings:
-            return []
-        score = self._sum(rare or common)
-        # Only entries that reach the n-th best score can win a tie.
-        rows = np.fromiter(score, dtype=np.int64)
-        score_N = np.array([score[row] for row in rows])
-        least = np.sort(score_N)[-n] if len(rows) > n else -math.inf
-        rows, score_N = rows[score_N >= least], score_N[score_N >= least]
+            return [], []
+        score_N, found = self._score_N, rare or common
+        for own in found:  # no row twice
+            score_N[own] += self._weight(len(own))
+        rows = np.concatenate(found)
+        own_score = score_N[rows]
+        for own in found:
+            score_N[own] = 0.0
+        # Only entries that reach the n-th best score can win a tie. An entry stands here once for each word.
+        for most in (n * len(found), n):
+            if len(rows) > most:
+                least = np.partition(own_score, -most)[-most]
+                rows, own_score = rows[own_score >= least], own_score[own_score >= least]
+            rows, first_X = np.unique(rows, return_index=True)
+            own_score = own_score[first_X]
         tie_N = np.zeros(len(rows))
-        for own in common.values() if rare else ():
+        for own in common if rare else ():
             nearest_N = np.searchsorted(own, rows).clip(max=len(own) - 1)
             tie_N += (own[nearest_N] == rows) * self._weight(len(own))
-        order = np.lexsort((rows, self.length_N[rows], -tie_N, -score_N))
-        return rows[order[:n]].tolist()
-
-    def _sum(self, postings: dict[str, np.ndarray]) -> dict[int, float]:
-        rows = np.concatenate(list(postings.values()))
-        weights = np.concatenate([np.full(len(own), self._weight(len(own))) for own in postings.values()])
-        found, index_X = np.unique(rows, return_inverse=True)
-        return dict(zip(found.tolist(), np.bincount(index_X, weights).tolist(), strict=True))
+        order = np.lexsort((rows, self.length_N[rows], -tie_N, -own_score))[:n]
+        return rows[order].tolist(), own_score[order].tolist()
 
     def _weight(self, n_entries: int) -> float:
         return math.log(len(self.length_N) / n_entries)
@@ -109,6 +141,35 @@ def share_right(index: WordIndex, texts: list[str], prompts: list[str], choices:
     return shares
 
 
+@dataclass(frozen=True)
+class LookUp:
+    """The look-up over a bank: its index, and the texts of its rows."""
+
+    index: WordIndex
+    texts: list[str]
+
+    @classmethod
+    def of(cls, facts: Iterable[tuple[int, Fact]]) -> "LookUp":
+        """The look-up over (row, fact) pairs; the rows between them are empty."""
+        found = {row: fact.sentence for row, fact in facts}
+        texts = [found.get(row, "") for row in range(1 + max(found, default=-1))]
+        return cls(WordIndex(texts), texts)
+
+    def replaced(self, texts: dict[int, str]) -> "LookUp":
+        """The same with other texts in some rows, as `WordIndex.replaced`."""
+        rows = self.texts + [""] * (max(texts, default=-1) + 1 - len(self.texts))
+        for row, text in texts.items():
+            rows[row] = text
+        return LookUp(self.index.replaced(texts), rows)
+
+    def chosen(self, prompts: list[str], choices: list[list[str]]) -> list[list[int]]:
+        """For each question the choices that the look-up takes: one, or those among which it guesses."""
+        return [
+            choose([self.texts[row] for row in self.index.best(prompt)], own)
+            for prompt, own in zip(prompts, choices, strict=True)
+        ]
+
+
 def lookup(model, tokenizer, config: EvalConfig) -> dict | None:
     """Accuracy of the look-up on object questions, on the same in other wordings, and on statements.
 
@@ -117,12 +178,10 @@ def lookup(model, tokenizer, config: EvalConfig) -> dict | None:
     """
     if config.gold is None or not (config.object_path or config.verification_path):
         return None
-    texts = [""] * (1 + max((row for row, _ in config.gold.every()), default=-1))
-    for row, fact in config.gold.every():
-        texts[row] = fact.sentence
+    index, texts = config.gold.look_up.index, config.gold.look_up.texts
     if not texts:
         return None
-    index, result = WordIndex(texts), {}
+    result = {}
     if path := config.object_path:
         rows = read_questions(path, FIELDS["object"], config.limit, "object_path")
         choices, right = [row["choices"] for row in rows], [answer_index(row) for row in rows]

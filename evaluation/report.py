@@ -6,14 +6,50 @@ from pathlib import Path
 
 from common.files import read_json
 
-MAIN_CONTROLS = ("bank shuffled", "bank counterfactual")
-WITHOUT_MODEL = ("chance", "look-up")  # columns
+from .language_sets import cells_of
+from .overlap import grid_of
+
+MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
+WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
+SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
+PUBLIC_TASKS = ("pararel",)  # with the results of no model, on the same questions, in them
+AGREE = {"consistent": "agree", "all_right": "right"}
+EDIT_TASKS = ("counterfact", "zsre")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share for people; "-" where there was nothing to count."""
     return "-" if share is None else f"{share:.{digits}%}"
+
+
+def with_interval(share: dict) -> str:
+    """A share with half of its 95 % interval."""
+    low, high = share["ci95"]
+    return f"{percent(share['accuracy'])} ±{percent((high - low) / 2)}"
+
+
+def shares_of(task: str, result: dict) -> dict[str, dict]:
+    """The shares that a table shows of a task on a public set, by the name of the measure."""
+    shares = {f"{task}, {name}": part for name, part in result.get("parts", {}).items()}
+    for key in ("consistent", "all_right"):
+        if key in result:
+            shares[f"{task}, all wordings {AGREE[key]}"] = result[key]
+    for part, layers in (result.get("read") or {}).items():
+        shares |= {f"{task}, {part}: entry read, {name}": own["selected"] for name, own in layers.items()}
+    return shares
+
+
+def absent_cells(result: dict) -> dict[str, str]:
+    """The cells of the task `absent`."""
+    cells = {}
+    for name, own in result["knowing"].items():
+        low, high = own["ci95"]
+        cells[f"absent, AUROC of {name}"] = f"{own['auroc']:.3f} ±{(high - low) / 2:.3f}"
+    for name in ("emptied", "held"):
+        cells[f"absent, right, {name}"] = with_interval(result[name])
+        cells[f"absent, answer as before, {name}"] = with_interval(result[name]["same"])
+    return cells
 
 
 def measures_of(results: dict) -> dict[str, str]:
@@ -29,12 +65,22 @@ def measures_of(results: dict) -> dict[str, str]:
         if task in results:
             result = results[task]
             for name, part in ({"": result} | result.get("parts", {})).items():
-                low, high = part["ci95"]
-                cells[f"{task} {name}".strip()] = f"{percent(part['accuracy'])} ±{percent((high - low) / 2)}"
-    if "exact_match" in results:
-        cells["object, written freely"] = percent(results["exact_match"]["accuracy"])
+                cells[f"{task} {name}".strip()] = with_interval(part)
+    for task, name in SHARES.items():
+        if task in results:
+            cells[name] = percent(results[task]["accuracy"])
     if "object" in results:
         cells["object planted"] = percent(results["object"]["planted"]["accuracy"])
+    cells |= absent_cells(results["absent"]) if "absent" in results else {}
+    for task in PUBLIC_TASKS:
+        if task in results:
+            cells |= {name: with_interval(share) for name, share in shares_of(task, results[task]).items()}
+    return cells | memory_cells(results) | costs_of(results)
+
+
+def memory_cells(results: dict) -> dict[str, str]:
+    """The cells of a column that only a memory has: entries found and read, and edits."""
+    cells = {}
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
         cells[f"gold entry read, {layer}"] = percent(shares["selected"]["accuracy"])
         among = [percent(shares[f"candidate_{n}"]["accuracy"]) for n in (4, 16, 64)]
@@ -45,6 +91,43 @@ def measures_of(results: dict) -> dict[str, str]:
             cells[f"ES/PS/NS, edits: {results['edits'][number]['edits']}"] = "/".join(
                 percent(share, 0) for share in shares
             )
+    for task in EDIT_TASKS:
+        cells |= edit_cells(task, results[task]) if task in results else {}
+    return cells
+
+
+def edit_cells(task: str, result: dict) -> dict[str, str]:
+    """The scores of an editing benchmark after each number of edits, of the model or of the look-up."""
+    cells = {}
+
+    def shares(found: dict, *names: str) -> str:
+        return "/".join(percent(found.get(name, {}).get("accuracy")) for name in names)
+
+    for found in result["numbers"].values():
+        edits = f"{task}, edits: {found.get('edits', 0)}"
+        worded = "PS_made" if "PS_made" in found else "PS_paraphrase"
+        cells[f"{edits}, ES/PS/NS"] = shares(found, "ES", worded, "NS")
+        if worded == "PS_made" and "PS_paraphrase" in found:
+            cells[f"{edits}, PS as published"] = shares(found, "PS_paraphrase")
+        if without := found.get("NS_no_entry"):
+            was = f" (before {percent(without['before'])})" if "before" in without else ""
+            cells[f"{edits}, NS without entry"] = percent(without["accuracy"]) + was
+        if "free" in found:
+            cells[f"{edits}, ES/PS written freely"] = shares(found["free"], "ES", worded)
+    if deleted := result.get("deletion"):
+        chosen = shares(deleted["chosen"], "before", "deleted", "never_held")
+        cells[f"{task}, old object, entry there/emptied/never there"] = chosen
+    return cells
+
+
+def costs_of(results: dict) -> dict[str, str]:
+    """The cells of the task `cost`: tokens of a question, and milliseconds in batches and alone."""
+    if "cost" not in results:
+        return {}
+    cells = {"tokens of a prompt": f"{results['cost']['prompt_tokens']:.1f}"}
+    for part in (results["cost"]["batched"], results["cost"]["alone"]):
+        for key, what in (("first_token_ms", "first token"), ("answer_ms", "answer")):
+            cells[f"ms a question, {what}, batch {part['batch_size']}"] = f"{part[key]:.3g}"
     return cells
 
 
@@ -58,16 +141,55 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
     for title, task in (("chance, by frequency", "frequency"), ("look-up", "lookup")):
         guesses = next((results[task] for results in rows.values() if task in results), {})
         columns[title] = {m: percent(guesses[m]["accuracy"]) for m in measures if m in guesses}
+    for title, key in (("chance", "guess"), ("chance, by frequency", "frequency"), ("look-up", "lookup")):
+        for task in PUBLIC_TASKS:
+            known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
+            shares = next((shares_of(task, own[key]) for own in known if key in own), {})
+            columns[title] |= {m: percent(shares[m]["accuracy"]) for m in measures if m in shares}
+    for task in EDIT_TASKS:
+        found = next((results[task]["lookup"] for results in rows.values() if "lookup" in results.get(task, {})), None)
+        columns["look-up"] |= edit_cells(task, found) if found else {}
     return {title: column for title, column in columns.items() if column}
 
 
 def table(rows: dict[str, dict]) -> str:
-    """An aligned table of named results."""
+    """An aligned table of named results; below it, where there are any, that of the language sets."""
     cells = {name: measures_of(results) for name, results in rows.items()}
     measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
     cells |= chance_levels(rows, measures)
+    return "\n\n".join(
+        filter(None, [measures and aligned(cells, measures), table_of_sets(rows), *tables_of_overlap(rows)])
+    )
+
+
+def tables_of_overlap(rows: dict[str, dict]) -> list[str]:
+    """For each run with a memory, its loss by the run of tokens that a position shares with what it reads."""
+    return [
+        f"{name}: loss by the tokens that a position shares with what it reads, ± 95 % over documents\n"
+        + grid_text(grid_of(results["overlap"]))
+        for name, results in rows.items()
+        if "overlap" in results
+    ]
+
+
+def table_of_sets(rows: dict[str, dict]) -> str:
+    """The language sets, with the standard error of each number; empty where nothing was measured."""
+    sets = {name: cells_of(results["language_sets"]) for name, results in rows.items() if "language_sets" in results}
+    lines = {measure: line for own in sets.values() for measure, line in own.items()}
+    cells = {name: {measure: line[0] for measure, line in own.items()} for name, own in sets.items()}
+    for place, title in ((1, "chance"), (2, "n")):
+        cells[title] = {measure: line[place] for measure, line in lines.items()}
+    return f"language sets, ± one standard error\n{aligned(cells, list(lines))}" if sets else ""
+
+
+def aligned(cells: dict[str, dict[str, str]], measures: list[str]) -> str:
+    """A table with a line for each measure; `cells` has the columns by name, each by measure."""
     head = column_titles(list(cells))
-    grid = [*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)]
+    return grid_text([*head, *([measure, *(own.get(measure, "-") for own in cells.values())] for measure in measures)])
+
+
+def grid_text(grid: list[list[str]]) -> str:
+    """The lines of a table, the first column on the left and the others on the right."""
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     return "\n".join(
         "  ".join(

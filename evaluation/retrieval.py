@@ -11,8 +11,9 @@ from common.constants import NO_ENTRY
 from dataset.questions import answer_index, split_question
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
+from model.ops.search_grid import search_grid
 
-from .config import EvalConfig, accuracy
+from .config import EvalConfig, accuracy, clustered_interval
 from .facts import ask_objects
 from .likelihood import left_padded_batches
 
@@ -52,6 +53,37 @@ def candidates_and_reads(
 
 
 @torch.no_grad()
+def scores_of_search(
+    model, tokenizer, prompts: list[str], config: EvalConfig
+) -> dict[str, tuple[list[float] | None, list[float]]]:
+    """For each block and the pointer, what a search and a reading are worth at the last token of each of B prompts.
+
+    Returns:
+        The score of the best entry that the search finds (0: none; None: this retrieval has no scores), and the sum of
+        the weights of the entries read.
+    """
+    best: dict[str, list[float]] = {}
+    mass: dict[str, list[float]] = {}
+    for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
+        readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
+        if model.settings.uses_ngrams:
+            matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT)
+        for layer, reading in enumerate(readings):
+            if reading is None:
+                continue
+            name = model.settings.reader_name(layer)
+            mass.setdefault(name, []).extend(reading.weight_BTS[:, -1].float().sum(dim=-1).tolist())
+            if model.settings.uses_ngrams:
+                best.setdefault(name, []).extend(matches.score_BTC[:, -1, 0].tolist())
+            elif hasattr(model.blocks[layer].retrieval, "score_sub_keys"):
+                retrieval = model.blocks[layer].retrieval
+                query_X1D = reading.query_BTD[:, -1:].to(retrieval.keys_2RK.dtype)
+                score_X11 = search_grid(retrieval.score_sub_keys(query_X1D), 1)[0]
+                best.setdefault(name, []).extend(score_X11.flatten().tolist())
+    return {name: (best.get(name), mass[name]) for name in mass}
+
+
+@torch.no_grad()
 def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) -> float:
     """Share of prompts whose gold entry has the highest sum of n-gram matches over the whole text, of all N entries."""
     settings = replace(model.settings, ngram_max_places=MAX_POSTINGS, ngram_pairs=0)
@@ -66,6 +98,29 @@ def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) 
         total_N.index_add_(0, entry_TX.clamp(min=0).flatten(), (weight_TX * settings.ngram_decay**age_T1).flatten())
         hits += int(total_N.argmax()) == int(gold_B[batch.start]) and float(total_N.max()) > 0
     return hits / len(prompts)
+
+
+def shares_of_gold(
+    model, found: dict[str, torch.Tensor], read: dict[str, torch.Tensor], gold_B: torch.Tensor, config: EvalConfig,
+    cluster_B: list | None = None,
+) -> dict[str, dict]:  # fmt: skip
+    """For each block and the pointer, the shares of questions with the gold entry among the candidates and the reads.
+
+    Args:
+        found, read: as `candidates_and_reads` returns them.  gold_B: the gold entry of each question.
+        cluster_B: of each question; those of one cluster are one draw of the intervals. None: each is.
+    """
+    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
+    for name, entry_BC in found.items():
+        is_gold_BC = entry_BC == gold_B[:, None]
+        shares = {f"candidate_{C}": (is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES}
+        shares["selected"] = (read[name] == gold_B[:, None]).any(dim=1), S / N
+        layers[name] = {}
+        for key, (hit_B, chance) in shares.items():
+            layers[name][key] = accuracy(hit_B.tolist(), chance, config, TASK_VERSION)
+            if cluster_B:
+                layers[name][key]["ci95"] = clustered_interval(hit_B.tolist(), cluster_B)
+    return layers
 
 
 def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
@@ -92,15 +147,11 @@ def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
     def share(hit_B: torch.Tensor, chance: float) -> dict:
         return accuracy(hit_B.tolist(), chance, config, TASK_VERSION)
 
-    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
-    for name, entry_BC in found.items():
-        is_gold_BC = entry_BC == gold_B[:, None]
-        read_B = (read[name] == gold_B[:, None]).any(dim=1)
-        layers[name] = {f"candidate_{C}": share(is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES} | {
-            "selected": share(read_B, S / N),
-            "selected_if_right": share(read_B[right_B], S / N),
-            "selected_if_wrong": share(read_B[~right_B], S / N),
-        }
+    layers = shares_of_gold(model, found, read, gold_B, config)
+    for name, shares in layers.items():
+        read_B, chance = (read[name] == gold_B[:, None]).any(dim=1), shares["selected"]["chance"]
+        shares["selected_if_right"] = share(read_B[right_B], chance)
+        shares["selected_if_wrong"] = share(read_B[~right_B], chance)
     result = {"layers": layers, "n": len(known), "seed": config.seed, "task_version": TASK_VERSION}
     if model.settings.index_class is NgramIndex:
         result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:MAX_EXHAUSTIVE], gold_B)

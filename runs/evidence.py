@@ -16,7 +16,8 @@ from .significance import LEVEL, welch, welch_half
 
 ARMS = {
     "plain": "本实验", "memory": "本实验", "shuffled": "打乱知识库", "counterfactual": "反事实知识库",
-    "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示词", "lookup": "查找(不用模型)",
+    "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示词",
+    "in_context": "检索条目放进提示词", "lookup": "查找(不用模型)",
     "frequency": "最常见的答案(不用模型)",
 }  # fmt: skip
 OWN = ("plain", "memory")
@@ -25,9 +26,20 @@ LABELS = {
     "val_loss_*": "Loss, {}", "planted": "答出反事实对象", "gold_read_*": "读到正确条目, {}",
     "gold_among_1_*": "正确条目排第一, {}", "gold_among_4_*": "正确条目在前 4, {}",
     "gold_among_16_*": "正确条目在前 16, {}", "gold_among_64_*": "正确条目在前 64, {}",
+    "pararel_own": "ParaRel 准确率 (库中措辞)", "pararel_consistent": "ParaRel 各措辞一致",
+    "absent_auroc_*": "库中没有的事实 AUROC, {}", "absent_right": "库中没有的事实, 答对",
+    "absent_same": "库中没有的事实, 回答不变",
+    "pararel_read_*": "ParaRel 读到正确条目, {}",
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
-    "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
+    "prompt_tokens": "提示词 token 数", "answer_ms": "每题用时 (批量, ms)", "answer_ms_alone": "每题用时 (单题, ms)",
+    "first_token_ms": "首个 token 用时 (批量, ms)", "first_token_ms_alone": "首个 token 用时 (单题, ms)",
+    "overlap_loss_*": "Loss, 共有 {}", "overlap_gain_*": "比空知识库低, 共有 {}",
+    "overlap_plain_*": "比无记忆运行低, 共有 {}", "overlap_helped_*": "比无记忆运行好 0.1 nat 以上的 token, 共有 {}",
+    "overlap_hurt_*": "比无记忆运行差 0.1 nat 以上的 token, 共有 {}",
+    "set_characters_*": "{}, 按字符平均",
+    "set_perplexity_*": "{}, 困惑度", "set_words_*": "{}, 每词 nat",
+    "set_bytes_*": "{}, 每字节比特数", "set_*": "{}", "train_s": "训练时间", "mfu": "MFU (模型 FLOP 利用率)",
 }  # fmt: skip
 
 

@@ -16,9 +16,11 @@ from .run import Run
 
 CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",
-    "gold entry forced": "oracle", "gold in prompt": "prompt",
+    "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
 WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
+PUBLIC_TASKS = ("pararel",)  # they hold the results of no model on the same questions
+GUESSES = {"guess": "chance"}
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, 1 to 9 degrees
 
 
@@ -92,6 +94,9 @@ def results_of(run: Run) -> Iterator[tuple[str, dict]]:
     for task in WITHOUT_MODEL:
         if task in run.eval:
             yield task, run.eval[task]
+    for task in PUBLIC_TASKS:
+        for name, result in run.eval.get(task, {}).get("without_model", {}).items():
+            yield GUESSES.get(name, name), {task: result}
 
 
 def measure_name(metric: Metric, star: str) -> str:

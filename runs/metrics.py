@@ -129,6 +129,38 @@ def edits(number: int) -> list[Metric]:
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
 
 
+def costs() -> list[Metric]:
+    """Tokens and milliseconds of a question, in batches and alone."""
+    times = [
+        Metric(name + end, f"ms a question, {what}{alone}", "ms", min, digits(3), path=("cost", part, name))
+        for name, what in (("first_token_ms", "first token"), ("answer_ms", "answer"))
+        for part, end, alone in (("batched", "", ""), ("alone", "_alone", ", alone"))
+    ]
+    return [
+        Metric("prompt_tokens", "tokens of a prompt", "tokens", min, digits(1), path=("cost", "prompt_tokens")),
+        *times,
+    ]
+
+
+def overlaps() -> list[Metric]:
+    """By the run of tokens that a position shares with what it reads: loss, gain, and the tokens helped and hurt."""
+    path, shared = ("overlap", "groups", "*"), ", tokens shared: {}"
+    plain = (*path, "against", "plain")
+
+    def measure(name: str, label: str, *keys: str, unit: str = NATS, better: Callable = max) -> Metric:
+        return Metric(
+            f"overlap_{name}_*", label + shared, unit, better, percent if unit == "%" else digits(4), path=keys
+        )
+
+    return [
+        measure("loss", "loss", *path, "loss", "mean", better=min),
+        measure("gain", "gain over an empty bank", *path, "against", "bank zeroed", "gain", "mean"),
+        measure("plain", "gain over the plain run", *plain, "gain", "mean"),
+        measure("helped", "helped, against the plain run", *plain, "helped", "mean", unit="%"),
+        measure("hurt", "hurt, against the plain run", *plain, "hurt", "mean", unit="%", better=min),
+    ]
+
+
 def best(run: Run) -> float | None:
     return run.best and run.best["val_loss"]
 
@@ -180,8 +212,27 @@ METRICS: list[Metric] = [
         share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
         for n in (1, 4, 16, 64)
     ),
+    *costs(),
+    share("pararel_own", "ParaRel, own wording", "pararel", "parts", "own wording", "accuracy"),
+    share("pararel_other", "ParaRel, other wordings", "pararel", "parts", "other wordings", "accuracy",
+          chinese="ParaRel 准确率 (其他措辞)", is_compared=True),
+    share("pararel_consistent", "ParaRel, all wordings agree", "pararel", "consistent", "accuracy"),
+    share("pararel_all_right", "ParaRel, all wordings right", "pararel", "all_right", "accuracy",
+          chinese="ParaRel 各措辞全对", is_compared=True),
+    Metric("absent_auroc_*", "AUROC of absent facts, {}", "", max, digits(3), path=("absent", "knowing", "*", "auroc")),
+    share("absent_right", "right, facts absent", "absent", "emptied", "accuracy"),
+    share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
+    share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
+    *overlaps(),
+    # Files of --language_sets, by name.
+    share("set_*", "{}", "language_sets", "sets", "*", "accuracy"),
+    share("set_characters_*", "{}, per character", "language_sets", "sets", "*", "per_character", "accuracy"),
+    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True,
+           path=("language_sets", "sets", "*", "perplexity")),
+    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=("language_sets", "sets", "*", "nats_per_word")),
+    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=("language_sets", "sets", "*", "bits_per_byte")),
     Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
     Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
            chinese="连贯性 (PMI)", is_compared=True),

@@ -13,6 +13,8 @@ SUMMARY = (
     "parameters",
 )  # fmt: skip
 QUESTIONS = ("object", "relation", "verification", "object_reworded", "exact_match", "val_loss")
+# Shown where they were measured: their beginnings of names.
+OPTIONAL = {"按与所读条目共有的 token 数": ("overlap_",), "公开语言题": ("set_",)}
 # 参数类别, 参数名, 说明: the rows of the template. A flag that the run does not use is left out.
 MODEL_FLAGS = (
     ("模型架构", "dim", "模型维度"), ("模型架构", "n_layers", "Transformer层数"), ("模型架构", "n_heads", "注意力头数"),
@@ -113,12 +115,12 @@ def knowledge(run: Run) -> str:
             n = next((str(number.n) for number in cells if number and number.n), "-")
             rows.append([next(filter(None, cells)).label, n, *map(cell, cells)])
     parts = [table(["题型", "题数", "本实验", *(ARMS[arm] for arm in arms)], rows)] if rows else []
-    for title, names in (("编辑", ("edit_",)), ("读取的条目", ("gold_", "bank_used"))):
+    for title, names in (("编辑", ("edit_",)), ("读取的条目", ("gold_", "bank_used")), *OPTIONAL.items()):
         own_numbers = [number for (arm, m), number in found.results.items() if arm in OWN and m.startswith(names)]
         if own_numbers:
             lines = [[number.label, str(number.n or "-"), number.text] for number in own_numbers]
             parts.append(table([title, "题数", "本实验"], lines))
-        else:
+        elif title not in OPTIONAL:
             parts.append(f"{title}: 未测")
     return "\n\n".join(parts) or missing("评估没有知识题")
 

@@ -229,7 +229,9 @@ def test_an_address_or_a_path_of_one_s_own_is_described(server, tmp_path, monkey
     (tmp_path / "t.tsv").write_text("a\tb\tc\n")
     question = {"question": "A is ___.", "choices": ["B", "C"], "answer": "A", "subject": "A", "object": "B"}
     (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
-    for path, words in (("k.json", "2 sentences: give it to --database_init_path"), ("t.tsv", "holds 1 facts"),
+    (tmp_path / "s.jsonl").write_text(json.dumps({"context": "A is", "choices": [" B"], "answer": "A"}) + "\n")
+    for path, words in (("s.jsonl", "1 questions about language: give it to --language_sets"),
+                        ("k.json", "2 sentences: give it to --database_init_path"), ("t.tsv", "holds 1 facts"),
                         ("q.jsonl", "1 questions: give it to --object_path")):  # fmt: skip
         run(f"file:{tmp_path / path}")
         assert words in capsys.readouterr().out

@@ -7,6 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from dataset.convert import convert_set
+from dataset.edit_cases import read_cases
 from dataset.knowledge import read_knowledge
 from dataset.pretrain import read_documents
 from dataset.public import CONVERTERS, make, part_of
@@ -59,7 +61,16 @@ def asks(path, kind):
 
 def test_every_source_has_its_converter_and_becomes_what_a_flag_reads():
     assert {source.convert for source in SOURCES.values()} - {None, "trex"} == set(CONVERTERS)
-    read = {"--data_path", "--val_path", "--database_init_path", "--object_path", "--edit_path"}
+    read = {
+        "--data_path",
+        "--val_path",
+        "--database_init_path",
+        "--object_path",
+        "--counterfact_path",
+        "--pararel_path",
+        "--language_sets",
+    }
+    read |= {"--zsre_path"}
     for source in SOURCES.values():
         assert set(source.flag.split(", ")) <= read and len(source.makes) <= len(source.flag.split(", "))
 
@@ -76,7 +87,7 @@ def test_stories_and_wikitext(made, tmp_path):
 
 
 def made_again(made, tmp_path, *arguments):
-    for path in (tmp_path / "out").iterdir():
+    for path in (tmp_path / "out").glob("*"):
         path.unlink()
     return made(*arguments)
 
@@ -102,10 +113,14 @@ def test_trex_becomes_a_knowledge_file(made, tmp_path):
 
 
 def test_counterfact_gives_entries_and_edits(made, tmp_path):
-    rewrite = {"prompt": "{} speaks", "relation_id": "P103", "subject": "Ana", "target_new": {"str": "Thai"},
-               "target_true": {"str": "Dutch"}}  # fmt: skip
-    cases = [{"case_id": n, "requested_rewrite": rewrite} for n in range(2)]
-    (entry,), (edit,) = made("counterfact", put(tmp_path, "c.json", json.dumps(cases)))
+    def rewrite(n, subject, new="Thai"):
+        edit = {"prompt": "{} speaks", "relation_id": "P103", "subject": subject, "target_new": {"str": new},
+                "target_true": {"str": "Dutch"}}  # fmt: skip
+        return {"case_id": n, "requested_rewrite": edit, "paraphrase_prompts": [f"Yes. {subject} says"],
+                "neighborhood_prompts": ["Ben speaks", "Cid speaks"]}  # fmt: skip
+
+    cases = [rewrite(0, "Ana"), rewrite(1, "Ana"), rewrite(2, "Ben"), rewrite(3, "Dan", new="Dutch")]
+    (entry, other), (edit, _) = made("counterfact", put(tmp_path, "c.json", json.dumps(cases)))
     assert entry["sentence"] == "Ana speaks Dutch." and entry["predicate"] == "native language"
     assert (edit["question"], edit["new_sentence"], edit["uuid"]) == (
         "Ana speaks ___",
@@ -113,12 +128,37 @@ def test_counterfact_gives_entries_and_edits(made, tmp_path):
         entry["uuid"],
     )
     assert asks(tmp_path / "out/counterfact_edit.jsonl", "edit")
+    case, ben = read_cases(tmp_path / "out/counterfact_edit.jsonl", None, "counterfact_path")
+    assert case.paraphrases == {"paraphrase": ["Yes. Ana says"]} and case.bank_sentence == entry["sentence"]
+    assert [(one.prompt, one.object, one.uuid, one.edited) for one in case.neighbours] == [
+        ("Ben speaks", "Dutch", other["uuid"], True), ("Cid speaks", "Dutch", "", False),
+    ]  # fmt: skip
+    assert [one.edited for one in ben.neighbours] == [False, False]  # no fact is its own neighbour
+
+
+def test_edits_of_zsre_in_each_published_form(made, tmp_path):
+    mend = {"subject": "X", "src": "Who made X?", "rephrase": "X is by whom?", "answers": ["Ann"], "alt": "Bob",
+            "loc": "nq question: who sang y", "loc_ans": "Cid"}  # fmt: skip
+    easy = {"subject": "X", "prompt": "Who made X?", "rephrase_prompt": "X is by whom?", "target_new": "Bob",
+            "ground_truth": ["Ann"], "locality_prompt": "who sang y", "locality_ground_truth": "Cid"}  # fmt: skip
+    newer = {name: value for name, value in easy.items() if not name.startswith("locality")} | {
+        "locality": {"Relation_Specificity": [{"prompt": "who sang y", "ground_truth": [["Cid"]]}]}
+    }
+    expected = None
+    for form in (mend, easy, newer):
+        bank, _, edits = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps([form])))
+        (case,) = read_cases(tmp_path / "out/zsre_edit.jsonl", None, "zsre_path")
+        assert (case.prompt, case.new_sentence) == ("Who made X?", "Who made X? Bob.") and case.uuid == bank[0]["uuid"]
+        assert case.paraphrases == {"paraphrase": ["X is by whom?"]}
+        assert [(one.prompt, one.object) for one in case.neighbours] == [("who sang y", "Cid")]
+        assert expected in (None, edits)
+        expected = edits
 
 
 def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
     zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": [a]} for s, a in
             (("X", "Ann"), ("Y", "Bob"))]  # fmt: skip
-    bank, asked = made("zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    bank, asked, _ = made("zsre", put(tmp_path, "z.json", json.dumps(zsre)))
     assert bank[0]["sentence"] == "Who made X? Ann." and asked[0]["question"] == "Question: X is by whom?\nAnswer: ___"
     assert asks(tmp_path / "out/zsre_object.jsonl", "object")[0]["object"] == "Ann"
 
@@ -136,7 +176,22 @@ def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
     }
     bank, asked = made_again(made, tmp_path, "pararel", archive(tmp_path / "r.zip", files))
     assert [row["sentence"] for row in bank] == ["Oslo is in Norway.", "Rome is in Italy."]
-    assert [row["question"] for row in asked] == ["Oslo, which lies in ___.", "Rome, which lies in ___."]
+    wordings = ["{} is in ___", "{}, which lies in ___"]
+    assert [row["question"] for row in asked] == [w.format(s) for s in ("Oslo", "Rome") for w in wordings]
+    assert [row["own_wording"] for row in asked] == [True, False] * 2
+    assert asked[0]["choices"] == asked[1]["choices"] and asked[0]["uuid"] == bank[0]["uuid"]
+    assert {row["choices"]["ABCDE".index(row["answer"])] for row in asked[2:]} == {"Italy"}
+
+
+def test_a_published_file_is_converted_where_it_lies_and_replaces_nothing(tmp_path):
+    rewrite = {"prompt": "{} speaks", "relation_id": "P103", "subject": "Ana", "target_new": {"str": "Thai"},
+               "target_true": {"str": "Dutch"}}  # fmt: skip
+    path = put(tmp_path, "c.json", json.dumps([{"case_id": 0, "requested_rewrite": rewrite}]))
+    told = convert_set("counterfact", path, tmp_path / "out")
+    assert "out/counterfact_edit.jsonl (1 rows)" in told and told.endswith(" --counterfact_path")
+    assert path.exists() and asks(tmp_path / "out/counterfact_edit.jsonl", "edit")
+    with pytest.raises(ValueError, match="would replace it"):
+        convert_set("counterfact", path, tmp_path / "out")
 
 
 def test_no_other_right_answer_is_a_wrong_choice(made, tmp_path):
@@ -147,7 +202,7 @@ def test_no_other_right_answer_is_a_wrong_choice(made, tmp_path):
     assert [row["subject"] for row in asked] == ["Ben"]  # every object is right for Ana
     zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": answers}
             for s, answers in (("X", ["Ann", "Bob"]), ("Y", ["Bob"]), ("Z", ["Cid"]))]  # fmt: skip
-    _, asked = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    _, asked, _ = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps(zsre)))
     assert sorted(asked[0]["choices"]) == ["Ann", "Cid"]
 
 

@@ -35,7 +35,7 @@ def test_batched_scores_equal_scores_one_by_one(model, tokenizer):
     pairs = [("The river", " Seine is long."), ("A", " b"), ("", "Nothing before it"), ("He was born in", " 1984")]
     batched = log_likelihoods(model, tokenizer, pairs, batch_size=4)
     for (prompt, option), (score, n) in zip(pairs, batched, strict=True):
-        ids, start = encode(tokenizer, prompt, option)
+        ((ids, start),) = encode(tokenizer, [(prompt, option)])
         log_p = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
         expected = sum(float(log_p[place - 1, ids[place]]) for place in range(start, len(ids)))
         assert n == len(ids) - start

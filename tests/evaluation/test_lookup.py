@@ -43,3 +43,14 @@ def test_a_choice_inside_another_does_not_count():
 @pytest.mark.parametrize("text", ["", "...", "\n"])
 def test_a_prompt_without_words_finds_nothing(text):
     assert WordIndex(TEXTS).best(text) == []
+
+
+def test_an_index_with_other_texts_is_that_of_these_texts():
+    changed = {1: "Bern, a town", 3: "", 6: "Oslo is old."}
+    texts = [changed.get(row, text) for row, text in enumerate([*TEXTS, "", ""])]
+    index, new, made = WordIndex(TEXTS), WordIndex(TEXTS).replaced(changed), WordIndex(texts)
+    for prompt in ("Oslo is the capital of", "Bern", "Rome", "Manet in Paris", "Lima of Norway is a town"):
+        assert new.search(prompt, 3) == made.search(prompt, 3)
+    assert new.replaced({1: TEXTS[1]}).best("Rome") == [1] and new.replaced({3: "Rome"}).best("Rome") == [3]
+    assert new.best("Rome") == [] and index.best("Rome") == [1]
+    assert index.search("Oslo", 1) == ([0], [pytest.approx(1.609, abs=1e-3)])  # ln 5

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from common.constants import NO_ENTRY
-from dataset.knowledge import Fact
 from dataset.overlap import overlapping_pairs
-from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig
 from evaluation.controls import controls_of
 from evaluation.edits import edits
@@ -17,33 +15,9 @@ from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods, score_options
 from evaluation.retrieval import retrieval
 from tests.conftest import tiny_model
+from tests.evaluation.conftest import FACTS
 
-CITIES = {
-    "Paris": "France", "Lyon": "France", "Nice": "France", "Rome": "Italy", "Oslo": "Norway", "Lima": "Peru",
-    "Bergen": "Norway", "Milan": "Italy",
-}  # fmt: skip
-FACTS = [Fact(f"{city} is in {land}.", city, "country", land, f"u{i}") for i, (city, land) in enumerate(CITIES.items())]
 LANDS = ["France", "Italy", "Norway", "Peru", "Chile"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
-
-
-@pytest.fixture
-def model(tokenizer):
-    """A model that does nothing but copy what continues the text in an entry that the n-grams found."""
-    model = tiny_model(
-        vocab_size=6400, retrieval="ngram", ngram_lengths=[1, 2], pointer=True, memory_layers=[-1],
-        knowledge_num=len(FACTS), knowledge_length=8,
-    )  # fmt: skip
-    ids = [tokenizer(fact.sentence, add_special_tokens=False).input_ids for fact in FACTS]
-    model.bank.fill(torch.tensor([row + [0] * (8 - len(row)) for row in ids]))
-    model.pointer.gate.bias.data.fill_(4.0)
-    model.pointer.attention.follows_bias.data.copy_(torch.tensor([12.0, 8.0]))
-    model.pointer.score_scale.data.fill_(4.0)
-    return model
 
 
 @pytest.fixture

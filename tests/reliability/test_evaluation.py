@@ -192,6 +192,8 @@ def test_questions_that_name_no_relation_cost_only_the_tasks_that_need_it(run, e
         (["--arms", "bank shufled"], "--arms 'bank shufled' is not possible .*bank shuffled"),
         (["--edit_path", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --edit_path"),
         (["--val_path", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --val_path"),
+        (["--plain", "nowhere"], "nowhere holds no model.safetensors"),
+        (["--language_sets", "nowhere.jsonl"], "there is no file nowhere.jsonl: give another --language_sets"),
         (["--database_init_path", "nowhere.json"], "there is no file nowhere.json: give another --database_init_path"),
         (["--device", "cuda:7"], "--device 'cuda:7' is not there"),
         (["--device", "gpu"], "--device 'gpu' is not one that a run can use: give cpu or cuda"),
@@ -202,6 +204,11 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(evaluate, monk
         monkeypatch.setitem(eval_model.TASKS, task, lambda *args: pytest.fail("a task has run"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         evaluate(*flags)
+
+
+def test_the_plain_run_to_compare_with_has_no_memory(run, evaluate):
+    with pytest.raises(ValueError, match="--plain .* is a run with a memory: give one without"):
+        evaluate("--tasks", "overlap", "--arms", "--plain", str(run))
 
 
 def refuse_to_write(self):

@@ -1,0 +1,238 @@
+"""CounterFact and zsRE: are many edited facts followed, in other words too, and do all other facts stay?
+
+Each case rewrites the entry of one fact; a fact without an entry is added. Asked are the first `SINGLE` cases, each
+edited alone, then the first 100, the first 2,000 and all cases, edited at once. Every edit is taken back.
+Scores as in CounterFact (Meng et al. 2022, arXiv:2202.05262):
+
+ES: the new object is likelier than the old one, after the prompt of the case;
+PS_made, PS_paraphrase, ...: the same after prompts in other words, of each kind apart;
+NS, NS_no_entry: the object of a neighbouring fact stays likelier than the new one; facts with and without an entry;
+free: does greedy generation begin with the new object?
+
+Neighbours that are cases themselves are left out when many edits are made.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from dataset.edit_cases import MADE, PARAPHRASE, Case, read_cases
+from dataset.tokenizer import encode_texts
+
+from .config import EvalConfig
+from .deletion import deletion
+from .edits import Edits, fingerprint, write_edits
+from .facts import starts_with_word
+from .generation import continuations
+from .likelihood import ended, log_likelihoods
+from .lookup import LookUp, choose, mean_share
+from .places import place_cases
+
+TASK_VERSION = 1
+SINGLE, NUMBERS = 200, (100, 2000)  # cases that are edited alone; numbers of edits at once, before all
+FREE = ("ES", f"PS_{MADE}", f"PS_{PARAPHRASE}")  # measured by generation too
+MORE = 4  # tokens to generate beyond those of the new object
+
+
+class Asked(NamedTuple):
+    """A prompt with two options, of which the first should be the likelier one.
+
+    name: the score that it belongs to.  case: the index of its case.  edited: its fact is a case of its own.
+    """
+
+    name: str
+    case: int
+    prompt: str
+    options: tuple[str, str]
+    edited: bool = False
+
+
+def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
+    """All prompts of the cases, in their order.
+
+    Args:
+        entries: the facts that have an entry, by uuid; None: those that the file gives a uuid.
+    """
+    asked = []
+    for i, case in enumerate(cases):
+        new, old = f" {case.new_object}", f" {case.object}"
+        asked.append(Asked("ES", i, case.prompt.rstrip(" "), (new, old)))
+        for kind, prompts in case.paraphrases.items():
+            asked += [Asked(f"PS_{kind}", i, prompt.rstrip(" "), (new, old)) for prompt in prompts]
+        for one in case.neighbours:
+            has_entry = one.uuid and (entries is None or one.uuid in entries)
+            options = (f" {one.object}", new)
+            asked.append(Asked("NS" if has_entry else "NS_no_entry", i, one.prompt.rstrip(" "), options, one.edited))
+    return asked
+
+
+class ModelAnswers:
+    """The answers of a model, whose bank can be edited for a while. `scored` and `written` count its prompts."""
+
+    def __init__(self, model, tokenizer, config: EvalConfig):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, config.batch_size
+        self.most_tokens = config.batch_size * model.settings.max_seq_len  # as many as a batch of the language task
+        self.scored = self.written = 0
+
+    def choose(self, asked: list[Asked]) -> list[float]:
+        """1 where the first option is the likelier one, else 0."""
+        wanted = [[(one.prompt, option) for option in ended(list(one.options), self.tokenizer)] for one in asked]
+        pairs = list(dict.fromkeys(pair for two in wanted for pair in two))
+        self.scored += len(pairs)
+        found = log_likelihoods(self.model, self.tokenizer, pairs, self.batch_size, most_tokens=self.most_tokens)
+        score = {pair: total for pair, (total, _) in zip(pairs, found, strict=True)}
+        return [float(score[first] > score[second]) for first, second in wanted]
+
+    def write(self, asked: list[Asked]) -> list[float]:
+        """1 where greedy generation begins with the first option, as whole words and in the same case; else 0."""
+        objects = [one.options[0] for one in asked]
+        lengths = [len(ids) + MORE for ids in encode_texts(self.tokenizer, objects)]
+        needed: dict[str, int] = {}
+        for one, length in zip(asked, lengths, strict=True):
+            needed[one.prompt] = max(length, needed.get(one.prompt, 0))
+        self.written += len(needed)
+        found = continuations(
+            self.model, self.tokenizer, list(needed), list(needed.values()), self.batch_size, self.most_tokens
+        )
+        text = dict(zip(needed, found, strict=True))
+        return [float(starts_with_word(text[one.prompt].strip(), one.options[0].strip())) for one in asked]
+
+    @contextmanager
+    def edited(self, edits: Edits) -> Iterator[float]:
+        """The bank with these edits, written at once; yields the seconds that they took."""
+        start = time.perf_counter()
+        row_X, old_XL = write_edits(self.model, self.tokenizer, edits)
+        seconds = time.perf_counter() - start
+        try:
+            yield seconds
+        finally:
+            self.model.bank.write(row_X, old_XL)
+
+
+class LookUpAnswers:
+    """The answers of a word index, as in lookup.py: which option stands in the best entry with any of them?"""
+
+    def __init__(self, look_up: LookUp):
+        self.look_up, self.found = look_up, {}
+
+    def choose(self, asked: list[Asked]) -> list[float]:
+        """1 or 0, or 0.5 where the entries hold neither option."""
+        values = []
+        for one in asked:
+            if one.prompt not in self.found:  # many cases share their neighbours
+                rows = self.look_up.index.best(one.prompt)
+                self.found[one.prompt] = [self.look_up.texts[row] for row in rows]
+            chosen = choose(self.found[one.prompt], list(one.options))
+            values.append((0 in chosen) / len(chosen))
+        return values
+
+    write = None  # it writes nothing
+
+    @contextmanager
+    def edited(self, edits: Edits) -> Iterator[float]:
+        start, kept, found = time.perf_counter(), self.look_up, self.found
+        self.look_up, self.found = kept.replaced(dict(edits)), {}
+        seconds = time.perf_counter() - start
+        try:
+            yield seconds
+        finally:
+            self.look_up, self.found = kept, found
+
+
+class Measured(NamedTuple):
+    """For some of the prompts, by index: whether the right option won, and whether it was written."""
+
+    chosen: dict[int, float]
+    written: dict[int, float]
+
+
+def answers_to(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], wanted: list[int]) -> Measured:
+    free = [i for i in wanted if asked[i].name in FREE] if answers.write else []
+    return Measured(
+        dict(zip(wanted, answers.choose([asked[i] for i in wanted]), strict=True)),
+        dict(zip(free, answers.write([asked[i] for i in free]), strict=True)) if free else {},
+    )
+
+
+def by_name(asked: list[Asked], values: dict[int, float], config: EvalConfig, chance: float) -> dict[str, dict]:
+    """The share of each score."""
+    names = sorted({asked[i].name for i in values})
+    return {
+        name: mean_share([value for i, value in values.items() if asked[i].name == name], chance, config)
+        | {"task_version": TASK_VERSION}
+        for name in names
+    }
+
+
+def scores(asked: list[Asked], measured: Measured, before: dict[int, float], config: EvalConfig) -> dict:
+    """The shares after edits; those of neighbours also as they were `before`, and how many answers are the same."""
+    result = by_name(asked, measured.chosen, config, 0.5)
+    for name, share in result.items():
+        if name.startswith("NS"):
+            own = [(value, before[i]) for i, value in measured.chosen.items() if asked[i].name == name]
+            share["before"] = sum(was for _, was in own) / len(own)
+            share["same"] = sum(value == was for value, was in own) / len(own)
+    return result | ({"free": by_name(asked, measured.written, config, 0.0)} if measured.written else {})
+
+
+def numbers_of(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], edits: Edits, config: EvalConfig) -> dict:
+    """The scores before all edits ("0"), after single ones ("1"), and after each number of edits at once."""
+    own: list[list[int]] = [[] for _ in edits]
+    for i, one in enumerate(asked):
+        own[one.case].append(i)
+    before = dict(enumerate(answers.choose(asked)))
+    unedited = {i: value for i, value in before.items() if not asked[i].edited}
+    result, chosen, written, seconds = {"0": by_name(asked, unedited, config, 0.5)}, {}, {}, 0.0
+    singles = min(SINGLE, len(edits))
+    for case in range(singles):
+        with answers.edited([edits[case]]) as took:
+            seconds += took
+            single = answers_to(answers, asked, own[case])
+        chosen.update(single.chosen)
+        written.update(single.written)
+    timing = {"edits": 1, "ms_per_edit": 1000 * seconds / singles}
+    result["1"] = timing | scores(asked, Measured(chosen, written), before, config)
+    for number in (*(n for n in NUMBERS if n < len(edits)), len(edits)):
+        wanted = [i for case in range(number) for i in own[case] if not asked[i].edited]
+        with answers.edited(edits[:number]) as took:
+            measured = answers_to(answers, asked, wanted)
+        timing = {"edits": number, "ms_per_edit": 1000 * took / number}
+        result["all" if number == len(edits) else str(number)] = timing | scores(asked, measured, before, config)
+    return result
+
+
+def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag: str) -> dict | None:
+    """ES, PS and NS after each number of edits, of the model and of the look-up; deletion; whether undo is exact.
+
+    The share of the result is ES after all edits; its parts are the other scores then. None without a bank or a file.
+    """
+    if path is None or not model.settings.reads_bank:
+        return None
+    cases, rows, places = place_cases(read_cases(path, config.limit, flag), model, tokenizer, config.gold)
+    asked = asked_of(cases, set(config.gold.rows) if config.gold else None)
+    edits = [(row, case.new_sentence) for case, row in zip(cases, rows, strict=True)]
+    before, answers = fingerprint(model), ModelAnswers(model, tokenizer, config)
+    numbers = numbers_of(answers, asked, edits, config)
+    deleted = deletion(answers, asked, rows, places["held"], config)
+    after = fingerprint(model)
+    parts = {name: share for name, share in numbers["all"].items() if isinstance(share, dict) and name != "free"}
+    result = parts["ES"] | {
+        "parts": parts | {f"{name}_free": share for name, share in numbers["all"]["free"].items()},
+        "numbers": numbers, "deletion": deleted, "places": places,
+        "undo_exact": {name: before[name] == after[name] for name in before},
+        "prompts": {"scored": answers.scored, "written": answers.written},
+    }  # fmt: skip
+    if config.gold:
+        result["lookup"] = {"numbers": numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config)}
+    return result
+
+
+def counterfact(model, tokenizer, config: EvalConfig) -> dict | None:
+    """CounterFact: see `edit_benchmark`."""
+    return edit_benchmark(model, tokenizer, config, config.counterfact_path, "counterfact_path")
+
+
+def zsre(model, tokenizer, config: EvalConfig) -> dict | None:
+    """Edits of zsRE: see `edit_benchmark`."""
+    return edit_benchmark(model, tokenizer, config, config.zsre_path, "zsre_path")

@@ -1,0 +1,194 @@
+"""The editing benchmark on a made-up run: what is found, edited, asked, counted and taken back."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from common.constants import NO_ENTRY, PADDING
+from dataset.edit_cases import read_cases
+from evaluation import TASKS
+from evaluation.config import EvalConfig
+from evaluation.counterfact import Asked, ModelAnswers, asked_of
+from evaluation.edits import fingerprint, write_edits
+from evaluation.generation import continuations, continue_prompt
+from evaluation.gold import Gold
+from evaluation.likelihood import log_likelihoods
+from evaluation.places import free_rows, place_cases, rows_of_texts
+from evaluation.report import table
+from tests.conftest import tiny_model
+from tests.evaluation.conftest import FACTS
+
+counterfact = TASKS["counterfact"]
+
+
+def case_of(fact, new="Chile", **more):
+    neighbours = [
+        {"prompt": f"{other.subject} is in", "uuid": other.uuid, "edited": other in FACTS[:4]}
+        for other in FACTS
+        if other.object == fact.object and other != fact
+    ]
+    return {
+        "case_id": 1, "uuid": fact.uuid, "subject": fact.subject, "object": fact.object, "new_object": new,
+        "prompt": f"{fact.subject} is in", "paraphrase_prompt": f"They say that {fact.subject} is in",
+        "paraphrase_kind": "restated",
+        "made_paraphrases": [f"It is. {fact.subject} is in", f"So. {fact.subject} is in"],
+        "bank_sentence": fact.sentence, "new_sentence": f"{fact.subject} is in {new}.",
+        "neighbours": [*neighbours, {"prompt": "Metz is in", "uuid": None, "edited": False}],
+    } | more  # fmt: skip
+
+
+LACKING = case_of(FACTS[0]) | {
+    "uuid": None, "bank_sentence": None, "subject": "Quito", "object": "Peru", "prompt": "Quito is in",
+    "new_sentence": "Quito is in Chile.", "paraphrase_prompt": "So Quito is in", "neighbours": [],
+    "made_paraphrases": ["Yes. Quito is in"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def cases_file(tmp_path):
+    def write(rows):
+        path = tmp_path / "cases.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def gold():
+    return Gold({fact.uuid: i for i, fact in enumerate(FACTS)}, {f.uuid: f for f in FACTS}, lambda: enumerate(FACTS))
+
+
+@pytest.fixture
+def config(cases_file, gold):
+    path = cases_file([*map(case_of, FACTS[:4]), LACKING])
+    return EvalConfig(counterfact_path=path, gold=gold, batch_size=4)
+
+
+def test_edits_take_effect_and_are_taken_back(model, tokenizer, config):
+    result = counterfact(model, tokenizer, config)
+    numbers = result["numbers"]
+    assert list(numbers) == ["0", "1", "all"] and numbers["all"]["edits"] == 5
+    assert numbers["0"]["ES"]["accuracy"] < 0.5 and numbers["1"]["ES"]["accuracy"] == 1
+    assert result["accuracy"] == 1 and result["n"] == 5 and result["parts"]["PS_made"]["n"] == 9
+    assert numbers["all"]["free"]["ES"]["accuracy"] == 1 == result["parts"]["ES_free"]["accuracy"]
+    assert "PS_restated" in numbers["all"] and "PS_restated" not in numbers["all"]["free"]
+    assert result["undo_exact"] == {"bank": True, "index": True}
+    assert (result["places"]["by_uuid"], result["places"]["added"]) == (4, 1)
+    stay = numbers["all"]["NS"]
+    assert stay["accuracy"] == stay["before"] == stay["same"] == 1
+    # Each of the three French cases has two neighbours that are cases; Rome has Milan, which is none.
+    assert (numbers["1"]["NS"]["n"], stay["n"], numbers["all"]["NS_no_entry"]["n"]) == (7, 1, 4)
+
+
+def test_the_look_up_gives_the_same_scores_without_a_model(model, tokenizer, config):
+    numbers = counterfact(model, tokenizer, config)["lookup"]["numbers"]
+    assert numbers["0"]["ES"]["accuracy"] == 0.1  # of the fact that no entry states, it guesses
+    assert [numbers[n]["ES"]["accuracy"] for n in ("1", "all")] == [1, 1]
+    assert numbers["all"]["NS"]["accuracy"] == numbers["all"]["PS_made"]["accuracy"] == 1
+    assert "free" not in numbers["all"]
+
+
+def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, tokenizer, config):
+    shown = table({"run": {"counterfact": counterfact(model, tokenizer, config)}})
+    row = next(line for line in shown.splitlines() if line.startswith("counterfact, edits: 5, ES/PS/NS"))
+    assert row.split()[-2:] == ["100.0%/100.0%/100.0%"] * 2
+    assert "NS without entry" in shown and "(before" in shown and "written freely" in shown
+
+
+def test_one_call_writes_all_edits(model, tokenizer, config, monkeypatch):
+    written, write = [], model.bank.write
+    monkeypatch.setattr(
+        model.bank, "write", lambda row_X, token_XL: written.append(len(row_X)) or write(row_X, token_XL)
+    )
+    counterfact(model, tokenizer, config)
+    assert written == [1, 1] * 5 + [5, 5] + [4, 4]  # each alone, all, and the entries that are emptied; and back
+
+
+def test_an_emptied_entry_is_as_if_it_had_never_been_there(model, tokenizer, config, monkeypatch):
+    found = counterfact(model, tokenizer, config)["deletion"]
+    assert found["entries"] == 4 and found["chosen"]["same"] == found["written"]["same"] == 1
+    assert found["written"]["before"]["accuracy"] == 1 and found["written"]["deleted"]["accuracy"] == 0
+    assert found["other_facts"]["n"] == 1
+    # An entry that was not emptied would be told from one that was never there.
+    monkeypatch.setattr(ModelAnswers, "edited", lambda self, edits: nullcontext(0.0))
+    found = counterfact(model, tokenizer, config)["deletion"]
+    assert found["written"]["same"] == 0
+
+
+def test_a_fingerprint_tells_any_other_bank_or_index(model, tokenizer):
+    first = fingerprint(model)
+    row_X, old_XL = write_edits(model, tokenizer, [(2, "Nice is in Chile.")])
+    changed = fingerprint(model)
+    assert changed["bank"] != first["bank"] and changed["index"] != first["index"]
+    model.bank.write(row_X, old_XL)
+    assert fingerprint(model) == first
+    model.bank.ngrams().stale_N[3] = True
+    assert fingerprint(model) == first | {"index": fingerprint(model)["index"]} != first
+
+
+def test_a_fact_is_found_by_its_uuid_else_by_its_sentence(model, tokenizer, gold, cases_file):
+    other_uuid = case_of(FACTS[1], uuid="elsewhere")
+    rows = [case_of(FACTS[0]), other_uuid, case_of(FACTS[0], new_sentence="Again."), LACKING, case_of(FACTS[2])]
+    model.bank.tokens[5] = PADDING
+    cases = read_cases(cases_file(rows), None, "counterfact_path")
+    kept, placed, about = place_cases(cases, model, tokenizer, gold)
+    assert placed == [0, 1, 5, 2] and [case.new_object for case in kept] == ["Chile"] * 4
+    names = ("by_uuid", "by_sentence", "added", "overwritten", "left_out", "cut")
+    assert [about[name] for name in names] == [3, 1, 1, 0, 1, 0] and about["held"] == [True, True, False, True]
+    assert place_cases(cases, model, tokenizer, None)[1] == [0, 1, 5, 2]
+    assert rows_of_texts(model, tokenizer, ["Rome is in", FACTS[3].sentence, ""]) == [NO_ENTRY, 3, 5]
+
+
+def test_a_new_entry_goes_to_an_empty_row_else_to_the_last_unfrozen_one_that_nobody_needs(model):
+    model.bank.frozen[:] = torch.tensor([False, False, False, True, True, False, False, True])
+    assert free_rows(model.bank, {6}, 4) == ([5, 2, 1, 0], 0)
+    model.bank.tokens[1] = PADDING
+    assert free_rows(model.bank, {6}, 6) == ([1, 5, 2, 0, 7, 4], 1)
+    with pytest.raises(ValueError, match="has no place for the 8 facts"):
+        free_rows(model.bank, {6}, 8)
+
+
+def test_neighbours_with_an_entry_are_those_of_the_bank(cases_file, gold):
+    cases = read_cases(cases_file([case_of(FACTS[0])]), None, "counterfact_path")
+    names = [[one.name for one in asked_of(cases, entries)][4:] for entries in (None, {FACTS[1].uuid})]
+    assert names == [["NS", "NS", "NS_no_entry"], ["NS", "NS_no_entry", "NS_no_entry"]]
+
+
+def test_batched_answers_are_those_one_by_one(model, tokenizer, config):
+    answers = ModelAnswers(model, tokenizer, config)
+    prompts = [f"{'So. ' * n}{fact.subject} is in" for n, fact in enumerate(FACTS)]
+    asked = [Asked("ES", 0, prompt, (" Norway", " Norway House")) for prompt in prompts]
+    eos = tokenizer.eos_token
+    pairs = [(prompt, option + eos) for prompt in prompts for option in asked[0].options]
+    alone = [log_likelihoods(model, tokenizer, [pair], 1)[0][0] for pair in pairs]
+    assert answers.choose(asked) == [float(a > b) for a, b in zip(alone[::2], alone[1::2], strict=True)]
+    assert answers.scored == len(pairs)
+    texts = continuations(model, tokenizer, prompts, [4] * len(prompts), 3)
+    own = [tokenizer.decode(continue_prompt(model, tokenizer, p, False, 4), skip_special_tokens=True) for p in prompts]
+    assert texts == own
+    assert sum(answers.write(asked)) == 2 and answers.written == len(prompts)  # Oslo and Bergen
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": " "}, "'prompt' is empty"), ({"new_object": None}, "'new_object' must be a text"),
+        ({"made_paraphrases": ["x", 3]}, "'made_paraphrases' must hold texts"),
+        ({"neighbours": [{"uuid": "x"}]}, "'neighbours' must hold texts"),
+        ({"paraphrase_prompt": [""]}, "'paraphrase_prompt' must hold texts"),
+    ],
+)  # fmt: skip
+def test_a_malformed_case_is_named(cases_file, change, words):
+    path = cases_file([case_of(FACTS[0]), case_of(FACTS[1]) | change])
+    with pytest.raises(ValueError, match=words) as refused:
+        read_cases(path, None, "counterfact_path")
+    assert "2" in str(refused.value)
+
+
+def test_without_a_bank_there_is_nothing_to_edit(model, tokenizer, config):
+    plain = tiny_model(vocab_size=6400, model_type="model_original")
+    assert counterfact(plain, tokenizer, config) is None
+    assert counterfact(model, tokenizer, EvalConfig()) is None
