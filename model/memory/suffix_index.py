@@ -56,25 +56,36 @@ class SuffixIndex(BankIndex):
 
     def index(self, token_XL: Tensor, row_X: Tensor) -> Places:
         L = token_XL.shape[1]
-        following_XLG = F.pad(token_XL, (0, self.per_key), value=PADDING)[:, 1:].unfold(1, self.per_key, 1)
-        is_place_XL = (token_XL != PADDING) & (following_XLG[..., 0] != PADDING)
-        place_XL = row_X[:, None] * L + torch.arange(L, device=row_X.device)
-        if not is_place_XL.any():  # nothing matches the padding of an empty bank
+        is_place_XL = (token_XL != PADDING) & (F.pad(token_XL[:, 1:], (0, 1), value=PADDING) != PADDING)
+        if not is_place_XL.any():  # an empty bank: nothing matches its padding
             is_place_XL[:1, 0] = True
-        place_P, following_P = place_XL[is_place_XL].int(), pack(following_XLG, self.bits)[is_place_XL]
-        suffix_XLM = last(token_XL, self.config.suffix_length, PADDING).flip(-1)
-        key_KP = torch.stack([key_XL[is_place_XL] for key_XL in self.pack_suffixes(suffix_XLM)])
-        order_P = following_P.argsort(stable=True)
-        for key_P in key_KP.flip(0):  # by the last number first, each time stably
-            order_P = order_P[key_P[order_P].argsort(stable=True)]
-        return Places(key_KP[:, order_P].contiguous(), place_P[order_P])
 
-    def find(self, text_BX: Tensor, start_BX: Tensor, n: int, shuffle: bool = False) -> tuple[Tensor, Tensor]:
+        def packed(distances: list[int | None]) -> Tensor:
+            """(P,) int64: of each place the tokens at these distances from it, PADDING for None."""
+            key_P = torch.zeros(int(is_place_XL.sum()), dtype=torch.int64, device=token_XL.device)
+            for distance in distances:
+                key_P <<= self.bits
+                if distance is not None and abs(distance) < L:
+                    key_P |= F.pad(token_XL, (-distance, distance), value=PADDING)[is_place_XL]
+            return key_P
+
+        # By what follows, then by the suffix from its last number to its first, each time stably.
+        order_P = packed(list(range(1, self.per_key + 1))).argsort(stable=True)
+        distances = [-m if m < self.config.suffix_length else None for m in range(self.n_keys * self.per_key)]
+        keys = [packed(distances[k : k + self.per_key]) for k in range(0, len(distances), self.per_key)]
+        for key_P in reversed(keys):
+            order_P = order_P[key_P[order_P].argsort(stable=True)]
+        place_P = (row_X[:, None] * L + torch.arange(L, device=row_X.device)).int()[is_place_XL]
+        return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
+
+    def find(
+        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int | None = None, shuffle: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The places with the longest suffixes in common with the text up to each position.
 
         Args:
             start_BX: bool, True at the first token of each document; suffixes stay inside a document.
-            n: S.
+            n: S.  n_ranked: how many places around the text's own are looked at, at least n; None: n.
             shuffle: a control; other places are given, always the same in place of the same.
         Returns:
             place_BXS: int64, NO_ENTRY where fewer share a token.  matched_BXS: int64, the common tokens, 0 there.
@@ -84,27 +95,30 @@ class SuffixIndex(BankIndex):
         same_BXM = last(document_BX, M, -1) == document_BX[..., None]
         suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
         query_KBX = self.pack_suffixes(suffix_BXM)
-        found = self._neighbours(self.base, query_KBX, n, shuffle)
+        search = query_KBX, n, n_ranked or n, shuffle
+        found = self._neighbours(self.base, *search)
         if self.edits is not None:
             stale_BXS = self.stale_N[found[0].clamp(min=0) // self.token_NL.shape[1]]
             found = found[0].masked_fill(stale_BXS, NO_ENTRY), found[1].masked_fill(stale_BXS, 0)
-            edited = self._neighbours(self.edits, query_KBX, n, shuffle)  # they come first, as the newer text
+            edited = self._neighbours(self.edits, *search)  # they come first, as the newer text
             found = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
         place_BXY, matched_BXY = found
         matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
         # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
         return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n].contiguous()
 
-    def _neighbours(self, places: Places, query_KBX: Tensor, n: int, shuffle: bool) -> tuple[Tensor, Tensor]:
-        """2n places around each query, the n best among them; n evenly spaced ones of those that equal it, if so many.
+    def _neighbours(
+        self, places: Places, query_KBX: Tensor, n: int, n_ranked: int, shuffle: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The places around each query, or n evenly spaced ones of those that equal it, if there are as many.
 
         The places of an equal suffix stand in the order of what follows: the taken ones go on in as many ways as all.
         """
-        P, slot_Y = len(places.place_P), torch.arange(2 * n, device=query_KBX.device)
+        P, slot_Y = len(places.place_P), torch.arange(n_ranked, device=query_KBX.device)
         low_BX, high_BX = (x.view(query_KBX.shape[1:]) for x in suffix_bounds(query_KBX.flatten(1), places.key_KP))
         count_BX = high_BX - low_BX
         many_BX = count_BX >= n
-        around_BX = (low_BX - (2 * n - count_BX).clamp(min=0) // 2).clamp(max=P - 2 * n).clamp(min=0)
+        around_BX = (low_BX - (n_ranked - count_BX).clamp(min=0) // 2).clamp(max=P - n_ranked).clamp(min=0)
         spaced_BXY = low_BX[..., None] + slot_Y * count_BX[..., None] // n
         index_BXY = torch.where(many_BX[..., None], spaced_BXY, around_BX[..., None] + slot_Y)
         beyond_BXY = (index_BXY >= P) | many_BX[..., None] & (slot_Y >= n)

@@ -43,8 +43,7 @@ class Suffixes(Retrieval):
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
         """Places and the tokens that match, as the entries and scores of `Matches`."""
-        index, start_BT = bank.index(SuffixIndex), starts(input_BT, document_BT)
-        return Matches(*index.find(input_BT, start_BT, config.num_selected, config.suffix_control == "shuffled"))
+        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT)))
 
     @classmethod
     @torch.no_grad()
@@ -55,9 +54,7 @@ class Suffixes(Retrieval):
             key_B1T1 = input_BT[:, None, :, None]
             cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
         if inputs.matches is None:
-            shuffle = config.suffix_control == "shuffled"
-            found = bank.index(SuffixIndex).find(text_BX, start_BX, config.num_selected, shuffle)
-            place_BTS, matched_BTS = (x[:, -T:] for x in found)
+            place_BTS, matched_BTS = (x[:, -T:] for x in find_places(config, bank, text_BX, start_BX))
         else:
             place_BTS, matched_BTS = inputs.matches
         L = config.knowledge_length
@@ -80,6 +77,12 @@ class Suffixes(Retrieval):
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         return context.shared, {}
+
+
+def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:
+    """`SuffixIndex.find` as the flags say."""
+    sizes = config.num_selected, config.num_candidates
+    return bank.index(SuffixIndex).find(text_BX, start_BX, *sizes, config.suffix_control == "shuffled")
 
 
 def place_in_entry(

@@ -46,7 +46,7 @@ def test_places_share_the_longest_suffixes_with_the_text(bank, vocabulary, most)
     index, text = SuffixIndex(bank, config), torch.randint(3, 8, (3, 30))
     start = torch.zeros_like(text, dtype=torch.bool)
     start[:, [0, 13]] = True
-    place, matched = index.find(text, start, 6)
+    place, matched = index.find(text, start, 6, n_ranked=12)
     for b in range(3):
         for t in range(30):
             begin = 13 if t >= 13 else 0
