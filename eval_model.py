@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
+from editing.store import MemoryStore
 from evaluation import TASKS, EvalConfig
 from evaluation.controls import CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
@@ -33,14 +35,14 @@ from trainer.meters import memory_readings
 
 PATHS = (
     "val_path", "object_path", "relation_path", "verification_path", "edit_path", "counterfact_path", "zsre_path",
-    "pararel_path",
+    "pararel_path", "insert_path",
 )  # fmt: skip
 # The tasks that cannot do without each of them.
 TASKS_OF = {
     "val_path": {"language", "overlap", "usage", "generation"},
     "object_path": {"object", "reworded", "exact_match", "cost", "retrieval", "absent"},
     "relation_path": {"relation"}, "verification_path": {"verification"}, "edit_path": {"edits"},
-    "pararel_path": {"pararel"},
+    "pararel_path": {"pararel"}, "insert_path": {"insertion"},
     "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
 WITHOUT_GOLD = TASKS_OF["val_path"] | {"language_sets"}
@@ -152,8 +154,9 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         config = replace(config, plain=load_plain(args.plain, model, tokenizer))
     if not WITHOUT_GOLD.issuperset(args.tasks):
         config = replace(config, gold=find_gold(run_dir, model, tokenizer, config, *knowledge, bank))
-    finder = finder_of(args, model, tokenizer)
-    config = replace(config, finder=finder)
+    finder, places = finder_of(args, model, tokenizer), {"knowledge_path": knowledge[1], "cache_dir": config.cache_dir}
+    open_store = partial(MemoryStore.in_memory, run_dir, model, tokenizer, trained_bank=bank, **places)
+    config = replace(config, finder=finder, open_store=open_store)
     controls = chosen_controls(args, model, config)
     files = {name: path for name in (*PATHS, "language_sets") if (path := getattr(config, name))}
     about = about_evaluation(run_dir, device, args.limit) | {"files": files} | other_bank

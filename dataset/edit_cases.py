@@ -2,7 +2,7 @@
 
 A line has `subject`, `object`, `new_object`, `prompt` and `new_sentence`. It may have
 
-- `uuid`, `bank_sentence`: of the fact's entry; without them the new sentence is added to the bank;
+- `uuid`, `bank_sentence`: of the fact's entry; without them the new sentence is added to the bank; `predicate`;
 - `paraphrase_prompt`, a text or a list, with `paraphrase_kind`; `made_paraphrases`, a list;
 - `neighbours`: of other facts, each with `prompt`, and optionally `uuid` (it has an entry), `edited` (it is a case
   itself) and `object` (by default the case's).
@@ -39,6 +39,7 @@ class Case:
     new_sentence: str
     uuid: str
     bank_sentence: str
+    predicate: str
     paraphrases: dict[str, list[str]]
     neighbours: list[Neighbour]
 
@@ -62,6 +63,7 @@ def read_cases(path: str | Path, limit: int | None, flag: str) -> list[Case]:
         cases.append(
             Case(
                 *(row[name] for name in FIELDS[1:]), row.get("uuid", ""), str(row.get("bank_sentence") or ""),
+                str(row.get("predicate") or ""),
                 {kind: prompts for kind, prompts in kinds.items() if prompts}, neighbours_of(row, place),
             )
         )  # fmt: skip

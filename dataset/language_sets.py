@@ -79,9 +79,9 @@ def kind_of(row, place: str) -> str:
     """
     if isinstance(row, dict) and isinstance(row.get("choices"), list):
         return LAST_WORD if len(row["choices"]) == 1 else CHOICES
-    if isinstance(row, dict) and isinstance(row.get("text"), str):
+    if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"].strip():
         return TEXT
-    raise ValueError(f'{place}: neither a question {{"context", "choices", "answer"}} nor {{"text"}}')
+    raise ValueError(f'{place}: neither a question {{"context", "choices", "answer"}} nor {{"text"}} with words in it')
 
 
 def question_of(row: dict, place: str) -> dict:

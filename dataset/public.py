@@ -178,20 +178,24 @@ def asked(questions: list[tuple[dict, str, list[str]]], seed: int = 0) -> Rows:
 
 def zsre(paths: list[Path]) -> Rows:
     """The bank states a question with its answer, and is asked in the question's other wording; then the edits."""
-    pairs, cases = [], []
+    pairs, cases, entries = [], [], []
     for _, row in read_values(paths[0]):
         case = published(row)
         entry = fact(f"{case.prompt} {case.object}.", case.subject, "answer", case.object, "zsRE")
         answers = row["answers"] if "answers" in row else texts_of(row["ground_truth"])
         pairs += [(entry, f"Question: {worded}\nAnswer: ___", answers) for worded in case.worded[:1]]
         cases.append(case._replace(relation="answer"))
+        near = [{"question": question, "answer": answer} for question, answer in case.neighbours]
+        about = {"questions": [case.prompt, *case.worded], "aliases": answers, "popularity": None, "locality": near}
+        entries.append(entry | about)
     yield from asked(pairs)
     yield from ((index, row) for index, row in edited(cases, "zsRE", 2) if index == 2)
+    yield from inserted("zsre", 3, entries)
 
 
 def popqa(paths: list[Path]) -> Rows:
-    """The bank states "The PREDICATE of SUBJECT is OBJECT.", and is asked in PopQA's own words."""
-    pairs = []
+    """The bank states "The PREDICATE of SUBJECT is OBJECT.", and is asked in PopQA's own words; then to insert."""
+    pairs, entries = [], []
     with open_text(paths[0]) as file:
         for row in csv.DictReader(file, delimiter="\t"):
             entry = fact(
@@ -199,7 +203,25 @@ def popqa(paths: list[Path]) -> Rows:
             )
             answers = parse_json(row["possible_answers"], f"{paths[0]}, {row['question']!r:.80}")
             pairs.append((entry, f"Question: {row['question']}\nAnswer: ___", answers))
+            popularity = int(row["s_pop"]) if row.get("s_pop") else None
+            entries.append(entry | {"questions": [row["question"]], "aliases": answers, "popularity": popularity})
     yield from asked(pairs)
+    yield from inserted("popqa", 2, entries)
+
+
+def inserted(name: str, index: int, entries: list[dict], seed: int = 0) -> Rows:
+    """Facts to insert, as rows of the file `index`; the choices are objects of the predicate, as often as they occur.
+
+    No wrong choice is right for any question about the subject and predicate. A question without four has no choices.
+    """
+    pools, right, rng = defaultdict(list), defaultdict(set), random.Random(seed)
+    for entry in entries:
+        pools[entry["predicate"]].append(entry["object"])
+        right[entry["subject"], entry["predicate"]].update([entry["object"], *entry["aliases"]])
+    for entry in {entry["uuid"]: entry for entry in entries}.values():
+        wrong = draw(pools[entry["predicate"]], 4, right[entry["subject"], entry["predicate"]], rng)
+        choices = object_question(entry, "", wrong, rng) if len(wrong) == 4 else {"choices": None, "answer": None}
+        yield index, {"set": name} | entry | {field: choices[field] for field in ("choices", "answer")}
 
 
 def pararel(paths: list[Path], seed: int = 0) -> Rows:

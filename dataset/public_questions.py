@@ -2,11 +2,27 @@
 
 ParaRel (`--pararel_path`), a line for each wording of a fact: `uuid`, `question` with a blank at its end, `choices`,
 `answer`, `own_wording` (whether the bank states the fact in these words); `relation`, `subject`, `predicate` if known.
+
+Facts to insert (`--insert_path`), a line each: `subject`, `predicate`, `object`, the `sentence` to add, `questions`;
+if known `set` (the part of the results), `uuid`, `aliases` of the object, `popularity`, `choices` with `answer`, and
+`locality`: questions that have nothing to do with it. Or a TSV or CSV of one's own: subject, predicate, object and,
+optionally, source and sentence. Its question is "What is the PREDICATE of SUBJECT?", its wrong choices are other
+objects of the file with the predicate.
 """
 
+import random
 from pathlib import Path
 
-from .questions import FIELDS, answer_index, read_questions
+from common.files import require_text, unpacked_name
+
+from .convert import read_triples
+from .formats import require_data
+from .knowledge import triple_uuid
+from .making import draw, pools, true_objects
+from .questions import FIELDS, LETTERS, answer_index, choice_of, read_questions
+
+TABLES = (".tsv", ".csv")
+OWN_SET = "own"  # the part of facts that name no set
 
 
 def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
@@ -25,4 +41,62 @@ def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
                 f"{path}, question {number}: the fact {row['uuid']} has other choices, or another answer, than in its "
                 "question before: give all wordings of a fact the same"
             )
+    return rows
+
+
+def read_inserts(path: str | Path, limit: int | None) -> list[dict]:
+    """The first `limit` facts to insert, each with all fields of the form; None: all.
+
+    `sentence` is empty where a table has none, `choices` None where there are none.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or malformed, or has no fact.
+    """
+    path = require_data(path, "insert_path")
+    if unpacked_name(path).endswith(TABLES):
+        return rows_of_table(path, limit)
+    rows = read_questions(path, ("subject", "predicate", "object", "sentence"), limit, "insert_path")
+    return [insert_row(row, f"{path}, fact {number}") for number, row in enumerate(rows, start=1)]
+
+
+def insert_row(row: dict, place: str) -> dict:
+    """A fact to insert with all fields of the form.
+
+    Raises:
+        ValueError: a field has another type; the place is named.
+    """
+    triple = row["subject"], row["predicate"], row["object"]
+    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row
+    for name, default in (("questions", []), ("aliases", [row["object"]]), ("choices", None)):
+        row[name] = row.get(name) or default
+        if row[name] is not None and not (isinstance(row[name], list) and all(type(x) is str for x in row[name])):
+            raise ValueError(f"{place}: {name!r} must be a list of texts, got {row[name]!r:.40}")
+    if not row["questions"]:
+        raise ValueError(f"{place}: 'questions' needs a question that asks for the object")
+    require_text("".join([*row["questions"], *row["aliases"], *(row["choices"] or ())]), place)
+    if row["choices"]:
+        row["answer"] = LETTERS[choice_of(row.get("answer"), row["choices"], place)]
+    if row.setdefault("popularity", None) is not None and type(row["popularity"]) not in (int, float):
+        raise ValueError(f"{place}: 'popularity' must be a number, got {row['popularity']!r:.40}")
+    row["locality"] = row.get("locality") or []
+    if not all(isinstance(one, dict) and isinstance(one.get("question"), str) for one in row["locality"]):
+        raise ValueError(f"{place}: 'locality' must be a list of objects with a 'question'")
+    return row
+
+
+def rows_of_table(path: Path, limit: int | None) -> list[dict]:
+    """The facts of a table, with a question and up to five choices each."""
+    facts = list(read_triples(path, template=""))
+    if not facts:
+        raise ValueError(f"{path} holds no fact: give another --insert_path")
+    objects, true, rng, rows = pools(facts), true_objects(facts), random.Random(0), []
+    for number, fact in enumerate(facts[:limit], start=1):
+        choices = [fact.object, *draw(objects[fact.predicate], 4, true[fact.subject, fact.predicate], rng)]
+        rng.shuffle(choices)
+        row = {"set": OWN_SET, "uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate}
+        row |= {"object": fact.object, "sentence": fact.sentence.strip()}
+        row |= {"questions": [f"What is the {fact.predicate} of {fact.subject}?"]}
+        if len(choices) > 1:
+            row |= {"choices": choices, "answer": LETTERS[choices.index(fact.object)]}
+        rows.append(insert_row(row, f"{path}, row {number}"))
     return rows

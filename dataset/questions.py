@@ -37,6 +37,7 @@ VERDICTS = {
 }
 RELATION_PROMPT = "Subject: {subject}\nObject: {object}\nRelation:"
 VERIFICATION_PROMPT = "{statement}\nIs this true?"
+QUESTION_PROMPT = "Question: {question}\nAnswer:"  # of questions in others' words
 YES, NO = " yes", " no"
 # The edit task asks in these wordings. Training never uses them.
 PARAPHRASES = (

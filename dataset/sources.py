@@ -106,13 +106,14 @@ SOURCES = {
     "zsre": Source(
         "zsRE: questions of two wordings, as MEND split them", "MIT (its repository)",
         (File(ROME + "zsre_mend_eval.json"),),
-        ("zsre_knowledge.jsonl", "zsre_object.jsonl", "zsre_edit.jsonl"),
-        "--database_init_path, --object_path, --zsre_path", "zsre",
+        ("zsre_knowledge.jsonl", "zsre_object.jsonl", "zsre_edit.jsonl", "zsre_insert.jsonl"),
+        "--database_init_path, --object_path, --zsre_path, --insert_path", "zsre",
     ),
     "popqa": Source(
         "PopQA: questions about rare and well-known things", "MIT (its repository)",
         (File(POPQA + "test.tsv", 5205200, "9a5227f41bff0e4c331d4a774d946b12f95307892b58f860a9606ef356e6089b"),),
-        ("popqa_knowledge.jsonl", "popqa_object.jsonl"), "--database_init_path, --object_path", "popqa", 5,
+        ("popqa_knowledge.jsonl", "popqa_object.jsonl", "popqa_insert.jsonl"),
+        "--database_init_path, --object_path, --insert_path", "popqa", 5,
     ),
     "pararel": Source(
         "ParaRel: facts of T-REx, each asked in many wordings", "MIT",

@@ -4,7 +4,9 @@ import difflib
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -129,18 +131,27 @@ class FileCommands:
             FileNotFoundError, ValueError: the file is missing or malformed, a wording is unknown, a text is too long,
                 or there are too few empty entries.
         """
-        facts = self.worded(read_facts(path), Path(path), templates or {})
+        return self.place_facts(self.worded(read_facts(path), Path(path), templates or {}), str(path))
+
+    def place_facts(self, facts: list[Fact], path: str, places: Iterable[int] = ()) -> list[Placed]:
+        """As `import_facts`, of facts that were read and have their sentences.
+
+        Args:
+            path: the file that they are from, for errors and as their source.
+            places: rows to overwrite once no empty entry is left.
+        """
         placed: list[Placed] = []
 
         def changes() -> list[Change]:
-            rows, empty = self._rows_by_text(), iter(self._empty_rows())
+            rows, empty = self._rows_by_text(), chain(self._empty_rows(), places)
             begins = rows_by_beginning(rows, {begin for fact in facts if (begin := beginning(fact))})
             stays = {rows[fact.sentence] for fact in facts if fact.sentence in rows}
             made: dict[int, Change] = {}
             for fact in (fact for fact in facts if fact.sentence not in rows):
                 old = (row for row in begins.get(beginning(fact), ()) if row not in made and row not in stays)
                 row = next((row for row in old if self._was_of(row, fact)), None)
-                row = next(empty, None) if row is None else row
+                if row is None:
+                    row = next((row for row in empty if row not in made and row not in stays), None)
                 if row is None:
                     raise ValueError(self._too_full(len(facts) - len(stays) - len(placed)))
                 try:

@@ -46,20 +46,34 @@ class MemoryStore(FileCommands):
     """
 
     def __init__(self, run_dir: str | Path, device: str = "cpu", bank_path: str | None = None, **places: str | None):
-        self.run_dir, self.bank_path, self.places, self.origin_problem = Path(run_dir), bank_path, places, ""
-        self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
-        self._seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
-        self.model = load_run(run_dir, device)
-        if not self.model.settings.reads_bank:
+        seen = Journal(run_dir).state()  # before loading: a line written meanwhile will be replayed once more
+        model, tokenizer, journal = load_run(run_dir, device), load_tokenizer(run_dir, "run"), Journal(run_dir)
+        if not model.settings.reads_bank:
             raise ValueError(f"{run_dir} is a run without a memory: give a run of model_memory")
-        self.tokenizer, self.journal = load_tokenizer(run_dir, "run"), Journal(run_dir)
         if bank_path:
             cache_dir = places.get("cache_dir")
-            model, self.trained_bank, self.journal = with_bank(
-                run_dir, self.model, self.tokenizer, bank_path, cache_dir
-            )
-            self.model, self._seen = model, self.journal.state()
-        self.bank, self.search = self.model.bank, TextSearch(self.tokenizer)
+            model, self.trained_bank, journal = with_bank(run_dir, model, tokenizer, bank_path, cache_dir)
+            seen = journal.state()
+        self._open(run_dir, model, tokenizer, journal, seen, bank_path, places)
+
+    @classmethod
+    def in_memory(cls, run_dir: str | Path, model, tokenizer, folder: str | Path, trained_bank=None, **places):
+        """The memory of a model of a run that is loaded already. Its changes are of this process alone.
+
+        Args:
+            folder: takes the journal; an empty one.  trained_bank: the facts behind the bank; None: those of the run.
+        """
+        store, journal = cls.__new__(cls), Journal(folder)
+        store._open(run_dir, model, tokenizer, journal, journal.state(), None, places)
+        if trained_bank is not None:
+            store.trained_bank = trained_bank
+        return store
+
+    def _open(self, run_dir, model, tokenizer, journal: Journal, seen, bank_path: str | None, places: dict) -> None:
+        self.run_dir, self.bank_path, self.places, self.origin_problem = Path(run_dir), bank_path, places, ""
+        self._histories: tuple[tuple[int, int], dict[int, list[Change]]] | None = None
+        self.model, self.tokenizer, self.journal, self._seen = model, tokenizer, journal, seen
+        self.bank, self.search = model.bank, TextSearch(tokenizer)
 
     def refresh(self) -> None:
         """Take over what other processes have written to the journal since the last look at it.

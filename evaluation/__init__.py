@@ -11,6 +11,7 @@
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
+| insertion                      | insertion.py  | are added facts found and answered, without training?  |
 | absent                         | absent.py     | does it know what its bank does not hold?              |
 | edits                          | edits.py      | does an edited entry change the answer, and only that? |
 | overlap                        | overlap.py    | which tokens does reading help, and which does it hurt?|
@@ -29,6 +30,7 @@ from .counterfact import counterfact, zsre
 from .edits import edits
 from .facts import cost, exact_match, fact_verification, frequency, object_prediction, relation_prediction, reworded
 from .generation import generation
+from .insertion import insertion
 from .language import language
 from .language_sets import language_sets
 from .lookup import lookup
@@ -49,6 +51,7 @@ TASKS = {
     "lookup": lookup,
     "retrieval": retrieval,
     "pararel": pararel,
+    "insertion": insertion,
     "absent": absent,
     "edits": edits,
     "overlap": overlap,

@@ -10,6 +10,9 @@ import numpy as np
 from runs.outcomes import packed_answers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from editing.store import MemoryStore
     from model.model_original import Transformer
 
     from .gold import Gold
@@ -30,6 +33,7 @@ class EvalConfig:
             "entry": the entry of the fact, which every position reads first; "found": the entries that `finder`
             finds for the question, in the prompt; "": nothing.
         finder: finds entries for a prompt; None: no run was named for it.
+        open_store: opens the bank for the functions of the editor, with a journal in the folder that it is given.
         control: the name of the control that the tasks are repeated under; "": none.
     """
 
@@ -49,6 +53,8 @@ class EvalConfig:
     oracle: str = ""
     finder: "EntryFinder | None" = None
     pararel_path: str | None = None
+    insert_path: str | None = None
+    open_store: "Callable[[str], MemoryStore] | None" = None
     control: str = ""
     language_sets: tuple[str, ...] = ()
     plain: "Transformer | None" = None

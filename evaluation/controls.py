@@ -118,4 +118,4 @@ def tasks_of(control: str) -> tuple[str, ...]:
     questions = ("object", "relation", "verification", "pararel")
     if control in FINDER_CONTROLS:
         return (*questions, "reworded", "exact_match", "cost")
-    return ("language", *questions) if control.startswith("bank") else questions
+    return ("language", "language_sets", *questions) if control.startswith("bank") else questions

@@ -117,14 +117,20 @@ class LookUpAnswers:
         self.look_up, self.found = look_up, {}
 
     def choose(self, asked: list[Asked]) -> list[float]:
-        """1 or 0, or 0.5 where the entries hold neither option."""
+        """1 or 0, or 0.5 where the entries hold neither option.
+
+        Where one entry holds both, an option that the prompt names already, as part of the subject, is not the answer.
+        """
         values = []
         for one in asked:
             if one.prompt not in self.found:  # many cases share their neighbours
                 rows = self.look_up.index.best(one.prompt)
                 self.found[one.prompt] = [self.look_up.texts[row] for row in rows]
-            chosen = choose(self.found[one.prompt], list(one.options))
-            values.append((0 in chosen) / len(chosen))
+            chosen = choose(self.found[one.prompt], [*one.options, ""])  # all three: neither option was found
+            if len(chosen) == 2:
+                named = choose([one.prompt], [*one.options, ""])
+                chosen = [i for i in chosen if i not in named or len(named) > 1]
+            values.append(0.5 if len(chosen) > 1 else float(chosen == [0]))
         return values
 
     write = None  # it writes nothing
@@ -202,10 +208,28 @@ def numbers_of(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], edits:
     return result
 
 
-def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag: str) -> dict | None:
-    """ES, PS and NS after each number of edits, of the model and of the look-up; deletion; whether undo is exact.
+def by_frequency(cases: list[Case], asked: list[Asked], config: EvalConfig) -> dict:
+    """The scores of a guess: the option that stands in more entries of the case's predicate, as the bank is."""
+    count, values = config.gold.frequency, {}
+    for i, one in enumerate(asked):
+        if not one.edited:
+            first, second = (count[cases[one.case].predicate, option.strip()] for option in one.options)
+            values[i] = 0.5 if first == second else float(first > second)
+    return {"all": {"edits": len(cases)} | by_name(asked, values, config, 0.5)}
 
-    The share of the result is ES after all edits; its parts are the other scores then. None without a bank or a file.
+
+def standard(numbers: dict) -> dict:
+    """A result whose share is ES after all edits; its parts are the other scores then."""
+    last = numbers["all"]
+    parts = {name: share for name, share in last.items() if isinstance(share, dict) and name != "free"}
+    free = {f"{name}_free": share for name, share in last.get("free", {}).items()}
+    return parts["ES"] | {"parts": parts | free, "numbers": numbers}
+
+
+def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag: str) -> dict | None:
+    """ES, PS and NS after each number of edits; the same without the model; deletion; whether undo is exact.
+
+    None without a bank or a file.
     """
     if path is None or not model.settings.reads_bank:
         return None
@@ -213,18 +237,17 @@ def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag:
     asked = asked_of(cases, set(config.gold.rows) if config.gold else None)
     edits = [(row, case.new_sentence) for case, row in zip(cases, rows, strict=True)]
     before, answers = fingerprint(model), ModelAnswers(model, tokenizer, config)
-    numbers = numbers_of(answers, asked, edits, config)
-    deleted = deletion(answers, asked, rows, places["held"], config)
+    result = standard(numbers_of(answers, asked, edits, config))
+    result["deletion"] = deletion(answers, asked, rows, places.pop("held"), config)
     after = fingerprint(model)
-    parts = {name: share for name, share in numbers["all"].items() if isinstance(share, dict) and name != "free"}
-    result = parts["ES"] | {
-        "parts": parts | {f"{name}_free": share for name, share in numbers["all"]["free"].items()},
-        "numbers": numbers, "deletion": deleted, "places": places,
-        "undo_exact": {name: before[name] == after[name] for name in before},
+    result |= {
+        "places": places, "undo_exact": {name: before[name] == after[name] for name in before},
         "prompts": {"scored": answers.scored, "written": answers.written},
     }  # fmt: skip
     if config.gold:
-        result["lookup"] = {"numbers": numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config)}
+        look_up = numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config)
+        guess = by_frequency(cases, asked, config)
+        result["without_model"] = {"lookup": standard(look_up), "frequency": standard(guess)}
     return result
 
 

@@ -11,7 +11,7 @@ from dataset.edit_cases import read_cases
 from dataset.formats import require_data
 from dataset.knowledge import Bank, Fact, read_knowledge
 from dataset.language_sets import read_sets
-from dataset.public_questions import read_pararel
+from dataset.public_questions import read_inserts, read_pararel
 from dataset.questions import FIELDS, read_questions
 from runs.load import load_run_bank
 
@@ -19,7 +19,15 @@ from .config import EvalConfig
 from .lookup import LookUp
 
 CASE_FILES = ("counterfact_path", "zsre_path")
-QUESTION_FILES = ("object_path", "relation_path", "verification_path", "edit_path", "pararel_path", *CASE_FILES)
+QUESTION_FILES = (
+    "object_path",
+    "relation_path",
+    "verification_path",
+    "edit_path",
+    "pararel_path",
+    "insert_path",
+    *CASE_FILES,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ def require_questions(config: EvalConfig) -> None:
             read_questions(path, FIELDS[kind], config.limit, f"{kind}_path")
     if config.pararel_path:
         read_pararel(config.pararel_path, config.limit)
+    if config.insert_path:
+        read_inserts(config.insert_path, config.limit)
     for name in CASE_FILES:
         if path := getattr(config, name):
             read_cases(path, config.limit, name)
@@ -90,7 +100,9 @@ def find_gold(
     uuids, path = set(), knowledge_path or default_path
     for name in QUESTION_FILES:
         if questions := getattr(config, name):
-            rows = read_questions(questions, (), config.limit, name)
+            is_insert = name == "insert_path"  # it may be a table
+            rows = (read_inserts(questions, config.limit) if is_insert
+                    else read_questions(questions, (), config.limit, name))  # fmt: skip
             uuids |= {row["uuid"] for row in rows if "uuid" in row}
             if name in CASE_FILES:
                 uuids |= {one["uuid"] for row in rows for one in row.get("neighbours") or () if one.get("uuid")}

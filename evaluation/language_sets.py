@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dataset.language_sets import CHOICES, LAST_WORD, TEXT, LanguageSet, is_wikitext, joined, read_sets
 from dataset.tokenizer import border
 from model.visibility import FLEX_BLOCK
+from runs.outcomes import packed_losses
 
 from .config import EvalConfig, accuracy, accuracy_by_part, ratio_error
 
@@ -142,17 +143,21 @@ def choose(model, tokenizer, questions: LanguageSet, config: EvalConfig) -> dict
 
 
 def last_words(model, tokenizer, questions: LanguageSet, config: EvalConfig) -> dict:
-    """Accuracy of greedy decoding over the last word, and the word's `perplexity`."""
+    """Accuracy of greedy decoding over the last word; `word`: its perplexity."""
     rows = questions.rows
     encoded = encoded_pairs(
         tokenizer, [(row["context"], row["choices"][0]) for row in rows], model.settings.max_seq_len
     )
     scores = score(model, tokenizer, encoded, config.batch_size)
-    nats = [-own.log_p for own in scores]
-    perplexity, error = math.exp(min(mean(nats), 50.0)), standard_error(nats)
-    result = with_errors(accuracy_by_part(rows, [own.is_greedy for own in scores], 0.0, config, TASK_VERSION))
-    error = None if error is None else error * perplexity
-    return result | {"perplexity": perplexity, "perplexity_stderr": error}
+    nats_D = np.array([-own.log_p for own in scores])
+    perplexity, error = math.exp(min(nats_D.mean(), 50.0)), standard_error(nats_D.tolist())
+    token_N = np.array([token for ids, _ in encoded for token in ids], dtype=np.int32)
+    word = {
+        "perplexity": perplexity, "stderr": None if error is None else error * perplexity,
+        "documents": packed_losses(nats_D, np.ones(len(rows), dtype=np.int64), token_N), "n": len(rows),
+    }  # fmt: skip
+    result = accuracy_by_part(rows, [own.is_greedy for own in scores], 0.0, config, TASK_VERSION)
+    return with_errors(result) | {"word": word}
 
 
 def running_text(model, tokenizer, texts: LanguageSet, config: EvalConfig) -> dict:
@@ -171,7 +176,8 @@ def running_text(model, tokenizer, texts: LanguageSet, config: EvalConfig) -> di
     nats_D = np.zeros(len(ids))
     for number, own in zip(document, score(model, tokenizer, encoded, config.batch_size), strict=True):
         nats_D[number] -= own.log_p
-    result: dict = {"documents": len(ids), "seed": config.seed, "task_version": TASK_VERSION}
+    token_N = np.array([token for own in ids for token in own], dtype=np.int32)
+    result: dict = {"n_documents": len(ids), "seed": config.seed, "task_version": TASK_VERSION}
     sizes = {
         "token": np.array([len(own) - 1 for own in ids]),
         "word": np.array([len(re.split(r"\s+", text)) for text in written]),
@@ -183,7 +189,8 @@ def running_text(model, tokenizer, texts: LanguageSet, config: EvalConfig) -> di
         error = ratio_error(nats_D, size_D)
         result[f"{name}_stderr"] = None if error is None else scale * error
         result[f"{unit}s"] = int(size_D.sum())
-    return result | {"n": result["tokens"], "word_perplexity": math.exp(min(result["nats_per_word"], 50.0))}
+    result["word_perplexity"] = math.exp(min(result["nats_per_word"], 50.0))
+    return result | {"n": result["tokens"], "documents": packed_losses(nats_D, sizes["token"], token_N)}
 
 
 KINDS = {CHOICES: choose, LAST_WORD: last_words, TEXT: running_text}
@@ -215,7 +222,7 @@ def cells_of(result: dict) -> dict[str, tuple[str, str, str]]:
                     own[label],
                     own[f"{label}_stderr"],
                     None,
-                    own["documents"],
+                    own["n_documents"],
                     ".4f",
                 )
             continue
@@ -225,6 +232,6 @@ def cells_of(result: dict) -> dict[str, tuple[str, str, str]]:
             line(f"{name}, {part}", share["accuracy"], share["stderr"], chance, share["n"], ".1%")
         if share := own.get("per_character"):
             line(f"{name}, per character", share["accuracy"], share["stderr"], chance, share["n"], ".1%")
-        if "perplexity" in own:
-            line(f"{name}, perplexity", own["perplexity"], own["perplexity_stderr"], None, own["n"], ".4g")
+        if word := own.get("word"):
+            line(f"{name}, perplexity", word["perplexity"], word["stderr"], None, own["n"], ".4g")
     return lines

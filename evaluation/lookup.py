@@ -97,6 +97,10 @@ class WordIndex:
             score_N[own] += self._weight(len(own))
         rows = np.concatenate(found)
         own_score = score_N[rows]
+        fewest = min((own for own in found if len(own) >= n), key=len, default=None)
+        if fewest is not None:
+            is_good_X = own_score >= np.partition(score_N[fewest], -n)[-n]  # all others are worse than n of its rows
+            rows, own_score = rows[is_good_X], own_score[is_good_X]
         for own in found:
             score_N[own] = 0.0
         # Only entries that reach the n-th best score can win a tie. An entry stands here once for each word.
@@ -162,12 +166,13 @@ class LookUp:
             rows[row] = text
         return LookUp(self.index.replaced(texts), rows)
 
-    def chosen(self, prompts: list[str], choices: list[list[str]]) -> list[list[int]]:
-        """For each question the choices that the look-up takes: one, or those among which it guesses."""
-        return [
-            choose([self.texts[row] for row in self.index.best(prompt)], own)
-            for prompt, own in zip(prompts, choices, strict=True)
-        ]
+    def found(self, prompts: list[str], n: int = READ) -> list[list[int]]:
+        """The rows of the `n` best entries for each prompt, best first."""
+        return [self.index.best(prompt, n) for prompt in prompts]
+
+    def chosen(self, found: list[list[int]], choices: list[list[str]]) -> list[list[int]]:
+        """For each question the choices that the best `READ` of these rows state: one, or those to guess among."""
+        return [choose([self.texts[row] for row in rows[:READ]], own) for rows, own in zip(found, choices, strict=True)]
 
 
 def lookup(model, tokenizer, config: EvalConfig) -> dict | None:

@@ -136,7 +136,7 @@ def overlap(model, tokenizer, config: EvalConfig) -> dict | None:
             continue
         loss_N, document_N = own.loss_N[is_in_N], own.document_N[is_in_N]
         groups[name] = {
-            "n": int(is_in_N.sum()), "share": float(is_in_N.mean()), "documents": len(np.unique(document_N)),
+            "n": int(is_in_N.sum()), "share": float(is_in_N.mean()), "n_documents": len(np.unique(document_N)),
             "loss": mean_over(loss_N, document_N),
             "against": {other: gain_over(other_N[is_in_N], loss_N, document_N) for other, other_N in others.items()},
         }  # fmt: skip

@@ -105,9 +105,14 @@ def without_model(rows: list[dict], config: EvalConfig) -> dict:
     gold = config.gold
     if gold is None or not gold.look_up.texts:
         return result
-    prompts = [row["question"].replace(BLANK, " ") for row in rows]
-    chosen = gold.look_up.chosen(prompts, [row["choices"] for row in rows])
-    result["lookup"] = measured(rows, certain(rows, chosen), config)
+    found = gold.look_up.found([row["question"].replace(BLANK, " ") for row in rows])
+    chosen = gold.look_up.chosen(found, [row["choices"] for row in rows])
+    result["lookup"] = measured(rows, certain(rows, chosen), config) | {"found": {}}
+    for part in (OWN, OTHER):
+        own = [i for i, row in enumerate(rows) if row["part"] == part and gold.row(row) != NO_ENTRY]
+        if own:
+            hits = [float(gold.row(rows[i]) in found[i]) for i in own]
+            result["lookup"]["found"][part] = share([rows[i] for i in own], hits, config)
     if all("predicate" in row for row in rows):
         frequent = []
         for row in rows:

@@ -13,8 +13,8 @@ MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
 WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
 SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
-PUBLIC_TASKS = ("pararel",)  # with the results of no model, on the same questions, in them
-AGREE = {"consistent": "agree", "all_right": "right"}
+PUBLIC_TASKS = ("pararel", "insertion")  # with the results of no model, on the same questions, in them
+READS = "entry read"
 EDIT_TASKS = ("counterfact", "zsre")
 
 
@@ -31,12 +31,20 @@ def with_interval(share: dict) -> str:
 
 def shares_of(task: str, result: dict) -> dict[str, dict]:
     """The shares that a table shows of a task on a public set, by the name of the measure."""
-    shares = {f"{task}, {name}": part for name, part in result.get("parts", {}).items()}
-    for key in ("consistent", "all_right"):
-        if key in result:
-            shares[f"{task}, all wordings {AGREE[key]}"] = result[key]
-    for part, layers in (result.get("read") or {}).items():
-        shares |= {f"{task}, {part}: entry read, {name}": own["selected"] for name, own in layers.items()}
+    parts, before = result.get("parts", {}), result.get("before", {})
+    whole = [name for name in (parts or before) if not name[-1].isdigit()]  # without quarters of a set
+    shares = {f"{task}, {name}": part for name, part in parts.items()}
+    shares |= {f"{task}, {name}, before": before["parts"][name] for name in whole if name in before.get("parts", {})}
+    for name, label in (("consistent", "all wordings agree"), ("all_right", "all wordings right")):
+        shares |= {f"{task}, {label}": result[name]} if name in result else {}
+    for end, written in (("", result.get("written", {})), (", before", before.get("written", {}))):
+        shares |= {f"{task}, {name}, exact match{end}": written[name] for name in whole if name in written}
+    shares |= {f"{task}, unrelated answers stay": result["locality"]} if "locality" in result else {}
+    for name in whole:
+        for reader, own in (result.get("read") or {}).get(name, {}).items():
+            shares[f"{task}, {name}: {READS}, {reader}"] = own["selected"]
+        if name in result.get("found", {}):  # of the look-up
+            shares[f"{task}, {name}: {READS}"] = result["found"][name]
     return shares
 
 
@@ -145,10 +153,12 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
         for task in PUBLIC_TASKS:
             known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
             shares = next((shares_of(task, own[key]) for own in known if key in own), {})
-            columns[title] |= {m: percent(shares[m]["accuracy"]) for m in measures if m in shares}
-    for task in EDIT_TASKS:
-        found = next((results[task]["lookup"] for results in rows.values() if "lookup" in results.get(task, {})), None)
-        columns["look-up"] |= edit_cells(task, found) if found else {}
+            for m in measures:
+                name = m.rpartition(", ")[0] if f": {READS}, " in m else m  # the look-up is one reader
+                columns[title] |= {m: percent(shares[name]["accuracy"])} if name in shares else {}
+        for task in EDIT_TASKS:
+            known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
+            columns[title] |= next((edit_cells(task, own[key]) for own in known if key in own), {})
     return {title: column for title, column in columns.items() if column}
 
 

@@ -1,7 +1,8 @@
 """eval.json: the results of a run. Each evaluation adds to the file; it never replaces a result by a smaller one.
 
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
-many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`.
+many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`; of
+several sets (`sets`) each does so by itself.
 Results of other weights are renamed to eval_step{step}.json. Those of an edited bank stand in eval_bank_{digest}.json,
 for eval.json and the record tell of the bank as trained. Every result that was ever measured is a line of
 evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
@@ -54,6 +55,18 @@ def is_smaller(new: dict, old: dict) -> bool:
     return limits[0] < limits[1] or all(isinstance(n, int) for n in numbers) and numbers[0] < numbers[1]
 
 
+def with_sets_of(old: dict, new: dict) -> tuple[dict, list[str]]:
+    """The new result with the old one's sets beside its own, and the names of those that the old one has larger.
+
+    Its limit is the smallest of any set.
+    """
+    sets = {name: own | {"limit": new["limit"]} for name, own in new["sets"].items()}
+    kept = [name for name, own in sets.items() if name in old["sets"] and is_smaller(own, old["sets"][name])]
+    sets = old["sets"] | sets | {name: old["sets"][name] for name in kept}
+    limit = min((own["limit"] for own in sets.values() if own["limit"] is not None), default=None)
+    return new | {"sets": sets, "n": sum(own["n"] for own in sets.values()), "limit": limit}, kept
+
+
 class ResultFile:
     """The results of a run, old and new, on the disk.
 
@@ -103,7 +116,10 @@ class ResultFile:
                 log.flush()
                 results = self._results()
                 into = results["arms"].setdefault(control, {}) if control else results
-                if task in into and is_smaller(result, into[task]):
+                if "sets" in result:
+                    result, kept = with_sets_of(into.get(task, {"sets": {}}), result)
+                    self.larger += [f"{name}, {control}" if control else name for name in kept]
+                elif task in into and is_smaller(result, into[task]):
                     self.larger.append(f"{task}, {control}" if control else task)
                     return
                 into[task] = result

@@ -172,7 +172,7 @@ def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table
     """
     groups, rows = groups_of(runs, labels), []
     one_seed = len(groups) > 1 and all(len(group) == 1 for group in groups.values())
-    for measure in compared_metrics():
+    for measure in compared_metrics(runs):
         values = {
             label: [v for run in group if (v := measure.value(run)) is not None] for label, group in groups.items()
         }
@@ -197,9 +197,17 @@ def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table
     return [differing_flags(groups), Table(f"results ({how})", rows)]
 
 
-def compared_metrics() -> Iterator[Metric]:
-    """The metrics of a comparison, the main ones also with the bank shuffled; that is no contest."""
+def compared_metrics(runs: list[Run]) -> Iterator[Metric]:
+    """The metrics of a comparison, the main ones also with the bank shuffled; that is no contest.
+
+    One whose path has a * is one for each key that it matches in any of the runs.
+    """
     for measure in (m for m in METRICS if m.is_compared):
+        if "*" in measure.path:
+            for star in dict.fromkeys(star for run in runs for star, *_ in measure.scores(run.eval)):
+                path = tuple(star if key == "*" else key for key in measure.path)
+                yield replace(measure, label=measure.label.format(star), path=path)
+            continue
         yield measure
         if measure.name in SHUFFLED:
             path = ("arms", "bank shuffled", *measure.path)

@@ -30,6 +30,16 @@ LABELS = {
     "absent_auroc_*": "库中没有的事实 AUROC, {}", "absent_right": "库中没有的事实, 答对",
     "absent_same": "库中没有的事实, 回答不变",
     "pararel_read_*": "ParaRel 读到正确条目, {}",
+    **{f"insert_{name}{end}": f"新插入的事实 {name}, {label}" for name in ("popqa", "zsre", "own") for end, label in (
+        ("", "选项"), ("_before", "插入前"), ("_exact", "精确匹配"), ("_found", "查到"), ("_read_*", "读到, {}"))},
+    **{f"{task}_{name}": f"{title} {label}" for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE"))
+       for name, label in (
+           ("es_*", "编辑成功 ES, {} 次编辑"), ("ps_made_*", "换措辞 PS (自制), {} 次编辑"),
+           ("ps_paraphrase_*", "换措辞 PS (原始), {} 次编辑"), ("ns_entry_*", "邻近事实 NS (有条目), {} 次编辑"),
+           ("ns_no_entry_*", "邻近事实 NS (无条目), {} 次编辑"), ("free_es_*", "自由生成 ES, {} 次编辑"),
+           ("free_ps_made_*", "自由生成 PS (自制), {} 次编辑"),
+           ("free_ps_paraphrase_*", "自由生成 PS (原始), {} 次编辑"),
+           ("deleted", "删除后如同从未有过"))},
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
     "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
     "prompt_tokens": "提示词 token 数", "answer_ms": "每题用时 (批量, ms)", "answer_ms_alone": "每题用时 (单题, ms)",

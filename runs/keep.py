@@ -19,7 +19,12 @@ CONTROLS = {
     "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
 WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
-PUBLIC_TASKS = ("pararel",)  # they hold the results of no model on the same questions
+PUBLIC_TASKS = (
+    "pararel",
+    "insertion",
+    "counterfact",
+    "zsre",
+)  # they hold the results of no model on the same questions
 GUESSES = {"guess": "chance"}
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, 1 to 9 degrees
 

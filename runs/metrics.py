@@ -105,6 +105,7 @@ PANELS = (LOSS, ASKED, RATE, SPEED, NORM, READ, USES, MEMORY)
 QUESTIONS = {"object": "对象", "relation": "关系", "verification": "真伪"}
 PARTS = {"": "", "seen": " (训练文本与库中)", "bank_only": " (仅库中)"}
 NATS = "nats/token"
+SETS = ("language_sets", "sets", "*")
 
 
 def share(name: str, label: str, *path: str, **more) -> Metric:
@@ -127,6 +128,17 @@ def edits(number: int) -> list[Metric]:
         f"edit_ms{after}", f"ms an edit, {label}", "ms", min, digits(3), path=("edits", str(number), "ms_per_edit")
     )
     return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
+
+
+def many_edits(task: str, title: str) -> list[Metric]:
+    """The scores of an editing benchmark after each number of edits ("0": before them, "all")."""
+    keys = {"es": "ES", "ps_made": "PS_made", "ps_paraphrase": "PS_paraphrase"}
+    parts = {"": keys | {"ns_entry": "NS", "ns_no_entry": "NS_no_entry"}, "free": keys}
+    return [
+        share(f"{task}_{free and 'free_'}{name}_*", f"{title} {key}{free and ' written freely'}, edits: {{}}",
+              task, "numbers", "*", *filter(None, [free]), key, "accuracy")
+        for free, own in parts.items() for name, key in own.items()
+    ] + [share(f"{task}_deleted", f"{title}, deleted as never there", task, "deletion", "chosen", "same")]  # fmt: skip
 
 
 def costs() -> list[Metric]:
@@ -158,6 +170,19 @@ def overlaps() -> list[Metric]:
         measure("plain", "gain over the plain run", *plain, "gain", "mean"),
         measure("helped", "helped, against the plain run", *plain, "helped", "mean", unit="%"),
         measure("hurt", "hurt, against the plain run", *plain, "hurt", "mean", unit="%", better=min),
+    ]
+
+
+def inserted(name: str) -> list[Metric]:
+    """The scores of the inserted facts of a set."""
+    paths = {
+        "": ("parts", name), "before": ("before", "parts", name), "exact": ("written", name), "found": ("found", name),
+        "read_*": ("read", name, "*", "selected"),
+    }  # fmt: skip
+    labels = {"": "", "before": ", before", "exact": ", exact match", "found": ", found", "read_*": ", read, {}"}
+    return [
+        share(f"insert_{name}_{end}".strip("_"), f"inserted, {name}{labels[end]}", "insertion", *path, "accuracy")
+        for end, path in paths.items()
     ]
 
 
@@ -219,20 +244,22 @@ METRICS: list[Metric] = [
     share("pararel_consistent", "ParaRel, all wordings agree", "pararel", "consistent", "accuracy"),
     share("pararel_all_right", "ParaRel, all wordings right", "pararel", "all_right", "accuracy",
           chinese="ParaRel 各措辞全对", is_compared=True),
+    *(own for name in ("popqa", "zsre", "own") for own in inserted(name)),
     Metric("absent_auroc_*", "AUROC of absent facts, {}", "", max, digits(3), path=("absent", "knowing", "*", "auroc")),
     share("absent_right", "right, facts absent", "absent", "emptied", "accuracy"),
     share("absent_same", "answer as before, facts absent", "absent", "emptied", "same", "accuracy"),
     share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
+    *(own for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE")) for own in many_edits(task, title)),
     share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
     *overlaps(),
     # Files of --language_sets, by name.
-    share("set_*", "{}", "language_sets", "sets", "*", "accuracy"),
-    share("set_characters_*", "{}, per character", "language_sets", "sets", "*", "per_character", "accuracy"),
-    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True,
-           path=("language_sets", "sets", "*", "perplexity")),
-    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=("language_sets", "sets", "*", "nats_per_word")),
-    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=("language_sets", "sets", "*", "bits_per_byte")),
+    share("set_*", "{}", *SETS, "accuracy", is_compared=True),
+    share("set_characters_*", "{}, per character", *SETS, "per_character", "accuracy", is_compared=True),
+    Metric("set_perplexity_*", "{}, perplexity", "", min, digits(2), is_exponential=True, is_compared=True,
+           path=(*SETS, "word", "perplexity")),
+    Metric("set_words_*", "{}, nats a word", "nats/word", min, path=(*SETS, "nats_per_word"), is_compared=True),
+    Metric("set_bytes_*", "{}, bits/byte", "bits/byte", min, path=(*SETS, "bits_per_byte"), is_compared=True),
     Metric("bank_used", "bank read in held-out text", "%", None, percent, path=("usage", "used_share")),
     Metric("coherence_pmi", "coherence (PMI)", NATS, max, digits(3), path=("generation", "coherence_pmi"),
            chinese="连贯性 (PMI)", is_compared=True),

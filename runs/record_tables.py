@@ -14,7 +14,9 @@ SUMMARY = (
 )  # fmt: skip
 QUESTIONS = ("object", "relation", "verification", "object_reworded", "exact_match", "val_loss")
 # Shown where they were measured: their beginnings of names.
-OPTIONAL = {"按与所读条目共有的 token 数": ("overlap_",), "公开语言题": ("set_",)}
+OPTIONAL = {
+    "按与所读条目共有的 token 数": ("overlap_",), "公开语言题": ("set_",), "公开编辑题": ("counterfact_", "zsre_"),
+}  # fmt: skip
 # 参数类别, 参数名, 说明: the rows of the template. A flag that the run does not use is left out.
 MODEL_FLAGS = (
     ("模型架构", "dim", "模型维度"), ("模型架构", "n_layers", "Transformer层数"), ("模型架构", "n_heads", "注意力头数"),

@@ -12,6 +12,7 @@ from dataset.edit_cases import read_cases
 from dataset.knowledge import read_knowledge
 from dataset.pretrain import read_documents
 from dataset.public import CONVERTERS, make, part_of
+from dataset.public_questions import read_inserts
 from dataset.questions import FIELDS, read_questions
 from dataset.sources import SOURCES
 
@@ -68,6 +69,7 @@ def test_every_source_has_its_converter_and_becomes_what_a_flag_reads():
         "--object_path",
         "--counterfact_path",
         "--pararel_path",
+        "--insert_path",
         "--language_sets",
     }
     read |= {"--zsre_path"}
@@ -146,7 +148,7 @@ def test_edits_of_zsre_in_each_published_form(made, tmp_path):
     }
     expected = None
     for form in (mend, easy, newer):
-        bank, _, edits = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps([form])))
+        bank, _, edits, _ = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps([form])))
         (case,) = read_cases(tmp_path / "out/zsre_edit.jsonl", None, "zsre_path")
         assert (case.prompt, case.new_sentence) == ("Who made X?", "Who made X? Bob.") and case.uuid == bank[0]["uuid"]
         assert case.paraphrases == {"paraphrase": ["X is by whom?"]}
@@ -156,15 +158,27 @@ def test_edits_of_zsre_in_each_published_form(made, tmp_path):
 
 
 def test_questions_of_zsre_popqa_and_pararel(made, tmp_path):
-    zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": [a]} for s, a in
-            (("X", "Ann"), ("Y", "Bob"))]  # fmt: skip
-    bank, asked, _ = made("zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": [a]}
+            | {"loc": "nq question: who", "loc_ans": "me"} for s, a in (("X", "Ann"), ("Y", "Bob"))]  # fmt: skip
+    bank, asked, _, _ = made("zsre", put(tmp_path, "z.json", json.dumps(zsre)))
     assert bank[0]["sentence"] == "Who made X? Ann." and asked[0]["question"] == "Question: X is by whom?\nAnswer: ___"
     assert asks(tmp_path / "out/zsre_object.jsonl", "object")[0]["object"] == "Ann"
 
-    rows = ["id\tsubj\tprop\tobj\tquestion\tpossible_answers"]
-    rows += [f'{n}\tS{n}\tauthor\tO{n}\tWho wrote S{n}?\t"[""O{n}""]"' for n in range(7)]
-    bank, asked = made_again(made, tmp_path, "popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
+    (first, _) = read_inserts(tmp_path / "out/zsre_insert.jsonl", None)
+    assert (first["questions"], first["sentence"], first["choices"]) == (
+        ["Who made X?", "X is by whom?"],
+        "Who made X? Ann.",
+        None,
+    )
+    assert first["locality"] == [{"question": "who", "answer": "me"}]
+
+    rows = ["id\tsubj\tprop\tobj\ts_pop\tquestion\tpossible_answers"]
+    rows += [f'{n}\tS{n}\tauthor\tO{n}\t{n}\tWho wrote S{n}?\t"[""O{n}"", ""P{n}""]"' for n in range(7)]
+    bank, asked, _ = made_again(made, tmp_path, "popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
+    inserts = read_inserts(tmp_path / "out/popqa_insert.jsonl", None)
+    assert [(row["popularity"], row["aliases"]) for row in inserts] == [(n, [f"O{n}", f"P{n}"]) for n in range(7)]
+    assert {row["choices"]["ABCDE".index(row["answer"])] == row["object"] for row in inserts} == {True}
+    assert (inserts[0]["sentence"], inserts[0]["questions"]) == ("The author of S0 is O0.", ["Who wrote S0?"])
     assert len(bank) == len(asked) == 7 and bank[0]["sentence"] == "The author of S0 is O0."
     assert all(len(set(row["choices"])) == 5 for row in asked)
 
@@ -198,11 +212,11 @@ def test_no_other_right_answer_is_a_wrong_choice(made, tmp_path):
     rows = ["id\tsubj\tprop\tobj\tquestion\tpossible_answers"]
     for subject, object, also in (("Ana", "French", ""), ("Ana", "German", ', ""Deutsch""'), ("Ben", "Deutsch", "")):
         rows.append(f'1\t{subject}\tlanguage\t{object}\tWhat does {subject} speak?\t"[""{object}""{also}]"')
-    _, asked = made("popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
+    _, asked, _ = made("popqa", put(tmp_path, "p.tsv", "\n".join(rows) + "\n"))
     assert [row["subject"] for row in asked] == ["Ben"]  # every object is right for Ana
     zsre = [{"subject": s, "src": f"Who made {s}?", "rephrase": f"{s} is by whom?", "answers": answers}
             for s, answers in (("X", ["Ann", "Bob"]), ("Y", ["Bob"]), ("Z", ["Cid"]))]  # fmt: skip
-    _, asked, _ = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps(zsre)))
+    _, asked, *_ = made_again(made, tmp_path, "zsre", put(tmp_path, "z.json", json.dumps(zsre)))
     assert sorted(asked[0]["choices"]) == ["Ann", "Cid"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from common.constants import NO_ENTRY, PADDING
 from dataset.edit_cases import read_cases
 from evaluation import TASKS
 from evaluation.config import EvalConfig
-from evaluation.counterfact import Asked, ModelAnswers, asked_of
+from evaluation.counterfact import Asked, LookUpAnswers, ModelAnswers, asked_of
 from evaluation.edits import fingerprint, write_edits
 from evaluation.generation import continuations, continue_prompt
 from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods
+from evaluation.lookup import LookUp, WordIndex
 from evaluation.places import free_rows, place_cases, rows_of_texts
 from evaluation.report import table
+from runs.metrics import METRICS
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
 
@@ -31,6 +34,7 @@ def case_of(fact, new="Chile", **more):
     ]
     return {
         "case_id": 1, "uuid": fact.uuid, "subject": fact.subject, "object": fact.object, "new_object": new,
+        "predicate": "country",
         "prompt": f"{fact.subject} is in", "paraphrase_prompt": f"They say that {fact.subject} is in",
         "paraphrase_kind": "restated",
         "made_paraphrases": [f"It is. {fact.subject} is in", f"So. {fact.subject} is in"],
@@ -84,17 +88,32 @@ def test_edits_take_effect_and_are_taken_back(model, tokenizer, config):
 
 
 def test_the_look_up_gives_the_same_scores_without_a_model(model, tokenizer, config):
-    numbers = counterfact(model, tokenizer, config)["lookup"]["numbers"]
+    numbers = counterfact(model, tokenizer, config)["without_model"]["lookup"]["numbers"]
     assert numbers["0"]["ES"]["accuracy"] == 0.1  # of the fact that no entry states, it guesses
     assert [numbers[n]["ES"]["accuracy"] for n in ("1", "all")] == [1, 1]
     assert numbers["all"]["NS"]["accuracy"] == numbers["all"]["PS_made"]["accuracy"] == 1
     assert "free" not in numbers["all"]
 
 
+def test_the_look_up_does_not_answer_with_a_name_of_the_subject():
+    texts = ["Paris Match is made in Rome.", "Oslo is near Bern."]
+    answers = LookUpAnswers(LookUp(WordIndex(texts), texts))
+
+    def value(prompt, *options):
+        return answers.choose([Asked("ES", 0, prompt, options)])[0]
+
+    assert value("Paris Match is made in", " Rome", " Paris") == 1
+    assert value("Paris Match is made in", " Paris", " Rome") == 0
+    assert value("It is near", " Oslo", " Bern") == 0.5 == value("Paris Match", " Lima", " Peru")
+    assert value("Paris Match", " Paris", " Lima") == 1
+
+
 def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, tokenizer, config):
     shown = table({"run": {"counterfact": counterfact(model, tokenizer, config)}})
     row = next(line for line in shown.splitlines() if line.startswith("counterfact, edits: 5, ES/PS/NS"))
-    assert row.split()[-2:] == ["100.0%/100.0%/100.0%"] * 2
+    guess, look_up = row.split()[-2:]
+    # No entry states Chile: by frequency no edit is followed, and all neighbours stay.
+    assert (row.split()[-3], guess, look_up) == ("100.0%/100.0%/100.0%", "0.0%/0.0%/100.0%", "100.0%/100.0%/100.0%")
     assert "NS without entry" in shown and "(before" in shown and "written freely" in shown
 
 
@@ -192,3 +211,13 @@ def test_without_a_bank_there_is_nothing_to_edit(model, tokenizer, config):
     plain = tiny_model(vocab_size=6400, model_type="model_original")
     assert counterfact(plain, tokenizer, config) is None
     assert counterfact(model, tokenizer, EvalConfig()) is None
+
+
+def test_every_score_is_a_measure_that_one_pattern_names(model, tokenizer, config):
+    result, found = {"counterfact": counterfact(model, tokenizer, config)}, {}
+    patterns = [metric for metric in METRICS if metric.name.startswith("counterfact")]
+    for metric in patterns:
+        found |= {metric.name.replace("*", star): value for star, _, value in metric.scores(result)}
+    assert found["counterfact_es_all"] == found["counterfact_free_es_all"] == 1 == found["counterfact_deleted"]
+    assert {"counterfact_ns_entry_0", "counterfact_ns_no_entry_1"} <= set(found)
+    assert all(sum(fnmatch(name, metric.name) for metric in patterns) == 1 for name in found)

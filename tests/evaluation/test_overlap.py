@@ -104,7 +104,7 @@ def test_groups_losses_and_gains_are_those_of_the_single_tokens(model, tokenizer
             if (gains < -0.1).any():
                 assert against["hurt"]["by"] == pytest.approx(-gains[gains < -0.1].mean(), abs=1e-5)
     every, whole = result["groups"]["all"], language(model, tokenizer, text)
-    assert every["loss"]["mean"] == pytest.approx(whole["loss"], rel=1e-5) and every["documents"] == 9
+    assert every["loss"]["mean"] == pytest.approx(whole["loss"], rel=1e-5) and every["n_documents"] == 9
     documents = outcomes_of(whole)
     error = ratio_error(documents.value_X * documents.weight_X, documents.weight_X)
     assert every["loss"]["ci95"][1] - every["loss"]["mean"] == pytest.approx(1.96 * error, rel=1e-4)

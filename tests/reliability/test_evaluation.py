@@ -152,6 +152,22 @@ def test_tasks_do_not_ask_for_files_that_only_others_need(run, evaluate, capsys)
     assert "loss" in evaluate("--tasks", "language", "--arms")["language"]
 
 
+def test_language_sets_are_kept_one_by_one(run, evaluate, capsys):
+    row = {"context": "Town 1 lies", "choices": [" in", " on"], "answer": "A"}
+    for name, n in (("a", 4), ("b", 3)):
+        write(run.parent / f"{name}.jsonl", [row] * n)
+    flags = "--tasks", "language_sets", "--arms", "bank zeroed", "--language_sets"
+    assert evaluate(*flags, str(run.parent / "b.jsonl"), "--limit", "1")["language_sets"]["n"] == 1
+    evaluate(*flags, str(run.parent / "a.jsonl"))
+    found = evaluate(*flags, str(run.parent / "b.jsonl"), "--limit", "2")
+    for own in (found["language_sets"], found["arms"]["bank zeroed"]["language_sets"]):
+        assert {name: share["n"] for name, share in own["sets"].items()} == {"a": 4, "b": 2}
+        assert (own["n"], own["limit"]) == (6, 2)
+    found = evaluate(*flags, str(run.parent / "a.jsonl"), str(run.parent / "b.jsonl"), "--limit", "3")
+    assert {name: share["n"] for name, share in found["language_sets"]["sets"].items()} == {"a": 4, "b": 3}
+    assert "keeps its results of more questions: a; a, bank zeroed; delete" in capsys.readouterr().out
+
+
 def test_what_was_measured_before_a_failure_is_stored_and_printed(run, evaluate, monkeypatch, capsys):
     def fail(*args):
         raise OSError("the GPU fell off")

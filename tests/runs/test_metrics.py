@@ -6,6 +6,7 @@ import pytest
 
 from runs.compare import compare
 from runs.metrics import METRICS, PANELS, Metric, dashboard_name, log_text, metric, panels, scores_of
+from runs.outcomes import packed_answers
 from runs.plots import figure_of
 from runs.record_values import value_of
 from runs.run import Run
@@ -81,6 +82,17 @@ def test_a_star_in_a_path_stands_for_every_key():
     found = list(metric("val_loss_*").scores(results))
     assert [(star, around["n"], value) for star, around, value in found] == [("films", 7, 2.5), ("wiki", 8, 3.0)]
     assert list(metric("object").scores(results)) == []
+
+
+def test_a_measure_with_a_star_is_compared_for_each_key_that_it_matches(run, tmp_path):
+    other = Run(write_run(tmp_path / "other"))
+    for own, right in ((run, [True] * 9 + [False]), (other, [False] * 10)):
+        share = {"accuracy": sum(right) / 10, "n": 10, "answers": packed_answers(right, [])}
+        (own.path / "eval.json").write_text(json.dumps({"language_sets": {"sets": {"blimp": share}}}))
+    run, other = Run(run.path), Run(other.path)
+    rows = {row["result"]: row for row in compare([run, other], {run: "mine", other: "theirs"})[1].rows}
+    cells = [cell["text"] for cell in rows["blimp"].values() if isinstance(cell, dict)]
+    assert cells == ["90.0%", "0.0%"] and rows["blimp"]["same questions"] == "p 0.0039, n 10"
 
 
 def test_everything_that_a_run_logs_is_in_the_table(runs, tmp_path):

@@ -14,7 +14,7 @@ from runs.evidence import Difference, Number
 from runs.keep import plan_of
 from runs.metrics import metric
 from runs.record import fill_record
-from runs.record_tables import verdict
+from runs.record_tables import knowledge, verdict
 from runs.run import Run, open_run
 from runs.significance import LEVEL, welch, welch_half
 from tests.runs.test_record import filled, write_run
@@ -151,3 +151,18 @@ def test_the_interval_over_seeds_excludes_zero_where_welch_does():
         new, old = [1.0, 1.3, 0.9], [1.2 + shift / 100, 1.25 + shift / 100]
         assert (welch_half(new, old) < mean(old) - mean(new)) == (welch(new, old)[1] < LEVEL)
     assert welch_half([1.0, 2.0], [3.0, 4.0]) == pytest.approx(4.303 * math.sqrt(0.5), abs=1e-3)
+
+
+def test_the_record_shows_language_sets_and_loss_by_overlap_where_they_were_measured(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "eval.json").write_text(json.dumps({"language": {"loss": 2.0, "n": 50}}))
+    assert "编辑: 未测" in knowledge(Run(path)) and "公开语言题" not in knowledge(Run(path))
+    sets = {"lambada": {"accuracy": 0.5, "n": 10, "word": {"perplexity": 40.0, "n": 10}}}
+    groups = {"3_to_7": {"loss": {"mean": 1.25, "n": 30}, "against": {"bank zeroed": {"gain": {"mean": 2.5, "n": 30}}}}}
+    found = {"language_sets": {"sets": sets}, "overlap": {"groups": groups}}
+    (path / "eval.json").write_text(json.dumps(found))
+    lines = knowledge(Run(path)).splitlines()
+    for line in ("| Loss, 共有 3 to 7 | 30 | 1.2500 |", "| 比空知识库低, 共有 3 to 7 | 30 | 2.5000 |"):
+        assert line in lines
+    assert any(line.startswith("| lambada | 10 | 50.0%") for line in lines)
+    assert "| lambada, 困惑度 | 10 | 40.00 |" in lines

@@ -73,6 +73,13 @@ def test_a_variant_is_refused_at_once_without_the_quick_start(tmp_path):
         (tmp_path / missing).touch()
 
 
+def test_entries_in_the_prompt_need_two_runs_and_questions(tmp_path):
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    environment = {"PYTHON": "false", "PLAIN": str(tmp_path), "MEMORY": "out/nowhere"}  # whatever is started fails
+    ended = bash("bash run_file/incontext.sh", tmp_path, **environment)
+    assert ended.returncode == 1 and "error: MEMORY='out/nowhere' is not there: name two trained runs" in ended.stderr
+
+
 def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
     shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
     (tmp_path / "theirs").mkdir()
