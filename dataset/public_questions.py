@@ -19,7 +19,7 @@ from .convert import read_triples
 from .formats import require_data
 from .knowledge import triple_uuid
 from .making import draw, pools, true_objects
-from .questions import FIELDS, LETTERS, answer_index, choice_of, read_questions
+from .questions import LETTERS, answer_index, choice_of, read_questions
 
 TABLES = (".tsv", ".csv")
 OWN_SET = "own"  # the part of facts that name no set
@@ -31,8 +31,9 @@ def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, or questions about one fact have other choices.
     """
-    rows, choices = read_questions(path, ("uuid", *FIELDS["object"]), limit, "pararel_path"), {}
+    rows, choices = read_questions(path, ("uuid", "question"), limit, "pararel_path"), {}
     for number, row in enumerate(rows, start=1):
+        row |= with_letter(row, f"{path}, question {number}")
         if type(row.get("own_wording")) is not bool:
             raise ValueError(f"{path}, question {number}: 'own_wording' must be true or false")
         about = sorted(row["choices"]), row["choices"][answer_index(row)]
@@ -42,6 +43,21 @@ def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
                 "question before: give all wordings of a fact the same"
             )
     return rows
+
+
+def with_letter(row: dict, place: str) -> dict:
+    """The choices of a question, and the letter of the right one.
+
+    A letter is read as a letter even where a choice has that name, as the language C does.
+
+    Raises:
+        ValueError: the choices are not two or more texts, or the answer names none.
+    """
+    choices, answer = row.get("choices"), row.get("answer")
+    if not (isinstance(choices, list) and len(choices) > 1 and all(type(choice) is str for choice in choices)):
+        raise ValueError(f"{place}: 'choices' must be a list of two texts or more, got {choices!r:.40}")
+    is_letter = type(answer) is str and len(answer) == 1 and answer in LETTERS[: len(choices)]
+    return {"choices": choices, "answer": answer if is_letter else LETTERS[choice_of(answer, choices, place)]}
 
 
 def read_inserts(path: str | Path, limit: int | None) -> list[dict]:
@@ -66,7 +82,7 @@ def insert_row(row: dict, place: str) -> dict:
         ValueError: a field has another type; the place is named.
     """
     triple = row["subject"], row["predicate"], row["object"]
-    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row
+    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row | {"sentence": row["sentence"].strip()}
     for name, default in (("questions", []), ("aliases", [row["object"]]), ("choices", None)):
         row[name] = row.get(name) or default
         if row[name] is not None and not (isinstance(row[name], list) and all(type(x) is str for x in row[name])):
@@ -75,7 +91,7 @@ def insert_row(row: dict, place: str) -> dict:
         raise ValueError(f"{place}: 'questions' needs a question that asks for the object")
     require_text("".join([*row["questions"], *row["aliases"], *(row["choices"] or ())]), place)
     if row["choices"]:
-        row["answer"] = LETTERS[choice_of(row.get("answer"), row["choices"], place)]
+        row |= with_letter(row, place)
     if row.setdefault("popularity", None) is not None and type(row["popularity"]) not in (int, float):
         raise ValueError(f"{place}: 'popularity' must be a number, got {row['popularity']!r:.40}")
     row["locality"] = row.get("locality") or []

@@ -105,6 +105,10 @@ def fingerprint(model) -> dict[str, str]:
             for name in sorted(value):
                 yield repr(name).encode()
                 yield from parts(value[name])
+        elif isinstance(value, (list, tuple)):
+            yield str(len(value)).encode()
+            for part in value:
+                yield from parts(part)
         elif hasattr(value, "__dict__") and not isinstance(value, type(model.settings)):
             yield from parts(vars(value))
         else:
@@ -116,7 +120,7 @@ def fingerprint(model) -> dict[str, str]:
     found = {}
     for name, values in held.items():
         digest = hashlib.blake2b(digest_size=16)
-        for part in (part for value in values for part in parts(value)):
+        for part in parts(values):
             digest.update(part)
         found[name] = digest.hexdigest()
     return found

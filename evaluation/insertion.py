@@ -220,13 +220,14 @@ def place(store, tokenizer, rows: list[dict], path: str) -> tuple[list[int], dic
     names = ("sentence", "subject", "predicate", "object", "uuid")
     facts = store.worded([Fact(*(row[name] for name in names)) for row in fits], Path(path), {})
     free, n_empty = free_rows(store.bank, set(), min(len(facts), len(store.bank.tokens)))
-    others = free[n_empty:]
-    placed = store.place_facts(facts, path, others)
+    placed = store.place_facts(facts, path, free[n_empty:])
+    start_of = {fact.sentence: fact.sentence.rpartition(fact.object)[0] for fact in facts}
+    replaced = sum(bool(start_of[one.text]) and one.before.startswith(start_of[one.text]) for one in placed)
     found = rows_of_texts(store.model, tokenizer, [row["sentence"] for row in fits])
     row_of = dict(zip((row["uuid"] for row in fits), found, strict=True))
-    over = sum(one.row in set(others) for one in placed)
-    about = {"facts": len(rows), "added": len(placed), "too_long": len(rows) - len(fits), "over_other_entries": over}
-    about["in_place_of_another_object"] = sum(bool(one.before) for one in placed) - over
+    about = {"facts": len(rows), "added": len(placed), "too_long": len(rows) - len(fits)}
+    about |= {"in_place_of_another_object": replaced}
+    about |= {"over_other_entries": sum(bool(one.before) for one in placed) - replaced}
     return [row_of.get(row["uuid"], NO_ENTRY) for row in rows], about
 
 
@@ -249,15 +250,15 @@ def insertion(model, tokenizer, config: EvalConfig) -> dict | None:
         asked = asked_of(rows)
         before, nearby_before = answers(model, tokenizer, asked, config), write_nearby(model, tokenizer, rows, config)
         kept = fingerprint(model)
-        places, placed = place(store, tokenizer, rows, config.insert_path)
         try:
+            places, placed = place(store, tokenizer, rows, config.insert_path)
             row_of = dict(zip((row["uuid"] for row in rows), places, strict=True))
             found = [row_of[one.row["uuid"]] for one in asked]
             result = answers(model, tokenizer, asked, config)
             result["read"] = entries_read(model, tokenizer, asked, found, config)
             nearby = write_nearby(model, tokenizer, rows, config)
         finally:
-            if placed["added"]:
+            if store.journal.entries():
                 store.undo()
     result |= {"before": before, "placed": placed, "undo_exact": fingerprint(model) == kept}
     if nearby:

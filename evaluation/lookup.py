@@ -76,8 +76,8 @@ class WordIndex:
         if not self.changes:
             return rows
         if word not in self._entries:
-            added = np.array(self._added.get(word, []), dtype=rows.dtype)
-            self._entries[word] = np.sort(np.concatenate([rows[~self._is_changed_N[rows]], added]))
+            kept, added = rows[~self._is_changed_N[rows]], np.array(self._added.get(word, []), dtype=rows.dtype)
+            self._entries[word] = np.insert(kept, np.searchsorted(kept, added), added) if len(added) else kept
         return self._entries[word]
 
     def best(self, text: str, n: int = READ) -> list[int]:

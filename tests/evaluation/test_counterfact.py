@@ -1,6 +1,7 @@
 """The editing benchmark on a made-up run: what is found, edited, asked, counted and taken back."""
 
 import json
+import sys
 from contextlib import nullcontext
 from fnmatch import fnmatch
 
@@ -174,6 +175,18 @@ def test_neighbours_with_an_entry_are_those_of_the_bank(cases_file, gold):
     cases = read_cases(cases_file([case_of(FACTS[0])]), None, "counterfact_path")
     names = [[one.name for one in asked_of(cases, entries)][4:] for entries in (None, {FACTS[1].uuid})]
     assert names == [["NS", "NS", "NS_no_entry"], ["NS", "NS_no_entry", "NS_no_entry"]]
+
+
+def test_an_option_that_begins_another_ends_with_its_text(model, tokenizer, config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sys.modules["evaluation.counterfact"], "log_likelihoods",
+        lambda model, tokenizer, pairs, *_, **__: asked.extend(pairs) or [(0.0, 1)] * len(pairs),
+    )  # fmt: skip
+    options = (" Norway", " Norway House"), (" Norway", " Peru")
+    ModelAnswers(model, tokenizer, config).choose([Asked("ES", 0, "It is in", own) for own in options])
+    eos = tokenizer.eos_token
+    assert [option for _, option in asked] == [f" Norway{eos}", f" Norway House{eos}", " Norway", " Peru"]
 
 
 def test_batched_answers_are_those_one_by_one(model, tokenizer, config):

@@ -42,6 +42,13 @@ def test_batched_scores_equal_scores_one_by_one(model, tokenizer):
         assert score == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_option_begins_where_its_prompt_ends(tokenizer):
+    pairs = [("The river", " Seine"), ("The river", " Rhine"), ("", "Nothing")]
+    for (prompt, option), (ids, start) in zip(pairs, encode(tokenizer, pairs), strict=True):
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids[1:start]).strip() == prompt
+        assert tokenizer.decode(ids[start:]).strip() == option.strip()
+
+
 def test_a_comparison_shows_the_main_controls_and_names_the_others(tmp_path):
     asked = {"object": {"accuracy": 0.5, "ci95": [0.4, 0.6], "chance": 0.2, "planted": {"accuracy": 0.1}}}
     controls = ("bank shuffled", "bank zeroed", "bank counterfactual", "gold in prompt")

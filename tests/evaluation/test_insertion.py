@@ -3,6 +3,7 @@
 import json
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,10 +79,14 @@ def test_added_facts_are_answered_from_the_bank_and_taken_back(model, tokenizer,
 
 
 def test_a_fact_takes_the_place_of_another_object_of_its_subject(model, tokenizer, settings, inserts):
-    path = inserts(subject="Oslo", predicate="country", object="Peru", sentence="Oslo is in Peru.", answer="D")
-    settings = EvalConfig(**vars(settings) | {"insert_path": path, "limit": 1})
+    path = Path(inserts())
+    first, *others = path.read_text().splitlines()
+    first = json.loads(first.replace("Tampa", "Milan")) | {"object": "Peru", "sentence": "Milan is in Peru."}
+    path.write_text("\n".join([json.dumps(first | {"answer": "D"}), *others[:2]]))
     result = insertion(model, tokenizer, settings)
-    assert result["placed"]["in_place_of_another_object"] == 1 and result["undo_exact"]
+    # The last row, where Milan was, is the first that would be overwritten.
+    assert result["placed"]["in_place_of_another_object"] == 1 and result["placed"]["over_other_entries"] == 2
+    assert result["accuracy"] == 1 and result["undo_exact"]
 
 
 def test_an_insertion_that_fails_is_taken_back(model, tokenizer, settings, monkeypatch):

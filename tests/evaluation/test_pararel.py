@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from dataset.knowledge import Fact
 from dataset.public_questions import read_pararel
 from evaluation.config import EvalConfig, clustered_interval, wilson_interval
 from evaluation.gold import Gold, require_questions
-from evaluation.pararel import OTHER, OWN, certain, measured, pararel
+from evaluation.pararel import OTHER, OWN, certain, measured, pararel, without_model
 from evaluation.report import table
 
 from .conftest import FACTS
@@ -26,7 +27,7 @@ def settings(tmp_path):
     for fact in FACTS[:6]:
         about = {"uuid": fact.uuid, "subject": fact.subject, "predicate": "country", "object": fact.object}
         about |= {"relation": "P17", "choices": LANDS, "answer": "ABCDE"[LANDS.index(fact.object)]}
-        for wording, own in (("{} is in ___", True), ("The old city {} is in ___", False)):
+        for wording, own in (("{} is in ___", True), ("Old {} is in ___", False), ("The city {} is in ___", False)):
             rows.append(about | {"question": wording.format(fact.subject), "own_wording": own})
     gold = Gold(
         {fact.uuid: row for row, fact in enumerate(FACTS)}, {f.uuid: f for f in FACTS}, lambda: enumerate(FACTS)
@@ -37,11 +38,12 @@ def settings(tmp_path):
 def test_a_model_that_copies_finds_its_facts_in_both_wordings(model, tokenizer, settings):
     result = pararel(model, tokenizer, settings)
     assert result["parts"][OWN]["accuracy"] == result["parts"][OTHER]["accuracy"] == 1
+    assert (result["parts"][OWN]["n"], result["parts"][OTHER]["n"], result["parts"][OTHER]["facts"]) == (6, 12, 6)
     assert result["all_right"]["accuracy"] == result["consistent"]["accuracy"] == 1 and result["all_right"]["n"] == 6
     assert result["read"][OTHER]["pointer"]["selected"]["accuracy"] == 1
     without = result["without_model"]
     assert without["lookup"]["accuracy"] == 1 and without["guess"]["accuracy"] == pytest.approx(0.2)
-    assert without["guess"]["all_right"]["accuracy"] == pytest.approx(0.2**2)
+    assert without["guess"]["all_right"]["accuracy"] == pytest.approx(0.2**3)
     # Of the other seven facts Norway has 2 and Italy 2, where France is right for 3 and has 2: the first counts.
     assert without["frequency"]["parts"][OTHER]["accuracy"] == pytest.approx(3 / 6)
     row = next(line for line in table({"run": result and {"pararel": result}}).splitlines() if OTHER in line)
@@ -64,6 +66,24 @@ def test_choices_in_another_order_are_the_same_choices():
     assert measured(rows, certain(rows, [[0], [0]]), EvalConfig())["consistent"]["accuracy"] == 0
 
 
+def test_a_letter_is_a_letter_though_a_choice_is_called_so(tmp_path):
+    row = {"uuid": "u", "question": "It is written in ___", "choices": ["C", "Java"], "own_wording": True}
+    for answer, letter in (("B", "B"), ("A", "A"), (0, "A"), ("Java", "B")):
+        assert read_pararel(write(tmp_path / "p.jsonl", [row | {"answer": answer}]), None)[0]["answer"] == letter
+
+
+def test_the_most_frequent_object_does_not_count_the_asked_fact_itself():
+    facts = [Fact(f"{s} is in {o}.", s, "country", o, s) for s, o in (("A", "France"), ("B", "Italy"))]
+    rows = [
+        {"uuid": f.uuid, "predicate": "country", "choices": choices, "answer": "A", "part": OTHER}
+        | {"question": f"{f.subject} is in ___"}
+        for f, choices in zip(facts, (["France", "Italy"], ["Italy", "France"]), strict=True)
+    ]
+    gold = Gold({"A": 0, "B": 1}, {f.uuid: f for f in facts}, lambda: enumerate(facts))
+    result = without_model(rows, EvalConfig(gold=gold))
+    assert (result["frequency"]["accuracy"], result["lookup"]["accuracy"]) == (0, 1)
+
+
 def test_an_interval_takes_a_fact_as_one_draw():
     right = [1.0] * 40 + [0.0] * 40
     alone = clustered_interval(right, list(range(80)))
@@ -77,6 +97,7 @@ def test_an_interval_takes_a_fact_as_one_draw():
     ("change", "told"),
     [({"own_wording": "no"}, "question 2: 'own_wording' must be true or false"),
      ({"answer": "B"}, "question 2: the fact u has other choices, or another answer"),
+     ({"choices": "a"}, "question 2: 'choices' must be a list"), ({"answer": "D"}, "names no choice"),
      ({"question": "It is here"}, "line 2: the question has no blank")],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_before_anything_runs(tmp_path, change, told):
