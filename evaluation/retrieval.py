@@ -32,7 +32,8 @@ def candidates_and_reads(
     read: dict[str, list[torch.Tensor]] = {}
     for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
         readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
-        if model.settings.uses_ngrams:
+        has_ngrams = model.settings.index_class is NgramIndex
+        if has_ngrams:
             matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT, n_kept=max(CANDIDATES))
         for layer, reading in enumerate(readings):
             if reading is None:
@@ -40,8 +41,10 @@ def candidates_and_reads(
             name = model.settings.reader_name(layer)
             is_read_XS = reading.weight_BTS[:, -1] > 0
             read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY).cpu())
-            if model.settings.uses_ngrams:
+            if has_ngrams:
                 entry_XC = matches.entry_BTC[:, -1]
+            elif reading.query_BTD is None:  # all that is found is read
+                entry_XC = reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY)
             else:
                 query_X1D = reading.query_BTD[:, -1:]
                 entry_XC = model.blocks[layer].retrieval.candidates(query_X1D, max(CANDIDATES))[:, 0]
@@ -150,6 +153,6 @@ def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
         shares["selected_if_right"] = share(read_B[right_B], chance)
         shares["selected_if_wrong"] = share(read_B[~right_B], chance)
     result = {"layers": layers, "n": len(known), "seed": config.seed, "task_version": TASK_VERSION}
-    if model.settings.uses_ngrams:
+    if model.settings.index_class is NgramIndex:
         result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:MAX_EXHAUSTIVE], gold_B)
     return result

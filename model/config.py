@@ -27,14 +27,15 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     )
     retrieval: str = flag(
         "product_key",
-        "how entries are found: by learned product keys in each block, or once a position by the n-grams that they "
-        "share with the text so far",
+        "how entries are found: by learned product keys in each block, or once a position by the n-grams or by the "
+        "longest suffix that they share with the text so far",
         choices=list(RETRIEVALS), basic=True,
         only_with=["--model_type model_memory", READER],
     )  # fmt: skip
     fusion: str = flag(
         "cross_attention",
-        "how the found entries join the stream: as vectors, or (words) token by token",
+        "how the found entries join the stream: as vectors, or token by token (words), or (continuations) what follows "
+        "the places found, one distribution for each distance",
         choices=list(FUSIONS), basic=True, only_with=["--model_type model_memory", IN_A_BLOCK],
     )  # fmt: skip
 
@@ -84,6 +85,16 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return "mask" in self.fusion_class.prepares
 
     @property
+    def tokens_read(self) -> int:
+        """How many tokens of an entry are handed to the fusion."""
+        return self.suffix_tokens if self.reads_continuations else self.knowledge_length
+
+    @property
+    def reads_continuations(self) -> bool:
+        """Whether the tokens read are those after a place that repeats the text."""
+        return self.retrieval == "suffix"
+
+    @property
     def retrieval_class(self) -> type:
         return RETRIEVALS[self.retrieval]
 
@@ -113,9 +124,9 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return "pointer" if index == self.n_layers else f"block {index}"
 
     @property
-    def uses_ngrams(self) -> bool:
-        """Whether every forward pass looks the text up in the bank's n-gram index."""
-        return self.reads_bank and self.retrieval_class.uses_ngrams
+    def index_class(self) -> type | None:
+        """The index of the bank that every forward pass looks the text up in."""
+        return self.retrieval_class.index_class if self.reads_bank else None
 
     @property
     def searches_text(self) -> bool:
@@ -131,7 +142,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     @property
     def reads_text(self) -> bool:
         """Whether the memory compares entries with the tokens of the text, which a cache then stores."""
-        return self.uses_ngrams or "text" in self.prepares
+        return self.index_class is not None or "text" in self.prepares
 
     @property
     def cache_layers(self) -> int:

@@ -6,6 +6,7 @@ Which file to open for which change (all but the first in `model/memory/`):
     ngrams.py            retrieval by n-grams; `ngram_index.py` and `ngram_search.py` below it
     cross_attention.py   fusion by attention to entries' vectors;   pooled.py   gated MLP and concatenation
     tokens.py            fusion by attention to entries' tokens, and the pointer
+    suffixes.py          retrieval by the longest suffix of the text;   continuations.py   fusion of what follows it
     bank.py, ema.py      the texts, their edits and access counts; their moving averages in training
     interfaces.py        what a retrieval and a fusion are given and return: read it before adding one
     __init__.py          the tables of retrievals and fusions: a new one is one file and one line
@@ -117,7 +118,7 @@ class MemoryTransformer(Transformer):
         )  # fmt: skip
         found = retrieval.search(config, self.bank, inputs, lay_out="text" in needs)
         text = None
-        if "text" in needs and not retrieval.uses_ngrams:
+        if "text" in needs and retrieval.index_class is None:
             text = input_BT, previous_tokens(input_BT, visible.document_BX, cache, config.cache_layers - 1)
         has_kernel = torch.is_grad_enabled() and unit_entries.op.uses_kernel(embedding_VD.device)
         return MemoryContext(

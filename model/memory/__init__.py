@@ -4,21 +4,25 @@ A new retrieval or fusion is one file, and here an import and a table entry. Its
 and in `--help`, and every invariant of the tests covers it (docs/adding_a_variant.md).
 """
 
+from .continuations import ContinuationFusion
 from .cross_attention import CrossAttention
 from .ngrams import Ngrams
 from .pooled import Concat, GatedMLP
 from .product_keys import ProductKeys
+from .suffixes import Suffixes
 from .tokens import Pointer, TokenFusion
 
 RETRIEVALS = {
     "product_key": ProductKeys,
     "ngram": Ngrams,
+    "suffix": Suffixes,
 }
 FUSIONS = {
     "gated_mlp": GatedMLP,
     "cross_attention": CrossAttention,
     "concat": Concat,
     "words": TokenFusion,
+    "continuations": ContinuationFusion,
 }
 
 

@@ -13,6 +13,7 @@ from common.constants import PADDING
 from ..base_config import MemoryConfig
 from ..ops import read_entries
 from ..ops.entries import CommonTokens
+from .bank_index import BankIndex
 from .ngram_index import NgramIndex
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
@@ -39,7 +40,7 @@ class MemoryBank(nn.Module):
             n_unfrozen = N - round(config.freeze_ratio * N)
             self.register_buffer("average", torch.zeros(n_unfrozen, config.dim, dtype=torch.float16))
         self._norm_N, self._norm_of = None, None
-        self._ngrams: NgramIndex | None = None
+        self._indexes: dict[type, BankIndex] = {}
         self._common: CommonTokens | None = None
         self._count_MN = None
 
@@ -54,7 +55,7 @@ class MemoryBank(nn.Module):
         if token_NL.numel() and not 0 <= int(token_NL.min()) <= int(token_NL.max()) < self.config.vocab_size:
             raise ValueError(f"a bank token lies outside the vocabulary of {self.config.vocab_size}")
         self.tokens.copy_(token_NL)
-        self._ngrams = None
+        self._indexes = {}
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True
@@ -86,15 +87,21 @@ class MemoryBank(nn.Module):
         return self._norm_N
 
     @torch.no_grad()
-    def ngrams(self) -> NgramIndex:
+    def index(self, kind: type) -> BankIndex:
         """The index of the entries as trained, with the edits since; built on the first call, then updated by `write`.
 
         Where the bank has moved to another device, the index is built there from the same trained entries.
+
+        Args:
+            kind: `NgramIndex`, `SuffixIndex`.
         """
-        index = self._ngrams
+        index = self._indexes.get(kind)
         if index is None or index.stale_N.device != self.tokens.device:
-            self._ngrams = NgramIndex(self.tokens, self.config, index.edited if index else None)
-        return self._ngrams
+            self._indexes[kind] = kind(self.tokens, self.config, index.edited if index else None)
+        return self._indexes[kind]
+
+    def ngrams(self) -> NgramIndex:
+        return self.index(NgramIndex)
 
     def count_tokens(self) -> Tensor:
         """(V,) int64: how often each token occurs in the bank."""
@@ -119,29 +126,31 @@ class MemoryBank(nn.Module):
     def write(self, row_X: Tensor, token_XL: Tensor) -> Tensor:
         """Edit entries, frozen or not: a person asks for it.
 
-        The first write builds the n-gram index of a model that retrieves by it: edits are indexed as changes to the
-        entries as trained.
+        The first write builds the index of a model that retrieves by one: edits are indexed as changes to the entries
+        as trained.
 
         Returns:
             (X, L): the tokens before. To undo, write them back.
         """
-        if self.config.uses_ngrams:
-            self.ngrams()
+        self._build_index()
         old_XL = self.tokens[row_X].clone()
         self.tokens[row_X] = token_XL.to(self.tokens.dtype)
-        if self._ngrams is not None:
-            self._ngrams.edit(row_X, old_XL)
+        for index in self._indexes.values():
+            index.edit(row_X, old_XL)
         return old_XL
+
+    def _build_index(self) -> None:
+        if self.config.index_class is not None:
+            self.index(self.config.index_class)
 
     @torch.no_grad()
     def swap(self, token_NL: Tensor) -> Tensor:
-        """Give every row another text for a while (a control); n-grams go on finding rows by their texts before.
+        """Give every row another text for a while (a control); the index goes on finding rows by their texts before.
 
         Returns:
             (N, L): the tokens before. To undo, copy them into `tokens`.
         """
-        if self.config.uses_ngrams:
-            self.ngrams()
+        self._build_index()
         old_NL = self.tokens.clone()
         self.tokens.copy_(token_NL)
         return old_NL

@@ -30,6 +30,7 @@ class Found(NamedTuple):
         token_BTSL: integer, the entries' tokens; PADDING where nothing was found.
         log_weight_BTS: float32, logarithms of the entries' weights.
         missing_BTS: bool, where nothing was found. None: nowhere.
+        matched_BTS: int64, how many of the text's last tokens each entry repeats before what is read; None: unknown.
         is_normalised: whether the weights of a position sum to 1.
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     tokens: EntryTokens | None = None
     query_BTD: Tensor | None = None
     is_normalised: bool = True
+    matched_BTS: Tensor | None = None
 
 
 class Reading(NamedTuple):
@@ -102,7 +104,7 @@ class Retrieval(nn.Module):
     """
 
     Config: type = MemoryConfig
-    uses_ngrams = False  # `search` looks tokens up in the bank's n-gram index, and stores the text in the cache
+    index_class = None  # the index of the bank that `search` looks the text up in; the text then is in the cache
     has_grid = False  # an entry is found by its place in a grid of rows and columns, so the order of the bank matters
 
     def __init__(self, config: MemoryConfig):
@@ -116,7 +118,7 @@ class Retrieval(nn.Module):
     @classmethod
     def searches_text(cls, config: MemoryConfig) -> bool:
         """Whether `search_text` finds anything; False spares the training loop from preparing batches."""
-        return cls.uses_ngrams
+        return cls.index_class is not None
 
     @classmethod
     def search_text(cls, config: MemoryConfig, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:

@@ -20,6 +20,7 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
 
 from ..base_config import MemoryConfig
+from .bank_index import BankIndex, last, pack
 
 INDEXED = "--retrieval ngram or --retrieval_loss_coef"
 PAIR_POSTINGS, PAIRS_USED = 4, 4  # pairs with more postings are ignored; so many pairs are used per position at most
@@ -76,14 +77,6 @@ class Matches(NamedTuple):
         return Matches(self.entry_BTC[..., :n], self.score_BTC[..., :n])
 
 
-def pack(token_XG: Tensor, bits: int) -> Tensor:
-    """(X,) int64: n tokens as one number, the first one in the highest bits."""
-    key_X = torch.zeros_like(token_XG[..., 0], dtype=torch.int64)
-    for token_X in token_XG.unbind(dim=-1):
-        key_X = (key_X << bits) | token_X.long()
-    return key_X
-
-
 class PostingList:
     """An inverted index: sorted keys, each with the entry that contains it. A key may have many postings.
 
@@ -133,11 +126,6 @@ def rarest(rank_XL: Tensor, n: int) -> Tensor:
     return torch.stack(best, dim=-1)
 
 
-def last(value_BT: Tensor, n: int, before: int) -> Tensor:
-    """(B, T, n): the values of each position and of the n - 1 before it, in their order; `before` where none is."""
-    return F.pad(value_BT, (n - 1, 0), value=before).unfold(1, n, 1)
-
-
 def close_up(entry_BTX: Tensor, weight_BTX: Tensor, unused: int) -> tuple[Tensor, Tensor]:
     """The matches of each position without gaps, in their order; each has at least `unused` gaps, which are cut off."""
     n = entry_BTX.shape[-1] - unused
@@ -148,35 +136,19 @@ def close_up(entry_BTX: Tensor, weight_BTX: Tensor, unused: int) -> tuple[Tensor
     return closed_BTX[..., :n], weighed_BTX[..., :n]
 
 
-class NgramIndex:
+class NgramIndex(BankIndex):
     """Posting lists of the n-grams and pairs of a bank. Edited rows have lists of their own, so an edit is fast.
 
     Memory: 12 bytes for each token of the bank, and 12 for each pair.
-
-    Args:
-        token_NL: the bank as it is; the index reads edited rows from this tensor.
-        edited: row -> its tokens as trained, of each row that has been edited since.
     """
 
-    def __init__(self, token_NL: Tensor, config: NgramConfig, edited: dict[int, Tensor] | None = None):
-        self.config, self.token_NL = config, token_NL
-        if edited:
-            edited_X = torch.tensor(list(edited), dtype=torch.int64, device=token_NL.device)
-            trained_XL = torch.stack(list(edited.values())).to(token_NL)
-            token_NL = token_NL.index_copy(0, edited_X, trained_XL)
-        self.bits = (config.vocab_size - 1).bit_length()
-        self.length = max(config.ngram_lengths)
+    def prepare(self, token_NL: Tensor) -> None:
+        self.length = max(self.config.ngram_lengths)
         # Not counted again at an edit, which would change the ranks of other entries.
-        count_V = torch.bincount(token_NL.flatten().long(), minlength=config.vocab_size)
+        count_V = torch.bincount(token_NL.flatten().long(), minlength=self.config.vocab_size)
         self.rarity_V, self.rank_V = rarity(count_V, len(token_NL)), rarity_ranks(count_V)
-        self.base = self._index(token_NL, torch.arange(len(token_NL), device=token_NL.device))
-        self.edited: dict[int, Tensor] = {}  # row -> the tokens that `base` has of it
-        self.edits: dict[str, PostingList] = {}
-        self.stale_N = torch.zeros(len(token_NL), dtype=torch.bool, device=token_NL.device)
-        if edited:
-            self.edit(edited_X, trained_XL)
 
-    def _index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
+    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
         """Postings of the n-gram that begins at each token, and of the pairs of each entry's rarest tokens."""
         # With padding, an n-gram can begin at an entry's last tokens too.
         gram_XLG = F.pad(token_XL.long(), (0, self.length - 1), value=PADDING).unfold(1, self.length, 1)
@@ -191,17 +163,6 @@ class NgramIndex:
     def _postings(self, value_XPG: Tensor, wanted_XP: Tensor, row_X: Tensor) -> PostingList:
         row_XP = row_X[:, None].expand_as(wanted_XP)
         return PostingList(pack(value_XPG, self.bits)[wanted_XP], row_XP[wanted_XP])
-
-    def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
-        """Index rows that held `old_XL` and have changed. A row with its first text again counts as not edited."""
-        for row, old_L in dict(zip(row_X.tolist(), old_XL, strict=True)).items():  # a row may be named twice
-            original_L = self.edited.setdefault(row, old_L.clone())
-            self.stale_N[row] = not torch.equal(original_L, self.token_NL[row])
-            if not self.stale_N[row]:
-                del self.edited[row]
-        rows = sorted(self.edited)
-        row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
-        self.edits = self._index(self.token_NL[row_X], row_X) if rows else {}
 
     def matches(self, input_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
         """For each position, the entries that contain a rare n-gram or pair ending there, and the weight of each.
@@ -254,7 +215,7 @@ class NgramIndex:
         Keys with more than `most` postings are ignored. Postings are counted in the bank as trained, so an edit never
         changes the matches of other entries. Edited entries are not counted against `left_BTY`: as many come on top.
         """
-        base, edits, found = self.base[kind], self.edits.get(kind), []
+        base, edits, found = self.base[kind], (self.edits or {}).get(kind), []
         span = base.span(first_BTY, end_BTY)
         count_BTY = span[1] - span[0]
         rare_BTY = wanted_BTY & (count_BTY <= most)

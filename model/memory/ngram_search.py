@@ -15,7 +15,8 @@ from common.constants import NO_ENTRY, PADDING
 
 from ..ops import keep_best
 from ..visibility import FLEX_BLOCK
-from .ngram_index import Matches, NgramIndex, last
+from .bank_index import last
+from .ngram_index import Matches, NgramIndex
 from .text import previous, starts, text_so_far
 
 FEW_POSITIONS = 256  # are compared with all tokens of the window at once: fewer launches, but W times the memory

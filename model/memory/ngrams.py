@@ -15,14 +15,14 @@ from common.flags import flag, require
 
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
-from .ngram_index import Matches, NgramConfig
+from .ngram_index import Matches, NgramConfig, NgramIndex
 from .ngram_search import find_matches, matches_of
 
 
 class Ngrams(Retrieval):
     """Each block only scales what `search` has found: its log-weights are `score_scale` * ln(1 + score)."""
 
-    uses_ngrams = True
+    index_class = NgramIndex
 
     @dataclass(frozen=True)
     class Config(NgramConfig):

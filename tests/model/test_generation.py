@@ -11,6 +11,7 @@ pytestmark = pytest.mark.fault("an option of generate")
 VARIANTS = {
     "plain": {"model_type": "model_original"},
     "product keys": {"retrieval": "product_key"},
+    "suffixes": {"retrieval": "suffix", "fusion": "continuations", "keep_ffn": True},
     "words": {"retrieval": "ngram", "fusion": "words", "pointer": True, "keep_ffn": True},
 }
 

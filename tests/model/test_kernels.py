@@ -324,6 +324,52 @@ def test_reading_tokens_errs_no_more_than_torch(
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
 
 
+@pytest.mark.parametrize(
+    "positions, words, width, vocabulary", [(5, 7, 33, 31), (300, 64, 64, 6400), (70, 200, 128, 9)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabulary, dtype, monkeypatch):
+    from model.ops.triton.words import score_words, sum_words
+
+    token = torch.randint(0, vocabulary, (positions, words), device="cuda")
+    token[-1] = 0
+    read = (token != 0)[..., None]
+    shapes = (positions, width), (vocabulary, width), (positions, words)
+    exact = [torch.randn(*shape, device="cuda").to(dtype).double() for shape in shapes]
+
+    def run(score, mix, dtype):
+        query, table, weight = (x.to(dtype).requires_grad_() for x in exact)
+        outs = score(query, table), mix(weight, table)
+        grads = [torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out).to(out.dtype) for out in outs]
+        return [x.double() for x in (*outs, *torch.autograd.grad(outs, (query, table, weight), grads))]
+
+    def slow_score(query, table):
+        return (query[:, None] * table[token] * read).sum(dim=-1)
+
+    def slow_mix(weight, table):
+        return (weight[..., None] * table[token] * read).sum(dim=-2)
+
+    truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
+    with monkeypatch.context() as patch:
+        poison(patch)
+        fast = run(lambda q, t: score_words(q, t, token, 0), lambda w, t: sum_words(w, t, token, 0), dtype)
+    for t, e, kernel in zip(truth, eager, fast, strict=True):
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
+
+
+@pytest.mark.parametrize("n_keys, n_places", [(1, 1), (2, 1000), (3, 77777)])
+def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
+    from model.ops import suffix_bounds
+
+    key = torch.randint(0, 9, (n_keys, n_places), device="cuda")
+    order = torch.arange(n_places, device="cuda")
+    for part in key.flip(0):
+        order = order[part[order].argsort(stable=True)]
+    key, query = key[:, order].contiguous(), torch.randint(-1, 10, (n_keys, 500), device="cuda")
+    for actual, expected in zip(suffix_bounds(query, key), suffix_bounds.op.reference(query, key), strict=True):
+        assert torch.equal(actual, expected)
+
+
 KERNEL_TESTS = {
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
@@ -334,4 +380,7 @@ KERNEL_TESTS = {
     "keep_best": test_keeping_the_best_equals_the_reference,
     "score_tokens": test_reading_tokens_errs_no_more_than_torch,
     "sum_tokens": test_reading_tokens_errs_no_more_than_torch,
+    "score_words": test_reading_words_errs_no_more_than_torch,
+    "sum_words": test_reading_words_errs_no_more_than_torch,
+    "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
 }  # by operation; `test_ops.py` checks that none is missing

@@ -232,7 +232,8 @@ def ranks_after_edits_and_a_move(model, move):
 
 def to_another_device(model):
     """Without a GPU: the index alone is taken elsewhere, which the bank sees as a move."""
-    model.bank._ngrams.stale_N = model.bank._ngrams.stale_N.to("meta")
+    index = model.bank.ngrams()
+    index.stale_N = index.stale_N.to("meta")
     return model
 
 

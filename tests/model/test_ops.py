@@ -26,6 +26,9 @@ KERNEL_ON_GPU = {
     "unit_entries": NOT_DETERMINISTIC,
     "score_tokens": NOT_DETERMINISTIC,
     "sum_tokens": NOT_DETERMINISTIC,
+    "score_words": NOT_DETERMINISTIC,
+    "sum_words": NOT_DETERMINISTIC,
+    "suffix_bounds": ALWAYS,
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message
     "attend_own": (True, False, False),
 }

@@ -7,7 +7,7 @@ from common.constants import NO_ENTRY
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
-SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "taught"))]
+SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "suffix", "taught"))]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -19,6 +19,7 @@ def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
     ahead = model.search_text(**batch)
     assert set(ahead) == ({"match_entry_BTC", "match_score_BTC"} if name in SEARCHING else set())
     assert model.settings.searches_text == (name in SEARCHING)
+    assert all(found.is_contiguous() for found in ahead.values())  # as the copies that a captured step reads
     for found in ({}, ahead):
         torch.manual_seed(1)  # dropout, noise, teacher forcing
         model.zero_grad()

@@ -144,7 +144,7 @@ def test_replayed_steps_equal_eager_ones(variant, dtype, padded):
     torch.testing.assert_close(replayed, eager, **tolerance)
 
 
-@pytest.mark.parametrize("kind", [None, "cross_attention", "gated_mlp", "concat", "words"])
+@pytest.mark.parametrize("kind", [None, "cross_attention", "gated_mlp", "concat", "words", "continuations"])
 @torch.no_grad()
 def test_steps_take_the_weights_that_the_prompt_has_made_and_the_embeddings_as_they_are(kind):
     model = tiny_model(fusion=kind) if kind else tiny_model(model_type="model_original")

@@ -29,7 +29,8 @@ BASELINES = {
     "original-table": {"model_type": "model_original"} | TABLE,
 }
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
-BASES = {"product_key": {}, "ngram": NGRAM}  # flags of a retrieval that suit tiny models
+SUFFIX = {"retrieval": "suffix", "suffix_length": 3, "suffix_tokens": 2, "keep_ffn": True}
+BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX}  # flags of a retrieval that suit tiny models
 
 
 def scopes(fusion: str) -> list[str]:

@@ -21,6 +21,7 @@ DESIGNS = {
         "ngram_lengths": [1, 2],
         "teacher_forcing": 1.0,
     },
+    "suffixes": {"retrieval": "suffix", "fusion": "continuations", "keep_ffn": True, "suffix_length": 3},
     "plain": {"model_type": "model_original"},
 }
 WEIGHTS = (0.2, 0.3, 0.5)  # of the micro-batches of a step
@@ -60,6 +61,8 @@ def train(design: dict, device: str, graphed=False, compiled=False, dtype=torch.
         for share in WEIGHTS:
             weight = torch.tensor(float("nan") if step == BAD_STEP else share, device=device)
             batch = batch_of(generator, device)
+            if model.settings.searches_text:  # as the loop does, ahead of the step
+                batch |= model.search_text(**batch)
             given.append((batch, {name: value.clone() for name, value in batch.items()}))
             out = micro_step(batch, weight, 1 / len(WEIGHTS), lambda part: nullcontext())
             loss += out.lm_loss.detach() * weight

@@ -1,0 +1,140 @@
+"""The suffix index of a bank: the places whose text repeats the longest suffix of the text so far.
+
+Axes: B batch · T position · N bank entries · L tokens per entry · P places: tokens of the bank that another one follows
+      M tokens of a suffix · K numbers that a suffix is packed into · S places read at a position
+
+The places are sorted by the tokens that end there, the last one first: those that share the longest suffix with a text
+stand next to where that text would stand. One binary search finds them, however long the suffix is. Places with the
+same suffix stand in the order of what follows.
+Related: Manber & Myers 1993 (suffix arrays); Liu et al. 2024, arXiv:2401.17377 (infini-gram: unbounded n-grams).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.constants import NO_ENTRY, PADDING
+from common.flags import flag
+
+from ..base_config import MemoryConfig
+from ..ops import suffix_bounds
+from .bank_index import BankIndex, last, pack
+
+BITS = 62  # of a number that tokens are packed into
+SUFFIX = "--retrieval suffix"
+
+
+@dataclass(frozen=True)
+class SuffixConfig(MemoryConfig):
+    """Flags of the suffix index."""
+
+    suffix_length: int = flag(8, "last tokens of the text that are compared with the bank, at most", within=(1, 64))
+    suffix_tokens: int = flag(4, "tokens of an entry that are read after a place", within=(1, "knowledge_length"))
+
+
+class Places(NamedTuple):
+    """Sorted places: key_KP int64, the suffixes; place_P int32, entry * L + the index of the suffix's last token."""
+
+    key_KP: Tensor
+    place_P: Tensor
+
+
+class SuffixIndex(BankIndex):
+    """Memory: 4 bytes for each token of the bank, and 8 for each K: 20 with a vocabulary of 6,400 and suffixes of 8."""
+
+    def prepare(self, token_NL: Tensor) -> None:
+        self.per_key = BITS // self.bits
+        self.n_keys = -(-self.config.suffix_length // self.per_key)
+
+    def pack_suffixes(self, suffix_XM: Tensor) -> Tensor:
+        """(K, X) int64: the suffixes, given with their last token first."""
+        suffix_XM = F.pad(suffix_XM, (0, self.n_keys * self.per_key - suffix_XM.shape[-1]), value=PADDING)
+        return torch.stack([pack(part, self.bits) for part in suffix_XM.split(self.per_key, dim=-1)])
+
+    def index(self, token_XL: Tensor, row_X: Tensor) -> Places:
+        L = token_XL.shape[1]
+        is_place_XL = (token_XL != PADDING) & (F.pad(token_XL[:, 1:], (0, 1), value=PADDING) != PADDING)
+        if not is_place_XL.any():  # an empty bank: nothing matches its padding
+            is_place_XL[:1, 0] = True
+
+        def packed(distances: list[int | None]) -> Tensor:
+            """(P,) int64: of each place the tokens at these distances from it, PADDING for None."""
+            key_P = torch.zeros(int(is_place_XL.sum()), dtype=torch.int64, device=token_XL.device)
+            for distance in distances:
+                key_P <<= self.bits
+                if distance is not None and abs(distance) < L:
+                    key_P |= F.pad(token_XL, (-distance, distance), value=PADDING)[is_place_XL]
+            return key_P
+
+        # By what follows, then by the suffix from its last number to its first, each time stably.
+        order_P = packed(list(range(1, self.per_key + 1))).argsort(stable=True)
+        distances = [-m if m < self.config.suffix_length else None for m in range(self.n_keys * self.per_key)]
+        keys = [packed(distances[k : k + self.per_key]) for k in range(0, len(distances), self.per_key)]
+        for key_P in reversed(keys):
+            order_P = order_P[key_P[order_P].argsort(stable=True)]
+        place_P = (row_X[:, None] * L + torch.arange(L, device=row_X.device)).int()[is_place_XL]
+        return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
+
+    def find(
+        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int | None = None, shuffle: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The places with the longest suffixes in common with the text up to each position.
+
+        Args:
+            start_BX: bool, True at the first token of each document; suffixes stay inside a document.
+            n: S.  n_ranked: how many places around the text's own are looked at, at least n; None: n.
+            shuffle: a control; other places are given, always the same in place of the same.
+        Returns:
+            place_BXS: int64, NO_ENTRY where fewer share a token.  matched_BXS: int64, the common tokens, 0 there.
+        """
+        document_BX = start_BX.int().cumsum(dim=1)
+        M = self.config.suffix_length
+        same_BXM = last(document_BX, M, -1) == document_BX[..., None]
+        suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
+        query_KBX = self.pack_suffixes(suffix_BXM)
+        search = query_KBX, n, n_ranked or n, shuffle
+        found = self._neighbours(self.base, *search)
+        if self.edits is not None:
+            stale_BXS = self.stale_N[found[0].clamp(min=0) // self.token_NL.shape[1]]
+            found = found[0].masked_fill(stale_BXS, NO_ENTRY), found[1].masked_fill(stale_BXS, 0)
+            edited = self._neighbours(self.edits, *search)  # they come first, as the newer text
+            found = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
+        place_BXY, matched_BXY = found
+        matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
+        # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
+        return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n].contiguous()
+
+    def _neighbours(
+        self, places: Places, query_KBX: Tensor, n: int, n_ranked: int, shuffle: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The places around each query, or n evenly spaced ones of those that equal it, if there are as many.
+
+        The places of an equal suffix stand in the order of what follows: the taken ones go on in as many ways as all.
+        """
+        P, slot_Y = len(places.place_P), torch.arange(n_ranked, device=query_KBX.device)
+        low_BX, high_BX = (x.view(query_KBX.shape[1:]) for x in suffix_bounds(query_KBX.flatten(1), places.key_KP))
+        count_BX = high_BX - low_BX
+        many_BX = count_BX >= n
+        around_BX = (low_BX - (n_ranked - count_BX).clamp(min=0) // 2).clamp(max=P - n_ranked).clamp(min=0)
+        spaced_BXY = low_BX[..., None] + slot_Y * count_BX[..., None] // n
+        index_BXY = torch.where(many_BX[..., None], spaced_BXY, around_BX[..., None] + slot_Y)
+        beyond_BXY = (index_BXY >= P) | many_BX[..., None] & (slot_Y >= n)
+        index_BXY = index_BXY.clamp(max=max(P - 1, 0))
+        matched_BXY = self._matched(places.key_KP[:, index_BXY], query_KBX[..., None]).masked_fill(beyond_BXY, 0)
+        if shuffle:
+            index_BXY = (index_BXY + P // 2) % P
+        return places.place_P[index_BXY].long().masked_fill(matched_BXY == 0, NO_ENTRY), matched_BXY
+
+    def _matched(self, key_KX: Tensor, query_KX: Tensor) -> Tensor:
+        """(X,) int64: how many tokens two suffixes have in common."""
+        matched_X = torch.zeros_like(key_KX[0])
+        going_X = torch.ones_like(key_KX[0], dtype=torch.bool)
+        for m in range(self.config.suffix_length):
+            k, shift = m // self.per_key, self.bits * (self.per_key - 1 - m % self.per_key)
+            token_X = (query_KX[k] >> shift) & ((1 << self.bits) - 1)
+            going_X = going_X & (key_KX[k] >> shift == query_KX[k] >> shift) & (token_X != PADDING)
+            matched_X = matched_X + going_X
+        return matched_X

@@ -1,0 +1,110 @@
+"""Retrieval by suffixes: the places of the bank that repeat most of what the text has just said.
+
+Axes: B batch · T position · X cached tokens, then new ones · S places per position · L tokens per entry
+      Y tokens read after a place
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.constants import NO_ENTRY, PADDING
+from common.flags import flag, require
+
+from .entry_tokens import lay_out_tokens
+from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
+from .ngram_index import Matches
+from .suffix_index import SuffixConfig, SuffixIndex
+from .text import previous, starts, text_so_far
+
+
+class Suffixes(Retrieval):
+    """`search` finds the places for all blocks; a block reads the tokens that follow each."""
+
+    index_class = SuffixIndex
+
+    @dataclass(frozen=True)
+    class Config(SuffixConfig):
+        suffix_control: str | None = flag(
+            None,
+            "control, for training and evaluation; shuffled: each found place is replaced by another one, always the "
+            "same",
+            choices=["shuffled"],
+        )  # fmt: skip
+
+        def check(self) -> None:
+            require(
+                self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
+                f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or continuations",
+            )
+
+    @classmethod
+    def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
+        """Places and the tokens that match, as the entries and scores of `Matches`."""
+        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT)))
+
+    @classmethod
+    @torch.no_grad()
+    def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
+        input_BT, cache, layer, T = inputs.input_BT, inputs.cache, config.cache_layers - 1, inputs.input_BT.shape[1]
+        text_BX, start_BX, _ = text_so_far(input_BT, inputs.visible.document_BX, cache, layer, config.suffix_length)
+        if cache is not None:
+            key_B1T1 = input_BT[:, None, :, None]
+            cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
+        if inputs.matches is None:
+            place_BTS, matched_BTS = (x[:, -T:] for x in find_places(config, bank, text_BX, start_BX))
+        else:
+            place_BTS, matched_BTS = inputs.matches
+        L = config.knowledge_length
+        if inputs.oracle_B is not None:
+            oracle = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
+            place_BT1, matched_BT1 = (x[:, -T:, None] for x in oracle)
+            place_BTS, matched_BTS = read_first(place_BT1, place_BTS, matched_BTS, matched_BT1, 0)
+        missing_BTS = place_BTS == NO_ENTRY
+        entry_BTS, begin_BTS = place_BTS.clamp(min=0) // L, place_BTS.clamp(min=0) % L + 1
+        index_BTSY = begin_BTS[..., None] + torch.arange(config.suffix_tokens, device=begin_BTS.device)
+        token_BTSY = bank.tokens[entry_BTS[..., None], index_BTSY.clamp(max=L - 1)].long()
+        token_BTSY = token_BTSY.masked_fill((index_BTSY >= L) | missing_BTS[..., None], PADDING)
+        tokens = None
+        if lay_out:
+            tokens = lay_out_tokens(token_BTSY, place_BTS, input_BT, previous(text_BX, start_BX)[:, -T:])
+        log_weight_BTS = matched_BTS.float().log1p()
+        return Found(
+            entry_BTS, token_BTSY, log_weight_BTS, missing_BTS, tokens, is_normalised=False, matched_BTS=matched_BTS
+        )
+
+    def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
+        return context.shared, {}
+
+
+def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:
+    """`SuffixIndex.find` as the flags say."""
+    sizes = config.num_selected, config.num_candidates
+    return bank.index(SuffixIndex).find(text_BX, start_BX, *sizes, config.suffix_control == "shuffled")
+
+
+def place_in_entry(
+    token_NL: Tensor, entry_B: Tensor, text_BX: Tensor, start_BX: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Of one entry, the place that repeats most of the text; its first tokens where none does.
+
+    Returns:
+        place_BX: int64, NO_ENTRY without an entry; the place before an entry's first token is its last of the row
+            before, of which nothing is read.  matched_BX: int64.
+    """
+    L = token_NL.shape[1]
+    token_BL = token_NL[entry_B.clamp(min=0)].long()
+    document_BX, matched_BXL = start_BX.int().cumsum(dim=1), 0
+    going_BXL = torch.ones(*text_BX.shape, L, dtype=torch.bool, device=text_BX.device)
+    for m in range(most):
+        text_m_BX = F.pad(text_BX, (m, 0), value=PADDING)[:, : text_BX.shape[1]]
+        same_BX = F.pad(document_BX, (m, 0), value=-1)[:, : text_BX.shape[1]] == document_BX
+        token_m_BL = F.pad(token_BL, (m, 0), value=PADDING)[:, :L]
+        equal_BXL = (text_m_BX[..., None] == token_m_BL[:, None]) & (token_m_BL != PADDING)[:, None]
+        going_BXL &= equal_BXL & same_BX[..., None]
+        matched_BXL = matched_BXL + going_BXL.long()
+    has_next_BL = F.pad(token_BL[:, 1:], (0, 1), value=PADDING) != PADDING
+    matched_BX, place_BX = matched_BXL.masked_fill(~has_next_BL[:, None], 0).max(dim=-1)
+    return (entry_B[:, None] * L + place_BX).where(entry_B[:, None] >= 0, NO_ENTRY), matched_BX

@@ -1,0 +1,43 @@
+"""Binary search in a sorted list of texts: one lane a query, both bounds in one launch.
+
+Axes: X queries · P places · K numbers of a text
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 128
+
+
+@triton.jit(do_not_specialize=["P"])  # 1 would be no tensor
+def _bounds(query_ptr, key_ptr, low_ptr, high_ptr, X, P, n_steps, K: tl.constexpr, BLOCK: tl.constexpr):
+    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = query < X
+    low = tl.zeros([BLOCK], dtype=tl.int64)
+    for bound in tl.static_range(2):
+        high = tl.zeros([BLOCK], dtype=tl.int64) + P
+        for _ in range(n_steps):
+            middle = (low + high) // 2
+            is_open = (low < high) & inside
+            below = low < 0
+            equal = is_open
+            for k in tl.static_range(K):
+                key = tl.load(key_ptr + k * P.to(tl.int64) + middle, mask=equal, other=0)
+                wanted = tl.load(query_ptr + k * X + query, mask=inside, other=0)
+                below = below | (equal & (key < wanted))
+                equal = equal & (key == wanted)
+            on = below | equal if bound == 1 else below
+            low, high = tl.where(is_open & on, middle + 1, low), tl.where(is_open & ~on, middle, high)
+        tl.store((low_ptr if bound == 0 else high_ptr) + query, low, mask=inside)
+
+
+def suffix_bounds(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place that is not below a query, and the first above it, each (X,) int64."""
+    (K, X), P = query_KX.shape, key_KP.shape[1]
+    low_X, high_X = torch.empty_like(query_KX[0]), torch.empty_like(query_KX[0])
+    _bounds[(triton.cdiv(X, BLOCK),)](
+        query_KX.contiguous(), key_KP.contiguous(), low_X, high_X, X, P, P.bit_length(), K, BLOCK, num_warps=4
+    )
+    return low_X, high_X

@@ -1,0 +1,111 @@
+"""Retrieval by suffixes against a slow rendering of its definition."""
+
+import pytest
+import torch
+
+from common.constants import NO_ENTRY
+from model.memory.suffix_index import SuffixIndex
+from model.memory.suffixes import place_in_entry
+from model.ops import suffix_bounds
+from tests.conftest import tiny_config, tiny_model
+
+CONFIG = {"retrieval": "suffix", "fusion": "continuations", "keep_ffn": True, "suffix_length": 5, "suffix_tokens": 2}
+
+
+def common(a, b, most):
+    """How many of the last tokens of two texts are equal, `most` of them at most."""
+    n = 0
+    while n < min(len(a), len(b), most) and a[-1 - n] == b[-1 - n]:
+        n += 1
+    return n
+
+
+def matches(token_NL, text, most):
+    """The definition: for each place of a bank that a token follows, the tokens that it has in common with a text."""
+    rows, L = token_NL.tolist(), token_NL.shape[1]
+    return {
+        e * L + i: common(row[: i + 1], text, most)
+        for e, row in enumerate(rows)
+        for i in range(L - 1)
+        if row[i] and row[i + 1]
+    }
+
+
+@pytest.fixture
+def bank():
+    """Entries of few words, so that suffixes are long; some are short."""
+    token_NL = torch.randint(3, 8, (40, 9))
+    token_NL[::3, 5:] = 0
+    token_NL[4] = 0
+    return token_NL
+
+
+@pytest.mark.parametrize("vocabulary, most", [(61, 5), (1 << 20, 5), (61, 12)])
+def test_places_share_the_longest_suffixes_with_the_text(bank, vocabulary, most):
+    config = tiny_config(**CONFIG | {"suffix_length": most, "vocab_size": vocabulary, "knowledge_length": 9})
+    index, text = SuffixIndex(bank, config), torch.randint(3, 8, (3, 30))
+    start = torch.zeros_like(text, dtype=torch.bool)
+    start[:, [0, 13]] = True
+    place, matched = index.find(text, start, 6, n_ranked=12)
+    for b in range(3):
+        for t in range(30):
+            begin = 13 if t >= 13 else 0
+            expected = matches(bank, text[b, begin : t + 1].tolist(), most)
+            found = {p: m for p, m in zip(place[b, t].tolist(), matched[b, t].tolist(), strict=True) if p != NO_ENTRY}
+            assert found == {p: expected[p] for p in found} and min(found.values(), default=1) > 0
+            best = sorted(expected.values(), reverse=True)
+            assert max(found.values(), default=0) == best[0]
+            longest = sum(m == best[0] for m in expected.values())
+            assert best[0] == 0 or sum(m == best[0] for m in found.values()) == min(longest, 6)
+            assert sorted(found.values(), reverse=True) == list(found.values())
+
+
+def test_binary_search_finds_the_places_that_equal_a_query():
+    key_2P = torch.tensor([[1, 1, 1, 4, 4], [2, 3, 3, 1, 9]])
+    query_2X = torch.tensor([[1, 1, 4, 0, 9, 4], [3, 1, 9, 5, 0, 5]])
+    low_X, high_X = suffix_bounds(query_2X, key_2P)
+    assert low_X.tolist() == [1, 0, 4, 0, 5, 4] and high_X.tolist() == [3, 0, 5, 0, 5, 4]
+
+
+def test_an_edited_entry_is_found_by_its_new_text_alone_and_undo_is_exact():
+    model = tiny_model(**CONFIG | {"num_selected": 4})
+    model.bank.fill(torch.randint(3, 30, model.bank.tokens.shape))
+    old_1L, new_1L = model.bank.tokens[7:8].clone(), torch.randint(40, 60, (1, model.bank.tokens.shape[1]))
+
+    def entries(row_L):
+        text, L = row_L[None, :3].long(), model.bank.tokens.shape[1]
+        place, matched = model.bank.index(SuffixIndex).find(text, torch.tensor([[True, False, False]]), 4)
+        return (place[0, -1] // L).tolist()[0], matched[0, -1].tolist()[0]
+
+    before = [x.clone() for x in model.bank.index(SuffixIndex).base]
+    assert entries(old_1L[0]) == (7, 3)
+    model.bank.write(torch.tensor([7]), new_1L)
+    assert entries(new_1L[0]) == (7, 3) and entries(old_1L[0])[1] < 3
+    model.bank.write(torch.tensor([7]), old_1L)
+    index = model.bank.index(SuffixIndex)
+    assert index.edits is None and all(map(torch.equal, index.base, before)) and entries(old_1L[0]) == (7, 3)
+
+
+def test_the_oracle_gives_the_place_of_an_entry_that_repeats_most_of_the_text():
+    token_NL = torch.tensor([[9, 9, 9, 9, 0], [3, 4, 3, 4, 5]])
+    text, start = torch.tensor([[8, 3, 4, 3]]), torch.tensor([[True, False, False, False]])
+    place, matched = place_in_entry(token_NL, torch.tensor([1]), text, start, 4)
+    assert (place[0] - 5).tolist()[1:] == [0, 1, 2] and matched[0].tolist() == [0, 1, 2, 3]
+
+
+def test_equal_tokens_that_follow_add_up():
+    """Where all places are followed by one token, that token gets all the attention that is not given to nothing."""
+    model = tiny_model(**CONFIG | {"memory_layers": [0], "num_selected": 4})
+    model.bank.fill(torch.tensor([[3, 4, 5, 6, 7]]).expand(len(model.bank.tokens), -1))
+    reading = model(torch.tensor([[3, 4]])).readings[0]
+    weight = reading.weight_BTS[0, -1]
+    assert torch.allclose(weight, weight[:1].expand(4)) and 0.05 < weight.sum() < 1
+
+
+def test_a_shuffled_bank_gives_other_places(bank):
+    index = SuffixIndex(bank, tiny_config(**CONFIG | {"knowledge_length": 9}))
+    text = torch.randint(3, 8, (2, 12))
+    start = torch.zeros_like(text, dtype=torch.bool)
+    start[:, 0] = True
+    right, other = index.find(text, start, 4), index.find(text, start, 4, shuffle=True)
+    assert torch.equal(right[1], other[1]) and not (right[0] == other[0]).where(right[0] != NO_ENTRY, False).any()
