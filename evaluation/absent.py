@@ -83,7 +83,7 @@ def scores_of_knowing(model, tokenizer, rows: list[dict], emptied: list[int], co
     prompts = [split_question(row["question"], row["choices"])[0] for row in rows]
     scores = {}
     for reader, (match_B, mass_B) in scores_of_search(model, tokenizer, prompts, config).items():
-        name = "match" if model.settings.uses_ngrams else f"match, {reader}"  # n-grams are searched once for all
+        name = f"match, {reader}" if model.settings.index_class is None else "match"  # an index is searched for all
         scores |= {name: match_B} if match_B is not None else {}
         scores[f"read, {reader}"] = mass_B
     index = config.gold.look_up.index.replaced(dict.fromkeys(emptied, ""))

@@ -115,8 +115,8 @@ def fingerprint(model) -> dict[str, str]:
             yield repr(value).encode()
 
     held = {"bank": [model.bank.tokens, model.bank.frozen]}
-    if model.settings.uses_ngrams:
-        held["index"] = [model.bank.ngrams()]
+    if (kind := model.settings.index_class) is not None:
+        held["index"] = [model.bank.index(kind)]
     found = {}
     for name, values in held.items():
         digest = hashlib.blake2b(digest_size=16)

@@ -24,6 +24,7 @@ from common.files import atomic
 from dataset.formats import read_records, require_data
 from dataset.knowledge import entry_text
 from dataset.tokenizer import encode_texts, load_tokenizer
+from model.memory.ngram_index import NgramIndex
 from runs.load import load_run
 
 from .likelihood import behind, left_padded_batches
@@ -51,7 +52,7 @@ class EntryFinder:
             raise ValueError("--entries_from names a run without a memory: give one with a bank")
         if retriever == "words":
             self.index = WordIndex(entry_text(tokenizer, row.tolist()) for row in model.bank.tokens.cpu().numpy())
-        elif not settings.uses_ngrams:
+        elif settings.index_class is not NgramIndex:
             raise ValueError(
                 f"--entries_from names a run with --retrieval {settings.retrieval}, which reads the states of its own "
                 "model: give --retriever words, or a run with --retrieval ngram"

@@ -66,16 +66,17 @@ def scores_of_search(
     mass: dict[str, list[float]] = {}
     for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
         readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
-        if model.settings.uses_ngrams:
-            matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT)
+        settings = model.settings
+        if settings.index_class is not None:
+            matches = settings.retrieval_class.search_text(settings, model.bank, input_XT, mask_XT)
         for layer, reading in enumerate(readings):
             if reading is None:
                 continue
             name = model.settings.reader_name(layer)
             mass.setdefault(name, []).extend(reading.weight_BTS[:, -1].float().sum(dim=-1).tolist())
-            if model.settings.uses_ngrams:
+            if settings.index_class is not None:
                 best.setdefault(name, []).extend(matches.score_BTC[:, -1, 0].tolist())
-            elif hasattr(model.blocks[layer].retrieval, "score_sub_keys"):
+            elif reading.query_BTD is not None and hasattr(model.blocks[layer].retrieval, "score_sub_keys"):
                 retrieval = model.blocks[layer].retrieval
                 query_X1D = reading.query_BTD[:, -1:].to(retrieval.keys_2RK.dtype)
                 score_X11 = search_grid(retrieval.score_sub_keys(query_X1D), 1)[0]
