@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
@@ -21,7 +22,10 @@ from .text import previous, starts, text_so_far
 
 
 class Suffixes(Retrieval):
-    """`search` finds the places for all blocks; a block reads the tokens that follow each."""
+    """`search` finds the places for all blocks, which read the tokens after each.
+
+    The log-weight of a place is `score_scale` times the number of tokens that it has in common with the text.
+    """
 
     index_class = SuffixIndex
 
@@ -59,9 +63,9 @@ class Suffixes(Retrieval):
             place_BTS, matched_BTS = inputs.matches
         L = config.knowledge_length
         if inputs.oracle_B is not None:
-            oracle = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
-            place_BT1, matched_BT1 = (x[:, -T:, None] for x in oracle)
-            place_BTS, matched_BTS = read_first(place_BT1, place_BTS, matched_BTS, matched_BT1, 0)
+            oracle_BX, _ = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
+            certain = config.suffix_length  # as if it repeated all that is compared
+            place_BTS, matched_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, matched_BTS, certain, 0)
         missing_BTS = place_BTS == NO_ENTRY
         entry_BTS, begin_BTS = place_BTS.clamp(min=0) // L, place_BTS.clamp(min=0) % L + 1
         index_BTSY = begin_BTS[..., None] + torch.arange(config.suffix_tokens, device=begin_BTS.device)
@@ -70,13 +74,19 @@ class Suffixes(Retrieval):
         tokens = None
         if lay_out:
             tokens = lay_out_tokens(token_BTSY, place_BTS, input_BT, previous(text_BX, start_BX)[:, -T:])
-        log_weight_BTS = matched_BTS.float().log1p()
-        return Found(
-            entry_BTS, token_BTSY, log_weight_BTS, missing_BTS, tokens, is_normalised=False, matched_BTS=matched_BTS
-        )
+        found = Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
+        return found._replace(matched_BTS=matched_BTS)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.score_scale = nn.Parameter(torch.empty(()))
+
+    def init_parameters(self) -> None:
+        init.constant_(self.score_scale, 2.0)  # a token more in common outweighs all other places
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
-        return context.shared, {}
+        found = context.shared
+        return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
 
 
 def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,3 +109,12 @@ def test_a_shuffled_bank_gives_other_places(bank):
     start[:, 0] = True
     right, other = index.find(text, start, 4), index.find(text, start, 4, shuffle=True)
     assert torch.equal(right[1], other[1]) and not (right[0] == other[0]).where(right[0] != NO_ENTRY, False).any()
+
+
+@pytest.mark.parametrize("fusion", ["continuations", "words", "cross_attention"])
+def test_an_oracle_entry_is_read_first_wherever_it_repeats_the_text(fusion):
+    model, ids = tiny_model(**CONFIG | {"fusion": fusion, "num_selected": 3}), torch.randint(3, 61, (2, 9))
+    oracle = torch.tensor([5, NO_ENTRY])
+    reading, as_always = (model(ids, **more).readings[0] for more in ({"entry_B": oracle}, {}))
+    assert (reading.entry_BTS[0, :, 0] == 5).all() and (reading.weight_BTS[0, :, 0] > 0).all()
+    assert torch.equal(reading.entry_BTS[1], as_always.entry_BTS[1])
