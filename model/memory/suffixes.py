@@ -67,13 +67,17 @@ class Suffixes(Retrieval):
             certain = config.suffix_length  # as if it repeated all that is compared
             place_BTS, matched_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, matched_BTS, certain, 0)
         missing_BTS = place_BTS == NO_ENTRY
-        entry_BTS, begin_BTS = place_BTS.clamp(min=0) // L, place_BTS.clamp(min=0) % L + 1
-        index_BTSY = begin_BTS[..., None] + torch.arange(config.suffix_tokens, device=begin_BTS.device)
-        token_BTSY = bank.tokens[entry_BTS[..., None], index_BTSY.clamp(max=L - 1)].long()
-        token_BTSY = token_BTSY.masked_fill((index_BTSY >= L) | missing_BTS[..., None], PADDING)
+        place_BTS, begin_BTS = place_BTS.clamp(min=0), place_BTS.clamp(min=0) % L - 1
+        entry_BTS, Y = place_BTS // L, config.suffix_tokens
+        index_BTSX = begin_BTS[..., None] + torch.arange(Y + 2, device=begin_BTS.device)  # two tokens before, and Y
+        token_BTSX = bank.tokens[entry_BTS[..., None], index_BTSX.clamp(min=0, max=L - 1)].long()
+        outside_BTSX = (index_BTSX < 0) | (index_BTSX >= L) | missing_BTS[..., None]
+        before_BTS2, token_BTSY = token_BTSX.masked_fill(outside_BTSX, PADDING).split([2, Y], dim=-1)
         tokens = None
         if lay_out:
-            tokens = lay_out_tokens(token_BTSY, place_BTS, input_BT, previous(text_BX, start_BX)[:, -T:])
+            read_BTS = place_BTS.masked_fill(missing_BTS, NO_ENTRY)
+            text = input_BT, previous(text_BX, start_BX)[:, -T:]
+            tokens = lay_out_tokens(token_BTSY, read_BTS, *text, before_BTS2)
         found = Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
         return found._replace(matched_BTS=matched_BTS)
 
@@ -98,11 +102,10 @@ def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor
 def place_in_entry(
     token_NL: Tensor, entry_B: Tensor, text_BX: Tensor, start_BX: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Of one entry, the place that repeats most of the text; its first tokens where none does.
+    """Of one entry, the place that repeats most of the text; that of its first token where none does.
 
     Returns:
-        place_BX: int64, NO_ENTRY without an entry; the place before an entry's first token is its last of the row
-            before, of which nothing is read.  matched_BX: int64.
+        place_BX: int64, NO_ENTRY without an entry.  matched_BX: int64.
     """
     L = token_NL.shape[1]
     token_BL = token_NL[entry_B.clamp(min=0)].long()
