@@ -128,8 +128,8 @@ class MemoryStore(FileCommands):
             if reading is None:
                 continue
             name = self.model.settings.reader_name(layer)
-            pairs = zip(reading.weight_BTS[0, -1].tolist(), reading.entry_BTS[0, -1].tolist(), strict=True)
-            found += [(name, w, self.show(row)) for w, row in sorted(pairs, reverse=True)[:n] if w > 0]
+            best = sorted(((w, row) for row, w in reading.last_weights().items()), reverse=True)
+            found += [(name, w, self.show(row)) for w, row in best[:n] if w > 0]
         return found
 
     def changed(self) -> Iterator[tuple[int, str, str]]:

@@ -115,10 +115,10 @@ def trace(model, tokenizer, prompt: str, new_tokens: int = 24) -> list[TracedTok
         logits_V = out.logits[0, -1]
         token, p_V = int(logits_V.argmax()), logits_V.float().softmax(dim=-1)
         lookups = [
-            Lookup(layer, int(entry), float(weight), entry_text(tokenizer, model.bank.tokens[entry].tolist()))
+            Lookup(layer, entry, weight, entry_text(tokenizer, model.bank.tokens[entry].tolist()))
             for layer, reading in enumerate(out.readings)
             if reading is not None
-            for entry, weight in zip(reading.entry_BTS[0, -1], reading.weight_BTS[0, -1], strict=True)
+            for entry, weight in reading.last_weights().items()
         ]
         lookups.sort(key=lambda lookup: (lookup.layer, -lookup.weight))
         likeliest = [token, *(other for other in p_V.topk(CHOICES).indices.tolist() if other != token)][:CHOICES]

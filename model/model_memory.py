@@ -156,7 +156,8 @@ class MemoryTransformer(Transformer):
         if not self.settings.reads_bank:
             return {}
         matches = self.settings.retrieval_class.search_text(self.settings, self.bank, input_ids, document_ids)
-        return {f"match_{name}": value for name, value in matches._asdict().items()} if matches else {}
+        # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
+        return {f"match_{name}": value.contiguous() for name, value in matches._asdict().items()} if matches else {}
 
     def count_reads(self, readings: list[Reading | None]) -> None:
         if found := [reading for reading in readings if reading is not None]:

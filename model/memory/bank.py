@@ -65,6 +65,11 @@ class MemoryBank(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.fill(torch.randint(1, self.config.vocab_size, self.tokens.shape, generator=generator), seed)
 
+    def _load_from_state_dict(self, *args, **options) -> None:
+        """Other entries: their index is built anew."""
+        self._indexes = {}
+        super()._load_from_state_dict(*args, **options)
+
     def unfrozen_rows(self) -> Tensor:
         return torch.where(~self.frozen)[0]
 

@@ -5,6 +5,7 @@ Axes: B batch · T position · S entries per position · L tokens per entry · W
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,15 +36,22 @@ class EntryTokens(NamedTuple):
     entry_BTS: Tensor
 
 
-def lay_out_tokens(token_BTSL: Tensor, entry_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor) -> EntryTokens:
+def lay_out_tokens(
+    token_BTSL: Tensor, entry_BTS: Tensor, input_BT: Tensor, previous_BT: Tensor, before_BTS2: Tensor | None = None
+) -> EntryTokens:
     """The tokens of the entries found at each position, beside each other.
 
     Args:
         token_BTSL: int64, PADDING for no entry.
         input_BT, previous_BT: the text's tokens, and the token before each, PADDING at the start of a document.
+        before_BTS2: the two tokens of the entry before those that are read; None: there are none.
     """
-    back_BTSL = F.pad(token_BTSL[..., :-1], (1, 0), value=PADDING)
-    back2_BTSL = F.pad(token_BTSL[..., :-2], (2, 0), value=PADDING)
+    L = token_BTSL.shape[-1]
+    if before_BTS2 is None:
+        whole_BTSX = F.pad(token_BTSL, (2, 0), value=PADDING)
+    else:
+        whole_BTSX = torch.cat([before_BTS2, token_BTSL], dim=-1)
+    back_BTSL, back2_BTSL = whole_BTSX[..., 1 : L + 1], whole_BTSX[..., :L]
     follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
     follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
     is_padding_BTSL = token_BTSL == PADDING

@@ -59,6 +59,13 @@ class Reading(NamedTuple):
     weight_BTS: Tensor
     query_BTD: Tensor | None
 
+    def last_weights(self) -> dict[int, float]:
+        """Entry -> weight at the last position of the first row; several places of an entry count together."""
+        weights: dict[int, float] = {}
+        for entry, weight in zip(self.entry_BTS[0, -1].tolist(), self.weight_BTS[0, -1].tolist(), strict=True):
+            weights[entry] = weights.get(entry, 0.0) + weight
+        return weights
+
 
 class ForwardPass(NamedTuple):
     """What a retrieval may use in `search`: the arguments of the model's forward pass.

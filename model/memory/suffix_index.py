@@ -79,13 +79,13 @@ class SuffixIndex(BankIndex):
         return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
 
     def find(
-        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int | None = None, shuffle: bool = False
+        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int = 0, shuffle: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The places with the longest suffixes in common with the text up to each position.
 
         Args:
             start_BX: bool, True at the first token of each document; suffixes stay inside a document.
-            n: S.  n_ranked: how many places around the text's own are looked at, at least n; None: n.
+            n: S.  n_ranked: how many places around the text's own are looked at, at least 2n.
             shuffle: a control; other places are given, always the same in place of the same.
         Returns:
             place_BXS: int64, NO_ENTRY where fewer share a token.  matched_BXS: int64, the common tokens, 0 there.
@@ -95,7 +95,7 @@ class SuffixIndex(BankIndex):
         same_BXM = last(document_BX, M, -1) == document_BX[..., None]
         suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
         query_KBX = self.pack_suffixes(suffix_BXM)
-        search = query_KBX, n, n_ranked or n, shuffle
+        search = query_KBX, n, max(n_ranked, 2 * n), shuffle
         found = self._neighbours(self.base, *search)
         if self.edits is not None:
             stale_BXS = self.stale_N[found[0].clamp(min=0) // self.token_NL.shape[1]]
@@ -104,8 +104,7 @@ class SuffixIndex(BankIndex):
             found = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
         place_BXY, matched_BXY = found
         matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
-        # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
-        return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n].contiguous()
+        return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n]
 
     def _neighbours(
         self, places: Places, query_KBX: Tensor, n: int, n_ranked: int, shuffle: bool
@@ -125,7 +124,7 @@ class SuffixIndex(BankIndex):
         index_BXY = index_BXY.clamp(max=max(P - 1, 0))
         matched_BXY = self._matched(places.key_KP[:, index_BXY], query_KBX[..., None]).masked_fill(beyond_BXY, 0)
         if shuffle:
-            index_BXY = (index_BXY + P // 2) % P
+            places, index_BXY = self.base, (index_BXY + len(self.base.place_P) // 2) % len(self.base.place_P)
         return places.place_P[index_BXY].long().masked_fill(matched_BXY == 0, NO_ENTRY), matched_BXY
 
     def _matched(self, key_KX: Tensor, query_KX: Tensor) -> Tensor:

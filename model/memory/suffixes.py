@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
@@ -21,7 +22,10 @@ from .text import previous, starts, text_so_far
 
 
 class Suffixes(Retrieval):
-    """`search` finds the places for all blocks; a block reads the tokens that follow each."""
+    """`search` finds the places for all blocks, which read the tokens after each.
+
+    The log-weight of a place is `score_scale` times the number of tokens that it has in common with the text.
+    """
 
     index_class = SuffixIndex
 
@@ -59,24 +63,34 @@ class Suffixes(Retrieval):
             place_BTS, matched_BTS = inputs.matches
         L = config.knowledge_length
         if inputs.oracle_B is not None:
-            oracle = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
-            place_BT1, matched_BT1 = (x[:, -T:, None] for x in oracle)
-            place_BTS, matched_BTS = read_first(place_BT1, place_BTS, matched_BTS, matched_BT1, 0)
+            oracle_BX, _ = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
+            certain = config.suffix_length  # as if it repeated all that is compared
+            place_BTS, matched_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, matched_BTS, certain, 0)
         missing_BTS = place_BTS == NO_ENTRY
-        entry_BTS, begin_BTS = place_BTS.clamp(min=0) // L, place_BTS.clamp(min=0) % L + 1
-        index_BTSY = begin_BTS[..., None] + torch.arange(config.suffix_tokens, device=begin_BTS.device)
-        token_BTSY = bank.tokens[entry_BTS[..., None], index_BTSY.clamp(max=L - 1)].long()
-        token_BTSY = token_BTSY.masked_fill((index_BTSY >= L) | missing_BTS[..., None], PADDING)
+        place_BTS, begin_BTS = place_BTS.clamp(min=0), place_BTS.clamp(min=0) % L - 1
+        entry_BTS, Y = place_BTS // L, config.suffix_tokens
+        index_BTSX = begin_BTS[..., None] + torch.arange(Y + 2, device=begin_BTS.device)  # two tokens before, and Y
+        token_BTSX = bank.tokens[entry_BTS[..., None], index_BTSX.clamp(min=0, max=L - 1)].long()
+        outside_BTSX = (index_BTSX < 0) | (index_BTSX >= L) | missing_BTS[..., None]
+        before_BTS2, token_BTSY = token_BTSX.masked_fill(outside_BTSX, PADDING).split([2, Y], dim=-1)
         tokens = None
         if lay_out:
-            tokens = lay_out_tokens(token_BTSY, place_BTS, input_BT, previous(text_BX, start_BX)[:, -T:])
-        log_weight_BTS = matched_BTS.float().log1p()
-        return Found(
-            entry_BTS, token_BTSY, log_weight_BTS, missing_BTS, tokens, is_normalised=False, matched_BTS=matched_BTS
-        )
+            read_BTS = place_BTS.masked_fill(missing_BTS, NO_ENTRY)
+            text = input_BT, previous(text_BX, start_BX)[:, -T:]
+            tokens = lay_out_tokens(token_BTSY, read_BTS, *text, before_BTS2)
+        found = Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
+        return found._replace(matched_BTS=matched_BTS)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.score_scale = nn.Parameter(torch.empty(()))
+
+    def init_parameters(self) -> None:
+        init.constant_(self.score_scale, 2.0)  # a token more in common outweighs all other places
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
-        return context.shared, {}
+        found = context.shared
+        return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
 
 
 def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,11 +102,10 @@ def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor
 def place_in_entry(
     token_NL: Tensor, entry_B: Tensor, text_BX: Tensor, start_BX: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Of one entry, the place that repeats most of the text; its first tokens where none does.
+    """Of one entry, the place that repeats most of the text; that of its first token where none does.
 
     Returns:
-        place_BX: int64, NO_ENTRY without an entry; the place before an entry's first token is its last of the row
-            before, of which nothing is read.  matched_BX: int64.
+        place_BX: int64, NO_ENTRY without an entry.  matched_BX: int64.
     """
     L = token_NL.shape[1]
     token_BL = token_NL[entry_B.clamp(min=0)].long()

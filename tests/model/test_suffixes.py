@@ -99,7 +99,40 @@ def test_equal_tokens_that_follow_add_up():
     model.bank.fill(torch.tensor([[3, 4, 5, 6, 7]]).expand(len(model.bank.tokens), -1))
     reading = model(torch.tensor([[3, 4]])).readings[0]
     weight = reading.weight_BTS[0, -1]
+    assert sum(reading.last_weights().values()) == pytest.approx(float(weight.sum()))
     assert torch.allclose(weight, weight[:1].expand(4)) and 0.05 < weight.sum() < 1
+
+
+def test_a_fusion_by_tokens_sees_which_tokens_continue_the_text():
+    model = tiny_model(**CONFIG | {"fusion": "words", "num_selected": 2, "suffix_tokens": 3, "knowledge_length": 5})
+    model.bank.fill(torch.randint(40, 60, model.bank.tokens.shape))
+    model.bank.write(torch.tensor([7]), torch.tensor([[3, 4, 5, 6, 7]]))
+    seen = []
+    model.blocks[0].fusion.register_forward_pre_hook(lambda module, args: seen.append(args[1].tokens))
+    model(torch.tensor([[3, 4, 5]]))
+    tokens = seen[0]
+    assert tokens.token_BTW[0, -1, :3].tolist() == [6, 7, 0]
+    assert tokens.previous_BTW[0, -1, :2].tolist() == [5, 6]
+    assert tokens.follows_BTW[0, -1, :3].tolist() == tokens.follows2_BTW[0, -1, :3].tolist() == [True, False, False]
+
+
+def test_another_bank_is_indexed_anew():
+    model, other = tiny_model(**CONFIG), tiny_model(**CONFIG)
+    ids = torch.randint(3, 61, (2, 9))
+    model(ids)
+    other.bank.fill(torch.randint(3, 8, other.bank.tokens.shape))
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model(ids).logits, other(ids).logits)
+
+
+def test_a_shuffled_bank_gives_other_places_of_edited_entries_too():
+    model = tiny_model(**CONFIG | {"num_selected": 2})
+    model.bank.fill(torch.randint(3, 30, model.bank.tokens.shape))
+    model.bank.write(torch.tensor([7]), torch.randint(40, 60, (1, model.bank.tokens.shape[1])))
+    text, start = model.bank.tokens[7][None, :3].long(), torch.tensor([[True, False, False]])
+    index, L = model.bank.index(SuffixIndex), model.bank.tokens.shape[1]
+    assert (index.find(text, start, 2)[0][0, -1] // L).tolist()[0] == 7
+    assert 7 not in (index.find(text, start, 2, shuffle=True)[0][0, -1] // L).tolist()
 
 
 def test_a_shuffled_bank_gives_other_places(bank):
@@ -109,3 +142,12 @@ def test_a_shuffled_bank_gives_other_places(bank):
     start[:, 0] = True
     right, other = index.find(text, start, 4), index.find(text, start, 4, shuffle=True)
     assert torch.equal(right[1], other[1]) and not (right[0] == other[0]).where(right[0] != NO_ENTRY, False).any()
+
+
+@pytest.mark.parametrize("fusion", ["continuations", "words", "cross_attention"])
+def test_an_oracle_entry_is_read_first_wherever_it_repeats_the_text(fusion):
+    model, ids = tiny_model(**CONFIG | {"fusion": fusion, "num_selected": 3}), torch.randint(3, 61, (2, 9))
+    oracle = torch.tensor([5, NO_ENTRY])
+    reading, as_always = (model(ids, **more).readings[0] for more in ({"entry_B": oracle}, {}))
+    assert (reading.entry_BTS[0, :, 0] == 5).all() and (reading.weight_BTS[0, :, 0] > 0).all()
+    assert torch.equal(reading.entry_BTS[1], as_always.entry_BTS[1])
