@@ -20,7 +20,7 @@ from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from editing.store import MemoryStore
-from evaluation import TASKS, EvalConfig
+from evaluation import ON_REQUEST, TASKS, EvalConfig
 from evaluation.controls import CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
 from evaluation.in_context import RETRIEVER_HELP, RETRIEVERS, EntryFinder
@@ -185,12 +185,19 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
     return results
 
 
+def is_asked_for(name: str, args: argparse.Namespace) -> bool:
+    """Whether the flag of a task that runs on request is given."""
+    flag = ON_REQUEST[name]
+    return flag is not None and getattr(args, flag) is not None
+
+
 def parse_cli() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks to run; default: all")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS,
+                        help=f"tasks to run; default: all but {', '.join(ON_REQUEST)}")  # fmt: skip
     names = ", ".join(map(repr, CONTROLS))
     parser.add_argument("--arms", nargs="*", metavar="CONTROL",
                         help=f"controls, in quotes: {names}; default: all possible; no name: none")  # fmt: skip
@@ -198,9 +205,8 @@ def parse_cli() -> argparse.Namespace:
         parser.add_argument(f"--{name}", help="file to use instead of the one in the run's flags")
     parser.add_argument("--language_sets", nargs="+", metavar="PATH", default=(),
                         help="files, or folders of files, of questions and texts that others publish")  # fmt: skip
-    parser.add_argument(
-        "--plain", metavar="RUN", help="run folder of a plain model on the same tokens, for the task overlap"
-    )
+    parser.add_argument("--plain", metavar="RUN", help="run folder of a plain model on the same tokens, for the task "
+                        "overlap, which then runs by default too")  # fmt: skip
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training; its results have "
                         "a file of their own")  # fmt: skip
@@ -214,6 +220,7 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument("--experiment_dir", help="folder of the records; default: as in the run's flags")
     args = parser.parse_args()
+    args.tasks = args.tasks or [name for name in TASKS if name not in ON_REQUEST or is_asked_for(name, args)]
     if not args.run and not args.compare:
         parser.error("give --run or --compare")
     if args.all_arms and not args.compare:

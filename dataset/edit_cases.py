@@ -5,7 +5,8 @@ A line has `subject`, `object`, `new_object`, `prompt` and `new_sentence`. It ma
 - `uuid`, `bank_sentence`: of the fact's entry; without them the new sentence is added to the bank; `predicate`;
 - `paraphrase_prompt`, a text or a list, with `paraphrase_kind`; `made_paraphrases`, a list;
 - `neighbours`: of other facts, each with `prompt`, and optionally `uuid` (it has an entry), `edited` (it is a case
-  itself) and `object` (by default the case's).
+  itself) and `object` (by default the case's);
+- `other_rows`: further rows of the bank that state the subject's old object.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from common.files import require_text
 
-from .questions import read_questions
+from .questions import placed_questions
 
 FIELDS = ("subject", "object", "new_object", "prompt", "new_sentence")
 MADE, PARAPHRASE = "made", "paraphrase"  # kinds of paraphrases
@@ -42,6 +43,7 @@ class Case:
     predicate: str
     paraphrases: dict[str, list[str]]
     neighbours: list[Neighbour]
+    restated: bool = False  # further entries state the old object
 
 
 def read_cases(path: str | Path, limit: int | None, flag: str) -> list[Case]:
@@ -51,8 +53,7 @@ def read_cases(path: str | Path, limit: int | None, flag: str) -> list[Case]:
         FileNotFoundError, ValueError: the file is missing, malformed, or has no case; the message names what is wrong.
     """
     cases = []
-    for number, row in enumerate(read_questions(path, FIELDS, limit, flag), start=1):
-        place = f"{path}, case {number}"
+    for place, row in placed_questions(path, FIELDS, limit, flag):
         asked = row.get("paraphrase_prompt") or []
         kinds = {
             MADE: texts(row.get("made_paraphrases") or [], "made_paraphrases", place),
@@ -65,11 +66,17 @@ def read_cases(path: str | Path, limit: int | None, flag: str) -> list[Case]:
                 *(row[name] for name in FIELDS[1:]), row.get("uuid", ""), str(row.get("bank_sentence") or ""),
                 str(row.get("predicate") or ""),
                 {kind: prompts for kind, prompts in kinds.items() if prompts}, neighbours_of(row, place),
+                bool(row.get("other_rows")),
             )
         )  # fmt: skip
         for name in FIELDS[1:]:
             if not row[name].strip():
                 raise ValueError(f"{place}: {name!r} is empty")
+        if row["new_object"].strip() == row["object"].strip():
+            raise ValueError(
+                f"{place}: 'new_object' is the 'object' {row['object']!r:.60}, so nothing would change: give another "
+                "'new_object', or leave the case out"
+            )
     return cases
 
 

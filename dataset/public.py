@@ -140,7 +140,7 @@ def edited(cases: list[Published], source: str, index: int) -> Rows:
     """
     made, by_object = {}, defaultdict(list)
     for case in cases:
-        if case.new and case.new != case.object:
+        if case.new.strip() not in ("", case.object.strip()):
             predicate = PROPERTIES.get(case.relation, case.relation)
             entry = fact(f"{case.prompt} {case.object}.", case.subject, predicate, case.object, source)
             if entry["uuid"] not in made:

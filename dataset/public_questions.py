@@ -11,6 +11,7 @@ objects of the file with the predicate.
 """
 
 import random
+from collections import Counter
 from pathlib import Path
 
 from common.files import require_text, unpacked_name
@@ -19,7 +20,7 @@ from .convert import read_triples
 from .formats import require_data
 from .knowledge import triple_uuid
 from .making import draw, pools, true_objects
-from .questions import LETTERS, answer_index, choice_of, read_questions
+from .questions import LETTERS, answer_index, choice_of, placed_questions
 
 TABLES = (".tsv", ".csv")
 OWN_SET = "own"  # the part of facts that name no set
@@ -31,18 +32,18 @@ def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, or questions about one fact have other choices.
     """
-    rows, choices = read_questions(path, ("uuid", "question"), limit, "pararel_path"), {}
-    for number, row in enumerate(rows, start=1):
-        row |= with_letter(row, f"{path}, question {number}")
+    placed, choices = placed_questions(path, ("uuid", "question"), limit, "pararel_path"), {}
+    for place, row in placed:
+        row |= with_letter(row, place)
         if type(row.get("own_wording")) is not bool:
-            raise ValueError(f"{path}, question {number}: 'own_wording' must be true or false")
+            raise ValueError(f"{place}: 'own_wording' must be true or false")
         about = sorted(row["choices"]), row["choices"][answer_index(row)]
         if choices.setdefault(row["uuid"], about) != about:
             raise ValueError(
-                f"{path}, question {number}: the fact {row['uuid']} has other choices, or another answer, than in its "
+                f"{place}: the fact {row['uuid']} has other choices, or another answer, than in its "
                 "question before: give all wordings of a fact the same"
             )
-    return rows
+    return [row for _, row in placed]
 
 
 def with_letter(row: dict, place: str) -> dict:
@@ -51,11 +52,13 @@ def with_letter(row: dict, place: str) -> dict:
     A letter is read as a letter even where a choice has that name, as the language C does.
 
     Raises:
-        ValueError: the choices are not two or more texts, or the answer names none.
+        ValueError: the choices are not two or more texts, two are equal, or the answer names none.
     """
     choices, answer = row.get("choices"), row.get("answer")
     if not (isinstance(choices, list) and len(choices) > 1 and all(type(choice) is str for choice in choices)):
         raise ValueError(f"{place}: 'choices' must be a list of two texts or more, got {choices!r:.40}")
+    if twice := [choice for choice, n in Counter(choices).items() if n > 1]:
+        raise ValueError(f"{place}: 'choices' has {twice[0]!r:.40} twice: give each choice once")
     is_letter = type(answer) is str and len(answer) == 1 and answer in LETTERS[: len(choices)]
     return {"choices": choices, "answer": answer if is_letter else LETTERS[choice_of(answer, choices, place)]}
 
@@ -71,18 +74,21 @@ def read_inserts(path: str | Path, limit: int | None) -> list[dict]:
     path = require_data(path, "insert_path")
     if unpacked_name(path).endswith(TABLES):
         return rows_of_table(path, limit)
-    rows = read_questions(path, ("subject", "predicate", "object", "sentence"), limit, "insert_path")
-    return [insert_row(row, f"{path}, fact {number}") for number, row in enumerate(rows, start=1)]
+    fields = ("subject", "predicate", "object", "sentence")
+    return [insert_row(row, place) for place, row in placed_questions(path, fields, limit, "insert_path")]
 
 
 def insert_row(row: dict, place: str) -> dict:
     """A fact to insert with all fields of the form.
 
     Raises:
-        ValueError: a field has another type; the place is named.
+        ValueError: a field has another type, or the answer is not the object; the place is named.
     """
+    if row.get("set") is not None and type(row["set"]) is not str:
+        raise ValueError(f"{place}: 'set' must be a text, got {row['set']!r:.40}: name the set, or leave it out")
     triple = row["subject"], row["predicate"], row["object"]
-    row = {"set": OWN_SET, "uuid": triple_uuid(*triple)} | row | {"sentence": row["sentence"].strip()}
+    row = {"uuid": triple_uuid(*triple)} | row | {"sentence": row["sentence"].strip()}
+    row["set"] = row.get("set") or OWN_SET
     for name, default in (("questions", []), ("aliases", [row["object"]]), ("choices", None)):
         row[name] = row.get(name) or default
         if row[name] is not None and not (isinstance(row[name], list) and all(type(x) is str for x in row[name])):
@@ -92,6 +98,11 @@ def insert_row(row: dict, place: str) -> dict:
     require_text("".join([*row["questions"], *row["aliases"], *(row["choices"] or ())]), place)
     if row["choices"]:
         row |= with_letter(row, place)
+        if (named := row["choices"][answer_index(row)]).strip() != row["object"].strip():
+            raise ValueError(
+                f"{place}: 'answer' names the choice {named!r:.40}, but 'object' is {row['object']!r:.40}: let the "
+                "answer name the object"
+            )
     if row.setdefault("popularity", None) is not None and type(row["popularity"]) not in (int, float):
         raise ValueError(f"{place}: 'popularity' must be a number, got {row['popularity']!r:.40}")
     row["locality"] = row.get("locality") or []

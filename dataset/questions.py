@@ -58,6 +58,11 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
     Raises:
         FileNotFoundError, ValueError: the file is missing, malformed, or has no questions; the message names the line.
     """
+    return [row for _, row in placed_questions(path, fields, limit, flag)]
+
+
+def placed_questions(path: str | Path, fields: tuple[str, ...], limit: int | None, flag: str) -> list[tuple[str, dict]]:
+    """(place, question) of each: its file and line, for messages. All else as `read_questions`."""
     rows = []
     for place, row in question_values(require_data(path, flag)):
         if len(rows) == limit:
@@ -67,7 +72,7 @@ def read_questions(path: str | Path, fields: tuple[str, ...], limit: int | None,
             raise ValueError(f"{place}: no field {missing[0]!r}")
         if not isinstance(row, dict):
             raise ValueError(f"{place}: a question must be a JSON object")
-        rows.append(normalised(row, fields, place))
+        rows.append((place, normalised(row, fields, place)))
     if not rows:
         raise ValueError(f"{path} has no questions: give another --{flag}")
     return rows

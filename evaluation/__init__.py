@@ -20,6 +20,7 @@
 | generation                     | generation.py | samples, with coherence, fluency and diversity         |
 | language_sets                  | language_sets | BLiMP, LAMBADA, HellaSwag, WikiText and the like       |
 
+Those in `ON_REQUEST` run only where `--tasks` names them, or a path flag of their own is given.
 `controls.py` repeats tasks with another bank or with an oracle, `report.py` prints tables, `harness.py` runs the tasks
 of lm-evaluation-harness.
 """
@@ -62,4 +63,7 @@ TASKS = {
     "language_sets": language_sets,
 }
 
-__all__ = ["TASKS", "EvalConfig"]
+# Left out of an evaluation of all tasks, for they take long; the flag that asks for a task like --tasks does, if any.
+ON_REQUEST = {"cost": None, "absent": None, "overlap": "plain"}
+
+__all__ = ["ON_REQUEST", "TASKS", "EvalConfig"]

@@ -102,7 +102,8 @@ def absent(model, tokenizer, config: EvalConfig) -> dict | None:
     if len(facts) < 2:
         return None
     emptied = sorted(random.Random(config.seed).sample(facts, len(facts) // 2))
-    is_held_B = [row not in set(emptied) for row in map(config.gold.row, rows)]
+    gone = set(emptied)
+    is_held_B = [config.gold.row(row) not in gone for row in rows]
     chosen_before, *_ = best_choices(model, tokenizer, rows, config)
     before = fingerprint(model)
     row_X = torch.tensor(emptied, device=model.device)

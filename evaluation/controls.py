@@ -27,7 +27,7 @@ from .config import EvalConfig
 
 @contextmanager
 def replaced_bank(model, token_NL: torch.Tensor) -> Iterator[None]:
-    """The model with another table in its bank. Retrieval by n-grams still finds rows by their right texts."""
+    """The model with another table in its bank. Retrieval by an index still finds rows by their right texts."""
     right_NL = model.bank.swap(token_NL)
     try:
         yield

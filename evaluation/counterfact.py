@@ -2,9 +2,12 @@
 
 Each case rewrites the entry of one fact; a fact without an entry is added. Asked are the first `SINGLE` cases, each
 edited alone, then the first 100, the first 2,000 and all cases, edited at once. Every edit is taken back.
-Scores as in CounterFact (Meng et al. 2022, arXiv:2202.05262):
+Scores as in CounterFact (Meng et al. 2022, arXiv:2202.05262). Of two objects the one with the higher mean
+log-probability of its tokens is the likelier one, as in the code of that paper. `by_sum` in a score is the share where
+the whole object counts: the sum over its tokens.
 
 ES: the new object is likelier than the old one, after the prompt of the case;
+ES_one_entry: the same without cases whose old object further entries state too, where the file names such entries;
 PS_made, PS_paraphrase, ...: the same after prompts in other words, of each kind apart;
 NS, NS_no_entry: the object of a neighbouring fact stays likelier than the new one; facts with and without an entry;
 free: does greedy generation begin with the new object?
@@ -13,8 +16,10 @@ Neighbours that are cases themselves are left out when many edits are made.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import NamedTuple
 
 from dataset.edit_cases import MADE, PARAPHRASE, Case, read_cases
@@ -29,7 +34,7 @@ from .likelihood import ended, log_likelihoods
 from .lookup import LookUp, choose, mean_share
 from .places import place_cases
 
-TASK_VERSION = 1
+TASK_VERSION = 2
 SINGLE, NUMBERS = 200, (100, 2000)  # cases that are edited alone; numbers of edits at once, before all
 FREE = ("ES", f"PS_{MADE}", f"PS_{PARAPHRASE}")  # measured by generation too
 MORE = 4  # tokens to generate beyond those of the new object
@@ -39,6 +44,7 @@ class Asked(NamedTuple):
     """A prompt with two options, of which the first should be the likelier one.
 
     name: the score that it belongs to.  case: the index of its case.  edited: its fact is a case of its own.
+    restated: further entries of the bank state the old object.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Asked(NamedTuple):
     prompt: str
     options: tuple[str, str]
     edited: bool = False
+    restated: bool = False
 
 
 def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
@@ -57,7 +64,7 @@ def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
     asked = []
     for i, case in enumerate(cases):
         new, old = f" {case.new_object}", f" {case.object}"
-        asked.append(Asked("ES", i, case.prompt.rstrip(" "), (new, old)))
+        asked.append(Asked("ES", i, case.prompt.rstrip(" "), (new, old), restated=case.restated))
         for kind, prompts in case.paraphrases.items():
             asked += [Asked(f"PS_{kind}", i, prompt.rstrip(" "), (new, old)) for prompt in prompts]
         for one in case.neighbours:
@@ -76,13 +83,25 @@ class ModelAnswers:
         self.scored = self.written = 0
 
     def choose(self, asked: list[Asked]) -> list[float]:
-        """1 where the first option is the likelier one, else 0."""
-        wanted = [[(one.prompt, option) for option in ended(list(one.options), self.tokenizer)] for one in asked]
-        pairs = list(dict.fromkeys(pair for two in wanted for pair in two))
+        """1 where the first option is the likelier one by the mean over its tokens, else 0."""
+        return self.compared(asked)[0]
+
+    def compared(self, asked: list[Asked]) -> tuple[list[float], list[float]]:
+        """1 where the first option is the likelier one, else 0: by the mean over its tokens, and by their sum.
+
+        By the sum an option never is less likely than a longer one that it begins. There both end with the text.
+        """
+        plain = [[(one.prompt, option) for option in one.options] for one in asked]
+        whole = [[(one.prompt, option) for option in ended(list(one.options), self.tokenizer)] for one in asked]
+        pairs = list(dict.fromkeys(pair for two in (*plain, *whole) for pair in two))
         self.scored += len(pairs)
         found = log_likelihoods(self.model, self.tokenizer, pairs, self.batch_size, most_tokens=self.most_tokens)
-        score = {pair: total for pair, (total, _) in zip(pairs, found, strict=True)}
-        return [float(score[first] > score[second]) for first, second in wanted]
+        total = {pair: own for pair, (own, _) in zip(pairs, found, strict=True)}
+        mean = {pair: own / max(n, 1) for pair, (own, n) in zip(pairs, found, strict=True)}
+        return (
+            [float(mean[first] > mean[second]) for first, second in plain],
+            [float(total[first] > total[second]) for first, second in whole],
+        )
 
     def write(self, asked: list[Asked]) -> list[float]:
         """1 where greedy generation begins with the first option, as whole words and in the same case; else 0."""
@@ -133,6 +152,10 @@ class LookUpAnswers:
             values.append(0.5 if len(chosen) > 1 else float(chosen == [0]))
         return values
 
+    def compared(self, asked: list[Asked]) -> tuple[list[float], list[float]]:
+        """As `choose`; it has no log-probabilities whose sums could be compared."""
+        return self.choose(asked), []
+
     write = None  # it writes nothing
 
     @contextmanager
@@ -147,39 +170,55 @@ class LookUpAnswers:
 
 
 class Measured(NamedTuple):
-    """For some of the prompts, by index: whether the right option won, and whether it was written."""
+    """For some of the prompts, by index: whether the right option won, by mean and by sum, and whether it was written.
+
+    Without log-probabilities `by_sum` is empty.
+    """
 
     chosen: dict[int, float]
+    by_sum: dict[int, float]
     written: dict[int, float]
+
+    def add(self, other: "Measured") -> None:
+        for own, more in zip(self, other, strict=True):
+            own.update(more)
 
 
 def answers_to(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], wanted: list[int]) -> Measured:
     free = [i for i in wanted if asked[i].name in FREE] if answers.write else []
+    chosen, by_sum = answers.compared([asked[i] for i in wanted])
     return Measured(
-        dict(zip(wanted, answers.choose([asked[i] for i in wanted]), strict=True)),
+        dict(zip(wanted, chosen, strict=True)),
+        dict(zip(wanted, by_sum, strict=True)) if by_sum else {},
         dict(zip(free, answers.write([asked[i] for i in free]), strict=True)) if free else {},
     )
 
 
-def by_name(asked: list[Asked], values: dict[int, float], config: EvalConfig, chance: float) -> dict[str, dict]:
-    """The share of each score."""
-    names = sorted({asked[i].name for i in values})
-    return {
-        name: mean_share([value for i, value in values.items() if asked[i].name == name], chance, config)
-        | {"task_version": TASK_VERSION}
-        for name in names
-    }
+def by_name(
+    asked: list[Asked], values: dict[int, float], config: EvalConfig, chance: float, by_sum: dict[int, float]
+) -> dict[str, dict]:
+    """The share of each score, and what it is by the sums, where they are known."""
+    groups, result = defaultdict(list), {}
+    for i in values:
+        groups[asked[i].name].append(i)
+    if any(asked[i].restated for i in groups["ES"]):
+        groups["ES_one_entry"] = [i for i in groups["ES"] if not asked[i].restated]
+    for name in sorted(name for name, own in groups.items() if own):
+        own = groups[name]
+        result[name] = mean_share([values[i] for i in own], chance, config) | {"task_version": TASK_VERSION}
+        result[name] |= {"by_sum": fmean(by_sum[i] for i in own)} if by_sum else {}
+    return result
 
 
 def scores(asked: list[Asked], measured: Measured, before: dict[int, float], config: EvalConfig) -> dict:
     """The shares after edits; those of neighbours also as they were `before`, and how many answers are the same."""
-    result = by_name(asked, measured.chosen, config, 0.5)
+    result = by_name(asked, measured.chosen, config, 0.5, measured.by_sum)
     for name, share in result.items():
         if name.startswith("NS"):
             own = [(value, before[i]) for i, value in measured.chosen.items() if asked[i].name == name]
             share["before"] = sum(was for _, was in own) / len(own)
             share["same"] = sum(value == was for value, was in own) / len(own)
-    return result | ({"free": by_name(asked, measured.written, config, 0.0)} if measured.written else {})
+    return result | ({"free": by_name(asked, measured.written, config, 0.0, {})} if measured.written else {})
 
 
 def numbers_of(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], edits: Edits, config: EvalConfig) -> dict:
@@ -187,18 +226,18 @@ def numbers_of(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], edits:
     own: list[list[int]] = [[] for _ in edits]
     for i, one in enumerate(asked):
         own[one.case].append(i)
-    before = dict(enumerate(answers.choose(asked)))
+    chosen, by_sum = answers.compared(asked)
+    before = dict(enumerate(chosen))
     unedited = {i: value for i, value in before.items() if not asked[i].edited}
-    result, chosen, written, seconds = {"0": by_name(asked, unedited, config, 0.5)}, {}, {}, 0.0
+    result = {"0": by_name(asked, unedited, config, 0.5, dict(enumerate(by_sum)))}
+    single, seconds = Measured({}, {}, {}), 0.0
     singles = min(SINGLE, len(edits))
     for case in range(singles):
         with answers.edited([edits[case]]) as took:
             seconds += took
-            single = answers_to(answers, asked, own[case])
-        chosen.update(single.chosen)
-        written.update(single.written)
+            single.add(answers_to(answers, asked, own[case]))
     timing = {"edits": 1, "ms_per_edit": 1000 * seconds / singles}
-    result["1"] = timing | scores(asked, Measured(chosen, written), before, config)
+    result["1"] = timing | scores(asked, single, before, config)
     for number in (*(n for n in NUMBERS if n < len(edits)), len(edits)):
         wanted = [i for case in range(number) for i in own[case] if not asked[i].edited]
         with answers.edited(edits[:number]) as took:
@@ -215,7 +254,7 @@ def by_frequency(cases: list[Case], asked: list[Asked], config: EvalConfig) -> d
         if not one.edited:
             first, second = (count[cases[one.case].predicate, option.strip()] for option in one.options)
             values[i] = 0.5 if first == second else float(first > second)
-    return {"all": {"edits": len(cases)} | by_name(asked, values, config, 0.5)}
+    return {"all": {"edits": len(cases)} | by_name(asked, values, config, 0.5, {})}
 
 
 def standard(numbers: dict) -> dict:

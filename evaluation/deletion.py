@@ -1,7 +1,8 @@
 """Deletion: does a model answer, after the entry of a fact was emptied, like one whose bank never had that entry?
 
 The entries of up to `DELETED` cases are emptied at once. The same weights are given a bank that was built without
-them. Both are asked for the old object: is it likelier than the new one, and does free generation begin with it?
+them. Both are asked for the old object: is it likelier than the new one, by the mean over their tokens, and does free
+generation begin with it?
 """
 
 from typing import TYPE_CHECKING
@@ -15,7 +16,12 @@ from .lookup import mean_share
 if TYPE_CHECKING:
     from .counterfact import Asked, ModelAnswers
 
+TASK_VERSION = 2
 DELETED = 2000
+
+
+def share(values: list[float], chance: float, config: EvalConfig) -> dict:
+    return mean_share(values, chance, config) | {"task_version": TASK_VERSION}
 
 
 def deletion(answers: "ModelAnswers", asked: list["Asked"], rows: list[int], held: list[bool], config: EvalConfig):
@@ -45,8 +51,8 @@ def deletion(answers: "ModelAnswers", asked: list["Asked"], rows: list[int], hel
     result: dict = {"entries": len(own)}
     for i, (name, chance) in enumerate((("chosen", 0.5), ("written", 0.0))):
         shares = {"before": before[i], "deleted": deleted[i], "never_held": never_held[i]}
-        result[name] = {what: mean_share(values, chance, config) for what, values in shares.items()}
+        result[name] = {what: share(values, chance, config) for what, values in shares.items()}
         result[name]["same"] = sum(a == b for a, b in zip(deleted[i], never_held[i], strict=True)) / len(own)
     if others := [one for one in questions if not held[one.case]]:
-        result["other_facts"] = mean_share(answers.choose(others), 0.5, config)
+        result["other_facts"] = share(answers.choose(others), 0.5, config)
     return result

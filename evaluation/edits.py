@@ -95,7 +95,7 @@ def repeatable() -> Iterator[None]:
 
 
 def fingerprint(model) -> dict[str, str]:
-    """What a bank holds, and its index by n-grams, if there is one: equal only if all bits are."""
+    """What a bank holds, and its index, if its retrieval has one: equal only if all bits are."""
 
     def parts(value) -> Iterator[bytes]:
         if isinstance(value, Tensor):

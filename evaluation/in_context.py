@@ -42,7 +42,7 @@ class EntryFinder:
         model, tokenizer: those of a run with a memory.
         retriever: "run": what the run's own n-grams find; "words": the best entries of the look-up's word index.
     Raises:
-        ValueError: the run has no bank, or finds its entries by its own states.
+        ValueError: the run has no bank, or finds its entries otherwise than by n-grams.
     """
 
     def __init__(self, model, tokenizer, retriever: str = "run"):
@@ -54,8 +54,8 @@ class EntryFinder:
             self.index = WordIndex(entry_text(tokenizer, row.tolist()) for row in model.bank.tokens.cpu().numpy())
         elif settings.index_class is not NgramIndex:
             raise ValueError(
-                f"--entries_from names a run with --retrieval {settings.retrieval}, which reads the states of its own "
-                "model: give --retriever words, or a run with --retrieval ngram"
+                f"--entries_from names a run with --retrieval {settings.retrieval}, and only the index of --retrieval "
+                "ngram can be searched alone: give --retriever words, or a run with --retrieval ngram"
             )
 
     @classmethod

@@ -33,7 +33,7 @@ from .lookup import READ, words_of
 from .places import free_rows, rows_of_texts
 from .retrieval import CANDIDATES, candidates_and_reads, shares_of_gold
 
-TASK_VERSION = 1
+TASK_VERSION = 2
 STATEMENT = "as a statement"
 MORE, NEARBY = 4, 16  # tokens to generate: beyond those of the longest alias; after an unrelated question
 TEMPLATE = "The {} of {{subject}} is {{object}}."  # of a predicate that the bank does not have
@@ -74,7 +74,7 @@ def asked_of(rows: list[dict]) -> list[Asked]:
 def is_exact(text: str, aliases: list[str]) -> bool:
     """Whether what is written, up to an end of its sentence or line, is one of these, by its words."""
     ends = [i for i, sign in enumerate(text) if sign in ENDS] + [len(text)]
-    wanted = [words_of(alias) for alias in aliases]
+    wanted = [words for alias in aliases if (words := words_of(alias))]
     return any(words_of(text[:end]) in wanted for end in ends if text[:end].strip())
 
 

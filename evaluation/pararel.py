@@ -3,8 +3,9 @@
 Every fact is asked in several wordings with the same choices (Elazar et al. 2021, arXiv:2102.01017). A part is of the
 wordings that the bank's sentence has itself, the other of all other wordings. `consistent`: share of the facts with
 two wordings or more for which all wordings give one choice; `all_right`: the right one; `pairs`: share of the pairs of
-wordings that agree, as in the paper. Beside it, on the same questions: the look-up, which reads the bank without a
-model, and the object that the bank's facts with the predicate have most often.
+a fact's wordings that agree, the mean over facts. Its `mean_of_relations` gives each relation the same weight, as the
+paper does. Beside it, on the same questions: the look-up, which reads the bank without a model, and the object that the
+bank's facts with the predicate have most often.
 
 The questions about one fact are not independent: intervals of shares of questions take a fact as one draw
 (`clustered_interval`). Intervals of shares of facts are Wilson's.
@@ -26,6 +27,7 @@ from runs.outcomes import packed_answers
 
 from .config import EvalConfig, clustered_interval, wilson_interval
 from .likelihood import score_options
+from .lookup import READ
 from .retrieval import candidates_and_reads, shares_of_gold
 
 TASK_VERSION = 1
@@ -72,6 +74,7 @@ def measured(rows: list[dict], chances: Chances, config: EvalConfig) -> dict:
     for row, own in zip(rows, chances, strict=True):
         by_choice = dict(zip(row["choices"], own, strict=True))  # two rows may have the choices in another order
         facts[row["uuid"]].append((by_choice, row["choices"][answer_index(row)]))
+    asked = [row for uuid, row in {row["uuid"]: row for row in rows}.items() if len(facts[uuid]) > 1]
     facts = [([own for own, _ in wordings], wordings[0][1]) for wordings in facts.values() if len(wordings) > 1]
     if facts:
         agree = {
@@ -80,6 +83,7 @@ def measured(rows: list[dict], chances: Chances, config: EvalConfig) -> dict:
             "pairs": [mean(agreement(*pair) for pair in combinations(all_, 2)) for all_, _ in facts],
         }
         result |= {name: share_of_facts(values, config) for name, values in agree.items()}
+        result["pairs"]["mean_of_relations"] = mean_by(asked, agree["pairs"], "relation")
     return result
 
 
@@ -89,7 +93,7 @@ def agreement(first: dict[str, float], second: dict[str, float]) -> float:
 
 
 def mean_by(rows: list[dict], right: list[float], field: str) -> float | None:
-    """The mean over the values of a field of the share of right answers; None where a question does not have it."""
+    """The mean over the values of a field of the mean of their rows; None where a row does not have the field."""
     if not all(field in row for row in rows):
         return None
     groups = defaultdict(list)
@@ -112,7 +116,8 @@ def without_model(rows: list[dict], config: EvalConfig) -> dict:
         own = [i for i, row in enumerate(rows) if row["part"] == part and gold.row(row) != NO_ENTRY]
         if own:
             hits = [float(gold.row(rows[i]) in found[i]) for i in own]
-            result["lookup"]["found"][part] = share([rows[i] for i in own], hits, config)
+            at_random = {"chance": READ / len(gold.look_up.texts)}
+            result["lookup"]["found"][part] = share([rows[i] for i in own], hits, config) | at_random
     if all("predicate" in row for row in rows):
         frequent = []
         for row in rows:

@@ -91,8 +91,9 @@ def memory_cells(results: dict) -> dict[str, str]:
     cells = {}
     for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
         cells[f"gold entry read, {layer}"] = percent(shares["selected"]["accuracy"])
-        among = [percent(shares[f"candidate_{n}"]["accuracy"]) for n in (4, 16, 64)]
-        cells[f"gold entry among 4/16/64, {layer}"] = "/".join(among)
+        among = {n: shares[f"candidate_{n}"]["accuracy"] for n in (4, 16, 64) if f"candidate_{n}" in shares}
+        if among:  # the others are more than the search finds
+            cells[f"gold entry among {'/'.join(map(str, among))}, {layer}"] = "/".join(map(percent, among.values()))
     for number in ("1", "100", "10000"):
         if number in results.get("edits", {}):
             shares = [results["edits"][number][name] for name in ("ES", "PS", "NS")]

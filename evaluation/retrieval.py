@@ -27,7 +27,10 @@ MAX_EXHAUSTIVE = 200  # questions of the exhaustive search
 def candidates_and_reads(
     model, tokenizer, prompts: list[str], config: EvalConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """For each block and the pointer, (B, 64) candidates, best first, and (B, S) entries read; NO_ENTRY: none."""
+    """For each block and the pointer, (B, C) candidates, best first, and (B, S) entries read; NO_ENTRY: none.
+
+    C is 64, or less where the search finds fewer: S, if all that it finds is read.
+    """
     found: dict[str, list[torch.Tensor]] = {}
     read: dict[str, list[torch.Tensor]] = {}
     for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
@@ -107,14 +110,16 @@ def shares_of_gold(
 ) -> dict[str, dict]:  # fmt: skip
     """For each block and the pointer, the shares of questions with the gold entry among the candidates and the reads.
 
+    `candidate_C` is left out where the search finds fewer than C entries.
+
     Args:
         found, read: as `candidates_and_reads` returns them.  gold_B: the gold entry of each question.
         cluster_B: of each question; those of one cluster are one draw of the intervals. None: each is.
     """
     N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
     for name, entry_BC in found.items():
-        is_gold_BC = entry_BC == gold_B[:, None]
-        shares = {f"candidate_{C}": (is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES}
+        is_gold_BC, width = entry_BC == gold_B[:, None], entry_BC.shape[1]
+        shares = {f"candidate_{C}": (is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES if C <= width}
         shares["selected"] = (read[name] == gold_B[:, None]).any(dim=1), S / N
         layers[name] = {}
         for key, (hit_B, chance) in shares.items():
@@ -127,7 +132,8 @@ def shares_of_gold(
 def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
     """Shares of the object questions in the bank, for each reading block and for the pointer.
 
-    `candidate_C`: the gold entry is among the first C candidates (chance: C entries at random).
+    `candidate_C`: the gold entry is among the first C candidates (chance: C entries at random), as far as the search
+    finds so many.
     `selected`: it is among the entries read; `selected_if_right`, `selected_if_wrong`: by the model's answer.
     `exhaustive`: it is the best of all entries by n-gram matches, over the first 200 questions.
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
@@ -179,14 +180,41 @@ def test_neighbours_with_an_entry_are_those_of_the_bank(cases_file, gold):
 
 def test_an_option_that_begins_another_ends_with_its_text(model, tokenizer, config, monkeypatch):
     asked = []
+    eos = tokenizer.eos_token
+    scores = {" Norway": (-2.0, 1), " Norway House": (-3.0, 2), " Peru": (-1.0, 1)}
+    scores |= {f" Norway{eos}": (-4.0, 2), f" Norway House{eos}": (-9.0, 3)}
     monkeypatch.setattr(
         sys.modules["evaluation.counterfact"], "log_likelihoods",
-        lambda model, tokenizer, pairs, *_, **__: asked.extend(pairs) or [(0.0, 1)] * len(pairs),
+        lambda model, tokenizer, pairs, *_, **__: asked.extend(pairs) or [scores[option] for _, option in pairs],
     )  # fmt: skip
     options = (" Norway", " Norway House"), (" Norway", " Peru")
-    ModelAnswers(model, tokenizer, config).choose([Asked("ES", 0, "It is in", own) for own in options])
-    eos = tokenizer.eos_token
-    assert [option for _, option in asked] == [f" Norway{eos}", f" Norway House{eos}", " Norway", " Peru"]
+    answers = ModelAnswers(model, tokenizer, config)
+    # By the mean Norway House (-1.5) is above Norway (-2), without an end; by the sum, with the end, it is below.
+    assert answers.compared([Asked("ES", 0, "It is in", own) for own in options]) == ([0, 0], [1, 0])
+    assert {option for _, option in asked} == set(scores) and len(asked) == answers.scored == 5
+
+
+def test_an_object_counts_by_the_mean_of_its_tokens_and_by_their_sum_beside_it(model, tokenizer, config, monkeypatch):
+    def found(model, tokenizer, pairs, *_, **__):  # the new object is of four tokens, each of them likelier
+        return [(-4.0, 4) if "Chile" in option else (-3.0, 1) for _, option in pairs]
+
+    monkeypatch.setattr(sys.modules["evaluation.counterfact"], "log_likelihoods", found)
+    result = counterfact(model, tokenizer, config)
+    last = result["numbers"]["all"]
+    assert (last["ES"]["accuracy"], last["ES"]["by_sum"], last["ES"]["task_version"]) == (1, 0, 2)
+    assert (last["NS"]["accuracy"], last["NS"]["by_sum"], result["parts"]["PS_made"]["by_sum"]) == (0, 1, 0)
+    assert result["numbers"]["0"]["ES"]["by_sum"] == result["numbers"]["1"]["ES"]["by_sum"] == 0 == result["by_sum"]
+    assert result["deletion"]["chosen"]["before"]["accuracy"] == 0
+    assert "by_sum" not in result["without_model"]["lookup"] and "by_sum" not in last["free"]["ES"]
+
+
+def test_cases_whose_old_object_other_entries_state_are_left_out_in_a_part(model, tokenizer, config, cases_file):
+    assert "ES_one_entry" not in counterfact(model, tokenizer, config)["parts"]
+    rows = [case_of(fact, other_rows=more) for fact, more in zip(FACTS[:3], (1, 0, None), strict=True)]
+    result = counterfact(model, tokenizer, replace(config, counterfact_path=cases_file(rows)))
+    numbers, look_up = result["numbers"], result["without_model"]["lookup"]["numbers"]
+    for found in (numbers["0"], numbers["1"], numbers["all"], numbers["all"]["free"], look_up["all"]):
+        assert (found["ES"]["n"], found["ES_one_entry"]["n"]) == (3, 2)
 
 
 def test_batched_answers_are_those_one_by_one(model, tokenizer, config):
@@ -195,9 +223,13 @@ def test_batched_answers_are_those_one_by_one(model, tokenizer, config):
     asked = [Asked("ES", 0, prompt, (" Norway", " Norway House")) for prompt in prompts]
     eos = tokenizer.eos_token
     pairs = [(prompt, option + eos) for prompt in prompts for option in asked[0].options]
-    alone = [log_likelihoods(model, tokenizer, [pair], 1)[0][0] for pair in pairs]
-    assert answers.choose(asked) == [float(a > b) for a, b in zip(alone[::2], alone[1::2], strict=True)]
-    assert answers.scored == len(pairs)
+    plain = [(prompt, option) for prompt in prompts for option in asked[0].options]
+    means, sums = answers.compared(asked)
+    assert answers.scored == 2 * len(pairs)
+    alone = [log_likelihoods(model, tokenizer, [pair], 1)[0] for pair in (*plain, *pairs)]
+    mean_of, sum_of = [own / n for own, n in alone[: len(plain)]], [own for own, _ in alone[len(plain) :]]
+    assert means == answers.choose(asked) == [float(a > b) for a, b in zip(mean_of[::2], mean_of[1::2], strict=True)]
+    assert sums == [float(a > b) for a, b in zip(sum_of[::2], sum_of[1::2], strict=True)]
     texts = continuations(model, tokenizer, prompts, [4] * len(prompts), 3)
     own = [tokenizer.decode(continue_prompt(model, tokenizer, p, False, 4), skip_special_tokens=True) for p in prompts]
     assert texts == own
@@ -211,6 +243,7 @@ def test_batched_answers_are_those_one_by_one(model, tokenizer, config):
         ({"made_paraphrases": ["x", 3]}, "'made_paraphrases' must hold texts"),
         ({"neighbours": [{"uuid": "x"}]}, "'neighbours' must hold texts"),
         ({"paraphrase_prompt": [""]}, "'paraphrase_prompt' must hold texts"),
+        ({"new_object": "France "}, "line 2: 'new_object' is the 'object' 'France', so nothing would change: give"),
     ],
 )  # fmt: skip
 def test_a_malformed_case_is_named(cases_file, change, words):

@@ -1,12 +1,14 @@
 """Scoring, intervals, controls of the bank and statistics of usage."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import eval_model
 from dataset.questions import read_questions, split_question
 from dataset.tokenizer import load_tokenizer
 from editing.trace import trace
@@ -151,3 +153,17 @@ def test_a_broken_question_file_is_named_with_its_line(tmp_path):
         read_questions(path, ("question",), None, "object_path")
     with pytest.raises(ValueError, match="line 1: no field 'answer'"):
         read_questions(path, ("question", "answer"), None, "object_path")
+
+
+@pytest.mark.parametrize(
+    ("flags", "left_out"),
+    [((), {"cost", "absent", "overlap"}), (("--plain", "p"), {"cost", "absent"}),
+     (("--tasks", "absent", "object"), set(eval_model.TASKS) - {"absent", "object"})],
+)  # fmt: skip
+def test_long_tasks_run_where_they_are_asked_for(monkeypatch, capsys, flags, left_out):
+    monkeypatch.setattr(sys, "argv", ["eval_model.py", "--run", "r", *flags])
+    assert set(eval_model.TASKS) - set(eval_model.parse_cli().tasks) == left_out
+    monkeypatch.setattr(sys, "argv", ["eval_model.py", "--help"])
+    with pytest.raises(SystemExit):
+        eval_model.parse_cli()
+    assert "default: all but cost, absent, overlap" in " ".join(capsys.readouterr().out.split())

@@ -15,6 +15,7 @@ from evaluation.likelihood import after_context
 from evaluation.report import table
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
+from tests.model.variants import SUFFIX
 
 
 @pytest.fixture
@@ -85,6 +86,12 @@ def test_a_plain_model_is_asked_with_entries_and_told_what_that_costs(model, set
         assert 0 < costs[part]["search_ms"] < costs[part]["first_token_ms"] and costs[part]["answer_ms"] > 0
     told = table({"plain": {"cost": alone}, "plain, entries in prompt": {"cost": costs}})
     assert "tokens of a prompt" in told and "ms a question, answer, batch 1" in told
+
+
+def test_a_run_of_suffixes_is_told_what_can_be_searched(tokenizer):
+    suffixes = tiny_model(vocab_size=6400, **SUFFIX)
+    with pytest.raises(ValueError, match="--retrieval suffix, and only the index of --retrieval ngram can be searched"):
+        EntryFinder(suffixes, tokenizer)
 
 
 def test_runs_whose_entries_cannot_be_found_are_refused(tokenizer, monkeypatch):

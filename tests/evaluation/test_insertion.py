@@ -131,16 +131,24 @@ def test_a_table_of_ones_own_becomes_questions_with_choices(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"questions": []}, "fact 1: 'questions' needs a question"), ({"aliases": "x"}, "'aliases' must be a list"),
+    [({"questions": []}, "line 1: 'questions' needs a question"), ({"aliases": "x"}, "'aliases' must be a list"),
      ({"answer": "Q"}, "names no choice"), ({"popularity": "much"}, "'popularity' must be a number"),
-     ({"locality": ["x"]}, "'locality' must be a list of objects"), ({"object": {}}, "'object' must be a text")],
+     ({"locality": ["x"]}, "'locality' must be a list of objects"), ({"object": {}}, "'object' must be a text"),
+     ({"set": 7}, "line 1: 'set' must be a text, got 7: name the set"),
+     ({"choices": ["a", "a"], "answer": 0}, "line 1: 'choices' has 'a' twice"),
+     ({"answer": "A"}, "line 1: 'answer' names the choice 'France', but 'object' is 'Chile': let the answer name")],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_before_anything_runs(inserts, change, told):
     with pytest.raises(ValueError, match=told):
         require_questions(EvalConfig(insert_path=inserts(**change)))
 
 
+def test_facts_that_name_no_set_are_ones_own(inserts):
+    assert {row["set"] for change in (None, "") for row in read_inserts(inserts(set=change), None)} == {"own"}
+
+
 def test_what_counts_as_exact():
+    assert not is_exact(' "! It is', ["+", "…"]) and is_exact(" C. It", ["+", "C"])
     aliases = ["J. R. Ewing", "the Boss"]
     assert is_exact(" J. R. Ewing. He is", aliases) and is_exact("THE BOSS\nQuestion", aliases)
     assert not is_exact("J. R.", aliases) and not is_exact("the Boss of it.", aliases)

@@ -8,6 +8,7 @@ from dataset.knowledge import Fact
 from dataset.public_questions import read_pararel
 from evaluation.config import EvalConfig, clustered_interval, wilson_interval
 from evaluation.gold import Gold, require_questions
+from evaluation.lookup import READ
 from evaluation.pararel import OTHER, OWN, certain, measured, pararel, without_model
 from evaluation.report import table
 
@@ -42,6 +43,8 @@ def test_a_model_that_copies_finds_its_facts_in_both_wordings(model, tokenizer, 
     assert result["all_right"]["accuracy"] == result["consistent"]["accuracy"] == 1 and result["all_right"]["n"] == 6
     assert result["read"][OTHER]["pointer"]["selected"]["accuracy"] == 1
     without = result["without_model"]
+    found = without["lookup"]["found"][OTHER]
+    assert found["accuracy"] == 1 and found["chance"] == READ / len(FACTS)  # of 8 entries it reads 4
     assert without["lookup"]["accuracy"] == 1 and without["guess"]["accuracy"] == pytest.approx(0.2)
     assert without["guess"]["all_right"]["accuracy"] == pytest.approx(0.2**3)
     # Of the other seven facts Norway has 2 and Italy 2, where France is right for 3 and has 2: the first counts.
@@ -58,6 +61,16 @@ def test_a_wording_that_a_model_does_not_understand_counts_in_its_part_alone():
     assert result["consistent"]["accuracy"] == result["all_right"]["accuracy"] == result["pairs"]["accuracy"] == 0.5
     always_wrong = measured(rows, certain(rows, [[1]] * 8), EvalConfig())
     assert (always_wrong["consistent"]["accuracy"], always_wrong["all_right"]["accuracy"]) == (1, 0)
+
+
+def test_agreement_is_told_over_facts_and_over_relations():
+    rows = [
+        {"uuid": u, "choices": ["x", "y"], "answer": "A", "part": OTHER, "relation": u[0]}
+        for u in "p1 q1 q2".split() * 2
+    ]
+    chosen = [[0]] * 3 + [[0], [0], [1]]  # of the two facts of q one has two answers
+    pairs = measured(rows, certain(rows, chosen), EvalConfig())["pairs"]
+    assert pairs["accuracy"] == pytest.approx(2 / 3) and pairs["mean_of_relations"] == pytest.approx((1 + 1 / 2) / 2)
 
 
 def test_choices_in_another_order_are_the_same_choices():
@@ -95,9 +108,10 @@ def test_an_interval_takes_a_fact_as_one_draw():
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"own_wording": "no"}, "question 2: 'own_wording' must be true or false"),
-     ({"answer": "B"}, "question 2: the fact u has other choices, or another answer"),
-     ({"choices": "a"}, "question 2: 'choices' must be a list"), ({"answer": "D"}, "names no choice"),
+    [({"own_wording": "no"}, "line 2: 'own_wording' must be true or false"),
+     ({"answer": "B"}, "line 2: the fact u has other choices, or another answer"),
+     ({"choices": "a"}, "line 2: 'choices' must be a list"), ({"answer": "D"}, "names no choice"),
+     ({"choices": ["a", "b", "a"]}, "line 2: 'choices' has 'a' twice: give each choice once"),
      ({"question": "It is here"}, "line 2: the question has no blank")],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_before_anything_runs(tmp_path, change, told):

@@ -13,9 +13,11 @@ from evaluation.edits import edits
 from evaluation.facts import exact_match, frequency, object_prediction, starts_with_word
 from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods, score_options
-from evaluation.retrieval import retrieval
+from evaluation.report import table
+from evaluation.retrieval import candidates_and_reads, retrieval, shares_of_gold
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
+from tests.model.variants import SUFFIX
 
 LANDS = ["France", "Italy", "Norway", "Peru", "Chile"]
 
@@ -149,6 +151,21 @@ def test_retrieval_counts_candidates_and_reads(model, tokenizer, settings):
     assert retrieval(model, tokenizer, settings)["layers"]["pointer"]["candidate_64"]["accuracy"] == pytest.approx(
         5 / 6
     )
+
+
+def test_no_candidates_are_counted_beyond_those_that_a_search_finds(model, tokenizer, settings):
+    gold_B = torch.arange(3)
+    for width, kept in ((4, [1, 4]), (64, [1, 4, 16, 64]), (2, [1])):
+        found = {"pointer": gold_B[:, None].repeat(1, width)}
+        shares = shares_of_gold(model, found, found, gold_B, settings)
+        counted = [f"candidate_{n}" for n in kept]
+        assert list(shares["pointer"]) == [*counted, "selected"]
+        text = table({"run": {"retrieval": {"layers": shares}}})
+        among = "/".join(str(n) for n in kept[1:])
+        assert (f"gold entry among {among}, pointer" in text) if among else ("among" not in text)
+    suffixes = tiny_model(vocab_size=6400, **SUFFIX)  # reads all that it finds, three entries
+    shares = shares_of_gold(suffixes, *candidates_and_reads(suffixes, tokenizer, ["a"] * 3, settings), gold_B, settings)
+    assert {name for own in shares.values() for name in own} == {"candidate_1", "selected"}
 
 
 def test_edits_take_and_leave_the_neighbours_alone(model, tokenizer, settings):
