@@ -130,7 +130,7 @@ class Pointer(nn.Module):
     class Config(TokenConfig):
         pointer: bool = flag(
             False, "a pointer at the end may copy the next token from an entry",
-            needs="--retrieval ngram: the pointer reads what the n-grams found",
+            needs="--retrieval ngram|suffix: the pointer reads what the text has found",
         )  # fmt: skip
 
     def __init__(self, config: Config):

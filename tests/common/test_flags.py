@@ -64,8 +64,8 @@ def test_zero_of_a_flag_that_divides_another_stands_for_its_default():
     "argv, sentence",
     [
         ("--num_selected 0", "--num_selected 0 must lie in [1, --num_candidates 16]"),
-        ("--pointer True", "--pointer needs --retrieval ngram: the pointer reads what the n-grams found"),
-        ("--pointer", "--pointer needs --retrieval ngram: the pointer reads what the n-grams found"),
+        ("--pointer True", "--pointer needs --retrieval ngram|suffix: the pointer reads what the text has found"),
+        ("--pointer", "--pointer needs --retrieval ngram|suffix: the pointer reads what the text has found"),
         ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
     ],
 )
