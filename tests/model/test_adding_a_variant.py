@@ -64,6 +64,7 @@ def test_the_invariants_cover_a_new_fusion_and_a_new_retrieval(project):
     assert int(re.search(r"(\d+) passed", printed)[1]) >= 24 and "failed" not in printed
 
 
+@pytest.mark.slow
 def test_a_model_of_both_trains_and_the_new_task_judges_it(project):
     data, out, records = write_data(project), project / "out/mine", ("--experiment_dir", str(project / "records"))
     run(

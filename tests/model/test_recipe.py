@@ -173,6 +173,7 @@ RECIPE_FLAGS = (
 ).split()
 
 
+@pytest.mark.slow
 def test_a_run_with_the_whole_recipe_goes_on_where_it_was_and_can_be_loaded(runs, tmp_path):
     from model import load_run
 

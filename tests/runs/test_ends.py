@@ -34,6 +34,7 @@ def environment() -> dict:
     return os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_a_word_is_recorded_as_killed_and_goes_on(tmp_path, environment):
     out = tmp_path / "run"
     endless = command(out, "--max_steps", "5000", "--epochs", "1000")

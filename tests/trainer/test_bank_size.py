@@ -90,6 +90,7 @@ def test_a_reserve_of_the_whole_bank_is_refused():
         parse_cli(["--knowledge_num", "9", "--num_candidates", "3", "--num_selected", "2", "--reserve_entries", "9"])
 
 
+@pytest.mark.slow
 def test_a_run_of_ordered_product_keys_learns_with_a_reserve_and_takes_facts_into_it(runs):
     order = ["--cluster_cache_path", str(runs.folder / "order.npz"), "--cluster_words", "4"]
     flags = ("--knowledge_num", "auto", "--reserve_entries", "2", *order)

@@ -87,6 +87,7 @@ def test_joined_matrices_step_as_separate_ones(heights):
 
 
 @pytest.mark.parametrize("skip", [0.0, 1.0])
+@pytest.mark.slow
 def test_the_compiled_momentum_equals_the_plain_one(skip):
     for n in (100, 1, 333):
         gradient_X, momentum_X, made = torch.randn(n), torch.randn(n), []
