@@ -43,7 +43,7 @@ class Case:
     predicate: str
     paraphrases: dict[str, list[str]]
     neighbours: list[Neighbour]
-    restated: bool = False  # further entries state the old object
+    stated_elsewhere: bool = False  # further entries state the old object
 
 
 def read_cases(path: str | Path, limit: int | None, flag: str) -> list[Case]:

@@ -97,8 +97,7 @@ def question_of(row: dict, place: str) -> dict:
         raise ValueError(f"{place}: 'choices' must be a list of 1 to {len(LETTERS)} texts")
     for text in (context, *choices):
         require_text(text, place)
-    is_letter = isinstance(answer, str) and len(answer) == 1 and answer in LETTERS[: len(choices)]
-    index = LETTERS.index(answer) if is_letter else choice_of(answer, choices, place)
+    index = choice_of(answer, choices, place, letters_first=True)
     question = {"context": context, "choices": choices, "answer": index}
     field = row.get("field")
     # BLiMP writes syntax/semantics and syntax_semantics.

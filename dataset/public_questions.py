@@ -49,8 +49,6 @@ def read_pararel(path: str | Path, limit: int | None) -> list[dict]:
 def with_letter(row: dict, place: str) -> dict:
     """The choices of a question, and the letter of the right one.
 
-    A letter is read as a letter even where a choice has that name, as the language C does.
-
     Raises:
         ValueError: the choices are not two or more texts, two are equal, or the answer names none.
     """
@@ -59,8 +57,7 @@ def with_letter(row: dict, place: str) -> dict:
         raise ValueError(f"{place}: 'choices' must be a list of two texts or more, got {choices!r:.40}")
     if twice := [choice for choice, n in Counter(choices).items() if n > 1]:
         raise ValueError(f"{place}: 'choices' has {twice[0]!r:.40} twice: give each choice once")
-    is_letter = type(answer) is str and len(answer) == 1 and answer in LETTERS[: len(choices)]
-    return {"choices": choices, "answer": answer if is_letter else LETTERS[choice_of(answer, choices, place)]}
+    return {"choices": choices, "answer": LETTERS[choice_of(answer, choices, place, letters_first=True)]}
 
 
 def read_inserts(path: str | Path, limit: int | None) -> list[dict]:

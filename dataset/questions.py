@@ -137,8 +137,11 @@ def normalised(row: dict, fields: tuple[str, ...], place: str) -> dict:
     return row
 
 
-def choice_of(answer, choices: list[str], place: str) -> int:
+def choice_of(answer, choices: list[str], place: str, letters_first: bool = False) -> int:
     """The index of the right choice, which the answer names by letter, by index from 0, or by its text.
+
+    Args:
+        letters_first: a letter is read as a letter even where a choice has that name, as the language C does.
 
     Raises:
         ValueError: it names none, or two by two of these ways.
@@ -146,6 +149,8 @@ def choice_of(answer, choices: list[str], place: str) -> int:
     text = str(answer).strip() if type(answer) in (str, int) else ""
     named = {i for i, choice in enumerate(choices) if text and choice.strip() == text}
     named = set() if len(named) > 1 else named
+    if letters_first and len(text) == 1 and text in LETTERS[: len(choices)]:
+        return LETTERS.index(text)
     letter = text.strip("().:[]").upper()  # "(B)" and "b." are B
     if len(letter) == 1 and letter in LETTERS[: len(choices)]:
         named.add(LETTERS.index(letter))

@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     """A prompt with two options, of which the first should be the likelier one.
 
     name: the score that it belongs to.  case: the index of its case.  edited: its fact is a case of its own.
-    restated: further entries of the bank state the old object.
+    stated_elsewhere: further entries of the bank state the old object.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
     prompt: str
     options: tuple[str, str]
     edited: bool = False
-    restated: bool = False
+    stated_elsewhere: bool = False
 
 
 def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
@@ -64,7 +64,7 @@ def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
     asked = []
     for i, case in enumerate(cases):
         new, old = f" {case.new_object}", f" {case.object}"
-        asked.append(Asked("ES", i, case.prompt.rstrip(" "), (new, old), restated=case.restated))
+        asked.append(Asked("ES", i, case.prompt.rstrip(" "), (new, old), stated_elsewhere=case.stated_elsewhere))
         for kind, prompts in case.paraphrases.items():
             asked += [Asked(f"PS_{kind}", i, prompt.rstrip(" "), (new, old)) for prompt in prompts]
         for one in case.neighbours:
@@ -201,8 +201,8 @@ def by_name(
     groups, result = defaultdict(list), {}
     for i in values:
         groups[asked[i].name].append(i)
-    if any(asked[i].restated for i in groups["ES"]):
-        groups["ES_one_entry"] = [i for i in groups["ES"] if not asked[i].restated]
+    if any(asked[i].stated_elsewhere for i in groups["ES"]):
+        groups["ES_one_entry"] = [i for i in groups["ES"] if not asked[i].stated_elsewhere]
     for name in sorted(name for name, own in groups.items() if own):
         own = groups[name]
         result[name] = mean_share([values[i] for i in own], chance, config) | {"task_version": TASK_VERSION}

@@ -34,7 +34,7 @@ from .places import free_rows, rows_of_texts
 from .retrieval import CANDIDATES, candidates_and_reads, shares_of_gold
 
 TASK_VERSION = 2
-STATEMENT = "as a statement"
+STATEMENT, QUARTER = "as a statement", ", popularity "  # in the names of parts
 MORE, NEARBY = 4, 16  # tokens to generate: beyond those of the longest alias; after an unrelated question
 TEMPLATE = "The {} of {{subject}} is {{object}}."  # of a predicate that the bank does not have
 ENDS = ".!?\n"
@@ -63,7 +63,7 @@ def asked_of(rows: list[dict]) -> list[Asked]:
         parts = (row["set"],)
         if borders and row["popularity"] is not None:
             quarter = 1 + sum(row["popularity"] > border for border in borders)
-            parts += (f"{row['set']}, popularity {quarter} of 4",)
+            parts += (f"{row['set']}{QUARTER}{quarter} of 4",)
         questions += [Asked(row, parts, QUESTION_PROMPT.format(question=q), q) for q in row["questions"]]
         before, _, after = row["sentence"].rpartition(row["object"])
         if before.endswith(" ") and row["subject"] in before:

@@ -12,30 +12,16 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from statistics import mean
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from dataset.language_sets import CHOICES, LAST_WORD, TEXT, LanguageSet, is_wikitext, joined, read_sets
-from dataset.tokenizer import border
-from model.visibility import FLEX_BLOCK
 from runs.outcomes import packed_losses
 
 from .config import EvalConfig, accuracy, accuracy_by_part, ratio_error
+from .likelihood import Encoded, Score, encode, score_sequences, without_beginning
 
 TASK_VERSION = 1
-
-Encoded = tuple[list[int], int]  # token ids, and the position from which on they are scored
-
-
-class Score(NamedTuple):
-    """log_p: nats of the scored tokens together.  n: their number.  is_greedy: each is the likeliest at its place."""
-
-    log_p: float
-    n: int
-    is_greedy: bool
 
 
 def encoded_pairs(tokenizer, pairs: list[tuple[str, str]], longest: int) -> list[Encoded]:
@@ -47,15 +33,7 @@ def encoded_pairs(tokenizer, pairs: list[tuple[str, str]], longest: int) -> list
         longest: tokens of the model's context. A pair has one more, for the last token is only predicted.
     """
     pairs = [(context.rstrip(), context[len(context.rstrip()) :] + choice) for context, choice in pairs]
-    contexts = list(dict.fromkeys(context for context, _ in pairs))
-    alone = dict(zip(contexts, tokenizer(contexts, add_special_tokens=False, verbose=False).input_ids, strict=True))
-    whole = tokenizer([context + choice for context, choice in pairs], add_special_tokens=False, verbose=False)
-    found = []
-    for (context, _), own in zip(pairs, whole.input_ids, strict=True):
-        ids, start = [tokenizer.bos_token_id, *own], 1 + border(alone[context], own)
-        cut = max(len(ids) - longest - 1, 0)
-        found.append((ids[cut:], max(start - cut, 1)))
-    return found
+    return [without_beginning(own, longest + 1) for own in encode(tokenizer, pairs)]
 
 
 def windows(ids: list[int], longest: int) -> Iterator[Encoded]:
@@ -72,36 +50,9 @@ def windows(ids: list[int], longest: int) -> Iterator[Encoded]:
         done = end
 
 
-@torch.no_grad()
 def score(model, tokenizer, encoded: list[Encoded], batch_size: int) -> list[Score]:
     """The score of each sequence. A batch has at most as many tokens as `batch_size` sequences of full length."""
-    longest, results = model.settings.max_seq_len, [Score(0.0, 0, True)] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]), reverse=True)
-    while order:
-        width = len(encoded[order[0]][0]) - 1
-        # Rows of whole blocks would be compiled for each of their lengths.
-        width += width % FLEX_BLOCK == 0 and width < longest
-        chosen = order[: max(batch_size * longest // width, 1)]
-        order = order[len(chosen) :]
-        ids = [torch.tensor(encoded[i][0]) for i in chosen]
-        # Causal attention does not see padding on the right.
-        ids_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
-        ids_BT = torch.nn.functional.pad(ids_BT, (0, width + 1 - ids_BT.shape[1]), value=tokenizer.pad_token_id)
-        start_B = torch.tensor([encoded[i][1] for i in chosen])
-        position_T, end_B = torch.arange(1, width + 1), torch.tensor([len(own) for own in ids])
-        is_scored_BT = (position_T >= start_B[:, None]) & (position_T < end_B[:, None])
-        ids_BT, is_scored_BT = ids_BT.to(model.device), is_scored_BT.to(model.device)
-        log_p_XV = model(ids_BT[:, :-1]).logits[is_scored_BT].float().log_softmax(dim=-1)
-        target_X = ids_BT[:, 1:][is_scored_BT]
-        row_X = is_scored_BT.nonzero()[:, 0]
-        log_p_X = log_p_XV.gather(-1, target_X[:, None])[:, 0].double()
-        wrong_X = (log_p_XV.argmax(dim=-1) != target_X).double()
-        total_2B = torch.zeros(2, len(chosen), dtype=torch.float64, device=model.device)
-        total_2B.index_add_(1, row_X, torch.stack([log_p_X, wrong_X]))
-        counts = (end_B - start_B).tolist()
-        for i, n, log_p, wrong in zip(chosen, counts, *total_2B.tolist(), strict=True):
-            results[i] = Score(log_p, n, wrong == 0)
-    return results
+    return score_sequences(model, tokenizer, encoded, batch_size, batch_size * model.settings.max_seq_len)
 
 
 def standard_error(values: list[float]) -> float | None:

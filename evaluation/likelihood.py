@@ -5,21 +5,25 @@ Axes: B sequences · T positions · V vocabulary · X sequences of a batch
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from common.constants import NO_ENTRY
 from dataset.questions import answer_index, chance_of
 from dataset.tokenizer import border, encode_texts
+from model.visibility import FLEX_BLOCK
 
 from .config import EvalConfig, accuracy, accuracy_by_part
 
 Batch = tuple[slice, Tensor, Tensor]
+Encoded = tuple[list[int], int]  # token ids, and the position where the scored ones begin
 
 
-def encode(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
+def encode(tokenizer, pairs: list[tuple[str, str]]) -> list[Encoded]:
     """For each (prompt, option): token ids of bos, prompt and option, and the position where the option begins.
 
     Prompt and option are tokenised together, as in a running text.
@@ -75,7 +79,56 @@ def left_padded_batches(model, tokenizer, prompts: list[str], batch_size: int, r
         yield slice(begin, begin + len(rows)), input_XT.to(model.device), mask_XT.to(model.device)
 
 
+class Score(NamedTuple):
+    """log_p: nats of the scored tokens together.  n: their number.  is_greedy: each is the likeliest at its place."""
+
+    log_p: float
+    n: int
+    is_greedy: bool
+
+
 @torch.no_grad()
+def score_sequences(
+    model, tokenizer, encoded: list[Encoded], batch_size: int, most_tokens: int = 0, entries: list[int] | None = None
+) -> list[Score]:
+    """The score of each sequence. The model reads all but the last token, which is only predicted.
+
+    Args:
+        most_tokens: as in `batches_by_length`.
+        entries: for each sequence, an entry that every position reads first (oracle); NO_ENTRY: none. None: no oracle.
+    """
+    results = [Score(0.0, 0, True)] * len(encoded)
+    for chosen in batches_by_length([len(ids) for ids, _ in encoded], batch_size, most_tokens):
+        ids = [torch.tensor(encoded[i][0]) for i in chosen]
+        end_B, start_B = torch.tensor([len(own) for own in ids]), torch.tensor([encoded[i][1] for i in chosen])
+        width = max(int(end_B.max()) - 1, 1)
+        # Rows of whole blocks would be compiled for each of their lengths.
+        width += width % FLEX_BLOCK == 0 and width < model.settings.max_seq_len
+        # Causal attention does not see padding on the right.
+        ids_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+        ids_BT = F.pad(ids_BT, (0, width + 1 - ids_BT.shape[1]), value=tokenizer.pad_token_id)
+        position_T = torch.arange(1, width + 1)
+        is_scored_BT = (position_T >= start_B[:, None]) & (position_T < end_B[:, None])
+        ids_BT, is_scored_BT = ids_BT.to(model.device), is_scored_BT.to(model.device)
+        oracle = {} if entries is None else {"entry_B": torch.tensor([entries[i] for i in chosen], device=model.device)}
+        log_p_XV = model(ids_BT[:, :-1], **oracle).logits[is_scored_BT].float().log_softmax(dim=-1)
+        target_X, row_X = ids_BT[:, 1:][is_scored_BT], is_scored_BT.nonzero()[:, 0]
+        log_p_X = log_p_XV.gather(-1, target_X[:, None])[:, 0].double()
+        wrong_X = (log_p_XV.argmax(dim=-1) != target_X).double()
+        total_2B = torch.zeros(2, len(chosen), dtype=torch.float64, device=model.device)
+        total_2B.index_add_(1, row_X, torch.stack([log_p_X, wrong_X]))
+        for i, n, log_p, wrong in zip(chosen, (end_B - start_B).tolist(), *total_2B.tolist(), strict=True):
+            results[i] = Score(log_p, n, wrong == 0)
+    return results
+
+
+def without_beginning(encoded: Encoded, longest: int) -> Encoded:
+    """The last `longest` tokens of a sequence; at least one of them comes before those that are scored."""
+    ids, start = encoded
+    cut = max(len(ids) - longest, 0)
+    return ids[cut:], max(start - cut, 1)
+
+
 def log_likelihoods(
     model, tokenizer, pairs: list[tuple[str, str]], batch_size: int, entries: list[int] | None = None,
     most_tokens: int = 0,
@@ -85,25 +138,11 @@ def log_likelihoods(
     Sequences longer than the model's context lose their beginning.
 
     Args:
-        entries: for each pair, an entry of the bank that every position reads first (oracle); NO_ENTRY: none.
-        most_tokens: as in `batches_by_length`.
+        entries, most_tokens: as in `score_sequences`.
     """
-    encoded = encode(tokenizer, pairs)
-    longest = model.settings.max_seq_len
-    results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
-    for chosen in batches_by_length([len(ids) for ids, _ in encoded], batch_size, most_tokens):
-        cut = [max(len(encoded[i][0]) - longest, 0) for i in chosen]
-        ids = [torch.tensor(encoded[i][0][c:]) for i, c in zip(chosen, cut, strict=True)]
-        # Causal attention does not see padding on the right.
-        input_BT = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
-        oracle = {} if entries is None else {"entry_B": torch.tensor([entries[i] for i in chosen], device=model.device)}
-        log_p_BTV = model(input_BT, **oracle).logits[:, :-1].float().log_softmax(dim=-1)
-        log_p_BT = log_p_BTV.gather(-1, input_BT[:, 1:, None])[..., 0].cpu()
-        for row, (i, c) in enumerate(zip(chosen, cut, strict=True)):
-            start = max(encoded[i][1] - c, 1)
-            option_T = log_p_BT[row, start - 1 : len(ids[row]) - 1]
-            results[i] = (float(option_T.sum()), len(option_T))
-    return results
+    encoded = [without_beginning(own, model.settings.max_seq_len) for own in encode(tokenizer, pairs)]
+    scores = score_sequences(model, tokenizer, encoded, batch_size, most_tokens, entries)
+    return [(own.log_p, own.n) for own in scores]
 
 
 def after_context(

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import IGNORED, PADDING
+from model.memory.text import tokens_in_common
 
 from .config import EvalConfig, ratio_error
 from .controls import BANK_CONTROLS
@@ -52,16 +52,7 @@ def shared_runs(token_BTXL: Tensor, input_BT: Tensor, document_BT: Tensor, longe
 
     A run stays inside a document of the text, and counts `longest` tokens at most.
     """
-    length_BT, is_run_BTXL = torch.zeros_like(input_BT), token_BTXL != PADDING
-    for n in range(longest):
-        # Each is the n-th token back: of the text, and of the entry before each place.
-        text_BT = F.pad(input_BT, (n, 0), value=-1)[:, : input_BT.shape[1]]
-        same_BT = F.pad(document_BT, (n, 0), value=-1)[:, : input_BT.shape[1]] == document_BT
-        back_BTXL = F.pad(token_BTXL, (n, 0), value=PADDING)[..., : token_BTXL.shape[-1]]
-        is_run_BTXL = is_run_BTXL & (back_BTXL == text_BT[..., None, None]) & (back_BTXL != PADDING)
-        is_run_BTXL = is_run_BTXL & same_BT[..., None, None]
-        length_BT += is_run_BTXL.flatten(-2).any(dim=-1)
-    return length_BT
+    return tokens_in_common(token_BTXL, input_BT, document_BT, longest).flatten(-2).amax(dim=-1)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.files import read_json
 
+from .insertion import QUARTER
 from .language_sets import cells_of
 from .overlap import grid_of
 
@@ -32,7 +33,7 @@ def with_interval(share: dict) -> str:
 def shares_of(task: str, result: dict) -> dict[str, dict]:
     """The shares that a table shows of a task on a public set, by the name of the measure."""
     parts, before = result.get("parts", {}), result.get("before", {})
-    whole = [name for name in (parts or before) if not name[-1].isdigit()]  # without quarters of a set
+    whole = [name for name in (parts or before) if QUARTER not in name]
     shares = {f"{task}, {name}": part for name, part in parts.items()}
     shares |= {f"{task}, {name}, before": before["parts"][name] for name in whole if name in before.get("parts", {})}
     for name, label in (("consistent", "all wordings agree"), ("all_right", "all wordings right")):

@@ -85,16 +85,6 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return "mask" in self.fusion_class.prepares
 
     @property
-    def tokens_read(self) -> int:
-        """How many tokens of an entry are handed to the fusion."""
-        return self.suffix_tokens if self.reads_continuations else self.knowledge_length
-
-    @property
-    def reads_continuations(self) -> bool:
-        """Whether the tokens read are those after a place that repeats the text."""
-        return self.retrieval == "suffix"
-
-    @property
     def retrieval_class(self) -> type:
         return RETRIEVALS[self.retrieval]
 

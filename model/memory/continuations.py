@@ -1,7 +1,7 @@
 """Fusion of continuations: what follows the found places, one distribution for each token after them.
 
 Axes: B batch · T position · D width · V vocabulary · S places per position · Y tokens read after a place
-      R width of queries, keys and values · M tokens that a place has in common with the text
+      R width of queries, keys and values
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from .interfaces import Found, Fusion, MemoryContext
 class ContinuationFusion(Fusion):
     """For each distance y, attention to the y-th token after each of the S places, or to nothing; their values add up.
 
-    A logit is the product of a query with the token's key, the retrieval's log-weight, and a bias for the number of
-    tokens that match. Equal tokens add up: the first distance is an estimate of the next token.
+    A logit is the product of a query with the token's key, and the retrieval's log-weight. Equal tokens add up: the
+    first distance is an estimate of the next token.
     """
 
     prepares = frozenset({"unit_embeddings"})
@@ -35,20 +35,17 @@ class ContinuationFusion(Fusion):
 
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)
-        R, Y = config.continuation_dim, config.tokens_read
-        self.most_matched = config.suffix_length if config.reads_continuations else 0
+        R, Y = config.continuation_dim, config.retrieval_class.tokens_read(config)
         self.q_proj = nn.Linear(config.dim, R, bias=False)
         self.k_proj = nn.Linear(config.dim, R, bias=False)
         self.v_proj = nn.Linear(config.dim, R, bias=False)
         self.nothing = nn.Linear(config.dim, Y)
-        self.matched_bias = nn.Linear(self.most_matched + 1, Y, bias=False)
         self.out_proj = StreamLinear(Y * R, config.dim, bias=False)
         self.derived = DerivedWeights()
 
     def init_parameters(self) -> None:
         init.zeros_(self.nothing.weight)
         init.constant_(self.nothing.bias, 2.0)
-        init.zeros_(self.matched_bias.weight)
 
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
         unit_VD, R = context.unit_embedding_VD, self.q_proj.out_features
@@ -59,18 +56,10 @@ class ContinuationFusion(Fusion):
         token_BTYS = found.token_BTSL.long().transpose(-1, -2)
         query_XR = (self.q_proj(x_BTD) * R**-0.5).flatten(0, 1)
         logit_BTYS = score_words(query_XR, key_VR, token_BTYS.reshape(len(query_XR), -1)).view(token_BTYS.shape)
-        logit_BTYS = logit_BTYS + (found.log_weight_BTS[:, :, None] + self.bias_of_matches(found, x_BTD.dtype))
+        logit_BTYS = logit_BTYS + found.log_weight_BTS[:, :, None]
         logit_BTYS = logit_BTYS.masked_fill(token_BTYS == PADDING, MASKED)
         nothing_BTY1 = self.nothing(x_BTD).float()[..., None]
         attention_BTYS = torch.cat([logit_BTYS, nothing_BTY1], dim=-1).softmax(dim=-1)[..., :-1]
         read_XR = sum_words(attention_BTYS.flatten(0, 2), value_VR, token_BTYS.flatten(0, 2))
         y_BTD = self.out_proj(read_XR.view(*x_BTD.shape[:2], -1))
         return y_BTD, attention_BTYS.detach().mean(dim=2)
-
-    def bias_of_matches(self, found: Found, dtype: torch.dtype) -> Tensor:
-        """The bias of each match, (B, T, Y, S), by how many tokens it has in common with the text."""
-        if found.matched_BTS is None:
-            return self.matched_bias.weight.float().view(-1, 1)
-        kind_M = torch.arange(self.most_matched + 1, device=found.matched_BTS.device)
-        kind_BTSM = (found.matched_BTS[..., None] == kind_M).to(dtype)
-        return self.matched_bias(kind_BTSM).transpose(-1, -2).float()

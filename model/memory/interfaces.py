@@ -30,7 +30,6 @@ class Found(NamedTuple):
         token_BTSL: integer, the entries' tokens; PADDING where nothing was found.
         log_weight_BTS: float32, logarithms of the entries' weights.
         missing_BTS: bool, where nothing was found. None: nowhere.
-        matched_BTS: int64, how many of the text's last tokens each entry repeats before what is read; None: unknown.
         is_normalised: whether the weights of a position sum to 1.
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
@@ -43,7 +42,6 @@ class Found(NamedTuple):
     tokens: EntryTokens | None = None
     query_BTD: Tensor | None = None
     is_normalised: bool = True
-    matched_BTS: Tensor | None = None
 
 
 class Reading(NamedTuple):
@@ -117,6 +115,11 @@ class Retrieval(nn.Module):
     def __init__(self, config: MemoryConfig):
         super().__init__()
         self.config = config
+
+    @classmethod
+    def tokens_read(cls, config: MemoryConfig) -> int:
+        """How many tokens of an entry are handed to the fusion."""
+        return config.knowledge_length
 
     @classmethod
     def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:

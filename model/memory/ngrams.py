@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
-from common.flags import flag, require
+from common.flags import flag
 
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches, NgramConfig, NgramIndex
 from .ngram_search import find_matches, matches_of
+from .text import TextSearchConfig
 
 
 class Ngrams(Retrieval):
@@ -25,23 +26,14 @@ class Ngrams(Retrieval):
     index_class = NgramIndex
 
     @dataclass(frozen=True)
-    class Config(NgramConfig):
+    class Config(NgramConfig, TextSearchConfig):
         retrieval_noise: float = flag(
             0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
         )
-        bank_control: str | None = flag(
-            None,
-            "control, for training and evaluation; shuffled: each found entry is replaced by another one, always the "
-            "same",
-            choices=["shuffled"], needs="--retrieval ngram",
-        )  # fmt: skip
 
         def check(self) -> None:
             NgramConfig.check(self)
-            require(
-                self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
-                f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
-            )
+            TextSearchConfig.check(self)
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -77,10 +69,7 @@ class Ngrams(Retrieval):
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
-        log_weight_BTS = self.score_scale * found.log_weight_BTS
-        return Found(
-            found.entry_BTS, found.token_BTSL, log_weight_BTS, found.missing_BTS, found.tokens, is_normalised=False
-        ), {}
+        return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
 
 
 def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:

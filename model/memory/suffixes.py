@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
-from common.flags import flag, require
 
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
 from .suffix_index import SuffixConfig, SuffixIndex
-from .text import previous, starts, text_so_far
+from .text import TextSearchConfig, previous, remember, starts, text_so_far, tokens_in_common
 
 
 class Suffixes(Retrieval):
@@ -30,19 +29,19 @@ class Suffixes(Retrieval):
     index_class = SuffixIndex
 
     @dataclass(frozen=True)
-    class Config(SuffixConfig):
-        suffix_control: str | None = flag(
-            None,
-            "control, for training and evaluation; shuffled: each found place is replaced by another one, always the "
-            "same",
-            choices=["shuffled"],
-        )  # fmt: skip
+    class Config(SuffixConfig, TextSearchConfig):
+        pass
 
-        def check(self) -> None:
-            require(
-                self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
-                f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or continuations",
-            )
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.score_scale = nn.Parameter(torch.empty(()))
+
+    def init_parameters(self) -> None:
+        init.constant_(self.score_scale, 2.0)  # a token more in common outweighs all other places
+
+    @classmethod
+    def tokens_read(cls, config: Config) -> int:
+        return config.suffix_tokens
 
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
@@ -54,9 +53,7 @@ class Suffixes(Retrieval):
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
         input_BT, cache, layer, T = inputs.input_BT, inputs.cache, config.cache_layers - 1, inputs.input_BT.shape[1]
         text_BX, start_BX, _ = text_so_far(input_BT, inputs.visible.document_BX, cache, layer, config.suffix_length)
-        if cache is not None:
-            key_B1T1 = input_BT[:, None, :, None]
-            cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
+        remember(input_BT, cache, layer)
         if inputs.matches is None:
             place_BTS, matched_BTS = (x[:, -T:] for x in find_places(config, bank, text_BX, start_BX))
         else:
@@ -78,15 +75,7 @@ class Suffixes(Retrieval):
             read_BTS = place_BTS.masked_fill(missing_BTS, NO_ENTRY)
             text = input_BT, previous(text_BX, start_BX)[:, -T:]
             tokens = lay_out_tokens(token_BTSY, read_BTS, *text, before_BTS2)
-        found = Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
-        return found._replace(matched_BTS=matched_BTS)
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.score_scale = nn.Parameter(torch.empty(()))
-
-    def init_parameters(self) -> None:
-        init.constant_(self.score_scale, 2.0)  # a token more in common outweighs all other places
+        return Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
@@ -96,7 +85,7 @@ class Suffixes(Retrieval):
 def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:
     """`SuffixIndex.find` as the flags say."""
     sizes = config.num_selected, config.num_candidates
-    return bank.index(SuffixIndex).find(text_BX, start_BX, *sizes, config.suffix_control == "shuffled")
+    return bank.index(SuffixIndex).find(text_BX, start_BX, *sizes, config.bank_control == "shuffled")
 
 
 def place_in_entry(
@@ -107,17 +96,9 @@ def place_in_entry(
     Returns:
         place_BX: int64, NO_ENTRY without an entry.  matched_BX: int64.
     """
-    L = token_NL.shape[1]
-    token_BL = token_NL[entry_B.clamp(min=0)].long()
-    document_BX, matched_BXL = start_BX.int().cumsum(dim=1), 0
-    going_BXL = torch.ones(*text_BX.shape, L, dtype=torch.bool, device=text_BX.device)
-    for m in range(most):
-        text_m_BX = F.pad(text_BX, (m, 0), value=PADDING)[:, : text_BX.shape[1]]
-        same_BX = F.pad(document_BX, (m, 0), value=-1)[:, : text_BX.shape[1]] == document_BX
-        token_m_BL = F.pad(token_BL, (m, 0), value=PADDING)[:, :L]
-        equal_BXL = (text_m_BX[..., None] == token_m_BL[:, None]) & (token_m_BL != PADDING)[:, None]
-        going_BXL &= equal_BXL & same_BX[..., None]
-        matched_BXL = matched_BXL + going_BXL.long()
+    L, token_BL = token_NL.shape[1], token_NL[entry_B.clamp(min=0)].long()
+    document_BX = start_BX.int().cumsum(dim=1)
+    matched_BXL = tokens_in_common(token_BL[:, None, None], text_BX, document_BX, most)[:, :, 0]
     has_next_BL = F.pad(token_BL[:, 1:], (0, 1), value=PADDING) != PADDING
     matched_BX, place_BX = matched_BXL.masked_fill(~has_next_BL[:, None], 0).max(dim=-1)
     return (entry_B[:, None] * L + place_BX).where(entry_B[:, None] >= 0, NO_ENTRY), matched_BX

@@ -1,13 +1,39 @@
 """The text before a position, across what a key-value cache holds.
 
-Axes: B batch · T new positions · X cached tokens, then new ones · P cached positions
+Axes: B batch · T new positions · X cached tokens, then new ones; or entries · P cached positions
+      L tokens per entry
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import PADDING
+from common.flags import flag, require
+
+from ..base_config import MemoryConfig
+
+
+@dataclass(frozen=True)
+class TextSearchConfig(MemoryConfig):
+    """Flags of every retrieval that searches the bank by the text."""
+
+    heading = "retrieval by the text"
+
+    bank_control: str | None = flag(
+        None,
+        "control, for training and evaluation; shuffled: what is found is replaced by another entry or place, always "
+        "the same",
+        choices=["shuffled"], needs="--retrieval ngram|suffix",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        require(
+            self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
+            f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
+        )
 
 
 def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
@@ -18,10 +44,34 @@ def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
 def previous_tokens(input_BT: Tensor, document_BX: Tensor | None, cache, layer: int) -> Tensor:
     """(B, T) int64: the token before each new one, PADDING at the start of a document; the cache keeps the new ones."""
     text_BX, start_BX, _ = text_so_far(input_BT, document_BX, cache, layer, 1)
+    remember(input_BT, cache, layer)
+    return previous(text_BX, start_BX)[:, -input_BT.shape[1] :]
+
+
+def remember(input_BT: Tensor, cache, layer: int) -> None:
+    """Let a cache keep the new tokens, each as the only number of its position's key in that layer."""
     if cache is not None:
         key_B1T1 = input_BT[:, None, :, None]
         cache.update(key_B1T1, torch.zeros_like(key_B1T1, dtype=torch.float32), layer)
-    return previous(text_BX, start_BX)[:, -input_BT.shape[1] :]
+
+
+def tokens_in_common(token_BTXL: Tensor, text_BT: Tensor, document_BT: Tensor, most: int) -> Tensor:
+    """(B, T, X, L) int64: how many of the text's last tokens stand in an entry too, up to each of its places.
+
+    Args:
+        token_BTXL: X entries at each position; T may be 1, for the same ones everywhere.
+        document_BT: what is counted stays inside a document.  most: tokens that are counted at most.
+    """
+    going_BTXL, common_BTXL, T = token_BTXL != PADDING, 0, text_BT.shape[1]
+    for n in range(most):
+        # Each is the n-th token back: of the text, and of the entry before each place.
+        back_BT = F.pad(text_BT, (n, 0), value=-1)[:, :T]
+        same_BT = F.pad(document_BT, (n, 0), value=-1)[:, :T] == document_BT
+        back_BTXL = F.pad(token_BTXL, (n, 0), value=PADDING)[..., : token_BTXL.shape[-1]]
+        going_BTXL = going_BTXL & (back_BTXL == back_BT[..., None, None]) & (back_BTXL != PADDING)
+        going_BTXL = going_BTXL & same_BT[..., None, None]
+        common_BTXL = common_BTXL + going_BTXL.long()
+    return common_BTXL
 
 
 def text_so_far(

@@ -10,7 +10,6 @@ import torch
 
 import eval_model
 from dataset.questions import read_questions, split_question
-from dataset.tokenizer import load_tokenizer
 from editing.trace import trace
 from evaluation.config import EvalConfig, wilson_interval
 from evaluation.controls import BANK_CONTROLS
@@ -21,11 +20,6 @@ from evaluation.report import compare
 from evaluation.usage import bank_usage, gini
 from runs.outcomes import outcomes_of
 from tests.conftest import tiny_model
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
 
 
 @pytest.fixture(scope="module")

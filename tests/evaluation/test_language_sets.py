@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dataset.language_sets import joined, read_sets
-from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig
 from evaluation.language_sets import encoded_pairs, language_sets, score, windows
 from evaluation.report import table
@@ -29,11 +28,6 @@ PAIRS = [
 ]
 WORDS = [{"context": "Once upon a", "choices": [" time"], "answer": "A"}] * 2
 TEXTS = [{"text": "A well @-@ known town , with 1 @,@ 000 houses . " * 6}, {"text": "Short . "}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from common.constants import IGNORED, PADDING
-from dataset.tokenizer import load_tokenizer
 from evaluation.config import EvalConfig, ratio_error
 from evaluation.controls import BANK_CONTROLS
 from evaluation.language import batches, language, token_losses, validation_rows
@@ -17,11 +16,6 @@ from evaluation.report import table
 from runs.metrics import METRICS
 from runs.outcomes import outcomes_of
 from tests.conftest import tiny_model
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("dataset/tokenizer")
 
 
 @pytest.fixture(scope="module")

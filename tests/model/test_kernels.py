@@ -292,16 +292,22 @@ def test_reading_tokens_errs_no_more_than_torch(
 ):
     from model.ops.triton.token_attention import score_tokens, sum_tokens
 
-    words, bank = slots * length, torch.randint(skip, vocabulary, (60, length), device="cuda")
+    bank = torch.randint(skip, vocabulary, (60, length), device="cuda")
     entry = torch.randint(-1, 60, (positions, slots), device="cuda")
     entry = torch.where(torch.rand(positions, slots, device="cuda") < shared, entry[:1], entry)
     entry[-1] = -1
     token = bank[entry.clamp(min=0)].masked_fill((entry < 0)[..., None], skip).flatten(1)
-    read = (token != skip)[..., None]
-    exact = [
-        torch.randn(*shape, device="cuda") for shape in ((positions, width), (vocabulary, width), (positions, words))
-    ]
-    exact = [x.to(dtype).double() for x in exact]
+    rest = token, entry, skip
+    assert_reads_as_torch(
+        lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), token, skip, width, vocabulary,
+        dtype, monkeypatch,
+    )  # fmt: skip
+
+
+def assert_reads_as_torch(score, mix, token, skip: int, width: int, vocabulary: int, dtype, monkeypatch) -> None:
+    """Scores of words, sums of words, and their gradients err no more than plain torch in the same precision."""
+    read, shapes = (token != skip)[..., None], ((len(token), width), (vocabulary, width), token.shape)
+    exact = [torch.randn(*shape, device="cuda").to(dtype).double() for shape in shapes]
 
     def run(score, mix, dtype):
         query, table, weight = (x.to(dtype).requires_grad_() for x in exact)
@@ -316,10 +322,9 @@ def test_reading_tokens_errs_no_more_than_torch(
         return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
 
     truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
-    rest = token, entry, skip
     with monkeypatch.context() as patch:
         poison(patch)
-        fast = run(lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), dtype)
+        fast = run(score, mix, dtype)
     for t, e, kernel in zip(truth, eager, fast, strict=True):
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
 
@@ -333,28 +338,10 @@ def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabula
 
     token = torch.randint(0, vocabulary, (positions, words), device="cuda")
     token[-1] = 0
-    read = (token != 0)[..., None]
-    shapes = (positions, width), (vocabulary, width), (positions, words)
-    exact = [torch.randn(*shape, device="cuda").to(dtype).double() for shape in shapes]
-
-    def run(score, mix, dtype):
-        query, table, weight = (x.to(dtype).requires_grad_() for x in exact)
-        outs = score(query, table), mix(weight, table)
-        grads = [torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out).to(out.dtype) for out in outs]
-        return [x.double() for x in (*outs, *torch.autograd.grad(outs, (query, table, weight), grads))]
-
-    def slow_score(query, table):
-        return (query[:, None] * table[token] * read).sum(dim=-1)
-
-    def slow_mix(weight, table):
-        return (weight[..., None] * table[token] * read).sum(dim=-2)
-
-    truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
-    with monkeypatch.context() as patch:
-        poison(patch)
-        fast = run(lambda q, t: score_words(q, t, token, 0), lambda w, t: sum_words(w, t, token, 0), dtype)
-    for t, e, kernel in zip(truth, eager, fast, strict=True):
-        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
+    assert_reads_as_torch(
+        lambda q, t: score_words(q, t, token, 0), lambda w, t: sum_words(w, t, token, 0), token, 0, width, vocabulary,
+        dtype, monkeypatch,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("n_keys, n_places", [(1, 1), (2, 1000), (3, 77777)])

@@ -12,10 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from . import custom_op
+from .token_attention import COPIED_FLOATS, MOST_COPIES, _rows
 
 WORDS = 64  # at a time
-# Some words are everywhere: their sums, made in several copies of the table, do not wait for each other.
-MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
 
 
 @triton.jit
@@ -24,17 +23,11 @@ def _tokens(token_ptr, position, word, W, SKIP: tl.constexpr):
 
 
 @triton.jit
-def _rows(table_ptr, token, column, R, SKIP: tl.constexpr):
-    read = (token != SKIP)[:, None] & (column < R)[None, :]
-    return tl.load(table_ptr + token[:, None] * R + column[None, :], mask=read, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def _score(query_ptr, table_ptr, token_ptr, score_ptr, W, R, SKIP: tl.constexpr, WB: tl.constexpr, RB: tl.constexpr):
     position, column = tl.program_id(0).to(tl.int64), tl.arange(0, RB)
     word = tl.program_id(1) * WB + tl.arange(0, WB)
     query = tl.load(query_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
-    row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP)
+    row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP).to(tl.float32)
     tl.store(score_ptr + position * W + word, tl.sum(row * query[None, :], axis=1), mask=word < W)
 
 
@@ -45,7 +38,7 @@ def _sum(weight_ptr, table_ptr, token_ptr, sum_ptr, W, R, SKIP: tl.constexpr, WB
     for begin in range(0, W, WB):
         word = begin + tl.arange(0, WB)
         weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
-        row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP)
+        row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP).to(tl.float32)
         total += tl.sum(row * weight[:, None], axis=0)
     tl.store(sum_ptr + position * R + column, total.to(sum_ptr.dtype.element_ty), mask=column < R)
 
