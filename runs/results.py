@@ -24,7 +24,7 @@ ARMS = {
     "oracle": "every position reads the entry that holds the answer",
     "prompt": "the prompt holds the sentence with the answer",
     "in_context": "the prompt holds the entries that a retrieval finds",
-    "lookup": "no model: the answer is read from the entry that the n-grams find",
+    "lookup": "no model: a word index reads the answer from the best entries of the bank",
     "no_memory": "every entry of the bank is padding, which is not read",
     "frequency": "no model: the answer that is most frequent in the bank's other facts",
     "chance": "no model: a guess",
