@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
-from common.flags import flag
+from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 from ..ops import suffix_bounds
@@ -33,6 +33,13 @@ class SuffixConfig(MemoryConfig):
 
     suffix_length: int = flag(8, "last tokens of the text that are compared with the bank, at most", within=(1, 64))
     suffix_tokens: int = flag(4, "tokens of an entry that are read after a place", within=(1, "knowledge_length"))
+
+    def check(self) -> None:
+        require(
+            self.num_candidates >= 2 * self.num_selected,  # all that match may stand on one side
+            f"--num_candidates {self.num_candidates} must be at least twice --num_selected {self.num_selected} with "
+            "--retrieval suffix",
+        )
 
 
 class Places(NamedTuple):
@@ -79,7 +86,7 @@ class SuffixIndex(BankIndex):
         return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
 
     def find(
-        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int = 0, shuffle: bool = False
+        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int, shuffle: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The places with the longest suffixes in common with the text up to each position.
 
@@ -95,7 +102,7 @@ class SuffixIndex(BankIndex):
         same_BXM = last(document_BX, M, -1) == document_BX[..., None]
         suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
         query_KBX = self.pack_suffixes(suffix_BXM)
-        search = query_KBX, n, max(n_ranked, 2 * n), shuffle
+        search = query_KBX, n, n_ranked, shuffle
         found = self._neighbours(self.base, *search)
         if self.edits is not None:
             stale_BXS = self.stale_N[found[0].clamp(min=0) // self.token_NL.shape[1]]

@@ -30,7 +30,9 @@ class Suffixes(Retrieval):
 
     @dataclass(frozen=True)
     class Config(SuffixConfig, TextSearchConfig):
-        pass
+        def check(self) -> None:
+            SuffixConfig.check(self)
+            TextSearchConfig.check(self)
 
     def __init__(self, config: Config):
         super().__init__(config)

@@ -60,6 +60,11 @@ def test_places_share_the_longest_suffixes_with_the_text(bank, vocabulary, most)
             assert sorted(found.values(), reverse=True) == list(found.values())
 
 
+def test_fewer_candidates_than_twice_the_places_read_are_refused():
+    with pytest.raises(ValueError, match="--num_candidates 7 must be at least twice --num_selected 4"):
+        tiny_config(**CONFIG | {"num_candidates": 7, "num_selected": 4})
+
+
 def test_binary_search_finds_the_places_that_equal_a_query():
     key_2P = torch.tensor([[1, 1, 1, 4, 4], [2, 3, 3, 1, 9]])
     query_2X = torch.tensor([[1, 1, 4, 0, 9, 4], [3, 1, 9, 5, 0, 5]])
@@ -68,13 +73,13 @@ def test_binary_search_finds_the_places_that_equal_a_query():
 
 
 def test_an_edited_entry_is_found_by_its_new_text_alone_and_undo_is_exact():
-    model = tiny_model(**CONFIG | {"num_selected": 4})
+    model = tiny_model(**CONFIG | {"num_candidates": 8, "num_selected": 4})
     model.bank.fill(torch.randint(3, 30, model.bank.tokens.shape))
     old_1L, new_1L = model.bank.tokens[7:8].clone(), torch.randint(40, 60, (1, model.bank.tokens.shape[1]))
 
     def entries(row_L):
         text, L = row_L[None, :3].long(), model.bank.tokens.shape[1]
-        place, matched = model.bank.index(SuffixIndex).find(text, torch.tensor([[True, False, False]]), 4)
+        place, matched = model.bank.index(SuffixIndex).find(text, torch.tensor([[True, False, False]]), 4, 8)
         return (place[0, -1] // L).tolist()[0], matched[0, -1].tolist()[0]
 
     before = [x.clone() for x in model.bank.index(SuffixIndex).base]
@@ -95,7 +100,7 @@ def test_the_oracle_gives_the_place_of_an_entry_that_repeats_most_of_the_text():
 
 def test_equal_tokens_that_follow_add_up():
     """Where all places are followed by one token, that token gets all the attention that is not given to nothing."""
-    model = tiny_model(**CONFIG | {"memory_layers": [0], "num_selected": 4})
+    model = tiny_model(**CONFIG | {"memory_layers": [0], "num_candidates": 8, "num_selected": 4})
     model.bank.fill(torch.tensor([[3, 4, 5, 6, 7]]).expand(len(model.bank.tokens), -1))
     reading = model(torch.tensor([[3, 4]])).readings[0]
     weight = reading.weight_BTS[0, -1]
@@ -131,8 +136,8 @@ def test_a_shuffled_bank_gives_other_places_of_edited_entries_too():
     model.bank.write(torch.tensor([7]), torch.randint(40, 60, (1, model.bank.tokens.shape[1])))
     text, start = model.bank.tokens[7][None, :3].long(), torch.tensor([[True, False, False]])
     index, L = model.bank.index(SuffixIndex), model.bank.tokens.shape[1]
-    assert (index.find(text, start, 2)[0][0, -1] // L).tolist()[0] == 7
-    assert 7 not in (index.find(text, start, 2, shuffle=True)[0][0, -1] // L).tolist()
+    assert (index.find(text, start, 2, 4)[0][0, -1] // L).tolist()[0] == 7
+    assert 7 not in (index.find(text, start, 2, 4, shuffle=True)[0][0, -1] // L).tolist()
 
 
 def test_a_shuffled_bank_gives_other_places(bank):
@@ -140,7 +145,7 @@ def test_a_shuffled_bank_gives_other_places(bank):
     text = torch.randint(3, 8, (2, 12))
     start = torch.zeros_like(text, dtype=torch.bool)
     start[:, 0] = True
-    right, other = index.find(text, start, 4), index.find(text, start, 4, shuffle=True)
+    right, other = index.find(text, start, 4, 8), index.find(text, start, 4, 8, shuffle=True)
     assert torch.equal(right[1], other[1]) and not (right[0] == other[0]).where(right[0] != NO_ENTRY, False).any()
 
 
