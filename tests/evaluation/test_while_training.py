@@ -35,6 +35,7 @@ def write_questions(folder: Path) -> tuple[str, str]:
     return str(folder / "facts.json"), str(folder / "questions.jsonl")
 
 
+@pytest.mark.slow
 def test_a_validation_asks_what_the_evaluation_asks(runs, tmp_path):
     knowledge, questions = write_questions(tmp_path)
     flags = (*WORDS, "--database_init_path", knowledge, "--max_steps", "8", "--eval_interval", "4")

@@ -119,6 +119,7 @@ def test_weights_are_not_taken_for_another_tokenizer_or_another_bank_of_product_
     assert runs.start("new", *SHORT, *init, "--tokenizer_path", str(runs.folder / "old")).code == 0
 
 
+@pytest.mark.slow
 def test_edits_of_the_run_that_the_weights_come_from_are_said_to_be_left_out(runs, others):
     assert runs.start("old", *WORDS, *SHORT, "--knowledge_length", "12").code == 0
     MemoryStore(runs.folder / "old").edit(3, "Village 3 is gone.")

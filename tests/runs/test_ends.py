@@ -65,6 +65,7 @@ def test_a_run_killed_without_a_word_is_recorded_as_killed_and_goes_on(tmp_path,
     assert Run(out).seconds >= seconds > 0
 
 
+@pytest.mark.slow
 def test_a_run_whose_loss_is_not_a_number_has_it_in_its_record(tmp_path, environment):
     out = tmp_path / "run"
     broken = command(out, "--learning_rate", "1e30", "--grad_clip", "0", "--max_steps", "60", "--epochs", "10")

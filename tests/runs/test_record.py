@@ -153,6 +153,7 @@ def test_a_failure_and_a_loss_that_is_not_finite_are_told(tmp_path):
     assert "以 NaN/Inf 结束" in ended["TRAINING_STABILITY_ANALYSIS"] and "nan" in ended["ERROR_LOGS"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     path = write_run(tmp_path / "out/run", **RUNS["killed"])
     with subprocess.Popen(

@@ -27,6 +27,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         load_weights(second, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_memory_starts_from_a_plain_run_and_what_is_new_starts_fresh(runs, tmp_path):
     assert runs.start("plain", "--model_type", "model_original", "--max_steps", "2").code == 0
     start = ["--init_path", str(tmp_path / "plain"), "--retrieval", "ngram", "--fusion", "words", "--pointer",
