@@ -4,19 +4,18 @@
     python -m dataset.questions facts.tsv --templates templates.json --out dataset/own
 
 The first writes lines with a `prompt` and an `answer`. Training on it (`--data_path`) learns the answers alone.
+dataset/wordings.py tells how a share of them is asked in other words.
 The second makes text, bank, questions and edits of your own facts (subject, predicate, object), some held out.
 docs/examples has such facts and templates; dataset/own.py tells the files and their fields.
 """
 
 import argparse
-import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
 from common.cli import positive_int, run_command
-from common.files import atomic, read_lines, require_text
+from common.files import read_lines, require_text
 
 from .formats import data_files, read_records, require_data
 from .knowledge import read_values
@@ -28,6 +27,7 @@ FIELDS = {
     "verification": ("statement", "answer"),
     "edit": ("uuid", "subject", "predicate", "object", "new_object", "new_sentence", "question"),
 }
+TRAINED = ("object", "relation", "verification")  # the kinds that training learns
 VAL_QUESTIONS = 200  # asked at each validation of a training run
 BLANK = "___"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -44,7 +44,7 @@ PARAPHRASES = (
     "Question: What is the {predicate} of {subject}?\nAnswer:",
     "Tell me about {subject}. The {predicate} is",
 )
-# Training on reworded object questions uses these wordings.
+# Training on reworded object questions uses these wordings, where no others are given (wordings.py).
 REWORDINGS = ("{predicate} of {subject}:", "For {subject}, give the {predicate}:")
 
 
@@ -205,40 +205,20 @@ def verification_pair(row: dict) -> tuple[str, str]:
     return VERIFICATION_PROMPT.format(**row), YES if row["answer"] == "yes" else NO
 
 
-def object_questions(path: Path, limit: int | None, rng: random.Random, reworded: float) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of object questions; a share of `reworded` names the relation instead."""
-    for row in read_questions(path, (*FIELDS["object"], "subject", "predicate"), limit, "object"):
-        prompt, choices = split_question(row["question"], row["choices"])
-        right = answer_index(row)
-        if rng.random() < reworded:
-            yield rng.choice(REWORDINGS).format(**row), " " + row["choices"][right]
-        else:
-            yield prompt, choices[right]
-
-
-def relation_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of relation questions."""
-    for row in read_questions(path, FIELDS["relation"], limit, "relation"):
-        yield relation_pair(row)
-
-
-def verification_questions(path: Path, limit: int | None, *_) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of statements."""
-    for row in read_questions(path, FIELDS["verification"], limit, "verification"):
-        yield verification_pair(row)
-
-
-KINDS = {"object": object_questions, "relation": relation_questions, "verification": verification_questions}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for kind in KINDS:
+    for kind in TRAINED:
         parser.add_argument(f"--{kind}", type=Path, help=f"file of {kind} questions with their answers")
     parser.add_argument("--limit", type=positive_int, help="questions of each file, at most; default: all")
+    parser.add_argument("--wordings", type=Path, help="JSON: other wordings of each predicate (dataset/wordings.json)")
     parser.add_argument(
         "--reworded", type=float, default=0.0,
-        help="share of the object questions that name the relation instead of the wording of the entries",
+        help="share of the object questions in one of the --wordings, or that name the relation; with --wordings also "
+        "of the verification questions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preceded", type=float, default=0.0,
+        help="share of all questions with a sentence about another subject before them",
     )  # fmt: skip
     own = parser.add_argument_group("your own facts")
     own.add_argument("facts", nargs="?", type=Path, help="TSV or CSV: subject, predicate, object; .gz and .zst too")
@@ -255,18 +235,9 @@ def main() -> None:
         from .own import write_own
 
         return write_own(args.facts, args.templates, args.out, args.held_out, args.seed)
-    if not 0 <= args.reworded <= 1:
-        raise ValueError(f"--reworded must lie in [0, 1], got {args.reworded}")
-    rng = random.Random(args.seed)
-    paths = {kind: path for kind in KINDS if (path := getattr(args, kind))}
-    pairs = [pair for kind, path in paths.items() for pair in KINDS[kind](path, args.limit, rng, args.reworded)]
-    if not pairs:
-        raise ValueError("no questions: give --object, --relation or --verification")
-    random.Random(args.seed).shuffle(pairs)
-    with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for prompt, answer in pairs:
-            file.write(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=False) + "\n")
-    print(f"{len(pairs)} questions written to {args.out}")
+    from .wordings import write_questions
+
+    write_questions(args)
 
 
 if __name__ == "__main__":

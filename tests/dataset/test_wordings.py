@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 from string import Formatter
 
-from dataset.questions import PARAPHRASES
+import pytest
+
+from dataset import questions
+from dataset.questions import PARAPHRASES, REWORDINGS
+from dataset.wordings import ended, read_wordings
 
 WORDINGS = Path(__file__).parents[2] / "dataset/wordings.json"
 
@@ -18,7 +22,7 @@ def folded(text):
 
 def test_every_predicate_has_statements_and_questions_and_none_is_asked_in_a_wording_of_the_test():
     text = WORDINGS.read_text()
-    wordings = json.loads(text)
+    wordings = read_wordings(WORDINGS)
     assert text == json.dumps(wordings, indent=1, ensure_ascii=False, sort_keys=True) + "\n"  # sorted, one a line
     assert len(wordings) > 150
     for predicate, texts in wordings.items():
@@ -33,3 +37,105 @@ def test_every_predicate_has_statements_and_questions_and_none_is_asked_in_a_wor
             assert text in questions or re.search(r"\{object\}\.?$", text), text
             assert folded(text).removesuffix(" {object}") not in tested, f"{predicate}: {text}"
         assert len({folded(text) for text in texts}) == len(texts), predicate
+
+
+STATEMENT, QUESTION = "The cradle of {subject} stood in {object}.", "Where was {subject} born?"
+
+
+@pytest.fixture
+def ask(write, tmp_path, monkeypatch, capsys):
+    """ask(flags, wordings, ...): the lines that the command writes for 40 persons, and what it prints."""
+    people = [{"subject": f"Person {i:02}", "predicate": "place of birth"} for i in range(40)]
+    objects = [
+        row | {"question": f"{row['subject']} was born in ___.", "choices": [f"City {i}", "Rome"], "answer": "A"}
+        for i, row in enumerate(people)
+    ]
+    claims = [
+        row | {"object": f"City {i}", "statement": f"{row['subject']} was born in City {i}.", "answer": "yes"}
+        for i, row in enumerate(people)
+    ]
+
+    def run(flags, wordings=None, verify=False, names=("subject", "predicate", "object")):
+        lines = [{k: row[k] for k in (*names, "statement", "answer")} for row in claims]
+        files = ["--verification", write("v.jsonl", lines)] if verify else ["--object", write("o.jsonl", objects)]
+        if wordings is not None:
+            (tmp_path / "w.json").write_text(json.dumps(wordings))
+            files += ["--wordings", tmp_path / "w.json"]
+        out = tmp_path / "out.jsonl"
+        monkeypatch.setattr("sys.argv", ["questions", *map(str, files), *flags.split(), "--out", str(out)])
+        questions.main()
+        return [json.loads(line) for line in out.read_text().splitlines()], capsys.readouterr().out
+
+    return run
+
+
+def test_a_statement_is_cut_before_its_object_and_a_question_is_asked_as_one(ask):
+    found, said = ask("--reworded 1", {"place of birth": [STATEMENT, QUESTION]})
+    expected = {
+        (prompt.format(f"{i:02}"), f" City {i}{stop}")
+        for i in range(40)
+        for prompt, stop in (
+            ("The cradle of Person {} stood in", "."),
+            ("Question: Where was Person {} born?\nAnswer:", ""),
+        )
+    }
+    assert {(row["prompt"], row["answer"]) for row in found} <= expected
+    statements = sum(row["answer"].endswith(".") for row in found)
+    assert 0 < statements < 40 == len(found)
+    assert f"{statements} object questions by a statement, {40 - statements} by a question, 0 by the general" in said
+    half, _ = ask("--reworded 0.5", {"place of birth": [STATEMENT, QUESTION]})
+    assert 8 < sum(row["prompt"].endswith("was born in") for row in half) < 32
+
+
+def test_a_predicate_without_wordings_names_the_relation_and_is_counted(ask):
+    found, said = ask("--reworded 1", {"capital": [STATEMENT]})
+    general = [text.format(subject="Person 07", predicate="place of birth") for text in REWORDINGS]
+    assert sum(row["prompt"] in general for row in found) == 1 and "40 by the general" in said
+    assert "1 predicates have no wordings" in said
+    plain, said = ask("--reworded 1")
+    assert plain == found and "general" not in said
+
+
+def test_verification_questions_are_reworded_as_statements_if_the_file_names_their_parts(ask):
+    wordings = {"place of birth": [QUESTION, STATEMENT]}
+    found, said = ask("--reworded 1", wordings, verify=True)
+    assert {"prompt": "The cradle of Person 07 stood in City 7.\nIs this true?", "answer": " yes"} in found
+    assert all(re.match("The cradle of Person ", row["prompt"]) for row in found) and "40 verification" in said
+    found, said = ask("--reworded 1", wordings, verify=True, names=("subject",))
+    assert {"prompt": "Person 07 was born in City 7.\nIs this true?", "answer": " yes"} in found and " 0 verif" in said
+
+
+def test_an_object_with_a_full_stop_gets_no_second_one():
+    assert [ended(text, STATEMENT) for text in ("Apple Inc.", "Apple")] == ["Apple Inc.", "Apple."]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_share_of_the_prompts_has_a_sentence_about_another_subject_before_it(ask, verify):
+    found, _ = ask("--preceded 0.5", verify=verify)
+    plain, _ = ask("", verify=verify)
+    changed = 0
+    for row, was in zip(found, plain, strict=True):
+        before = row["prompt"].removesuffix(was["prompt"])
+        assert row["answer"] == was["answer"] and row["prompt"] == before + was["prompt"]
+        if before:
+            assert re.fullmatch(r"Person \d\d was born in City \d+\. ", before) and before[:9] not in was["prompt"]
+            changed += 1
+    assert 8 < changed < 32
+
+
+def test_no_sentence_about_the_asked_subject_under_another_name_is_put_before(write, tmp_path, monkeypatch):
+    row = {"predicate": "in", "choices": ["Norway", "Peru"], "answer": "A"}
+    rows = [row | {"subject": name, "question": "Oslo lies in ___."} for name in ("Oslo", "oslo")]
+    flags = ["--object", str(write("o.jsonl", rows)), "--preceded", "1", "--out", str(tmp_path / "out.jsonl")]
+    monkeypatch.setattr("sys.argv", ["questions", *flags])
+    with pytest.raises(ValueError, match="every sentence names 'Oslo'"):
+        questions.main()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{subject} was born.", "In {object} {subject} was born?", "{object} saw {subject}", "{subject} {place}?", 7],
+)
+def test_a_wording_of_no_kind_is_refused_and_named(ask, text):
+    with pytest.raises(ValueError, match=r"w\.json: wording 2 of 'place of birth'"):
+        ask("--reworded 1", {"place of birth": [STATEMENT, text]})

@@ -31,6 +31,12 @@ REFUSED = [
     ("dataset.questions", "--object nowhere --out q.jsonl", "no file nowhere: give another --object"),
     ("dataset.questions", "--object o.jsonl --out no/q.jsonl", "there is no folder no to write q.jsonl into"),
     ("dataset.questions", "--object o.jsonl --reworded 2 --out q.jsonl", "--reworded must lie in"),
+    ("dataset.questions", "--object o.jsonl --preceded 2 --out q.jsonl", "--preceded must lie in"),
+    (
+        "dataset.questions",
+        "--object o.jsonl --wordings w.json --out q.jsonl",
+        "--wordings changes nothing at --reworded 0",
+    ),
     ("dataset.questions", "--out q.jsonl", "no questions: give --object, --relation or --verification"),
     ("dataset.questions", "t.jsonl --out q", "your own facts need both: facts.tsv and --templates"),
     ("dataset.questions", "t.jsonl --templates t.jsonl --held_out 1 --out q", "--held_out must lie between 0 and 1"),

@@ -1,0 +1,216 @@
+"""Questions with answers to train on, asked in many wordings: what `python -m dataset.questions` writes.
+
+`dataset/wordings.json` has the wordings of each predicate. Two kinds stand in a list: a statement names {subject} and
+ends in {object}, so that the text before is a prompt; a question names {subject} and ends in a question mark.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+from typing import NamedTuple
+
+from common.files import atomic, read_json, require_file, require_text
+
+from .questions import (
+    BLANK,
+    FIELDS,
+    QUESTION_PROMPT,
+    REWORDINGS,
+    TRAINED,
+    answer_index,
+    read_named,
+    read_questions,
+    relation_pair,
+    split_question,
+    verification_pair,
+)
+
+OBJECT = "{object}"
+
+
+class Asked(NamedTuple):
+    """A question to train on. `sentence` states what it asks, for other questions; None: no sentence does."""
+
+    prompt: str
+    answer: str
+    subject: str | None
+    sentence: str | None
+
+
+def read_wordings(path: Path) -> dict[str, list[str]]:
+    """The wordings of each predicate: {"born in": ["{subject} comes from {object}.", "Where was {subject} born?"]}.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or a wording is none of the two kinds; it is named.
+    """
+    value = read_json(require_file(path, "wordings"))
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{path} must map each predicate to a list of wordings, as dataset/wordings.json does")
+    for predicate, texts in value.items():
+        if not isinstance(texts, list) or not texts:
+            raise ValueError(f"{path}: {predicate!r} needs a list of wordings, got {texts!r:.40}")
+        for number, text in enumerate(texts, 1):
+            check_wording(text, f"{path}: wording {number} of {predicate!r}")
+    return value
+
+
+def check_wording(text, place: str) -> None:
+    """Raises ValueError unless it names the subject, then ends in the object and perhaps a full stop, or in "?"."""
+    try:
+        parts = list(Formatter().parse(require_text(text, place)))
+    except (ValueError, AttributeError, TypeError) as problem:
+        raise ValueError(f"{place} cannot be read ({problem}): {text!r:.80}") from None
+    fields = [field + spec + (how or "") for _, field, spec, how in parts if field is not None]
+    is_statement = fields == ["subject", "object"] and text.removesuffix(".").endswith(OBJECT)
+    if not is_statement and not (fields == ["subject"] and text.endswith("?")):
+        raise ValueError(
+            f"{place} must name {{subject}} and then end in {{object}}, or end in '?' without {{object}}: {text!r:.80}"
+        )
+
+
+def ended(text: str, wording: str) -> str:
+    """A text at the end of a wording, with its full stop; "Apple Inc." has one already."""
+    return text if text.endswith(".") else text + wording.partition(OBJECT)[2]
+
+
+class Rewording:
+    """Asks a share of questions in wordings drawn at random, and counts which kinds it drew.
+
+    Without wordings, and for a predicate that has none, object questions name the relation (`REWORDINGS`).
+    """
+
+    def __init__(self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random):
+        self.share, self.wordings, self.rng = share, wordings or {}, rng
+        self.drawn, self.without = Counter(), set()
+
+    def draw(self, predicate: str, statements_only: bool = False) -> str | None:
+        """A wording of the predicate; None, and noted, if there is none."""
+        texts = self.wordings.get(predicate, [])
+        texts = [text for text in texts if not (statements_only and text.endswith("?"))]
+        if not texts:
+            self.without.add(predicate)
+            return None
+        return self.rng.choice(texts)
+
+    def object_pair(self, row: dict) -> tuple[str, str]:
+        """Prompt and answer of an object question, a share of them in another wording."""
+        prompt, choices = split_question(row["question"], row["choices"])
+        right = answer_index(row)
+        if self.rng.random() >= self.share:
+            return prompt, choices[right]
+        answer, wording = " " + row["choices"][right], self.draw(row["predicate"])
+        self.drawn["general" if wording is None else "questions" if wording.endswith("?") else "statements"] += 1
+        if wording is None:
+            return self.rng.choice(REWORDINGS).format(**row), answer
+        if wording.endswith("?"):
+            return QUESTION_PROMPT.format(question=wording.format(subject=row["subject"])), answer
+        prompt, _, _ = wording.partition(OBJECT)
+        return prompt.format(subject=row["subject"]).rstrip(" "), ended(answer, wording)
+
+    def statement(self, row: dict) -> str:
+        """The statement of a verification question with its three names, a share of them in another wording."""
+        if not self.wordings or self.rng.random() >= self.share:
+            return row["statement"]
+        wording = self.draw(row["predicate"], statements_only=True)
+        self.drawn["unchanged" if wording is None else "verified"] += 1
+        if wording is None:
+            return row["statement"]
+        return wording.partition(OBJECT)[0].format(subject=row["subject"]) + ended(row["object"], wording)
+
+    def __str__(self):
+        drawn = self.drawn
+        text = (
+            f"reworded: {drawn['statements']} object questions by a statement, {drawn['questions']} by a question, "
+            f"{drawn['general']} by the general wordings; {drawn['verified']} verification questions"
+        )
+        as_it_was = f", {drawn['unchanged']} stayed" if drawn["unchanged"] else ""
+        return text + as_it_was + (f"; {len(self.without)} predicates have no wordings" if self.without else "")
+
+
+def object_questions(path: Path, limit: int | None, rewording: Rewording, _) -> Iterator[Asked]:
+    """Object questions, a share of them in another wording."""
+    for row in read_questions(path, (*FIELDS["object"], "subject", "predicate"), limit, "object"):
+        sentence = row["question"].replace(BLANK, row["choices"][answer_index(row)], 1)
+        yield Asked(*rewording.object_pair(row), row["subject"], sentence)
+
+
+def relation_questions(path: Path, limit: int | None, *_) -> Iterator[Asked]:
+    """Relation questions."""
+    for row in read_questions(path, FIELDS["relation"], limit, "relation"):
+        yield Asked(*relation_pair(row), row["subject"], None)
+
+
+def verification_questions(path: Path, limit: int | None, rewording: Rewording, with_subject: bool) -> Iterator[Asked]:
+    """Statements, a share of them in another wording if the file has their names; `with_subject`: it must have one."""
+    flag = "verification"
+    rows = read_named(path, flag, ("subject", "predicate", "object"), limit, flag) if rewording.wordings else None
+    is_named = rows is not None
+    for row in rows or read_questions(path, (*FIELDS[flag], *(["subject"] if with_subject else [])), limit, flag):
+        statement = rewording.statement(row) if is_named else row["statement"]
+        subject = row["subject"] if is_named or with_subject else None
+        yield Asked(*verification_pair(row | {"statement": statement}), subject, row["statement"])
+
+
+READERS = dict(zip(TRAINED, (object_questions, relation_questions, verification_questions), strict=True))
+
+
+def names(sentence: str, subject: str) -> bool:
+    """Whether a sentence names a subject, as whole words in any case."""
+    return re.search(rf"(?<!\w){re.escape(subject.casefold())}(?!\w)", sentence.casefold()) is not None
+
+
+def put_before(asked: list[Asked], pool: list[Asked], share: float, rng: random.Random) -> list[Asked]:
+    """Puts a sentence of the pool before a share of the prompts, never one about the subject that is asked for.
+
+    Raises:
+        ValueError: every sentence is about a subject.
+    """
+    made = []
+    for one in asked:
+        if rng.random() < share:
+            start = rng.randrange(len(pool))
+            others = (pool[(start + i) % len(pool)] for i in range(len(pool)))
+            other = next((x for x in others if x.subject != one.subject and not names(x.sentence, one.subject)), None)
+            if other is None:
+                raise ValueError(f"--preceded: every sentence names {one.subject!r:.40}: give questions about others")
+            one = one._replace(prompt=f"{other.sentence} {one.prompt}")
+        made.append(one)
+    return made
+
+
+def write_questions(args: argparse.Namespace) -> None:
+    """Writes questions as lines with a `prompt` and an `answer`, in the order of the seed.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed, a share is no share, or nothing is asked.
+    """
+    for name in ("reworded", "preceded"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ValueError(f"--{name} must lie in [0, 1], got {getattr(args, name)}")
+    if args.wordings and not args.reworded:
+        raise ValueError("--wordings changes nothing at --reworded 0: give the share of the questions to reword")
+    rewording = Rewording(
+        args.reworded, read_wordings(args.wordings) if args.wordings else None, random.Random(args.seed)
+    )
+    paths = {kind: path for kind in TRAINED if (path := getattr(args, kind))}
+    found = {kind: list(READERS[kind](path, args.limit, rewording, args.preceded > 0)) for kind, path in paths.items()}
+    asked = [one for ones in found.values() for one in ones]
+    if not asked:
+        raise ValueError("no questions: give --object, --relation or --verification")
+    if args.preceded:
+        pool = found.get("verification") or found.get("object")
+        if not pool:
+            raise ValueError("--preceded needs the sentences of --verification or --object: give one of them")
+        asked = put_before(asked, pool, args.preceded, random.Random(f"preceded {args.seed}"))
+    random.Random(args.seed).shuffle(asked)
+    with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for one in asked:
+            file.write(json.dumps({"prompt": one.prompt, "answer": one.answer}, ensure_ascii=False) + "\n")
+    if args.wordings:
+        print(rewording)
+    print(f"{len(asked)} questions written to {args.out}")
