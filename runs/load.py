@@ -128,7 +128,8 @@ def with_bank(
 def with_rows(model: Transformer, rows: int) -> Transformer:
     """The same weights around a bank of so many empty rows."""
     new = type(model)(type(model).config_class.wrap(replace(model.settings, knowledge_num=rows)))
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("bank.")}
+    state = model.state_dict()
+    weights = {name: x for name, x in state.items() if not name.startswith("bank.") or name == "bank.spelling"}
     missing, unexpected = new.load_state_dict(weights, strict=False)
     assert not unexpected and all(name.startswith("bank.") for name in missing), (missing, unexpected)
     return new.to(model.device).eval()

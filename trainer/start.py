@@ -18,6 +18,7 @@ from torch import nn
 from common.files import read_json
 from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
+from dataset.tokenizer import load_tokenizer
 from model import build_model
 from model.compat import convert_state_dict
 
@@ -107,6 +108,8 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
     set_seed(flags.run.seed)
     tokens = None if bank is None else torch.tensor(bank.tokens)
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
+    if flags.model.reads_bank:
+        model.bank.spell(load_tokenizer(flags.data.tokenizer_path))
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():

@@ -4,6 +4,7 @@ A new retrieval or fusion is one file, and here an import and a table entry. Its
 and in `--help`, and every invariant of the tests covers it (docs/adding_a_variant.md).
 """
 
+from .bm25 import BM25
 from .continuations import ContinuationFusion
 from .cross_attention import CrossAttention
 from .ngrams import Ngrams
@@ -15,6 +16,7 @@ from .tokens import Pointer, TokenFusion
 RETRIEVALS = {
     "product_key": ProductKeys,
     "ngram": Ngrams,
+    "bm25": BM25,
     "suffix": Suffixes,
 }
 FUSIONS = {

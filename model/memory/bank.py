@@ -15,6 +15,7 @@ from ..ops import read_entries
 from ..ops.entries import CommonTokens
 from .bank_index import BankIndex
 from .ngram_index import NgramIndex
+from .spelling import spell, tokens_as_words
 
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
 COMMON_TOKENS = 256  # two thirds of the tokens of real entries (docs/speed.md)
@@ -26,6 +27,7 @@ class MemoryBank(nn.Module):
     Attributes:
         tokens: (N, L) int16 where the vocabulary allows it, else int32; row n is entry n, padded with PADDING.
         frozen: (N,) bool; training never changes these rows.
+        spelling: (V,) int64, only with retrieval by words: how each token is spelled (`spelling.py`).
         average: (N_unfrozen, D) float16 moving averages, only with `ema_interval`; in the order of `unfrozen_rows()`.
     """
 
@@ -36,6 +38,8 @@ class MemoryBank(nn.Module):
         dtype = torch.int16 if config.vocab_size <= torch.iinfo(torch.int16).max else torch.int32
         self.register_buffer("tokens", torch.zeros(N, L, dtype=dtype))
         self.register_buffer("frozen", torch.zeros(N, dtype=torch.bool))
+        if config.retrieval == "bm25":
+            self.register_buffer("spelling", tokens_as_words(config.vocab_size))
         if config.ema_interval:
             n_unfrozen = N - round(config.freeze_ratio * N)
             self.register_buffer("average", torch.zeros(n_unfrozen, config.dim, dtype=torch.float16))
@@ -59,6 +63,12 @@ class MemoryBank(nn.Module):
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True
+
+    def spell(self, tokenizer) -> None:
+        """Let a retrieval by words know how tokens are spelled. Until then each token is a word."""
+        if hasattr(self, "spelling"):
+            self.spelling.copy_(spell(tokenizer, len(self.spelling)))
+            self._indexes = {}
 
     def fill_random(self, seed: int = 0) -> None:
         """Random tokens: for tests and benchmarks, where no knowledge file is given."""
@@ -98,11 +108,12 @@ class MemoryBank(nn.Module):
         Where the bank has moved to another device, the index is built there from the same trained entries.
 
         Args:
-            kind: `NgramIndex`, `SuffixIndex`.
+            kind: `NgramIndex`, `SuffixIndex`, `BM25Index`.
         """
         index = self._indexes.get(kind)
         if index is None or index.stale_N.device != self.tokens.device:
-            self._indexes[kind] = kind(self.tokens, self.config, index.edited if index else None)
+            edited = index.edited if index else None
+            self._indexes[kind] = kind(self.tokens, self.config, edited, getattr(self, "spelling", None))
         return self._indexes[kind]
 
     def ngrams(self) -> NgramIndex:

@@ -29,10 +29,15 @@ class BankIndex:
     Args:
         token_NL: the bank as it is; the index reads edited rows from this tensor.
         edited: row -> its tokens as trained, of each row that has been edited since.
+        spelling_V: how tokens are spelled (`spelling.spell`), for an index that needs it.
     """
 
-    def __init__(self, token_NL: Tensor, config, edited: dict[int, Tensor] | None = None):
-        self.config, self.token_NL = config, token_NL
+    keeps_matches = False  # `matches` of each position go on to the next and are ranked: `ngram_search.find_matches`
+
+    def __init__(
+        self, token_NL: Tensor, config, edited: dict[int, Tensor] | None = None, spelling_V: Tensor | None = None
+    ):
+        self.config, self.token_NL, self.spelling_V = config, token_NL, spelling_V
         if edited:
             edited_X = torch.tensor(list(edited), dtype=torch.int64, device=token_NL.device)
             trained_XL = torch.stack(list(edited.values())).to(token_NL)

@@ -20,6 +20,7 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
 
 from ..base_config import MemoryConfig
+from ..visibility import FLEX_BLOCK
 from .bank_index import BankIndex, last, pack
 
 INDEXED = "--retrieval ngram or --retrieval_loss_coef"
@@ -136,14 +137,34 @@ def close_up(entry_BTX: Tensor, weight_BTX: Tensor, unused: int) -> tuple[Tensor
     return closed_BTX[..., :n], weighed_BTX[..., :n]
 
 
+FEW_POSITIONS = 256  # are compared with all tokens of the window at once: fewer launches, but W times the memory
+
+
+def shared_rarity(token_BTCL: Tensor, recent_BTW: Tensor, rarity_V: Tensor) -> Tensor:
+    """(B, T, C): the summed rarity of each entry's tokens that are among the last W of the text."""
+    if recent_BTW[..., 0].numel() <= FEW_POSITIONS:
+        shared_BTCL = (token_BTCL[..., None] == recent_BTW[:, :, None, None]).any(dim=-1)
+    else:
+        shared_BTCL = torch.zeros_like(token_BTCL, dtype=torch.bool)
+        for recent_BT in recent_BTW.unbind(dim=-1):
+            shared_BTCL |= token_BTCL == recent_BT[:, :, None, None]
+    return (rarity_V[token_BTCL.long()] * shared_BTCL).sum(dim=-1)
+
+
+compiled_shared_rarity = torch.compile(shared_rarity, dynamic=False)
+
+
 class NgramIndex(BankIndex):
     """Posting lists of the n-grams and pairs of a bank. Edited rows have lists of their own, so an edit is fast.
 
     Memory: 12 bytes for each token of the bank, and 12 for each pair.
     """
 
+    keeps_matches = True
+
     def prepare(self, token_NL: Tensor) -> None:
-        self.length = max(self.config.ngram_lengths)
+        self.length, self.decay = max(self.config.ngram_lengths), self.config.ngram_decay
+        self.window = max(self.length, self.config.ngram_window, 2)
         # Not counted again at an edit, which would change the ranks of other entries.
         count_V = torch.bincount(token_NL.flatten().long(), minlength=self.config.vocab_size)
         self.rarity_V, self.rank_V = rarity(count_V, len(token_NL)), rarity_ranks(count_V)
@@ -250,3 +271,22 @@ class NgramIndex(BankIndex):
         entry_BTYK = postings.entries(begin_BTY, count_BTY, taken_BTY, width)
         weight_BTY1 = torch.log(len(self.token_NL) / total_BTY.clamp(min=1))[..., None]
         return entry_BTYK.flatten(-2), (weight_BTY1 * (entry_BTYK != NO_ENTRY)).flatten(-2)
+
+    def rank(self, matches: Matches, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:
+        """Add to each score the rarity of the tokens that the entry shares with the last W tokens, and sort anew.
+
+        Args:
+            text_BX, start_BX: the new tokens and up to W - 1 before them, `cut` in number.
+        """
+        W, document_BX = self.config.ngram_window, start_BX.int().cumsum(dim=1)
+        same_BXW = last(document_BX, W, -1) == document_BX[..., None]
+        recent_BTW = last(text_BX, W, PADDING).masked_fill(~same_BXW, PADDING)[:, cut:]
+        token_BTCL = self.token_NL[matches.entry_BTC.clamp(min=0)]
+        recent_BTW = recent_BTW.to(token_BTCL.dtype)
+        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
+        is_training_row = token_BTCL.is_cuda and token_BTCL.shape[1] % FLEX_BLOCK == 0
+        sum_up = compiled_shared_rarity if is_training_row else shared_rarity
+        score_BTC = matches.score_BTC + sum_up(token_BTCL, recent_BTW, self.rarity_V)
+        score_BTC = score_BTC.masked_fill(matches.entry_BTC == NO_ENTRY, 0.0)
+        score_BTC, slot_BTC = score_BTC.sort(dim=-1, descending=True, stable=True)
+        return Matches(matches.entry_BTC.gather(-1, slot_BTC), score_BTC)

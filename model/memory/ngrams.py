@@ -20,17 +20,22 @@ from .ngram_search import find_matches, matches_of
 from .text import TextSearchConfig
 
 
+@dataclass(frozen=True)
+class NoiseConfig(TextSearchConfig):
+    """What retrievals have whose matches go on from one position to the next."""
+
+    retrieval_noise: float = flag(
+        0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
+    )
+
+
 class Ngrams(Retrieval):
     """Each block only scales what `search` has found: its log-weights are `score_scale` * ln(1 + score)."""
 
     index_class = NgramIndex
 
     @dataclass(frozen=True)
-    class Config(NgramConfig, TextSearchConfig):
-        retrieval_noise: float = flag(
-            0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
-        )
-
+    class Config(NgramConfig, NoiseConfig):
         def check(self) -> None:
             NgramConfig.check(self)
             TextSearchConfig.check(self)
@@ -44,12 +49,12 @@ class Ngrams(Retrieval):
 
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
-        return find_matches(bank.ngrams(), input_BT, document_BT)[0].best(config.num_selected)
+        return find_matches(bank.index(cls.index_class), input_BT, document_BT)[0].best(config.num_selected)
 
     @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        matches, previous_BT = matches_of(bank.ngrams(), inputs, config.cache_layers - 1)
+        matches, previous_BT = matches_of(bank.index(cls.index_class), inputs, config.cache_layers - 1)
         entry_BTS, score_BTS = matches.best(config.num_selected)
         if config.bank_control == "shuffled":
             entry_BTS = shuffled(entry_BTS, len(bank.tokens))
@@ -65,7 +70,11 @@ class Ngrams(Retrieval):
         if lay_out:
             found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
             tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
-        return Found(entry_BTS, token_BTSL, score_BTS.log1p(), missing_BTS, tokens, is_normalised=False)
+        return Found(entry_BTS, token_BTSL, cls.log_weight(score_BTS), missing_BTS, tokens, is_normalised=False)
+
+    @classmethod
+    def log_weight(cls, score_BTS: Tensor) -> Tensor:
+        return score_BTS.log1p()
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared

@@ -26,7 +26,7 @@ class TextSearchConfig(MemoryConfig):
         None,
         "control, for training and evaluation; shuffled: what is found is replaced by another entry or place, always "
         "the same",
-        choices=["shuffled"], needs="--retrieval ngram|suffix",
+        choices=["shuffled"], needs="--retrieval ngram|bm25|suffix",
     )  # fmt: skip
 
     def check(self) -> None:

@@ -121,7 +121,7 @@ class TokenFusion(Fusion):
 class Pointer(nn.Module):
     """After the last block: the next token is copied from an entry with some probability, else drawn as always.
 
-    It reads what `Ngrams.search` found.
+    It reads what the search of the text found.
     """
 
     prepares = frozenset({"unit_embeddings", "text"})
@@ -130,7 +130,7 @@ class Pointer(nn.Module):
     class Config(TokenConfig):
         pointer: bool = flag(
             False, "a pointer at the end may copy the next token from an entry",
-            needs="--retrieval ngram|suffix: the pointer reads what the text has found",
+            needs="--retrieval ngram|bm25|suffix: the pointer reads what the text has found",
         )  # fmt: skip
 
     def __init__(self, config: Config):

@@ -33,7 +33,9 @@ def reordered(model, seed: int) -> None:
 @pytest.mark.parametrize("variant", IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
 def test_a_model_that_finds_by_content_predicts_the_same_from_a_bank_in_another_order(variant):
     every = variant.get("knowledge_num", 49)
-    model = tiny_model(**variant | {"num_candidates": 2 * every, "num_selected": every, "ngram_max_matches": 0})
+    model = tiny_model(
+        **variant | {"num_candidates": 2 * every, "num_selected": every, "ngram_max_matches": 0, "bm25_postings": 64}
+    )
     ids = torch.randint(3, 61, (2, 20))
     before, rows = model(ids), torch.randint(0, every, (2, 20))
     reordered(model, seed=1)

@@ -10,12 +10,14 @@ from transformers import DynamicCache
 
 from common.constants import NO_ENTRY
 from model.memory.ngram_index import (
+    FEW_POSITIONS,
     PAIR_POSTINGS,
     PAIRS_USED,
     Matches,
     NgramIndex,
+    shared_rarity,
 )
-from model.memory.ngram_search import FEW_POSITIONS, find_matches, shared_rarity
+from model.memory.ngram_search import find_matches
 from model.ops import keep_best
 from tests.conftest import tiny_config, tiny_model
 

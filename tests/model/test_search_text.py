@@ -7,7 +7,7 @@ from common.constants import NO_ENTRY
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
-SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "suffix", "taught"))]
+SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "bm25", "suffix", "taught"))]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -30,7 +30,9 @@ BASELINES = {
 }
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 SUFFIX = {"retrieval": "suffix", "suffix_length": 3, "suffix_tokens": 2, "keep_ffn": True}
-BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX}  # flags of a retrieval that suit tiny models
+BM25 = {"retrieval": "bm25", "bm25_window": 6, "bm25_postings": 2, "bm25_pairs": 3, "keep_ffn": True}
+# Flags of each retrieval that suit tiny models.
+BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25}
 
 
 def scopes(fusion: str) -> list[str]:
@@ -82,6 +84,7 @@ NGRAMS = {
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
+    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }

@@ -1,0 +1,209 @@
+"""The word index of a bank: which entries share rare words with the text so far, in whatever order.
+
+Axes: B batch · T position · N bank entries · L tokens per entry · K words per entry · W tokens of the window
+      X any number of rows; or entries that a position points to · P postings · R partners of a word
+      Q words of the text
+
+A word of the text points to the entries in which it weighs most, and so does each pair with a word shortly before it:
+a common name has too many entries, a pair of words few. What is found is ranked by BM25 over the words of the window.
+Related: Robertson & Zaragoza 2009 (BM25); Carmel et al. 2001 (postings cut to those of the highest impact).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.constants import NO_ENTRY, PADDING
+from common.flags import flag
+
+from ..base_config import MemoryConfig
+from ..visibility import FLEX_BLOCK
+from .bank_index import BankIndex, last
+from .ngram_index import Matches, PostingList
+from .spelling import LONGEST, words_so_far
+
+LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
+RECENCY = 0.975  # factor of a word's weight for each token that it lies back
+KEPT = 0.98  # factor of a found entry's weight from one token to the next
+PARTNERS, QUERY_WORDS = 8, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
+ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class BM25Config(MemoryConfig):
+    """Flags of the word index."""
+
+    heading = "word index: of --retrieval bm25"
+
+    bm25_postings: int = flag(8, "entries that a word, or a pair of words, points to at most", within=(1, 64))
+    bm25_pairs: int = flag(8, "rarest words of an entry, all pairs of which are indexed", within=(2, 32))
+    bm25_window: int = flag(32, "last tokens of the text whose words find and rank entries", within=(2, None))
+
+
+class BM25Index(BankIndex):
+    """Posting lists of words and pairs, and the words of each entry.
+
+    Memory: 4 bytes for each word of an entry, up to the longest one's, and 12 for each posting: of a million facts,
+    0.3 GiB.
+    """
+
+    keeps_matches = True
+    decay = KEPT
+
+    def prepare(self, token_NL: Tensor) -> None:
+        self.window = self.config.bm25_window + LONGEST + 1
+        word_NL = self.words(token_NL)
+        self.word_V, count_V = word_NL[word_NL > 0].unique(return_counts=True)
+        if not len(self.word_V):  # an empty bank
+            self.word_V, count_V = word_NL.new_ones(1), torch.ones(1, device=word_NL.device)
+        self.idf_V = torch.log(len(token_NL) / count_V).clamp(min=0.01).float()
+        self.unknown_idf = math.log(max(len(token_NL), 2))
+        n_words_N = (word_NL > 0).sum(dim=1)
+        self.mean_words = float(n_words_N.sum() / (n_words_N > 0).sum().clamp(min=1))
+        self.word_NK = self._rarest_first(word_NL)[0][:, : max(int(n_words_N.max()), 1)].contiguous()
+        self.norm_N = self._norms(n_words_N)
+
+    def words(self, token_XL: Tensor) -> Tensor:
+        """(X, L) int32: the different words of each row in ascending order, after zeros."""
+        parts = []
+        for part_XL in token_XL.split(ROWS_AT_ONCE):
+            # With padding, the last word of a full row ends too.
+            padded_XL = F.pad(part_XL.long(), (0, 1), value=PADDING)
+            word_XL, ended_XL = words_so_far(self.spelling_V, padded_XL, torch.zeros_like(padded_XL, dtype=torch.bool))
+            word_XL = word_XL[:, :-1].where(ended_XL[:, 1:], 0).int().sort(dim=1).values
+            again_XL = F.pad(word_XL[:, 1:] == word_XL[:, :-1], (1, 0), value=False)
+            parts.append(word_XL.masked_fill(again_XL, 0).sort(dim=1).values)
+        return torch.cat(parts) if parts else token_XL.int()
+
+    def idf(self, word_X: Tensor) -> Tensor:
+        """float32, ln(N / entries with the word) in the bank as trained; 0 for no word, ln N for an unknown one."""
+        at_X = torch.searchsorted(self.word_V, word_X).clamp(max=len(self.word_V) - 1)
+        return self.idf_V[at_X].where(self.word_V[at_X] == word_X, self.unknown_idf).masked_fill(word_X == 0, 0.0)
+
+    def _rarest_first(self, word_XL: Tensor) -> tuple[Tensor, Tensor]:
+        """(X, L) words of each row, rarest first, and their idf."""
+        parts = []
+        for part_XL in word_XL.split(ROWS_AT_ONCE):
+            idf_XL, slot_XL = self.idf(part_XL).sort(dim=1, descending=True, stable=True)
+            parts.append((part_XL.gather(1, slot_XL), idf_XL))
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True)) if parts else (word_XL, word_XL.float())
+
+    def _norms(self, n_words_X: Tensor) -> Tensor:
+        """(X,) float32: the factor of BM25 for entries of so many words."""
+        return 1 / (1 - LENGTH_SHARE + LENGTH_SHARE * n_words_X / self.mean_words)
+
+    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
+        word_XL, idf_XL = self._rarest_first(self.words(token_XL))
+        mass_X, n_pairs = idf_XL.sum(dim=1), min(self.config.bm25_pairs, word_XL.shape[1])
+        order_X = mass_X.argsort(stable=True)  # a word weighs most where little else stands
+        word_XL, row_X = word_XL[order_X].long(), row_X[order_X]
+        first_P, second_P = torch.combinations(torch.arange(n_pairs, device=row_X.device)).unbind(dim=1)
+        pair_XP = pair_keys(word_XL[:, first_P], word_XL[:, second_P])
+        return {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X)}
+
+    def _postings(self, key_XP: Tensor, row_X: Tensor) -> PostingList:
+        """The first postings of each key; the rows are in the order of their worth."""
+        wanted_XP = key_XP != 0
+        key_P, slot_P = key_XP[wanted_XP].sort(stable=True)
+        entry_P = row_X[:, None].expand_as(wanted_XP)[wanted_XP][slot_P]
+        begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
+        place_P = torch.arange(len(key_P), device=key_P.device)
+        kept_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values < self.config.bm25_postings
+        return PostingList(key_P[kept_P], entry_P[kept_P])
+
+    def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
+        super().edit(row_X, old_XL)
+        word_XL = self.words(self.token_NL[row_X])
+        self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
+        word_XK = self._rarest_first(word_XL)[0][:, : self.word_NK.shape[1]]
+        self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
+
+    def matches(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries that a word which has just ended points to, alone and with partners, and weights in nats.
+
+        Args:
+            start_BT: bool, True at the first token of each document; words and pairs stay inside a document.
+        Returns:
+            entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
+        """
+        word_BTW, _, idf_BTW = self._window(text_BT, start_BT)
+        word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
+        idf_BTR, slot_BTR = idf_BTW[..., :-1].topk(min(PARTNERS, idf_BTW.shape[-1] - 1), dim=-1)
+        partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
+        key_BTR = pair_keys(word_BT1, partner_BTR)
+        sum_BTR = (idf_BTR + idf_BT1).where(key_BTR != 0, 0.0)
+        found = []
+        for lists in (self.edits, self.base):  # edited entries come first, as the newer text
+            if lists is not None:
+                found += [self._look_up(lists["words"], word_BT1, idf_BT1, lists is self.base)]
+                found += [self._look_up(lists["pairs"], key_BTR, sum_BTR, lists is self.base)]
+        entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+        return entry_BTX, (weight_BTX * self.norm_N[entry_BTX.clamp(min=0)]).masked_fill(entry_BTX == NO_ENTRY, 0.0)
+
+    def _window(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, W): the words that ended before each of the last tokens, 0 for none; the current word; their idf."""
+        word_BT, ended_BT = words_so_far(self.spelling_V, text_BT, start_BT)
+        whole_BT = F.pad(word_BT[:, :-1], (1, 0)).where(ended_BT, 0)
+        document_BT, W = start_BT.int().cumsum(dim=1), self.config.bm25_window
+        same_BTW = last(document_BT, W, -1) == document_BT[..., None]
+        word_BTW = last(whole_BT, W, 0).where(same_BTW, 0)
+        idf_BTW = last(self.idf(whole_BT.int()), W, 0).where(same_BTW, 0.0)
+        return word_BTW, word_BT, idf_BTW
+
+    def _look_up(self, lists: PostingList, key_BTY: Tensor, weight_BTY: Tensor, is_base: bool) -> tuple[Tensor, Tensor]:
+        begin_BTY, end_BTY = lists.span(key_BTY, key_BTY + 1)
+        slot_P = torch.arange(self.config.bm25_postings, device=key_BTY.device)
+        there_BTYP = (slot_P < (end_BTY - begin_BTY)[..., None]) & (key_BTY != 0)[..., None]
+        index_BTYP = (begin_BTY[..., None] + slot_P).clamp(max=len(lists.entry_P) - 1)
+        entry_BTYP = lists.entry_P[index_BTYP].long().where(there_BTYP, NO_ENTRY)
+        if is_base and self.edits is not None:
+            entry_BTYP = entry_BTYP.masked_fill(self.stale_N[entry_BTYP.clamp(min=0)], NO_ENTRY)
+        return entry_BTYP.flatten(-2), weight_BTY[..., None].expand_as(entry_BTYP).flatten(-2)
+
+    def rank(self, matches: Matches, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:
+        """The matches with their BM25 scores over the words of the window and the current word, best first.
+
+        Args:
+            text_BX, start_BX: the new tokens and the window before them, `cut` in number.
+        """
+        word_BXW, word_BX, idf_BXW = self._window(text_BX, start_BX)
+        back_W = torch.arange(idf_BXW.shape[-1] - 1, -1, -1, device=text_BX.device)
+        value_BTQ = torch.cat([idf_BXW * RECENCY**back_W, self.idf(word_BX.int())[..., None]], dim=-1)[:, cut:]
+        word_BTQ = torch.cat([word_BXW, word_BX[..., None]], dim=-1)[:, cut:]
+        value_BTQ, slot_BTQ = value_BTQ.topk(min(QUERY_WORDS, value_BTQ.shape[-1]), dim=-1)
+        word_BTQ = only_first(word_BTQ.gather(-1, slot_BTQ)).int()
+        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
+        is_training_row = word_BTQ.is_cuda and word_BTQ.shape[1] % FLEX_BLOCK == 0
+        sum_up = compiled_shared_idf if is_training_row else shared_idf
+        entry_BTC = matches.entry_BTC.clamp(min=0)
+        score_BTC = sum_up(self.word_NK, entry_BTC, word_BTQ, value_BTQ) * self.norm_N[entry_BTC]
+        score_BTC = score_BTC.masked_fill(matches.entry_BTC == NO_ENTRY, 0.0)
+        score_BTC, slot_BTC = score_BTC.sort(dim=-1, descending=True, stable=True)
+        return Matches(matches.entry_BTC.gather(-1, slot_BTC), score_BTC)
+
+
+def pair_keys(first_X: Tensor, second_X: Tensor) -> Tensor:
+    """int64: a number for two different words, in whatever order; 0 where one is missing."""
+    key_X = (first_X.minimum(second_X) << 32) | first_X.maximum(second_X)
+    return key_X.masked_fill((first_X == 0) | (second_X == 0) | (first_X == second_X), 0)
+
+
+def only_first(word_BTX: Tensor) -> Tensor:
+    """The words, with 0 in place of those that have come before."""
+    same_BTXX = word_BTX[..., :, None] == word_BTX[..., None, :]
+    return word_BTX.masked_fill(same_BTXX.tril(-1).any(dim=-1), 0)
+
+
+def shared_idf(word_NK: Tensor, entry_BTC: Tensor, word_BTQ: Tensor, value_BTQ: Tensor) -> Tensor:
+    """(B, T, C) float32: the values of the words of the text that each entry has."""
+    word_BTCK, total_BTC = word_NK[entry_BTC], 0.0
+    for word_BT, value_BT in zip(word_BTQ.unbind(dim=-1), value_BTQ.unbind(dim=-1), strict=True):
+        has_BTC = (word_BTCK == word_BT[..., None, None]).any(dim=-1) & (word_BT != 0)[..., None]
+        total_BTC = total_BTC + value_BT[..., None] * has_BTC
+    return total_BTC
+
+
+compiled_shared_idf = torch.compile(shared_idf, dynamic=False)

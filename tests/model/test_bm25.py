@@ -1,0 +1,144 @@
+"""Retrieval by words against a slow rendering of its definition."""
+
+import math
+
+import pytest
+import torch
+
+from common.constants import NO_ENTRY
+from dataset.knowledge import encode_entries
+from dataset.tokenizer import encode_as_text, load_tokenizer
+from model.memory.bm25_index import LENGTH_SHARE, RECENCY, BM25Index
+from model.memory.ngram_search import find_matches
+from model.memory.spelling import spell, words_so_far
+from tests.conftest import tiny_config, tiny_model
+
+CONFIG = {"retrieval": "bm25", "fusion": "words", "keep_ffn": True, "knowledge_length": 16, "vocab_size": 6400}
+FACTS = [
+    "Gold was directed by Stephen Gaghan.",
+    "Gold has the chemical symbol Au.",
+    "Gold is a metal.",
+    "Oslo is the capital of Norway.",
+    "Oslo was founded by Harald Hardrada.",
+    "Norway borders Sweden.",
+    "Harald Hardrada died in England.",
+    "The director of Alien is Ridley Scott.",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("dataset/tokenizer")
+
+
+@pytest.fixture
+def bank(tokenizer):
+    return torch.from_numpy(encode_entries(tokenizer, FACTS, 16)[0])
+
+
+@pytest.fixture
+def index(tokenizer, bank):
+    return BM25Index(bank.clone(), tiny_config(**CONFIG, num_candidates=8), None, spell(tokenizer, 6400))
+
+
+def best(index, tokenizer, text):
+    """Rows, best first, at the end of a text."""
+    matches, _ = find_matches(index, torch.tensor([encode_as_text(tokenizer, text)]), None)
+    return [row for row in matches.entry_BTC[0, -1].tolist() if row != NO_ENTRY]
+
+
+def words(tokenizer, text):
+    """The word of each token of a text, and whether the one before has just ended."""
+    text_1T = torch.tensor([encode_as_text(tokenizer, text)])
+    word_1T, ended_1T = words_so_far(spell(tokenizer, 6400), text_1T, torch.zeros_like(text_1T, dtype=torch.bool))
+    return word_1T[0].tolist(), ended_1T[0].tolist()
+
+
+def whole_words(tokenizer, text):
+    word_T, ended_T = words(tokenizer, text + " .")
+    return [word for word, ended in zip(word_T, ended_T[1:], strict=False) if ended]
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ("Stieltjes", "STIELTJES"), ("directed", "director"), ("2006", "(2006"), ("\u00c9lan", "\u00c9lan"),
+        ("Thomas Joannes", "thomas, joannes"),
+    ],
+)  # fmt: skip
+def test_a_word_is_its_first_letters_in_lower_case_whatever_its_tokens_are(tokenizer, first, second):
+    assert whole_words(tokenizer, first) == whole_words(tokenizer, second) != []
+
+
+@pytest.mark.parametrize("first, second", [("Oslo", "Os"), ("2006", "2007"), ("gold", "golds"), ("\u6cd5", "\u56fd")])
+def test_other_words_differ(tokenizer, first, second):
+    assert not set(whole_words(tokenizer, first)) & set(whole_words(tokenizer, second))
+
+
+def test_each_chinese_token_is_a_word_and_signs_are_none(tokenizer):
+    assert len(whole_words(tokenizer, "\u6cd5\u56fd")) == 2
+    assert set(words(tokenizer, "... -- , ;")[0]) == {0}
+
+
+@pytest.mark.parametrize(
+    "question, row",
+    [
+        ("Who was the director of Gold?\nAnswer:", 0),
+        ("Tell me about Gold. Its chemical symbol is", 1),
+        ("The city that is Norway's capital is called", 3),
+        ("Which man founded Oslo?\nAnswer:", 4),
+        ("Somebody rang. In which land did Harald Hardrada die, in", 6),
+    ],
+)
+def test_a_fact_is_found_in_other_words_than_its_own(index, tokenizer, question, row):
+    assert best(index, tokenizer, question)[0] == row
+
+
+def test_scores_are_those_of_the_definition(index, tokenizer):
+    text = "In Norway, Oslo is older than the director of Gold"
+    text_1T = torch.tensor([encode_as_text(tokenizer, text)])
+    matches, _ = find_matches(index, text_1T, None)
+    entries = [set(whole_words(tokenizer, fact)) for fact in FACTS]
+    mean = sum(map(len, entries)) / len(entries)
+    word_T, ended_T = words(tokenizer, text)
+    for t in range(len(word_T)):
+        said = {}  # word -> how many tokens ago it ended; the current word counts as it stands
+        for u in range(1, t + 1):
+            if ended_T[u]:
+                said[word_T[u - 1]] = t - u
+        said = {word: back for word, back in said.items() if back < 32} | ({word_T[t]: 0} if word_T[t] else {})
+        scores = dict(zip(matches.entry_BTC[0, t].tolist(), matches.score_BTC[0, t].tolist(), strict=True))
+        for row in set(scores) - {NO_ENTRY}:
+            idf = {
+                word: math.log(len(FACTS) / sum(word in e for e in entries)) for word in said if word in entries[row]
+            }
+            total = sum(max(value, 0.01) * RECENCY ** said[word] for word, value in idf.items())
+            expected = total / (1 - LENGTH_SHARE + LENGTH_SHARE * len(entries[row]) / mean)
+            assert scores[row] == pytest.approx(expected, rel=1e-4)
+    assert NO_ENTRY not in scores
+
+
+def test_an_edited_entry_is_found_by_words_that_the_bank_never_had_and_undo_is_exact(index, tokenizer, bank):
+    question = "Where does Zyxomma Quorvath live?\nAnswer:"
+    assert best(index, tokenizer, question) == []
+    before = best(index, tokenizer, "The capital of Norway"), index.word_NK.clone(), index.norm_N.clone()
+    new = torch.from_numpy(encode_entries(tokenizer, ["Zyxomma Quorvath lives in Oslo."], 16)[0]).to(bank)
+    row, old = torch.tensor([3]), index.token_NL[[3]].clone()
+    index.token_NL[row] = new
+    index.edit(row, old)
+    assert best(index, tokenizer, question)[0] == 3
+    assert 3 not in best(index, tokenizer, "The capital of")
+    index.token_NL[row] = old
+    index.edit(row, new)
+    assert not index.edited and best(index, tokenizer, question) == []
+    after = best(index, tokenizer, "The capital of Norway"), index.word_NK, index.norm_N
+    assert before[0] == after[0] and torch.equal(before[1], after[1]) and torch.equal(before[2], after[2])
+
+
+def test_a_run_keeps_how_its_tokens_are_spelled(tokenizer, tmp_path):
+    model = tiny_model(**CONFIG)
+    assert torch.equal(model.bank.spelling & 3, torch.full((6400,), 2))  # each token a word
+    model.bank.spell(tokenizer)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again.bank.spelling, spell(tokenizer, 6400))
