@@ -24,7 +24,6 @@ from common.files import atomic
 from dataset.formats import read_records, require_data
 from dataset.knowledge import entry_text
 from dataset.tokenizer import encode_texts, load_tokenizer
-from model.memory.ngram_index import NgramIndex
 from runs.load import load_run
 
 from .likelihood import behind, left_padded_batches
@@ -52,10 +51,10 @@ class EntryFinder:
             raise ValueError("--entries_from names a run without a memory: give one with a bank")
         if retriever == "words":
             self.index = WordIndex(entry_text(tokenizer, row.tolist()) for row in model.bank.tokens.cpu().numpy())
-        elif settings.index_class is not NgramIndex:
+        elif not (settings.index_class and settings.index_class.keeps_matches):
             raise ValueError(
-                f"--entries_from names a run with --retrieval {settings.retrieval}, and only the index of --retrieval "
-                "ngram can be searched alone: give --retriever words, or a run with --retrieval ngram"
+                f"--entries_from names a run with --retrieval {settings.retrieval}, and only the indexes of "
+                "--retrieval ngram and bm25 can be searched alone: give --retriever words, or a run with one of them"
             )
 
     @classmethod

@@ -35,16 +35,17 @@ def candidates_and_reads(
     read: dict[str, list[torch.Tensor]] = {}
     for _, input_XT, mask_XT in left_padded_batches(model, tokenizer, prompts, config.batch_size):
         readings = model(input_XT, attention_mask=mask_XT, logits_to_keep=1).readings
-        has_ngrams = model.settings.index_class is NgramIndex
-        if has_ngrams:
-            matches, _ = find_matches(model.bank.ngrams(), input_XT, mask_XT, n_kept=max(CANDIDATES))
+        kind = model.settings.index_class
+        has_candidates = kind is not None and kind.keeps_matches
+        if has_candidates:
+            matches, _ = find_matches(model.bank.index(kind), input_XT, mask_XT, n_kept=max(CANDIDATES))
         for layer, reading in enumerate(readings):
             if reading is None:
                 continue
             name = model.settings.reader_name(layer)
             is_read_XS = reading.weight_BTS[:, -1] > 0
             read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY).cpu())
-            if has_ngrams:
+            if has_candidates:
                 entry_XC = matches.entry_BTC[:, -1]
             elif reading.query_BTD is None:  # all that is found is read
                 entry_XC = reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY)

@@ -23,7 +23,7 @@ from ..base_config import MemoryConfig
 from ..visibility import FLEX_BLOCK
 from .bank_index import BankIndex, last
 from .ngram_index import Matches, PostingList
-from .spelling import LONGEST, words_so_far
+from .spelling import LONGEST, numbers_of, words_so_far
 
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
@@ -41,6 +41,10 @@ class BM25Config(MemoryConfig):
     bm25_postings: int = flag(8, "entries that a word, or a pair of words, points to at most", within=(1, 64))
     bm25_pairs: int = flag(8, "rarest words of an entry, all pairs of which are indexed", within=(2, 32))
     bm25_window: int = flag(32, "last tokens of the text whose words find and rank entries", within=(2, None))
+    bm25_stop_words: list[str] = flag(
+        ["question", "answer", "subject", "object", "relation", "true"],
+        "words of the text that find nothing: those of the forms in which questions are asked",
+    )
 
 
 class BM25Index(BankIndex):
@@ -55,6 +59,7 @@ class BM25Index(BankIndex):
 
     def prepare(self, token_NL: Tensor) -> None:
         self.window = self.config.bm25_window + LONGEST + 1
+        self.stop_X = numbers_of(self.config.bm25_stop_words).to(token_NL.device)
         word_NL = self.words(token_NL)
         self.word_V, count_V = word_NL[word_NL > 0].unique(return_counts=True)
         if not len(self.word_V):  # an empty bank
@@ -146,6 +151,7 @@ class BM25Index(BankIndex):
     def _window(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, W): the words that ended before each of the last tokens, 0 for none; the current word; their idf."""
         word_BT, ended_BT = words_so_far(self.spelling_V, text_BT, start_BT)
+        word_BT = word_BT.masked_fill(torch.isin(word_BT, self.stop_X), 0)
         whole_BT = F.pad(word_BT[:, :-1], (1, 0)).where(ended_BT, 0)
         document_BT, W = start_BT.int().cumsum(dim=1), self.config.bm25_window
         same_BTW = last(document_BT, W, -1) == document_BT[..., None]

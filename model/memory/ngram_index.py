@@ -91,7 +91,7 @@ class PostingList:
 
     def span(self, first_X: Tensor, end_X: Tensor) -> tuple[Tensor, Tensor]:
         """The range [begin, end) of postings whose keys are in [first, end)."""
-        return torch.searchsorted(self.key_P, first_X), torch.searchsorted(self.key_P, end_X)
+        return tuple(torch.searchsorted(self.key_P, x.contiguous()) for x in (first_X, end_X))
 
     def entries(self, begin_X: Tensor, count_X: Tensor, taken_X: Tensor, most: int) -> Tensor:
         """(X, most) int64: of the `count` entries from `begin` on, `taken` evenly spaced ones, then NO_ENTRY.

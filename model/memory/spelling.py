@@ -44,6 +44,18 @@ def tokens_as_words(vocab_size: int) -> Tensor:
     return torch.arange(vocab_size) << 5 | STEM << 2 | BEGINS
 
 
+def numbered(written_X: Tensor) -> Tensor:
+    """int64 in [1, 2^31): a number for the first bytes of words, the same for the same bytes."""
+    mixed_X = (written_X + 1) * 0x9E3779B97F4A7C1  # products wrap around
+    return ((mixed_X ^ (mixed_X >> 29)) & (2**31 - 1)).clamp(min=1)
+
+
+def numbers_of(words: list[str]) -> Tensor:
+    """(X,) int64: the numbers of words given in letters."""
+    first = [word.casefold().encode()[:STEM].ljust(STEM, b"\0") for word in words]
+    return numbered(torch.tensor([int.from_bytes(letters, "big") for letters in first], dtype=torch.int64))
+
+
 def words_so_far(spelling_V: Tensor, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
     """The word that each token is in, as far as it is written there, and where one has just ended.
 
@@ -68,6 +80,4 @@ def words_so_far(spelling_V: Tensor, text_BT: Tensor, start_BT: Tensor) -> tuple
         written_BT = written_BT | (bytes_BT.gather(1, at_BT) >> (8 * n_BT)).where(inside_BT, 0)
         n_BT = (n_BT + length_BT.gather(1, at_BT).where(inside_BT, 0)).clamp(max=STEM)
     is_word_BT = is_word_BT & (position_T - first_BT < LONGEST)
-    mixed_BT = (written_BT + 1) * 0x9E3779B97F4A7C1  # products wrap around
-    word_BT = ((mixed_BT ^ (mixed_BT >> 29)) & (2**31 - 1)).clamp(min=1).where(is_word_BT, 0)
-    return word_BT, after_word_BT & ~goes_on_BT
+    return numbered(written_BT).where(is_word_BT, 0), after_word_BT & ~goes_on_BT

@@ -90,7 +90,9 @@ def test_a_plain_model_is_asked_with_entries_and_told_what_that_costs(model, set
 
 def test_a_run_of_suffixes_is_told_what_can_be_searched(tokenizer):
     suffixes = tiny_model(vocab_size=6400, **SUFFIX)
-    with pytest.raises(ValueError, match="--retrieval suffix, and only the index of --retrieval ngram can be searched"):
+    with pytest.raises(
+        ValueError, match="--retrieval suffix, and only the indexes of --retrieval ngram and bm25 can be"
+    ):
         EntryFinder(suffixes, tokenizer)
 
 

@@ -94,6 +94,12 @@ def test_a_fact_is_found_in_other_words_than_its_own(index, tokenizer, question,
     assert best(index, tokenizer, question)[0] == row
 
 
+def test_the_words_of_the_form_of_a_question_find_nothing(index, tokenizer):
+    assert best(index, tokenizer, "Question: what?\nAnswer:") == []
+    plain, asked = (best(index, tokenizer, text) for text in ("Norway?", "Question: Norway?\nAnswer:"))
+    assert plain == asked != []
+
+
 def test_scores_are_those_of_the_definition(index, tokenizer):
     text = "In Norway, Oslo is older than the director of Gold"
     text_1T = torch.tensor([encode_as_text(tokenizer, text)])

@@ -1,0 +1,115 @@
+"""Invented facts, to learn to read: names that no text has, with objects drawn at random, so no weights can know them.
+
+    python -m dataset.invented --knowledge knowledge.json --most 2000 --out dataset/invented
+
+The folder gets knowledge.json (the invented facts, in the sentences of the given ones; train with both in the bank) and
+object.jsonl and verification.jsonl (questions about them, for `python -m dataset.questions`). Each name has the facts
+of a real subject, one for each predicate. No fact of the given file is asked.
+"""
+
+import argparse
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.cli import positive_int, run_command
+
+from .convert import write_knowledge
+from .knowledge import Fact, read_knowledge, triple_uuid
+from .making import BLANK, draw, object_question, write_lines
+
+N_CHOICES, TRIES = 5, 20
+
+
+def mixed_name(first: str, second: str) -> str:
+    """A name of the first half of one and the second half of another: of their words, or of their letters."""
+    words, others = first.split(), second.split()
+    if len(words) > 1 and len(others) > 1:
+        return " ".join([*words[: (len(words) + 1) // 2], *others[len(others) // 2 :]])
+    return first[: (len(first) + 1) // 2] + second[len(second) // 2 :].lstrip()
+
+
+def template_of(fact: Fact) -> tuple[str, str, str] | None:
+    """The sentence before, between and after its subject and its object; None where they do not follow in it, once."""
+    before, subject, rest = fact.sentence.partition(fact.subject)
+    between, obj, after = rest.partition(fact.object)
+    is_whole = bool(subject and obj) and not between[:1].isalnum() and not after[:1].isalnum()
+    once = fact.sentence.count(fact.subject) == fact.sentence.count(fact.object) == 1
+    return (before, between, after) if is_whole and once else None
+
+
+def invented_facts(facts: list[Fact], most: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:
+    """Invented facts, each with its sentence as a question with a blank; at most `most` of a predicate."""
+    objects, groups = defaultdict(list), defaultdict(dict)
+    namesakes = defaultdict(list)  # predicate -> subjects
+    for fact in facts:
+        objects[fact.predicate].append(fact.object)
+        if template_of(fact):
+            groups[fact.subject].setdefault(fact.predicate, fact)
+            namesakes[fact.predicate].append(fact.subject)
+    taken, made = set(groups), Counter()
+    subjects = sorted(groups)
+    rng.shuffle(subjects)
+    for subject in subjects:
+        wanted = [fact for predicate, fact in groups[subject].items() if made[predicate] < most]
+        if not wanted:
+            continue
+        tries = (mixed_name(subject, rng.choice(namesakes[wanted[0].predicate])) for _ in range(TRIES))
+        name = next((name for name in tries if name not in taken), None)
+        if name is None:
+            continue
+        taken.add(name)
+        for fact in wanted:
+            for obj in draw(objects[fact.predicate], 1, {fact.object}, rng):
+                before, between, after = template_of(fact)
+                made[fact.predicate] += 1
+                sentence = f"{before}{name}{between}{obj}{after}"
+                uuid = triple_uuid(name, fact.predicate, obj)
+                invented = Fact(sentence, name, fact.predicate, obj, uuid, "invented")
+                yield invented, f"{before}{name}{between}{BLANK}{after}"
+
+
+def write_invented(knowledge: Path, most: int, out: Path, seed: int) -> None:
+    """Write the three files.
+
+    Raises:
+        FileNotFoundError, ValueError: the knowledge is missing or malformed, or names no subjects and objects.
+    """
+    rng, facts = random.Random(seed), [f for f in read_knowledge(knowledge) if f.subject and f.predicate and f.object]
+    invented = list(invented_facts(facts, most, rng))
+    if not invented:
+        raise ValueError(f"{knowledge} has no sentence with its subject before its object: give facts of that form")
+    objects = defaultdict(list)
+    for fact in facts:
+        objects[fact.predicate].append(fact.object)
+    asked, verified = [], []
+    for number, (fact, question) in enumerate(invented):
+        known = {"uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object}
+        if wrong := draw(objects[fact.predicate], N_CHOICES - 1, {fact.object}, rng):
+            if any(len(choice) < 2 for choice in (fact.object, *wrong)):
+                continue  # it would be taken for a letter or an index of a choice
+            asked.append(object_question(known, question, wrong, rng))
+            stated = fact.object if number % 2 else wrong[0]
+            statement = question.replace(BLANK, stated)
+            verified.append(known | {"object": stated, "statement": statement, "answer": "yes" if number % 2 else "no"})
+    out.mkdir(parents=True, exist_ok=True)
+    write_knowledge(out / "knowledge.json", (fact for fact, _ in invented))
+    write_lines(out / "object.jsonl", asked)
+    write_lines(out / "verification.jsonl", verified)
+    predicates = len({fact.predicate for fact, _ in invented})
+    print(f"{len(invented)} invented facts of {predicates} predicates, with questions, written to {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file with subjects and objects")
+    parser.add_argument("--most", type=positive_int, default=2000, help="facts of a predicate, at most")
+    parser.add_argument("--seed", type=int, default=0, help="seed of names, objects and wrong choices")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args()
+    write_invented(args.knowledge, args.most, args.out, args.seed)
+
+
+if __name__ == "__main__":
+    run_command(main)
