@@ -18,8 +18,12 @@ STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
 # Split and protocol, the first that has a loss.
 TEXTS = (
     ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"), ("dev", "text-300"),
+    ("dev", "asked-74M"),
 )  # fmt: skip
-QUESTIONS = (("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"), ("dev", "knowledge-cpu"))
+QUESTIONS = (
+    ("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"), ("dev", "knowledge-cpu"),
+    ("dev", "asked-74M"),
+)  # fmt: skip
 # What the rows of a protocol name instead of the number: the plain model at its best learning rate.
 ALIASES = {("wiki-49M", "1.4.0"): "AdamW, 32 heads, learning rate 1e-3"}
 # The protocol in which the plain model trained for as long as an experiment did under another.
@@ -48,6 +52,7 @@ ASKED = {
     "1.6.9": "每个位置只读知识库中与文本最长后缀相同之处后面的 token, 记忆合算吗?",
     "1.6.10": "1.6.9 的收益中, 有多少只来自紧接的一个 token?",
     "1.6.11": "再加指针, 直接复制最长后缀之后的 token, 有多少收益?",
+    "1.6.12": "用罕见词找条目, 换任何说法提问, 事实都能找到、读懂并复制吗?",
 }  # fmt: skip
 
 
@@ -140,8 +145,9 @@ def line(page: Page, node: dict) -> list[str]:
     answer = first(rows, name, arms, "object", QUESTIONS)
     asked = ((answer.split, answer.protocol),) if answer else QUESTIONS
     shuffled = first(rows, name, ("shuffled",), "object", asked)
-    reworded = first(rows, name, arms, "edit_paraphrase", QUESTIONS)
-    page.used += [row for row in (loss, answer, reworded) if row]
+    paraphrase = first(rows, name, arms, "edit_paraphrase", QUESTIONS)
+    reworded = first(rows, name, arms, "object_reworded", QUESTIONS)
+    page.used += [row for row in (loss, answer, paraphrase, reworded) if row]
     speed, memory = cost(page, name, arms, where)
     found = (loss_verdict(loss, plain), bank_verdict(answer, shuffled) or shuffled_loss(rows, name, loss))
     verdict = "; ".join(filter(None, found)) or ("基线" if name == PLAIN else NOT_MEASURED)
@@ -153,7 +159,8 @@ def line(page: Page, node: dict) -> list[str]:
         f"{loss.value:.3f} ({loss.protocol})" if loss else NOT_MEASURED,
         against or (gap_text(loss, plain) if loss else NOT_MEASURED),
         against or equal_time(rows, name, arms),
-        f"{answer.value:.1f}" if answer else NOT_MEASURED, f"{reworded.value:.0f}" if reworded else NOT_MEASURED,
+        f"{answer.value:.1f}" if answer else NOT_MEASURED, f"{reworded.value:.1f}" if reworded else NOT_MEASURED,
+        f"{paraphrase.value:.0f}" if paraphrase else NOT_MEASURED,
         speed, memory, n, verdict, link,
     ]  # fmt: skip
 
@@ -180,6 +187,6 @@ def machine(row: Row) -> str:
 def leaderboard(page: Page) -> str:
     head = [
         "实验", "问题", "Loss (协议)", "相对普通模型, token 数相同", "相对普通模型, 时间相同", "对象题, %",
-        "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
+        "换措辞的对象题, %", "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
     ]  # fmt: skip
     return page.table(head, [line(page, node) for node in page.rows.tree])

@@ -1,7 +1,7 @@
 """The tables of results: each is a function of a page; `marks.py` finds it by its name."""
 
 from .page import EDITS, Page
-from .rows import MISSING
+from .rows import MISSING, Row
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
 LOOKUP = ("*", "lookup")  # of whatever experiment it stands beside
@@ -25,6 +25,18 @@ VARIANTS = {
     "1.5.14, 16 read": "1.5.12, tokens",
     "1.5.15": "1.5.12, tokens, 64 read",
 }
+
+# The columns of the public tests, and the measures in each.
+PUBLIC = {
+    "ParaRel: own / other wordings / all agree": ("pararel_own", "pararel_other", "pararel_consistent"),
+    "PopQA: of five / exact": ("insert_popqa", "insert_popqa_exact"),
+    "zsRE: of five / exact": ("insert_zsre", "insert_zsre_exact"),
+    "our object questions: own / other words / free": ("object", "object_reworded", "exact_match"),
+    "verification": ("verification",),
+    "CounterFact: ES / PS / NS / NS without entry": (
+        "counterfact_es_all", "counterfact_ps_made_all", "counterfact_ns_entry_all", "counterfact_ns_no_entry_all",
+    ),
+}  # fmt: skip
 
 
 def headline(page: Page) -> str:
@@ -65,6 +77,39 @@ def quickstart(page: Page) -> str:
             for measure, label in measures.items()
         ],
     )
+
+
+def public_tests(page: Page) -> str:
+    """A line for each model, a column for each set; its last line is half of the widest interval of each score."""
+    with_invented, without = ("dev", "asked-74M"), ("dev", "asked-74M, no invented facts")
+    memory, block = ("1.6.12", "memory"), ("1.6.12, in block 4 alone, entries of 24 tokens", "memory")
+    lines = {
+        "chance": (with_invented, "1.6.12", "chance"),
+        "look-up without a model": (with_invented, "1.6.12", "lookup"),
+        "plain (1.6.0), no invented facts": (without, "1.6.0", "plain"),
+        "plain (1.6.0)": (with_invented, "1.6.0", "plain"),
+        "memory (1.6.12), no invented facts": (without, *memory),
+        "memory (1.6.12)": (with_invented, *memory),
+        "memory in block 4 alone, 24 tokens": (with_invented, *block),
+    }
+    halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
+
+    def result(where: tuple[str, str], experiment: str, arm: str, measure: str) -> Row | None:
+        found = page.result(where, experiment, arm, measure)
+        # The look-up answered our own questions from the bank without invented facts only.
+        return found or (page.result(without, experiment, arm, measure) if arm == "lookup" else None)
+
+    def cell(where: tuple[str, str], experiment: str, arm: str, measures: tuple[str, ...]) -> str:
+        found = {name: result(where, experiment, arm, name) for name in measures}
+        for name, row in found.items():
+            if row and row.interval and arm != "chance":
+                halves[name] = max(halves[name], (row.interval[1] - row.interval[0]) / 2)
+        texts = [f"{row.value:.1f}" if row else MISSING for row in found.values()]
+        return MISSING if set(texts) == {MISSING} else " / ".join(texts)
+
+    body = [[label, *(cell(*line, measures) for measures in PUBLIC.values())] for label, line in lines.items()]
+    widest = [" / ".join(f"{halves[name]:.1f}" for name in measures) for measures in PUBLIC.values()]
+    return page.table(["", *PUBLIC], [*body, ["±, at most", *widest]])
 
 
 def held_out(page: Page) -> str:
@@ -224,5 +269,5 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, recipe,
-    cpu, first_memories, several_gpus,
+    cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip

@@ -90,14 +90,15 @@ def test_the_leaderboard_says_what_the_rows_say_and_what_was_not_measured(tmp_pa
         row("1.4.7", "memory", "val_loss", 2.9, 0.01, values=[2.901, 2.899]),
         row("1.4.0", "plain", "val_loss", 2.8, 0.01, protocol="pretraining, time of 1.4.7"),
         row("1.4.7", "memory", "object", 90.0, 2.0, **of_questions),
+        row("1.4.7", "memory", "object_reworded", 80.5, 2.0, **of_questions),
         row("1.4.7", "shuffled", "object", 25.0, 3.0, **of_questions),
         row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s"),
     ])  # fmt: skip
     assert lines["1.4.7"][2:] == [
-        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "未测", "12,345 (m)", "未测",
-        "2 个种子; 500 题", "Loss 更低; 记忆被读取", "[记录](EXPERIMENT_1_4_7.md)",
+        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "80.5", "未测",
+        "12,345 (m)", "未测", "2 个种子; 500 题", "Loss 更低; 记忆被读取", "[记录](EXPERIMENT_1_4_7.md)",
     ]  # fmt: skip
-    assert lines["1.4.8"][2:] == ["未测"] * 7 + ["–", "未测", "无"] and lines["1.4.0"][10] == "基线"
+    assert lines["1.4.8"][2:] == ["未测"] * 8 + ["–", "未测", "无"] and lines["1.4.0"][11] == "基线"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_speed_and_memory_of_a_line_come_from_one_device(tmp_path):
         row("1.4.7", "memory", "val_loss", 3.0, 0.01),
         row("1.4.7", "memory", "peak_gpu_mib", 2048, None, unit="MiB", machine="NVIDIA H200"),
     ], benchmarks)  # fmt: skip
-    assert lines["1.4.0"][7:9] == ["1,421,000", "4.8"] and lines["1.4.7"][7:9] == ["未测", "2.0 (H200)"]
+    assert lines["1.4.0"][8:10] == ["1,421,000", "4.8"] and lines["1.4.7"][8:10] == ["未测", "2.0 (H200)"]
     assert "benchmark `step`: on NVIDIA H100 80GB; 2026-11-27." in lines["footnote"]
 
 
