@@ -20,7 +20,7 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..visibility import FLEX_BLOCK
+from ..ops import shared_words
 from .bank_index import BankIndex, last
 from .ngram_index import Matches, PostingList
 from .spelling import LONGEST, numbers_of, words_so_far
@@ -28,7 +28,7 @@ from .spelling import LONGEST, numbers_of, words_so_far
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
-PARTNERS, QUERY_WORDS = 8, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
+PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
 ROWS_AT_ONCE = 65536
 
 
@@ -126,15 +126,13 @@ class BM25Index(BankIndex):
         word_XK = self._rarest_first(word_XL)[0][:, : self.word_NK.shape[1]]
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
-    def matches(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:
         """The entries that a word which has just ended points to, alone and with partners, and weights in nats.
 
-        Args:
-            start_BT: bool, True at the first token of each document; words and pairs stay inside a document.
+        Args: what `read` returns.
         Returns:
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
         """
-        word_BTW, _, idf_BTW = self._window(text_BT, start_BT)
         word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
         idf_BTR, slot_BTR = idf_BTW[..., :-1].topk(min(PARTNERS, idf_BTW.shape[-1] - 1), dim=-1)
         partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
@@ -148,8 +146,15 @@ class BM25Index(BankIndex):
         entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
         return entry_BTX, (weight_BTX * self.norm_N[entry_BTX.clamp(min=0)]).masked_fill(entry_BTX == NO_ENTRY, 0.0)
 
-    def _window(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, W): the words that ended before each of the last tokens, 0 for none; the current word; their idf."""
+    def read(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The words of a text.
+
+        Args:
+            start_BT: bool, True at the first token of each document; words and pairs stay inside a document.
+        Returns:
+            word_BTW: int64, the word that ended before each of the last W tokens, 0 for none.
+            word_BT: int64, the current word, as far as it is written.  idf_BTW: float32, of `word_BTW`.
+        """
         word_BT, ended_BT = words_so_far(self.spelling_V, text_BT, start_BT)
         word_BT = word_BT.masked_fill(torch.isin(word_BT, self.stop_X), 0)
         whole_BT = F.pad(word_BT[:, :-1], (1, 0)).where(ended_BT, 0)
@@ -169,23 +174,20 @@ class BM25Index(BankIndex):
             entry_BTYP = entry_BTYP.masked_fill(self.stale_N[entry_BTYP.clamp(min=0)], NO_ENTRY)
         return entry_BTYP.flatten(-2), weight_BTY[..., None].expand_as(entry_BTYP).flatten(-2)
 
-    def rank(self, matches: Matches, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:
+    def rank(self, matches: Matches, word_BXW: Tensor, word_BX: Tensor, idf_BXW: Tensor, cut: int) -> Matches:
         """The matches with their BM25 scores over the words of the window and the current word, best first.
 
         Args:
-            text_BX, start_BX: the new tokens and the window before them, `cut` in number.
+            word_BXW, word_BX, idf_BXW: what `read` returns of the new tokens and the `cut` ones before them.
         """
-        word_BXW, word_BX, idf_BXW = self._window(text_BX, start_BX)
-        back_W = torch.arange(idf_BXW.shape[-1] - 1, -1, -1, device=text_BX.device)
+        back_W = torch.arange(idf_BXW.shape[-1] - 1, -1, -1, device=word_BX.device)
         value_BTQ = torch.cat([idf_BXW * RECENCY**back_W, self.idf(word_BX.int())[..., None]], dim=-1)[:, cut:]
         word_BTQ = torch.cat([word_BXW, word_BX[..., None]], dim=-1)[:, cut:]
         value_BTQ, slot_BTQ = value_BTQ.topk(min(QUERY_WORDS, value_BTQ.shape[-1]), dim=-1)
         word_BTQ = only_first(word_BTQ.gather(-1, slot_BTQ)).int()
-        # Each row length is a compilation of its own: worth it for training rows, not for questions and prompts.
-        is_training_row = word_BTQ.is_cuda and word_BTQ.shape[1] % FLEX_BLOCK == 0
-        sum_up = compiled_shared_idf if is_training_row else shared_idf
         entry_BTC = matches.entry_BTC.clamp(min=0)
-        score_BTC = sum_up(self.word_NK, entry_BTC, word_BTQ, value_BTQ) * self.norm_N[entry_BTC]
+        positions = (x.flatten(0, 1) for x in (entry_BTC, word_BTQ, value_BTQ))
+        score_BTC = shared_words(self.word_NK, *positions).view_as(entry_BTC) * self.norm_N[entry_BTC]
         score_BTC = score_BTC.masked_fill(matches.entry_BTC == NO_ENTRY, 0.0)
         score_BTC, slot_BTC = score_BTC.sort(dim=-1, descending=True, stable=True)
         return Matches(matches.entry_BTC.gather(-1, slot_BTC), score_BTC)
@@ -201,15 +203,3 @@ def only_first(word_BTX: Tensor) -> Tensor:
     """The words, with 0 in place of those that have come before."""
     same_BTXX = word_BTX[..., :, None] == word_BTX[..., None, :]
     return word_BTX.masked_fill(same_BTXX.tril(-1).any(dim=-1), 0)
-
-
-def shared_idf(word_NK: Tensor, entry_BTC: Tensor, word_BTQ: Tensor, value_BTQ: Tensor) -> Tensor:
-    """(B, T, C) float32: the values of the words of the text that each entry has."""
-    word_BTCK, total_BTC = word_NK[entry_BTC], 0.0
-    for word_BT, value_BT in zip(word_BTQ.unbind(dim=-1), value_BTQ.unbind(dim=-1), strict=True):
-        has_BTC = (word_BTCK == word_BT[..., None, None]).any(dim=-1) & (word_BT != 0)[..., None]
-        total_BTC = total_BTC + value_BT[..., None] * has_BTC
-    return total_BTC
-
-
-compiled_shared_idf = torch.compile(shared_idf, dynamic=False)

@@ -185,6 +185,10 @@ class NgramIndex(BankIndex):
         row_XP = row_X[:, None].expand_as(wanted_XP)
         return PostingList(pack(value_XPG, self.bits)[wanted_XP], row_XP[wanted_XP])
 
+    def read(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """What `matches` and `rank` need of a text."""
+        return text_BT, start_BT
+
     def matches(self, input_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
         """For each position, the entries that contain a rare n-gram or pair ending there, and the weight of each.
 

@@ -46,13 +46,14 @@ def find_matches(
     else:
         before = Matches(stored[0][..., :C], stored[1])
 
-    entry_BXY, weight_BXY = index.matches(text_BX, start_BX)
+    seen = index.read(text_BX, start_BX)
+    entry_BXY, weight_BXY = index.matches(*seen)
     new = entry_BXY[:, cut:], weight_BXY[:, cut:], start_BX[:, cut:]
     matches = Matches(*keep_best(*new, before.entry_BTC[:, -1], before.score_BTC[:, -1], index.decay))
     if cache is not None:
         stored_BTX = torch.cat([matches.entry_BTC, input_BT[..., None]], dim=-1)
         cache.update(stored_BTX[:, None], matches.score_BTC[:, None], layer)
-    return index.rank(matches, text_BX, start_BX, cut), previous(text_BX, start_BX)[:, cut:]
+    return index.rank(matches, *seen, cut), previous(text_BX, start_BX)[:, cut:]
 
 
 def matches_of(index: BankIndex, inputs, layer: int = 0, n_kept: int | None = None):

@@ -9,6 +9,7 @@
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share |
+| `shared_words` | the words that entries share with the text (BM25) |
 | `suffix_bounds` | binary search in a suffix index |
 
 `OPS` lists them all, with the rule that chooses between reference and kernel (`twin.Op`). A new operation:
@@ -25,6 +26,7 @@ from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .keep_best import keep_best
 from .search_grid import search_grid
+from .shared_words import shared_words
 from .suffix_bounds import suffix_bounds
 from .token_attention import score_tokens, sum_tokens
 from .twin import OPS, Op, twin
@@ -32,5 +34,5 @@ from .words import score_words, sum_words
 
 __all__ = [
     "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "read_entries", "score_tokens",
-    "score_words", "search_grid", "suffix_bounds", "sum_tokens", "sum_words", "twin", "unit_entries",
+    "score_words", "search_grid", "shared_words", "suffix_bounds", "sum_tokens", "sum_words", "twin", "unit_entries",
 ]  # fmt: skip

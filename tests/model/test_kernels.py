@@ -357,6 +357,18 @@ def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("X, C, K, Q", [(1, 1, 1, 1), (37, 64, 26, 16), (200, 5, 9, 17)])
+def test_the_words_that_entries_share_with_the_text_equal_the_reference(X, C, K, Q):
+    from model.ops import shared_words
+
+    words = torch.arange(1, 2 * K + 1).expand(300, -1)[:, torch.randperm(2 * K)[:K]].int() * (torch.rand(300, K) < 0.8)
+    asked = torch.stack([torch.randperm(2 * K + Q)[:Q] for _ in range(X)]).int()
+    args = [x.cuda() for x in (words.int(), torch.randint(0, 300, (X, C)), asked, torch.rand(X, Q))]
+    actual, expected = shared_words(*args), shared_words.op.reference(*args)
+    torch.testing.assert_close(actual, expected)
+    assert (expected > 0).any() or K == 1
+
+
 KERNEL_TESTS = {
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
@@ -369,5 +381,6 @@ KERNEL_TESTS = {
     "sum_tokens": test_reading_tokens_errs_no_more_than_torch,
     "score_words": test_reading_words_errs_no_more_than_torch,
     "sum_words": test_reading_words_errs_no_more_than_torch,
+    "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
     "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
 }  # by operation; `test_ops.py` checks that none is missing
