@@ -128,7 +128,7 @@ def results_of(runs: list[Run]) -> dict[tuple[str, str], Number]:
     """(arm, measure) -> the number of these seeds, of all that have it."""
     found: dict[tuple[str, str], list] = {}
     for run in runs:
-        for key, (metric, value, n) in numbers_of(run).items():
+        for key, (metric, value, n, _) in numbers_of(run).items():
             found.setdefault(key, [metric, [], n])[1].append(value)
     return {key: Number(metric, key[1], tuple(values), n) for key, (metric, values, n) in found.items()}
 

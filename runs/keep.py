@@ -1,7 +1,7 @@
 """Rows of results from runs that are finished and evaluated: `python -m experiment keep RUN...`.
 
 Runs that differ by their seed alone give one row for each number. Its interval is that of the mean over the seeds; with
-one seed it is Wilson's interval of a share.
+one seed it is that of the evaluation, else Wilson's interval of a share.
 """
 
 import math
@@ -108,21 +108,29 @@ def measure_name(metric: Metric, star: str) -> str:
     return metric.name.replace("*", re.sub(r"\W+", "_", star))
 
 
-def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | None]]:
-    """(arm, measure) -> (metric, value, n) of everything that a run measured; a share as a percentage."""
+def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | None, list[float] | None]]:
+    """(arm, measure) -> (metric, value, n, interval) of everything that a run measured; a share as a percentage.
+
+    The interval is the evaluation's own, which knows that some questions are about one fact; None where it has none.
+    """
     found = {}
     for arm, results in results_of(run):
         for metric in METRICS:
             for star, around, value in metric.scores(results) if metric.path else ():
                 n = around.get("n")
                 n = n.get(metric.path[-1]) if isinstance(n, dict) else n
-                found[arm, measure_name(metric, star)] = (metric, value, n)
+                interval = around.get("ci95") if metric.path[-1] in ("accuracy", "auroc") else None
+                found[arm, measure_name(metric, star)] = (metric, value, n, interval)
     own = next(results_of(run))[0]
     for metric in METRICS:
         value = metric.value(run) if metric.is_compared else None
         if value is not None:
-            found.setdefault((own, metric.name), (metric, value, None))
-    return {key: (m, 100 * value if m.unit == "%" else value, n) for key, (m, value, n) in found.items()}
+            found.setdefault((own, metric.name), (metric, value, None, None))
+    scaled = {}
+    for key, (metric, value, n, interval) in found.items():
+        scale = 100 if metric.unit == "%" else 1
+        scaled[key] = (metric, scale * value, n, interval and [scale * side for side in interval])
+    return scaled
 
 
 def evidence_of(runs: list[Run]) -> tuple[dict, list[str]]:
@@ -148,13 +156,15 @@ def rows_of_group(runs: list[Run], experiment: str, protocol: str, split: str) -
     """The rows of runs that differ by their seed alone."""
     evidence, notes = evidence_of(runs)
     numbers, rows = [numbers_of(run) for run in runs], []
-    for (arm, measure), (metric, _, n) in numbers[0].items():
+    for (arm, measure), (metric, _, n, own_interval) in numbers[0].items():
         known = [own[arm, measure][1] for own in numbers if (arm, measure) in own]
         if len(known) < len(runs):
             raise ValueError(f"{measure} of {arm} is missing in some of {', '.join(str(run.path) for run in runs)}")
         value, own_notes = mean(known), list(notes)
         if len(known) > 1:
             interval = mean_interval(known)
+        elif own_interval:
+            interval = own_interval
         elif metric.unit == "%" and n:
             interval = [100 * side for side in wilson_interval(value / 100, n)]
         else:

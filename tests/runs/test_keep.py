@@ -13,7 +13,7 @@ from tests.runs.test_record import write_run
 
 
 def answers(right: int, n: int = 100) -> dict:
-    return {"accuracy": right / n, "n": n, "ci95": [0.0, 1.0], "chance": 0.2}
+    return {"accuracy": right / n, "n": n, "ci95": wilson_interval(right / n, n), "chance": 0.2}
 
 
 def evaluated(path: Path, seed: int = 1, right: int = 90, **about) -> Run:
@@ -56,6 +56,15 @@ def test_one_run_gives_a_row_for_each_number_with_the_interval_of_a_share(tmp_pa
         88,
     ]
     assert rows["memory", "peak_mib"].value == 10000 and rows["memory", "best_val_loss"].value == 2.4
+
+
+def test_an_interval_that_the_evaluation_knows_better_is_kept(tmp_path):
+    run = evaluated(tmp_path / "knowledge_1_5_0_10000_seed1")
+    of_few_facts = {"accuracy": 0.9, "n": 1000, "facts": 50, "ci95": [0.78, 0.96], "chance": 0.2}
+    run.eval["pararel"] = {"parts": {"other wordings": of_few_facts}}
+    run.eval["absent"] = {"knowing": {"choice": {"auroc": 0.8, "n": 100, "ci95": [0.7, 0.9]}}}
+    rows = {row.measure: row for row in rows_of([run]) if row.arm == "memory"}
+    assert rows["pararel_other"].interval == [78.0, 96.0] and rows["absent_auroc_choice"].interval == [0.7, 0.9]
 
 
 def test_seeds_of_one_experiment_give_one_row_with_their_spread(tmp_path):
