@@ -38,7 +38,7 @@ class MemoryBank(nn.Module):
         dtype = torch.int16 if config.vocab_size <= torch.iinfo(torch.int16).max else torch.int32
         self.register_buffer("tokens", torch.zeros(N, L, dtype=dtype))
         self.register_buffer("frozen", torch.zeros(N, dtype=torch.bool))
-        if config.retrieval == "bm25":
+        if config.reads_bank and config.retrieval == "bm25":
             self.register_buffer("spelling", tokens_as_words(config.vocab_size))
         if config.ema_interval:
             n_unfrozen = N - round(config.freeze_ratio * N)

@@ -24,6 +24,8 @@ from .text import TextSearchConfig
 class NoiseConfig(TextSearchConfig):
     """What retrievals have whose matches go on from one position to the next."""
 
+    heading = "retrieval by n-grams or by words"
+
     retrieval_noise: float = flag(
         0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
     )

@@ -64,8 +64,8 @@ def test_zero_of_a_flag_that_divides_another_stands_for_its_default():
     "argv, sentence",
     [
         ("--num_selected 0", "--num_selected 0 must lie in [1, --num_candidates 16]"),
-        ("--pointer True", "--pointer needs --retrieval ngram|suffix: the pointer reads what the text has found"),
-        ("--pointer", "--pointer needs --retrieval ngram|suffix: the pointer reads what the text has found"),
+        ("--pointer True", "--pointer needs --retrieval ngram|bm25|suffix: the pointer reads what the text has found"),
+        ("--pointer", "--pointer needs --retrieval ngram|bm25|suffix: the pointer reads what the text has found"),
         ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
     ],
 )
@@ -104,5 +104,5 @@ def test_help_lists_every_flag_once_and_twenty_of_them_first():
     assert len(basic) == 20 and all(f"--{name}" in first for name in basic)
     assert [name for name in names if f"  --{name} " not in text and f"  --{name}," not in text] == []
     assert not any(f"\n  --{name} " in rest or f"\n  --{name}," in rest for name in basic)
-    for heading in ("transformer", "--retrieval ngram", "--fusion cross_attention", "data", "optimisation"):
+    for heading in ("transformer", "--retrieval product_key", "--fusion cross_attention", "data", "optimisation"):
         assert f"\n{heading}:" in f"\n{rest}"

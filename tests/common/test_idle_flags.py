@@ -8,7 +8,7 @@ import torch
 
 from model import ModelConfig, build_model
 from tests.conftest import tiny_config
-from tests.model.variants import NGRAM, SUFFIX, TABLE
+from tests.model.variants import BM25, NGRAM, SUFFIX, TABLE
 from trainer.config import CONFIGS, parse_cli
 
 NGRAM = NGRAM | {"num_candidates": 2, "num_selected": 2, "ngram_lengths": [1, 2], "ngram_max_places": 8}
@@ -20,6 +20,7 @@ BASES = {
     "taught": {"retrieval_loss_coef": 0.1, "ngram_lengths": [1, 2], "fusion": "words", "keep_ffn": True},
     "n-grams": NGRAM | {"fusion": "words"},
     "n-grams, vectors": NGRAM | {"fusion": "cross_attention", "pointer": True},
+    "words": BM25 | {"fusion": "words"},
     "suffixes": SUFFIX | {"fusion": "continuations"},
     "suffixes, vectors": SUFFIX | {"fusion": "cross_attention"},
     "pointer alone": NGRAM | {"memory_layers": [-1], "pointer": True},
@@ -38,10 +39,11 @@ OTHER = {
     "cosine_temperature": 3.0, "gumbel_temperature": 3.0, "balance_loss_coef": 0.5,
     "similarity_loss_coef": 0.5, "diversity_loss_coef": 0.5, "retrieval_loss_coef": 0.5, "teacher_forcing": 0.9,
     "fusion_heads": 2, "attention_dropout": 0.6, "word_key_dim": 8, "word_value_dim": 8,
+    "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
 }  # fmt: skip
-# Of the data; of kernels that are not here; of what is drawn only where the first token is none of the bank's.
-NOT_TRIED = {"max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32"}
+# Of the data; of letters and kernels that are not here; of what is drawn only where the first token is not the bank's.
+NOT_TRIED = {"max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words"}
 
 
 def others_of(f) -> list:

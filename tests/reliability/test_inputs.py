@@ -61,6 +61,7 @@ def test_a_run_does_not_go_on_with_other_inputs(runs, others):
     assert flags_of(out)["data_path"] == others["moved_text.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_special_tokens_or_another_order_of_its_bank(runs):
     assert runs.start("run", *SHORT).code == 0
     folder = runs.folder / "other_end"

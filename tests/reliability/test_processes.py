@@ -95,7 +95,7 @@ def start_and_kill(runs, out: str, killed: int, n: int, *flags: str, **others: p
     return [one for rank, one in enumerate(ended) if rank != killed]
 
 
-@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_dead_process_ends_the_others_with_one_sentence_that_names_it(runs, survives, lost):
     flags = ("--batch_size", "2", "--log_interval", "3")  # the checkpoint of step 4 lies between two log lines
     assert [one.code for one in runs.start_ranks("whole", *flags, n=3)] == [0, 0, 0]

@@ -153,6 +153,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs, survives):
     assert ended.code == 1 and "no older checkpoint is whole: start over with --no_resume" in ended.output
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs, survives):
     assert runs.start("whole").code == 0
     with survives("full disk"):

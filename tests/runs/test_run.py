@@ -59,6 +59,7 @@ def test_a_run_with_an_ngram_table_starts_from_another(tmp_path):
     assert torch.equal(second(ids).logits, first(ids).logits)
 
 
+@pytest.mark.slow
 def test_a_run_over_a_bank_in_order_starts_from_the_sub_keys_of_another(runs, tmp_path):
     order = ["--cluster_cache_path", str(tmp_path / "order.npz")]
     assert runs.start("first", *order).code == 0

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -90,6 +92,7 @@ def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
     assert (ended.stdout, list((tmp_path / "theirs").iterdir())) == (".venv/bin/python\n", [])
 
 
+@pytest.mark.slow
 def test_the_evaluation_follows_the_folder_that_a_file_of_flags_names(tmp_path):
     """A stand-in for Python that writes down what it is called with, and answers as the real one where asked."""
     (tmp_path / "flags.yaml").write_text("out_dir: out/from the file\n")

@@ -108,9 +108,8 @@ def search_inside_the_step() -> None:
     MemoryTransformer.search_text = lambda self, **batch: {}
 
 
-@pytest.mark.parametrize(
-    "flags", [pytest.param(WORDS, id="ngram", marks=pytest.mark.slow), pytest.param(TAUGHT, id="taught")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [WORDS, TAUGHT], ids=["ngram", "taught"])
 def test_a_run_that_searches_ahead_equals_one_that_searches_in_each_step(runs, flags):
     ended = runs.start("ahead", *flags), runs.start("inside", *flags, fault=search_inside_the_step)
     assert [run.code for run in ended] == [0, 0], ended[0].output + ended[1].output
