@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Facts asked in any words, on one GPU: a plain and a memory model learn text and questions together, among them
+# questions about invented facts. Then they are asked about other facts, and the memory model the public tests:
+#
+#   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
+#
+# DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
+# python -m dataset.convert writes it: pararel.jsonl, insert.jsonl, counterfact.jsonl. A test without its file is told
+# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run; flags on the command line
+# go to both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_12} steps=${STEPS:-3000} most=${MOST:-1000}
+for needed in merged_pretrain.jsonl pretrain_val.jsonl sentence_trex_data.json \
+    {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl; do
+    if [ ! -e "$data/$needed" ]; then
+        echo "error: there is no $data/$needed: name a folder that holds it with DATA=FOLDER" >&2
+        exit 1
+    fi
+done
+
+asked=dataset/asked
+rm -rf $asked
+mkdir -p $asked/{text,bank,object,verification}
+link() { # FILE, FOLDER, NAME: reads the file as one of the folder
+    ln -s "$(realpath "$1")" "$2/$3"
+}
+"$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --out $asked/invented
+for kind in object:object_mcq verification:fact_verification; do
+    link "$data/${kind#*:}_train.jsonl" $asked/${kind%:*} own.jsonl
+    link $asked/invented/${kind%:*}.jsonl $asked/${kind%:*} invented.jsonl
+done
+"$PYTHON" -m dataset.questions --object $asked/object --relation "$data/relation_mcq_train.jsonl" \
+    --verification $asked/verification --wordings dataset/wordings.json --reworded 0.7 --preceded 0.25 \
+    --seed "$seed" --out $asked/text/questions.jsonl
+link "$data/merged_pretrain.jsonl" $asked/text text.jsonl
+link "$data/sentence_trex_data.json" $asked/bank facts.json
+link $asked/invented/knowledge.json $asked/bank invented.json
+
+more=("$@")
+run() { # name, experiment, flags
+    EVALUATE=0 bash "run_file/experiment_$2.sh" --out_dir "out/$1" --experiment "$1" --experiment_dir out/records \
+        --seed "$seed" --max_steps "$steps" --epochs 1000 --eval_interval 1000 --save_interval 1000 --log_interval 50 \
+        --data_path $asked/text --val_path "$data/pretrain_val.jsonl" --object_path "$data/object_mcq_dev.jsonl" \
+        --relation_path "$data/relation_mcq_dev.jsonl" --verification_path "$data/fact_verification_dev.jsonl" \
+        --use_swanlab False "${@:3}" "${more[@]}"
+}
+evaluate() { # name, flags
+    "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 ${EVAL_FLAGS:-} "${@:2}"
+}
+questions=(object reworded exact_match relation verification)
+plain=asked_plain_seed$seed memory=asked_${experiment}_seed$seed
+run "$plain" 1_6_0
+evaluate "$plain" --tasks language "${questions[@]}" --arms
+run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000
+evaluate "$memory" --tasks language "${questions[@]}" frequency lookup retrieval --arms "bank shuffled"
+for task in pararel:pararel insertion:insert counterfact:counterfact; do
+    file=$data/${task#*:}.jsonl
+    if [ -e "$file" ]; then
+        evaluate "$memory" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
+    else
+        echo "left out: the test ${task%:*}, for there is no $file"
+    fi
+done
+"$PYTHON" eval_model.py --compare "out/$plain" "out/$memory"
