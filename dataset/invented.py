@@ -17,7 +17,7 @@ from common.cli import positive_int, run_command
 
 from .convert import write_knowledge
 from .knowledge import Fact, read_knowledge, triple_uuid
-from .making import BLANK, draw, object_question, write_lines
+from .making import BLANK, draw, object_question, pools, write_lines
 
 N_CHOICES, TRIES = 5, 20
 
@@ -41,10 +41,9 @@ def template_of(fact: Fact) -> tuple[str, str, str] | None:
 
 def invented_facts(facts: list[Fact], most: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:
     """Invented facts, each with its sentence as a question with a blank; at most `most` of a predicate."""
-    objects, groups = defaultdict(list), defaultdict(dict)
+    objects, groups = pools(facts), defaultdict(dict)
     namesakes = defaultdict(list)  # predicate -> subjects
     for fact in facts:
-        objects[fact.predicate].append(fact.object)
         if template_of(fact):
             groups[fact.subject].setdefault(fact.predicate, fact)
             namesakes[fact.predicate].append(fact.subject)
@@ -80,9 +79,7 @@ def write_invented(knowledge: Path, most: int, out: Path, seed: int) -> None:
     invented = list(invented_facts(facts, most, rng))
     if not invented:
         raise ValueError(f"{knowledge} has no sentence with its subject before its object: give facts of that form")
-    objects = defaultdict(list)
-    for fact in facts:
-        objects[fact.predicate].append(fact.object)
+    objects = pools(facts)
     asked, verified = [], []
     for number, (fact, question) in enumerate(invented):
         known = {"uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object}

@@ -13,11 +13,10 @@ from common.constants import PADDING
 from ..base_config import MemoryConfig
 from ..ops import read_entries
 from ..ops.entries import CommonTokens
-from .bank_index import BankIndex
+from .bank_index import ROWS_AT_ONCE, BankIndex
 from .ngram_index import NgramIndex
 from .spelling import spell, tokens_as_words
 
-ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
 COMMON_TOKENS = 256  # two thirds of the tokens of real entries (docs/speed.md)
 
 
@@ -38,7 +37,7 @@ class MemoryBank(nn.Module):
         dtype = torch.int16 if config.vocab_size <= torch.iinfo(torch.int16).max else torch.int32
         self.register_buffer("tokens", torch.zeros(N, L, dtype=dtype))
         self.register_buffer("frozen", torch.zeros(N, dtype=torch.bool))
-        if config.reads_bank and config.retrieval == "bm25":
+        if config.index_class is not None and config.index_class.needs_spelling:
             self.register_buffer("spelling", tokens_as_words(config.vocab_size))
         if config.ema_interval:
             n_unfrozen = N - round(config.freeze_ratio * N)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
+
 
 def pack(token_XG: Tensor, bits: int) -> Tensor:
     """(X,) int64: n tokens as one number, the first one in the highest bits."""
@@ -32,6 +34,7 @@ class BankIndex:
         spelling_V: how tokens are spelled (`spelling.spell`), for an index that needs it.
     """
 
+    needs_spelling = False  # whether it knows how tokens are spelled
     keeps_matches = False  # `matches` of each position go on to the next and are ranked: `ngram_search.find_matches`
 
     def __init__(

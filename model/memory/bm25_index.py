@@ -21,7 +21,7 @@ from common.flags import flag
 
 from ..base_config import MemoryConfig
 from ..ops import shared_words
-from .bank_index import BankIndex, last
+from .bank_index import ROWS_AT_ONCE, BankIndex, last
 from .ngram_index import Matches, PostingList
 from .spelling import LONGEST, numbers_of, words_so_far
 
@@ -29,7 +29,6 @@ LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
 PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
-ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class BM25Index(BankIndex):
     0.3 GiB.
     """
 
-    keeps_matches = True
+    needs_spelling = keeps_matches = True
     decay = KEPT
 
     def prepare(self, token_NL: Tensor) -> None:

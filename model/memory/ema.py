@@ -9,7 +9,8 @@ from torch import Tensor
 
 from common.constants import PADDING
 
-from .bank import ROWS_AT_ONCE, MemoryBank
+from .bank import MemoryBank
+from .bank_index import ROWS_AT_ONCE
 from .interfaces import Reading
 
 

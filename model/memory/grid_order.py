@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bank import ROWS_AT_ONCE, MemoryBank
+from .bank import MemoryBank
+from .bank_index import ROWS_AT_ONCE
 from .ngram_index import rarest, rarity, rarity_ranks
 
 POWER_STEPS = 8

@@ -86,6 +86,7 @@ def public_tests(page: Page) -> str:
     lines = {
         "chance": (with_invented, "1.6.12", "chance"),
         "look-up without a model": (with_invented, "1.6.12", "lookup"),
+        "1.6.12's index without a model": (with_invented, "1.6.12's index alone", "lookup"),
         "plain (1.6.0), no invented facts": (without, "1.6.0", "plain"),
         "plain (1.6.0)": (with_invented, "1.6.0", "plain"),
         "memory (1.6.12), no invented facts": (without, *memory),
