@@ -5,13 +5,21 @@
 #
 #   bash run_file/data.sh wikipedia && bash run_file/middle.sh
 #
-# TEXT, VAL and SENTENCES name other files than those of data.sh (also .gz, .zst, parquet, folders). STEPS and SEED change
-# what is run. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500) to both evaluations.
+# TEXT, VAL and SENTENCES name other files than those of data.sh (also .gz, .zst, parquet, folders). STEPS, of 24,576
+# tokens, SEED and MODELS (memory: that one alone) change what is run. Flags on the command line go to both trainings,
+# EVAL_FLAGS (--limit 500) to both evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 text=${TEXT:-dataset/stable/wikipedia.jsonl} val=${VAL:-dataset/stable/wikipedia_val.jsonl}
 sentences=${SENTENCES:-dataset/stable/wikipedia_knowledge.jsonl}
-steps=${STEPS:-20000} seed=${SEED:-42} data=dataset/quickstart middle=dataset/middle
+steps=${STEPS:-6000} seed=${SEED:-42} models=${MODELS:-plain memory}
+data=dataset/quickstart middle=dataset/middle
+for model in $models; do
+    if [ "$model" != plain ] && [ "$model" != memory ]; then
+        echo "error: MODELS has '$model': it takes plain, memory, or both" >&2
+        exit 1
+    fi
+done
 for needed in "$text" "$val" "$sentences"; do
     if [ ! -e "$needed" ]; then
         echo "error: there is no $needed: run bash run_file/data.sh wikipedia first" >&2
@@ -38,12 +46,15 @@ run() { # name, experiment, flags
         --data_path $middle/text --val_path "$val" --database_init_path $middle/bank \
         --object_path $data/object.jsonl --relation_path $data/relation.jsonl \
         --verification_path $data/verification.jsonl --edit_path $data/edit.jsonl \
-        --log_interval 50 --eval_interval 2000 --save_interval 2000 --use_swanlab False "${@:3}"
+        --val_questions $data/object.jsonl --use_swanlab False \
+        --log_interval 50 --eval_interval 1000 --save_interval 2000 "${@:3}"
     "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 ${EVAL_FLAGS:-} --arms "${arms[@]}" \
         --tasks language object exact_match relation verification frequency retrieval edits usage
 }
 arms=()
-run "middle_plain_seed$seed" 1_4_0 "$@"
+[[ $models != *plain* ]] || run "middle_plain_seed$seed" 1_4_0 "$@"
 arms=("bank shuffled" "bank counterfactual")
-run "middle_memory_seed$seed" 1_5_0 --knowledge_num auto --reserve_entries 1000 "$@"
-"$PYTHON" eval_model.py --compare "out/middle_plain_seed$seed" "out/middle_memory_seed$seed"
+[[ $models != *memory* ]] || run "middle_memory_seed$seed" 1_5_0 --knowledge_num auto --reserve_entries 1000 "$@"
+if [ -e "out/middle_plain_seed$seed/eval.json" ] && [ -e "out/middle_memory_seed$seed/eval.json" ]; then
+    "$PYTHON" eval_model.py --compare "out/middle_plain_seed$seed" "out/middle_memory_seed$seed"
+fi
