@@ -92,6 +92,35 @@ def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
     assert (ended.stdout, list((tmp_path / "theirs").iterdir())) == (".venv/bin/python\n", [])
 
 
+def test_the_middle_size_needs_its_text_and_trains_the_models_that_are_named(tmp_path):
+    """A stand-in for Python writes down what it is called with, and leaves the results of an evaluation."""
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\necho "$@" >> calls\n[ "$2" != --run ] || { mkdir -p $3; touch $3/eval.json; }\n')
+    python.chmod(0o755)
+    (tmp_path / "dataset/quickstart").mkdir(parents=True)
+    names = dict.fromkeys(("TEXT", "VAL", "SENTENCES"), str(tmp_path / "text.zst")) | {"PYTHON": str(python)}
+
+    def middle(models: str) -> tuple[str, list[list[str]]]:
+        ended = bash("bash run_file/middle.sh --dim 64", tmp_path, **names, MODELS=models)
+        calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+        return ended.stderr, [call.split() for call in calls]
+
+    assert "text.zst: run bash run_file/data.sh wikipedia first" in middle("plain memory")[0]
+    (tmp_path / "text.zst").touch()
+    error, calls = middle("plane")
+    assert "error: MODELS has 'plane'" in error and not calls
+    error, calls = middle("memory")
+    trained, evaluated = calls[-2:]
+    assert not error and [call[0] for call in calls].count("train_pretrain_accelerate.py") == 1
+    assert trained[-2:] == ["--dim", "64"] and "model_memory" in trained and "--reserve_entries" in trained
+    assert evaluated[evaluated.index("--arms") :][:5] == "--arms bank shuffled bank counterfactual".split()
+    (tmp_path / "calls").unlink()
+    _, calls = middle("plain memory")
+    assert calls[-1] == "eval_model.py --compare out/middle_plain_seed42 out/middle_memory_seed42".split()
+    assert [call[0] for call in calls].count("train_pretrain_accelerate.py") == 2
+
+
 @pytest.mark.slow
 def test_the_evaluation_follows_the_folder_that_a_file_of_flags_names(tmp_path):
     """A stand-in for Python that writes down what it is called with, and answers as the real one where asked."""
