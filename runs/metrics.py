@@ -228,8 +228,7 @@ METRICS: list[Metric] = [
            is_compared=True),
     *(answers(task, part) for task in QUESTIONS for part in PARTS),
     share("planted", "object planted", "object", "planted", "accuracy"),
-    share("object_reworded", "object, reworded", "reworded", "accuracy", chinese="对象准确率 (换措辞)",
-          is_compared=True),
+    share("object_reworded", "object, reworded", "reworded", "accuracy", chinese="对象准确率 (换措辞)", is_compared=True),
     share("exact_match", "object, written freely", "exact_match", "accuracy", chinese="自由生成精确匹配",
           is_compared=True),
     share("gold_read_*", "gold entry read, {}", "retrieval", "layers", "*", "selected", "accuracy"),
@@ -278,14 +277,14 @@ METRICS: list[Metric] = [
     Metric("memory/uses*", "entries, {}", panel=USES, style="bars"),
     Metric("gpu_mib", "GPU memory, MiB", "MiB", min, whole, "system", MEMORY),
     Metric("peak_gpu_mib", "peak GPU memory, MiB", "MiB", min, whole, "system", MEMORY, "--"),
+    Metric("other_gpu_mib", "GPU memory of other processes, MiB", "MiB", None, whole, "system"),
     Metric("host_mib", "host memory, MiB", "MiB", min, whole, "system", MEMORY, ":"),
     Metric("peak_mib", "peak memory, MiB", "MiB", min, whole, get=lambda run: run.peak_memory, chinese="内存峰值 (MiB)",
            is_compared=True),
     Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
     Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True,
            is_chart=False),
-    Metric("parameters", "parameters", "", None, whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
-           is_compared=True),
+    Metric("parameters", "parameters", text=whole, get=lambda r: r.info.get("parameters"), chinese="参数量", is_compared=True),
 ]  # fmt: skip
 
 
