@@ -18,7 +18,7 @@ CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",
     "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
-WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
+WITHOUT_MODEL = ("frequency", "lookup", "search_alone")  # tasks that answer the questions without the model
 PUBLIC_TASKS = (
     "pararel",
     "insertion",
