@@ -205,7 +205,6 @@ def last_validation(name: str) -> Number:
 
 
 METRICS: list[Metric] = [
-    # Training and validation.
     Metric("epoch", "epochs", group="train", is_chart=False),
     Metric("loss", "training loss", NATS, min, group="train", panel=LOSS, in_log="loss {:.4f}"),
     Metric("ppl", "training perplexity", "", min, digits(2), "train", is_exponential=True),
@@ -222,13 +221,13 @@ METRICS: list[Metric] = [
     share("questions/right", "right", group="questions", panel=ASKED),
     share("questions/shuffled", "right, bank shuffled", group="questions", panel=ASKED),
     share("questions/read/*", "entry read, {}", group="questions/read_", panel=ASKED),
-    # The evaluation.
     Metric("val_loss_*", "loss, {}", NATS, min, path=("language", "sources", "*", "loss")),
     Metric("bits_per_byte", "bits/byte", "bits/byte", min, path=("language", "bits_per_byte"), chinese="每字节比特数",
            is_compared=True),
     *(answers(task, part) for task in QUESTIONS for part in PARTS),
     share("planted", "object planted", "object", "planted", "accuracy"),
-    share("object_reworded", "object, reworded", "reworded", "accuracy", chinese="对象准确率 (换措辞)", is_compared=True),
+    share("object_reworded", "object, reworded", "reworded", "accuracy", chinese="对象准确率 (换措辞)",
+          is_compared=True),
     share("exact_match", "object, written freely", "exact_match", "accuracy", chinese="自由生成精确匹配",
           is_compared=True),
     share("gold_read_*", "gold entry read, {}", "retrieval", "layers", "*", "selected", "accuracy"),
@@ -284,7 +283,8 @@ METRICS: list[Metric] = [
     Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
     Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True,
            is_chart=False),
-    Metric("parameters", "parameters", text=whole, get=lambda r: r.info.get("parameters"), chinese="参数量", is_compared=True),
+    Metric("parameters", "parameters", text=whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
+           is_compared=True),
 ]  # fmt: skip
 
 
