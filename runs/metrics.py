@@ -95,7 +95,7 @@ class Metric:
 
 
 # The panels of the curves, in their order; others follow.
-LOSS = "loss, nats a token (dots: validation)"
+LOSS = "loss, nats a token (thick: running mean, dots: validation)"
 RATE, SPEED, NORM = "learning rate", "tokens/s", "gradient norm"
 READ = "memory: share of the bank read in a window of --log_interval steps"
 USES = "memory: entries by how often they were read in a window (the last)"

@@ -9,7 +9,7 @@ from .run import Run
 STAGES = {"INIT": "env", "DATA": "data", "MODEL": "model", "TRAIN": "train"}
 
 VALUES: dict[str, Callable[[Run], str]] = {
-    "EXPERIMENT": lambda run: f"experiment_{run.info.get('experiment', '')}",
+    "EXPERIMENT": lambda run: f"experiment_{run.number or run.info.get('experiment', '')}",
     "VERSION": lambda run: run.info.get("experiment", ""),
     "CREATED": lambda run: (run.start_time or "")[:10],
     "STATE": lambda run: text.STATES.get(run.state, run.state),
