@@ -66,7 +66,7 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "LOSS_IMPROVEMENT": text.against(lambda run: last_unless_broken(run, "val_loss")),
     "PPL_IMPROVEMENT": text.against(lambda run: last_unless_broken(run, "val_ppl")),
     "QUALITY_IMPROVEMENT": text.against(text.pmi),
-    "TIME_CHANGE": text.against(lambda run: run.seconds),
+    "TIME_CHANGE": text.against_time,
     "MEM_CHANGE": text.against(lambda run: run.peak_memory),
     "BOTTLENECK_1": text.item(text.bottlenecks, 0),
     "BOTTLENECK_2": text.item(text.bottlenecks, 1),
