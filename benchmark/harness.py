@@ -17,7 +17,7 @@ from model.config import ModelConfig
 from runs.new import script_flags
 from runs.run import git
 from runs.scripts import find_script, number_of, scripts
-from trainer.config import parse_cli
+from trainer.config import OptimConfig, parse_cli
 from trainer.flops import PEAKS as FLOPS
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,11 @@ def script_config(name: str, **changes) -> ModelConfig:
     """The architecture of an experiment, with some sizes changed; those that it does not know are left out."""
     config = parse_cli(flags_of(name)).model
     return replace(config, **{key: value for key, value in changes.items() if value is not None})
+
+
+def script_optim(name: str) -> OptimConfig:
+    """How an experiment learns its weights."""
+    return parse_cli(flags_of(name)).optim
 
 
 def random_tokens(shape: tuple[int, ...], vocab_size: int, generator: torch.Generator) -> torch.Tensor:

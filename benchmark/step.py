@@ -3,10 +3,10 @@
 python -m benchmark.step                                   # full size; needs a GPU
 python -m benchmark.step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_len 64 --knowledge_num 4096 --steps 2
 
-A step is forward, backward, clipping and AdamW on one micro-batch of packed documents. Each model takes turns of a few
-steps with the plain one, so that a drift of the machine's speed meets both; ratio_to_plain is of these turns.
-The most telling models come first, and the table names those that were left out for time.
-`--batch_sizes 48 96 192` adds the plain model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
+A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Each model
+takes turns of a few steps with the plain one, so that a drift of the machine's speed meets both; ratio_to_plain is of
+these turns. The most telling models come first, and the table names those that were left out for time.
+`--batch_sizes 48 96 192` adds the first model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 MFU is that of training (`trainer.flops`): FLOPs of the model itself, over the time and the GPU's dense bf16 peak.
 """
@@ -28,7 +28,7 @@ from trainer.config import OptimConfig
 from trainer.flops import flops_per_token
 from trainer.optim import make_optimizer
 
-from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, set_up, sizes_of
+from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, script_optim, set_up, sizes_of
 from .subject import Subject, make_batches, next_batch, prepare, release, start, take_turn, train_step
 
 PAIRS = [
@@ -156,11 +156,13 @@ def parse() -> argparse.Namespace:
 def subjects_of(args: argparse.Namespace, sizes: dict, quiet: ModelConfig) -> list[Subject]:
     """The plain model first, then the other experiments, the reference, and the plain model at other batch sizes."""
     new = partial(Subject, compiled=not args.no_compile, batch_size=args.batch_size)
-    subjects = [new(name, script_config(name, **sizes)) for name in args.experiments]
+    subjects = [new(name, script_config(name, **sizes), script_optim(name)) for name in args.experiments]
     plain, dense = subjects[0], replace(quiet, use_flash_attn=False)
     for how in args.reference:
         subjects.append(new(f"1_4_8 reference, {how}", dense, reference=True, compiled=how == "compiled"))
-    return subjects + [new(f"{plain.name}, batch {n}", plain.config, batch_size=n) for n in args.batch_sizes]
+    return subjects + [
+        new(f"{plain.name}, batch {n}", plain.config, plain.optim, batch_size=n) for n in args.batch_sizes
+    ]
 
 
 def measure_all(subjects: list[Subject], cases: Cases, bank_of: Callable, args: argparse.Namespace, device) -> None:
@@ -170,6 +172,7 @@ def measure_all(subjects: list[Subject], cases: Cases, bank_of: Callable, args: 
         case = {
             "model": subject.name, "compiled": subject.compiled, "batch_size": subject.batch_size,
             "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads,
+            "optimizer": subject.optim.optimizer,
             "fusion_scope": subject.config.fusion_scope if subject.config.reads_bank else None,
         }  # fmt: skip
         bank_NL = bank_of(subject.config)

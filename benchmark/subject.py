@@ -1,14 +1,14 @@
 """A model under test: building it, its batches, and its full training steps.
 
-A step is forward, backward, clipping and the optimizer on one micro-batch of packed documents. Tokens are random, as
-frequent as those of text, and up to a third of them stand in entries of the bank.
+A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Tokens are
+random, as frequent as those of text, and up to a third of them stand in entries of the bank.
 """
 
 import gc
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 import torch
@@ -23,6 +23,8 @@ from trainer.step import EAGER_CALLS, MicroStep, graphable
 from .harness import random_tokens, timed_ms
 from .reference import build_reference
 
+LEARNING_RATE = 1e-4  # of every model; it changes no time
+
 
 @dataclass
 class Subject:
@@ -30,6 +32,7 @@ class Subject:
 
     name: str
     config: ModelConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
     reference: bool = False
     compiled: bool = True
     batch_size: int = 48
@@ -84,7 +87,7 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=
     torch.manual_seed(0)
     build = build_reference if subject.reference else build_model
     subject.model = build(subject.config, bank_NL if subject.config.reads_bank else None).to(device).train()
-    subject.optimizer = make_optimizer(subject.model, OptimConfig(learning_rate=1e-4), device)
+    subject.optimizer = make_optimizer(subject.model, replace(subject.optim, learning_rate=LEARNING_RATE), device)
     if subject.compiled:
         subject.model.compile_parts()
     subject.micro_step = make_micro_step(subject, device, dtype)

@@ -217,6 +217,10 @@ def main() -> None:
         "of the verification questions",
     )  # fmt: skip
     parser.add_argument(
+        "--shortened", type=float, default=0.0,
+        help="share of the statements among them of which the subject and the last one to three words stay alone",
+    )  # fmt: skip
+    parser.add_argument(
         "--preceded", type=float, default=0.0,
         help="share of all questions with a sentence about another subject before them",
     )  # fmt: skip

@@ -78,14 +78,26 @@ def ended(text: str, wording: str) -> str:
     return text if text.endswith(".") else text + wording.partition(OBJECT)[2]
 
 
+def shortened(prompt: str, rng: random.Random) -> str:
+    """The subject and the last one to three words: "{subject} was born in the town of" -> "{subject}, the town of"."""
+    words = prompt.rpartition("{subject}")[2].split()
+    kept = " ".join(words[-rng.randint(1, 3) :])
+    if not kept[:1].isalnum():  # no word, or the end of one, such as "'s"
+        return prompt
+    return "{subject}" + rng.choice((", ", " ")) + kept
+
+
 class Rewording:
     """Asks a share of questions in wordings drawn at random, and counts which kinds it drew.
 
     Without wordings, and for a predicate that has none, object questions name the relation (`REWORDINGS`).
+
+    Args:
+        shortened: share of the statements of which `shortened` keeps the subject and the last words alone.
     """
 
-    def __init__(self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random):
-        self.share, self.wordings, self.rng = share, wordings or {}, rng
+    def __init__(self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random, shortened: float = 0.0):
+        self.share, self.wordings, self.rng, self.shortened = share, wordings or {}, rng, shortened
         self.drawn, self.without = Counter(), set()
 
     def draw(self, predicate: str, statements_only: bool = False) -> str | None:
@@ -110,6 +122,9 @@ class Rewording:
         if wording.endswith("?"):
             return QUESTION_PROMPT.format(question=wording.format(subject=row["subject"])), answer
         prompt, _, _ = wording.partition(OBJECT)
+        if self.shortened and self.rng.random() < self.shortened:
+            self.drawn["shortened"] += 1
+            prompt = shortened(prompt, self.rng)
         return prompt.format(subject=row["subject"]).rstrip(" "), ended(answer, wording)
 
     def statement(self, row: dict) -> str:
@@ -128,6 +143,7 @@ class Rewording:
             f"reworded: {drawn['statements']} object questions by a statement, {drawn['questions']} by a question, "
             f"{drawn['general']} by the general wordings; {drawn['verified']} verification questions"
         )
+        text += f"; {drawn['shortened']} statements shortened" if self.shortened else ""
         as_it_was = f", {drawn['unchanged']} stayed" if drawn["unchanged"] else ""
         return text + as_it_was + (f"; {len(self.without)} predicates have no wordings" if self.without else "")
 
@@ -189,14 +205,15 @@ def write_questions(args: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed, a share is no share, or nothing is asked.
     """
-    for name in ("reworded", "preceded"):
+    for name in ("reworded", "shortened", "preceded"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name} must lie in [0, 1], got {getattr(args, name)}")
     if args.wordings and not args.reworded:
         raise ValueError("--wordings changes nothing at --reworded 0: give the share of the questions to reword")
-    rewording = Rewording(
-        args.reworded, read_wordings(args.wordings) if args.wordings else None, random.Random(args.seed)
-    )
+    if args.shortened and not args.wordings:
+        raise ValueError("--shortened cuts the statements of --wordings: give that too")
+    wordings = read_wordings(args.wordings) if args.wordings else None
+    rewording = Rewording(args.reworded, wordings, random.Random(args.seed), args.shortened)
     paths = {kind: path for kind in TRAINED if (path := getattr(args, kind))}
     found = {kind: list(READERS[kind](path, args.limit, rewording, args.preceded > 0)) for kind, path in paths.items()}
     asked = [one for ones in found.values() for one in ones]

@@ -9,6 +9,7 @@
 | cost                           | facts.py      | how many tokens and milliseconds does a question take? |
 | frequency                      | facts.py      | what would guessing by frequency reach?                |
 | lookup                         | lookup.py     | what would a word index reach, without a model?        |
+| search_alone                   | search_alone  | what does the search answer, without the model?        |
 | retrieval                      | retrieval.py  | is the gold entry found, and read?                     |
 | pararel                        | pararel.py    | is the answer right, and the same, in all wordings?    |
 | insertion                      | insertion.py  | are added facts found and answered, without training?  |
@@ -38,6 +39,7 @@ from .lookup import lookup
 from .overlap import overlap
 from .pararel import pararel
 from .retrieval import retrieval
+from .search_alone import search_alone
 from .usage import bank_usage
 
 TASKS = {
@@ -50,6 +52,7 @@ TASKS = {
     "cost": cost,
     "frequency": frequency,
     "lookup": lookup,
+    "search_alone": search_alone,
     "retrieval": retrieval,
     "pararel": pararel,
     "insertion": insertion,

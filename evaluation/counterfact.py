@@ -30,9 +30,11 @@ from .deletion import deletion
 from .edits import Edits, fingerprint, write_edits
 from .facts import starts_with_word
 from .generation import continuations
+from .in_context import EntryFinder
 from .likelihood import ended, log_likelihoods
 from .lookup import LookUp, choose, mean_share
 from .places import place_cases
+from .search_alone import finder_of
 
 TASK_VERSION = 2
 SINGLE, NUMBERS = 200, (100, 2000)  # cases that are edited alone; numbers of edits at once, before all
@@ -72,6 +74,18 @@ def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
             options = (f" {one.object}", new)
             asked.append(Asked("NS" if has_entry else "NS_no_entry", i, one.prompt.rstrip(" "), options, one.edited))
     return asked
+
+
+@contextmanager
+def written(model, tokenizer, edits: Edits) -> Iterator[float]:
+    """The bank of a model with these edits, written at once; yields the seconds that they took."""
+    start = time.perf_counter()
+    row_X, old_XL = write_edits(model, tokenizer, edits)
+    seconds = time.perf_counter() - start
+    try:
+        yield seconds
+    finally:
+        model.bank.write(row_X, old_XL)
 
 
 class ModelAnswers:
@@ -120,13 +134,8 @@ class ModelAnswers:
     @contextmanager
     def edited(self, edits: Edits) -> Iterator[float]:
         """The bank with these edits, written at once; yields the seconds that they took."""
-        start = time.perf_counter()
-        row_X, old_XL = write_edits(self.model, self.tokenizer, edits)
-        seconds = time.perf_counter() - start
-        try:
+        with written(self.model, self.tokenizer, edits) as seconds:
             yield seconds
-        finally:
-            self.model.bank.write(row_X, old_XL)
 
 
 class LookUpAnswers:
@@ -135,16 +144,17 @@ class LookUpAnswers:
     def __init__(self, look_up: LookUp):
         self.look_up, self.found = look_up, {}
 
+    def entries(self, prompts: list[str]) -> list[list[str]]:
+        return self.look_up.entries(prompts)
+
     def choose(self, asked: list[Asked]) -> list[float]:
         """1 or 0, or 0.5 where the entries hold neither option.
 
         Where one entry holds both, an option that the prompt names already, as part of the subject, is not the answer.
         """
-        values = []
+        values, new = [], list(dict.fromkeys(one.prompt for one in asked if one.prompt not in self.found))
+        self.found |= dict(zip(new, self.entries(new), strict=True))  # many cases share their neighbours
         for one in asked:
-            if one.prompt not in self.found:  # many cases share their neighbours
-                rows = self.look_up.index.best(one.prompt)
-                self.found[one.prompt] = [self.look_up.texts[row] for row in rows]
             chosen = choose(self.found[one.prompt], [*one.options, ""])  # all three: neither option was found
             if len(chosen) == 2:
                 named = choose([one.prompt], [*one.options, ""])
@@ -167,6 +177,25 @@ class LookUpAnswers:
             yield seconds
         finally:
             self.look_up, self.found = kept, found
+
+
+class SearchAnswers(LookUpAnswers):
+    """The same rule over what the model's own search finds in its bank, which is edited for a while."""
+
+    def __init__(self, finder: EntryFinder):
+        self.finder, self.found = finder, {}
+
+    def entries(self, prompts: list[str]) -> list[list[str]]:
+        return self.finder.entries(prompts)
+
+    @contextmanager
+    def edited(self, edits: Edits) -> Iterator[float]:
+        found, self.found = self.found, {}
+        try:
+            with written(self.finder.model, self.finder.tokenizer, edits) as seconds:
+                yield seconds
+        finally:
+            self.found = found
 
 
 class Measured(NamedTuple):
@@ -283,10 +312,14 @@ def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag:
         "places": places, "undo_exact": {name: before[name] == after[name] for name in before},
         "prompts": {"scored": answers.scored, "written": answers.written},
     }  # fmt: skip
+    without = {}
     if config.gold:
-        look_up = numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config)
-        guess = by_frequency(cases, asked, config)
-        result["without_model"] = {"lookup": standard(look_up), "frequency": standard(guess)}
+        without["lookup"] = standard(numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config))
+        without["frequency"] = standard(by_frequency(cases, asked, config))
+    if finder := finder_of(model, tokenizer):
+        without["search_alone"] = standard(numbers_of(SearchAnswers(finder), asked, edits, config))
+    if without:
+        result["without_model"] = without
     return result
 
 

@@ -78,13 +78,16 @@ class EntryFinder:
         matches = settings.retrieval_class.search_text(settings, self.model.bank, input_XT, mask_XT)
         return [[row for row in rows if row != NO_ENTRY] for rows in matches.entry_BTC[:, -1].tolist()]
 
-    def texts(self, prompts: list[str]) -> list[str]:
-        """What stands before each prompt; empty where nothing is found."""
+    def entries(self, prompts: list[str]) -> list[list[str]]:
+        """The texts of the entries for each prompt, best first; empty rows of the bank are left out."""
         found = [rows for batch in self.batches(prompts, SEARCHED) for rows in self.search(batch)]
         row_X = torch.tensor([row for rows in found for row in rows], dtype=torch.int64, device=self.model.device)
         texts = iter([entry_text(self.tokenizer, token_L) for token_L in self.model.bank.tokens[row_X].tolist()])
-        best_first = [[next(texts) for _ in rows] for rows in found]
-        return [" ".join(filter(None, reversed(own))) for own in best_first]
+        return [[text for text in [next(texts) for _ in rows] if text] for rows in found]
+
+    def texts(self, prompts: list[str]) -> list[str]:
+        """What stands before each prompt; empty where nothing is found."""
+        return [" ".join(reversed(own)) for own in self.entries(prompts)]
 
 
 def write_questions(finder: EntryFinder, path: Path, out: Path) -> None:

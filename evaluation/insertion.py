@@ -29,9 +29,10 @@ from .config import EvalConfig, accuracy, clustered_interval
 from .edits import fingerprint
 from .generation import continuations
 from .likelihood import score_options
-from .lookup import READ, words_of
+from .lookup import READ, shares_right, words_of
 from .places import free_rows, rows_of_texts
 from .retrieval import CANDIDATES, candidates_and_reads, shares_of_gold
+from .search_alone import finder_of
 
 TASK_VERSION = 2
 STATEMENT, QUARTER = "as a statement", ", popularity "  # in the names of parts
@@ -182,6 +183,17 @@ def without_model(asked: list[Asked], rows: list[int], config: EvalConfig) -> di
     return result
 
 
+def answers_of_search(model, tokenizer, asked: list[Asked], config: EvalConfig) -> dict:
+    """`search_alone`: the choices that stand in what the model's own search finds; empty where it cannot be asked."""
+    finder = finder_of(model, tokenizer)
+    if finder is None:
+        return {}
+    choosing = [one for one in asked if one.row["choices"]]
+    choices, right = [one.row["choices"] for one in choosing], [answer_index(one.row) for one in choosing]
+    shares = shares_right(finder.entries([one.prompt for one in choosing]), choices, right)
+    return {"search_alone": choices_measured(choosing, shares, config)}
+
+
 def entries_read(model, tokenizer, asked: list[Asked], rows: list[int], config: EvalConfig) -> dict:
     """For each part and reader, whether the added entry is found and read at the last token of the question."""
     found, read = candidates_and_reads(model, tokenizer, [one.prompt for one in asked], config)
@@ -256,6 +268,7 @@ def insertion(model, tokenizer, config: EvalConfig) -> dict | None:
             found = [row_of[one.row["uuid"]] for one in asked]
             result = answers(model, tokenizer, asked, config)
             result["read"] = entries_read(model, tokenizer, asked, found, config)
+            alone = answers_of_search(model, tokenizer, asked, config)
             nearby = write_nearby(model, tokenizer, rows, config)
         finally:
             if store.journal.entries():
@@ -264,4 +277,4 @@ def insertion(model, tokenizer, config: EvalConfig) -> dict | None:
     if nearby:
         same = [a == b for a, b in zip(nearby_before, nearby, strict=True)]
         result["locality"] = accuracy(same, 0.0, config, TASK_VERSION)
-    return result | {"without_model": without_model(asked, found, config)} | about
+    return result | {"without_model": without_model(asked, found, config) | alone} | about

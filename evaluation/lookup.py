@@ -11,7 +11,7 @@ import re
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 
@@ -136,13 +136,14 @@ def choose(texts: list[str], choices: list[str]) -> list[int]:
     return list(range(len(choices)))
 
 
-def share_right(index: WordIndex, texts: list[str], prompts: list[str], choices: list[list[str]], right: list[int]):
-    """For each question, the probability that the look-up is right: 1, 0, or that of a guess among several choices."""
-    shares = []
-    for prompt, own, answer in zip(prompts, choices, right, strict=True):
-        chosen = choose([texts[row] for row in index.best(prompt)], own)
-        shares.append((answer in chosen) / len(chosen))
-    return shares
+def shares_right(entries: list[list[str]], choices: list[list[str]], right: list[int]) -> list[float]:
+    """For each question, the probability that the rule of `choose` is right: 1, 0, or that of a guess.
+
+    Args:
+        entries: the texts that were found for each question, best first.  right: the index of its right choice.
+    """
+    chosen = [choose(texts, own) for texts, own in zip(entries, choices, strict=True)]
+    return [(answer in own) / len(own) for own, answer in zip(chosen, right, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -170,38 +171,48 @@ class LookUp:
         """The rows of the `n` best entries for each prompt, best first."""
         return [self.index.best(prompt, n) for prompt in prompts]
 
+    def entries(self, prompts: list[str]) -> list[list[str]]:
+        """The texts of the `READ` best entries for each prompt, best first."""
+        return [[self.texts[row] for row in rows] for rows in self.found(prompts)]
+
     def chosen(self, found: list[list[int]], choices: list[list[str]]) -> list[list[int]]:
         """For each question the choices that the best `READ` of these rows state: one, or those to guess among."""
         return [choose([self.texts[row] for row in rows[:READ]], own) for rows, own in zip(found, choices, strict=True)]
 
 
 def lookup(model, tokenizer, config: EvalConfig) -> dict | None:
-    """Accuracy of the look-up on object questions, on the same in other wordings, and on statements.
+    """The answers of the look-up; None where the bank is unknown."""
+    if config.gold is None or not config.gold.look_up.texts:
+        return None
+    return answered_by(config.gold.look_up.entries, config, lambda row: row["question"].replace(BLANK, " "))
 
-    A statement counts as true if its object occurs in one of the best entries. None where the bank is unknown; what
-    does not name subject, predicate or object is not asked in that way.
+
+def answered_by(
+    entries: Callable[[list[str]], list[list[str]]], config: EvalConfig, prompt_of: Callable[[dict], str]
+) -> dict | None:
+    """Accuracy by `choose` on object questions, on the same in other wordings, and on statements.
+
+    A statement counts as true if its object occurs in one of the entries. What does not name subject, predicate or
+    object is not asked in that way. None where there are no questions.
+
+    Args:
+        entries: finds texts for prompts, best first.  prompt_of: the text to search of an object question as read.
     """
-    if config.gold is None or not (config.object_path or config.verification_path):
-        return None
-    index, texts = config.gold.look_up.index, config.gold.look_up.texts
-    if not texts:
-        return None
     result = {}
     if path := config.object_path:
         rows = read_questions(path, FIELDS["object"], config.limit, "object_path")
         choices, right = [row["choices"] for row in rows], [answer_index(row) for row in rows]
-        wordings = {"object": [row["question"].replace(BLANK, " ") for row in rows]}
+        wordings = {"object": [prompt_of(row) for row in rows]}
         if read_named(path, "object", ("subject", "predicate"), config.limit, "object_path"):
             wordings |= {f"reworded_{i}": [p.format(**row) for row in rows] for i, p in enumerate(PARAPHRASES)}
         for name, prompts in wordings.items():
-            shares = share_right(index, texts, prompts, choices, right)
+            shares = shares_right(entries(prompts), choices, right)
             result[name] = mean_share(shares, chance_of(rows), config)
     path = config.verification_path
     if path and (rows := read_named(path, "verification", ("object",), config.limit, "verification_path")):
-        shares = []
-        for row in rows:
-            entries = [texts[i] for i in index.best(row["statement"])]
-            shares.append(float((choose(entries, [row["object"], ""]) == [0]) == (row["answer"] == "yes")))
+        found = entries([row["statement"] for row in rows])
+        said = [choose(texts, [row["object"], ""]) == [0] for texts, row in zip(found, rows, strict=True)]
+        shares = [float(yes == (row["answer"] == "yes")) for yes, row in zip(said, rows, strict=True)]
         result["verification"] = mean_share(shares, 0.5, config)
     return result or None
 

@@ -4,8 +4,8 @@ Every fact is asked in several wordings with the same choices (Elazar et al. 202
 wordings that the bank's sentence has itself, the other of all other wordings. `consistent`: share of the facts with
 two wordings or more for which all wordings give one choice; `all_right`: the right one; `pairs`: share of the pairs of
 a fact's wordings that agree, the mean over facts. Its `mean_of_relations` gives each relation the same weight, as the
-paper does. Beside it, on the same questions: the look-up, which reads the bank without a model, and the object that the
-bank's facts with the predicate have most often.
+paper does. Beside it, on the same questions: the look-up and the search alone, which answer without the model, and
+the object that the bank's facts with the predicate have most often.
 
 The questions about one fact are not independent: intervals of shares of questions take a fact as one draw
 (`clustered_interval`). Intervals of shares of facts are Wilson's.
@@ -27,8 +27,9 @@ from runs.outcomes import packed_answers
 
 from .config import EvalConfig, clustered_interval, wilson_interval
 from .likelihood import score_options
-from .lookup import READ
+from .lookup import READ, choose
 from .retrieval import candidates_and_reads, shares_of_gold
+from .search_alone import finder_of
 
 TASK_VERSION = 1
 OWN, OTHER = "own wording", "other wordings"
@@ -102,10 +103,17 @@ def mean_by(rows: list[dict], right: list[float], field: str) -> float | None:
     return mean(map(mean, groups.values()))
 
 
-def without_model(rows: list[dict], config: EvalConfig) -> dict:
-    """The results of a guess, of the most frequent object and of the look-up; the last two where the bank is known."""
+def without_model(rows: list[dict], prompts: list[str], model, tokenizer, config: EvalConfig) -> dict:
+    """The results of a guess, the search alone, the look-up and the most frequent object, as far as they can be asked.
+
+    Args:
+        prompts: what the model is asked for each question.
+    """
     everything = [list(range(len(row["choices"]))) for row in rows]
     result = {"guess": measured(rows, certain(rows, everything), config)}
+    if finder := finder_of(model, tokenizer):
+        chosen = [choose(*own) for own in zip(finder.entries(prompts), [row["choices"] for row in rows], strict=True)]
+        result["search_alone"] = measured(rows, certain(rows, chosen), config)
     gold = config.gold
     if gold is None or not gold.look_up.texts:
         return result
@@ -163,6 +171,7 @@ def pararel(model, tokenizer, config: EvalConfig) -> dict | None:
     right = [choice == answer_index(row) for row, choice in zip(rows, chosen, strict=True)]
     result["answers"] = packed_answers(right, rows)
     if not config.control:
-        result |= {"read": entries_read(model, tokenizer, rows, [prompt for prompt, _ in questions], config)}
-        result |= {"without_model": without_model(rows, config)}
+        prompts = [prompt for prompt, _ in questions]
+        result |= {"read": entries_read(model, tokenizer, rows, prompts, config)}
+        result |= {"without_model": without_model(rows, prompts, model, tokenizer, config)}
     return result

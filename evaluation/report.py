@@ -11,7 +11,8 @@ from .language_sets import cells_of
 from .overlap import grid_of
 
 MAIN_CONTROLS = ("bank shuffled", "bank counterfactual", "entries in prompt")
-WITHOUT_MODEL = ("chance", "look-up", "n")  # columns
+WITHOUT_MODEL = ("chance", "look-up", "search alone", "n")  # columns
+RULES = (("look-up", "lookup"), ("search alone", "search_alone"))  # column, result: entries answer by a rule
 SHARES = {"reworded": "object, reworded", "exact_match": "object, written freely"}  # tasks of one number
 QUESTION_TASKS = ("object", "relation", "verification")
 PUBLIC_TASKS = ("pararel", "insertion")  # with the results of no model, on the same questions, in them
@@ -142,16 +143,16 @@ def costs_of(results: dict) -> dict[str, str]:
 
 
 def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[str, str]]:
-    """The columns without a model, where a result has them: chance, chance by frequency, and the look-up."""
+    """The columns without a model, where a result has them: chance, chance by frequency, look-up, search alone."""
     chance = {}
     for task in QUESTION_TASKS:
         known = [results[task]["chance"] for results in rows.values() if task in results]
         chance |= {measure: percent(known[0]) for measure in measures if known and measure.split()[0] == task}
     columns = {"chance": chance}
-    for title, task in (("chance, by frequency", "frequency"), ("look-up", "lookup")):
+    for title, task in (("chance, by frequency", "frequency"), *RULES):
         guesses = next((results[task] for results in rows.values() if task in results), {})
         columns[title] = {m: percent(guesses[m]["accuracy"]) for m in measures if m in guesses}
-    for title, key in (("chance", "guess"), ("chance, by frequency", "frequency"), ("look-up", "lookup")):
+    for title, key in (("chance", "guess"), ("chance, by frequency", "frequency"), *RULES):
         for task in PUBLIC_TASKS:
             known = [results[task].get("without_model", {}) for results in rows.values() if task in results]
             shares = next((shares_of(task, own[key]) for own in known if key in own), {})

@@ -53,7 +53,7 @@ plain=asked_plain_seed$seed memory=asked_${experiment}_seed$seed
 run "$plain" 1_6_0
 evaluate "$plain" --tasks language "${questions[@]}" --arms
 run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000
-evaluate "$memory" --tasks language "${questions[@]}" frequency lookup retrieval --arms "bank shuffled"
+evaluate "$memory" --tasks language "${questions[@]}" frequency lookup search_alone retrieval --arms "bank shuffled"
 for task in pararel:pararel insertion:insert counterfact:counterfact; do
     file=$data/${task#*:}.jsonl
     if [ -e "$file" ]; then

@@ -11,7 +11,7 @@ from .analysis import divergence, plateaus, spikes, time_shares
 from .blanks import BLANKS, open_blanks
 from .evidence import ARMS, OWN, Difference, Evidence, Number, own
 from .record import fill_text, record_of, record_path, text_of_record, values_for
-from .record_tables import changed_flags, curve_points, picked, table
+from .record_tables import changed_flags, curve_points, picked, reader_of, reader_table, table
 from .record_text import STATES, anomalies, convergence, duration, memory_usage, short_environment, stability
 from .run import Run
 from .scripts import comments_of, find_script
@@ -209,7 +209,12 @@ def as_markdown(made: dict) -> str:
     flags = [[name, as_text(v["基础实验"]), as_text(v["本实验"])] for name, v in made["与基础实验不同的参数"].items()]
     told = table(["参数", "基础实验", "本实验"], flags) if flags else "无, 或没有找到基础实验的运行"
     parts.append(f"## 与基础实验不同的参数\n\n{told}")
-    parts.append("## 结果 ([ ] 内是 95% 区间)\n\n" + (result_table(made["结果"]) if made["结果"] else "无"))
+    of_readers = [entry for entry in made["结果"] if reader_of(entry["名称"])]
+    told = [entry for entry in made["结果"] if entry not in of_readers]
+    parts.append("## 结果 ([ ] 内是 95% 区间)\n\n" + (result_table(told) if told else "无"))
+    if cells := {reader_of(entry["名称"]): entry["本实验"] for entry in of_readers if "本实验" in entry}:
+        n = next(iter(cells.values())).get("题数")
+        parts.append(reader_table({key: f"{number['值']:g}" for key, number in cells.items()}, n, " (%)"))
     lines = [f"- {name}: " + ", ".join(f"步 {step}: {value:g}" for step, value in points)
              for name, points in made["曲线"].items()]  # fmt: skip
     parts.append("## 曲线\n\n" + ("\n".join(lines) or "无"))

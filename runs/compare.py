@@ -17,6 +17,7 @@ from .run import NOT_IDENTITY, Run
 from .significance import LEVEL, paired_p, welch
 from .tables import Table
 
+TIMES = ("tokens_per_s", "mfu", "train_s", "edit_ms", "answer_ms", "first_token_ms")  # beginnings of measures of time
 SHUFFLED = ("val_loss", "object", "relation", "verification")  # shown with the bank shuffled too
 
 
@@ -172,7 +173,10 @@ def compare(runs: list[Run], labels: dict[Run, str] | None = None) -> list[Table
     """
     groups, rows = groups_of(runs, labels), []
     one_seed = len(groups) > 1 and all(len(group) == 1 for group in groups.values())
+    shared = any(run.shares_gpu for run in runs)
     for measure in compared_metrics(runs):
+        if shared and measure.name.startswith(TIMES):
+            measure = replace(measure, label=f"{measure.label}, GPU shared", better=None)
         values = {
             label: [v for run in group if (v := measure.value(run)) is not None] for label, group in groups.items()
         }

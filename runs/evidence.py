@@ -17,7 +17,7 @@ from .significance import LEVEL, welch, welch_half
 ARMS = {
     "plain": "本实验", "memory": "本实验", "shuffled": "打乱知识库", "counterfactual": "反事实知识库",
     "no_memory": "清空知识库", "oracle": "强制读正确条目", "prompt": "正确句子放进提示词",
-    "in_context": "检索条目放进提示词", "lookup": "查找(不用模型)",
+    "in_context": "检索条目放进提示词", "lookup": "查找(不用模型)", "search_alone": "只用本模型的检索(不用模型)",
     "frequency": "最常见的答案(不用模型)",
 }  # fmt: skip
 OWN = ("plain", "memory")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from statistics import mean, stdev
 
-from .compare import groups_of
+from .compare import TIMES, groups_of
 from .metrics import METRICS, Metric
 from .results import Row
 from .run import Run
@@ -18,7 +18,7 @@ CONTROLS = {
     "bank shuffled": "shuffled", "bank counterfactual": "counterfactual", "bank zeroed": "no_memory",
     "gold entry forced": "oracle", "gold in prompt": "prompt", "entries in prompt": "in_context",
 }  # fmt: skip
-WITHOUT_MODEL = ("frequency", "lookup")  # tasks that answer the questions without the model
+WITHOUT_MODEL = ("frequency", "lookup", "search_alone")  # tasks that answer the questions without the model
 PUBLIC_TASKS = (
     "pararel",
     "insertion",
@@ -112,6 +112,7 @@ def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | Non
     """(arm, measure) -> (metric, value, n, interval) of everything that a run measured; a share as a percentage.
 
     The interval is the evaluation's own, which knows that some questions are about one fact; None where it has none.
+    Times of a run that shared its GPU are left out: they tell what else ran there.
     """
     found = {}
     for arm, results in results_of(run):
@@ -128,6 +129,8 @@ def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | Non
             found.setdefault((own, metric.name), (metric, value, None, None))
     scaled = {}
     for key, (metric, value, n, interval) in found.items():
+        if run.shares_gpu and key[1].startswith(TIMES):
+            continue
         scale = 100 if metric.unit == "%" else 1
         scaled[key] = (metric, scale * value, n, interval and [scale * side for side in interval])
     return scaled

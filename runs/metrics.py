@@ -95,7 +95,7 @@ class Metric:
 
 
 # The panels of the curves, in their order; others follow.
-LOSS = "loss, nats a token (dots: validation)"
+LOSS = "loss, nats a token (thick: running mean, dots: validation)"
 RATE, SPEED, NORM = "learning rate", "tokens/s", "gradient norm"
 READ = "memory: share of the bank read in a window of --log_interval steps"
 USES = "memory: entries by how often they were read in a window (the last)"
@@ -205,7 +205,6 @@ def last_validation(name: str) -> Number:
 
 
 METRICS: list[Metric] = [
-    # Training and validation.
     Metric("epoch", "epochs", group="train", is_chart=False),
     Metric("loss", "training loss", NATS, min, group="train", panel=LOSS, in_log="loss {:.4f}"),
     Metric("ppl", "training perplexity", "", min, digits(2), "train", is_exponential=True),
@@ -222,7 +221,6 @@ METRICS: list[Metric] = [
     share("questions/right", "right", group="questions", panel=ASKED),
     share("questions/shuffled", "right, bank shuffled", group="questions", panel=ASKED),
     share("questions/read/*", "entry read, {}", group="questions/read_", panel=ASKED),
-    # The evaluation.
     Metric("val_loss_*", "loss, {}", NATS, min, path=("language", "sources", "*", "loss")),
     Metric("bits_per_byte", "bits/byte", "bits/byte", min, path=("language", "bits_per_byte"), chinese="每字节比特数",
            is_compared=True),
@@ -278,13 +276,14 @@ METRICS: list[Metric] = [
     Metric("memory/uses*", "entries, {}", panel=USES, style="bars"),
     Metric("gpu_mib", "GPU memory, MiB", "MiB", min, whole, "system", MEMORY),
     Metric("peak_gpu_mib", "peak GPU memory, MiB", "MiB", min, whole, "system", MEMORY, "--"),
+    Metric("other_gpu_mib", "GPU memory of other processes, MiB", "MiB", None, whole, "system"),
     Metric("host_mib", "host memory, MiB", "MiB", min, whole, "system", MEMORY, ":"),
     Metric("peak_mib", "peak memory, MiB", "MiB", min, whole, get=lambda run: run.peak_memory, chinese="内存峰值 (MiB)",
            is_compared=True),
     Metric("train_s", "time in training", "s", min, span, get=lambda run: run.seconds, is_compared=True),
     Metric("tokens", "tokens learnt", "tokens", None, whole, "train", chinese="训练 token 数", is_compared=True,
            is_chart=False),
-    Metric("parameters", "parameters", "", None, whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
+    Metric("parameters", "parameters", text=whole, get=lambda run: run.info.get("parameters"), chinese="参数量",
            is_compared=True),
 ]  # fmt: skip
 

@@ -5,13 +5,12 @@ Answers carry the 95 % interval over seeds, or with one seed that over questions
 (3.3 inches) or a page (6.8).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
 
 from .compare import groups_of
 from .evidence import Number, own, results_of
-from .plots import band_of, draw_curve, points_of
+from .plots import band_of, draw_curve, points_of, smooth
 from .run import Run
 
 COLUMN, PAGE, HEIGHT, LINE, DPI = 3.3, 6.8, 2.3, 0.16, 300  # inches, a line of a legend among them; dots an inch
@@ -64,12 +63,6 @@ def loss_figure(groups: Groups, axis: str, label: str, unit: float):
         return None
     axes.legend(handles=[*lines, *band_of(groups)], frameon=False)
     return figure
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """The running mean over a twentieth of a curve."""
-    width = max(1, len(values) // 20)
-    return [mean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
 
 
 def bars_figure(groups: Groups, measures: dict[str, str], arms: dict[str, str], unit: str):

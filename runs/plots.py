@@ -4,6 +4,7 @@ Runs that differ by their seed alone are one group: one colour, their mean, and 
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -15,6 +16,8 @@ COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
 AXES = {"steps": "step", "tokens": "tokens learnt", "seconds": "seconds of training, without pauses"}
 ANSWERS = "right answers after training (hollow: bank shuffled, grey: chance)"
+SMOOTHED = ("loss",)  # curves that are drawn thin, with their running mean on top
+LOGARITHMIC, RATIO = ("loss", "grad_norm"), 3  # on a log scale where the largest value is so many times the least
 BAND = "band or bar: 1 standard deviation of seeds"
 Groups = dict[str, list[Run]]
 Points = list[tuple[float, float, float | None]]  # (x, mean, standard deviation)
@@ -130,7 +133,7 @@ def draw_panel(axes, groups: Groups, lines: dict[str, tuple], axis: str) -> None
                 bars(axes, [run.curve(name)[-1][1] for run in runs if run.curve(name)], color, dash)
             else:
                 for points in points_of(runs, name, axis):
-                    draw_curve(axes, points, style, color)
+                    draw_curve(axes, points, style, color, name in SMOOTHED)
             for run in runs:
                 for step in run.not_finite(name):
                     axes.axvline(clock_of(run, axis)(step), color=color, ls="--", lw=1)
@@ -142,18 +145,41 @@ def draw_panel(axes, groups: Groups, lines: dict[str, tuple], axis: str) -> None
         axes.yaxis.set_major_formatter(in_percent())
     if is_histogram:
         label_bins(axes)
+    if any(name in LOGARITHMIC for name in lines):
+        scale_by_ratio(axes, [value for name in lines for runs in groups.values() for run in runs
+                              for _, value in run.curve(name)])  # fmt: skip
     if len(labels) > 1:
         axes.legend(handles=labels, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
 
 
-def draw_curve(axes, points: Points, style, color: str) -> None:
-    """One curve; a spread is a band, or a bar at each dot."""
+def scale_by_ratio(axes, values: list[float]) -> None:
+    """A log scale with plain numbers, where the values are far apart in ratio."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    if values and 0 < RATIO * min(values) < max(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """The running mean over a twentieth of a curve."""
+    width = max(1, len(values) // 20)
+    return [mean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
+
+
+def draw_curve(axes, points: Points, style, color: str, is_smoothed: bool = False) -> None:
+    """One curve; a spread is a band, or a bar at each dot. A smoothed one lies thin below its running mean."""
     if not points:
         return
     x, y, spread = zip(*points, strict=True)
     if style == "o" or len(points) == 1:  # a line of one point would not be seen
         axes.errorbar(x, y, yerr=None if spread[0] is None else spread, fmt="o", color=color, ms=4, lw=1)
         return
+    if is_smoothed and len(points) >= 40:
+        axes.plot(x, y, ls=style, color=color, lw=0.6, alpha=0.4)
+        y = smooth(y)
     axes.plot(x, y, ls=style, color=color, lw=1.2)
     if spread[0] is not None:
         low, high = [a - b for a, b in zip(y, spread, strict=True)], [a + b for a, b in zip(y, spread, strict=True)]

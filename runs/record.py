@@ -20,7 +20,7 @@ from pathlib import Path
 from common.files import atomic
 
 from . import record_tables as tables
-from .evidence import Evidence
+from .evidence import Evidence, own
 from .plots import draw, draw_run
 from .record_text import change
 from .record_values import value_of
@@ -39,6 +39,7 @@ NEWER = {
     "CURVE": ("**Loss收敛情况**:", "{}\n\n"),
     "CHANGED_FLAGS": ("### 🤖 **[AI构建]** 硬件配置", "### 🤖 **[AI构建]** 与基础实验不同的参数\n\n{}\n\n"),
 }
+OF_BASELINE = {"BASELINE_LOSS": "val_loss", "BASELINE_PPL": "val_ppl"}
 OF_SEEDS = {"FINAL_LOSS": "val_loss", "CURRENT_LOSS": "val_loss", "FINAL_PPL": "val_ppl", "CURRENT_PPL": "val_ppl"}
 IMPROVEMENTS = {"LOSS_IMPROVEMENT": "val_loss", "PPL_IMPROVEMENT": "val_ppl"}
 
@@ -152,7 +153,11 @@ def values_for(run: Run, path: Path) -> Callable[[str], str | None]:
             return areas[name]()
         if many and name in OF_SEEDS and (found := evidence.number(OF_SEEDS[name])):
             return f"{found.text} ({len(found.values)} 个种子)"
-        if many and name in IMPROVEMENTS and (found := evidence.against(IMPROVEMENTS[name], "baseline")):
+        if name in OF_BASELINE and (found := own(evidence.baseline, OF_BASELINE[name])) and len(found.values) > 1:
+            return f"{found.text} ({len(found.values)} 个种子)"
+        if name == "ALL_METRICS" and many:
+            return tables.all_metrics(evidence)
+        if name in IMPROVEMENTS and (found := evidence.against(IMPROVEMENTS[name], "baseline")):
             return change(found.new.value, found.old.value)
         return value_of(name, lead)
 

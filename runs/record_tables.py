@@ -1,9 +1,11 @@
 """The generated tables of a record, in Chinese: results first, knowledge, the curve, flags, changed files."""
 
+import re
 from collections.abc import Callable
 from statistics import mean
 
 from .evidence import ARMS, OWN, Difference, Evidence, Number, own, results_of
+from .metrics import METRICS
 from .record_text import changed_files, missing
 from .run import NOT_IDENTITY, Run
 
@@ -119,12 +121,39 @@ def knowledge(run: Run) -> str:
     parts = [table(["题型", "题数", "本实验", *(ARMS[arm] for arm in arms)], rows)] if rows else []
     for title, names in (("编辑", ("edit_",)), ("读取的条目", ("gold_", "bank_used")), *OPTIONAL.items()):
         own_numbers = [number for (arm, m), number in found.results.items() if arm in OWN and m.startswith(names)]
-        if own_numbers:
-            lines = [[number.label, str(number.n or "-"), number.text] for number in own_numbers]
+        lines = [[n.label, str(n.n or "-"), n.text] for n in own_numbers if not reader_of(n.measure)]
+        if lines:
             parts.append(table([title, "题数", "本实验"], lines))
-        elif title not in OPTIONAL:
+        if by_reader := [number for number in own_numbers if reader_of(number.measure)]:
+            parts.append(reader_table({reader_of(n.measure): n.text for n in by_reader}, by_reader[0].n))
+        elif not own_numbers and title not in OPTIONAL:
             parts.append(f"{title}: 未测")
     return "\n\n".join(parts) or missing("评估没有知识题")
+
+
+def reader_of(measure: str) -> tuple[str, str] | None:
+    """(what is measured, reader) of a measure that each reader of the memory has, such as gold_read_block_1."""
+    match = re.fullmatch(r"(gold_read|gold_among_\d+)_(.+)", measure)
+    return (match[1], match[2].replace("_", " ")) if match else None
+
+
+def reader_table(cells: dict[tuple[str, str], str], n: int | None, unit: str = "") -> str:
+    """A row for each reader of the memory, a column for each rank up to which the right entry counts as found.
+
+    Args:
+        cells: (what is measured, reader), as `reader_of` gives them -> the number as text.
+    """
+    what = {"gold_read": "读到正确条目", "gold_among_1": "正确条目排第一"}
+    columns, readers = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    head = [(what.get(name) or f"正确条目在前 {name.rpartition('_')[2]}") + unit for name in columns]
+    rows = [[reader, *(cells.get((name, reader), "-") for name in columns)] for reader in readers]
+    return table([f"读取者 ({n} 题)", *head], rows)
+
+
+def all_metrics(found: Evidence) -> str:
+    """Every metric with a Chinese label, one a line: mean and standard deviation over the seeds."""
+    numbers = (own(found.results, m.name) for m in METRICS if m.chinese)
+    return "\n".join(f"{number.label}: {number.text}" for number in numbers if number) or "无"
 
 
 def curve_points(run: Run, name: str, most: int = DRAWN) -> list[tuple[int, float]]:

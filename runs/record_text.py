@@ -52,7 +52,8 @@ def duration(run: Run) -> str:
         return missing("未开始训练")
     minutes, rest = divmod(round(run.seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" + (f" ({run.sessions} 次会话)" if run.sessions > 1 else "")
+    notes = [f"{run.sessions} 次会话"] * (run.sessions > 1) + ["与其他进程共用 GPU"] * run.shares_gpu
+    return f"{hours}:{minutes:02d}:{rest:02d}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def change(new: float | None, old: float | None) -> str:
@@ -203,6 +204,7 @@ def anomalies(run: Run) -> list[str]:
         (steep, f"梯度范数超过中位数的 {STEEP} 倍: {places(steep)}"),
         (slow, f"吞吐不到中位数的一半: {places(slow)}"),
         (host and host[-1][1] > 1.5 * host[0][1] + 500, "主机内存持续增长"),
+        (run.shares_gpu, "与其他进程共用 GPU: 吞吐和用时不能与其他运行比较"),
         (run.sessions > 1, f"共 {run.sessions} 次会话: 曾中断 {run.sessions - 1} 次"),
     ]
     return [text for happened, text in found if happened] + list(dict.fromkeys(troubles))[:LISTED]
@@ -287,6 +289,13 @@ def of_baseline(value: Callable[[Run], str]) -> Callable[[Run], str]:
 def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
     """The change of a value against the baseline's."""
     return lambda run: of_baseline(lambda base: change(value(run), value(base)))(run)
+
+
+def against_time(run: Run) -> str:
+    """The change of the time against the baseline's, unless others worked on the same GPU."""
+    if run.shares_gpu or run.baseline and run.baseline.shares_gpu:
+        return missing("与其他进程共用 GPU, 用时不可比")
+    return against(lambda run: run.seconds)(run)
 
 
 def script(run: Run) -> str:

@@ -9,7 +9,7 @@ from .run import Run
 STAGES = {"INIT": "env", "DATA": "data", "MODEL": "model", "TRAIN": "train"}
 
 VALUES: dict[str, Callable[[Run], str]] = {
-    "EXPERIMENT": lambda run: f"experiment_{run.info.get('experiment', '')}",
+    "EXPERIMENT": lambda run: f"experiment_{run.number or run.info.get('experiment', '')}",
     "VERSION": lambda run: run.info.get("experiment", ""),
     "CREATED": lambda run: (run.start_time or "")[:10],
     "STATE": lambda run: text.STATES.get(run.state, run.state),
@@ -66,7 +66,7 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "LOSS_IMPROVEMENT": text.against(lambda run: last_unless_broken(run, "val_loss")),
     "PPL_IMPROVEMENT": text.against(lambda run: last_unless_broken(run, "val_ppl")),
     "QUALITY_IMPROVEMENT": text.against(text.pmi),
-    "TIME_CHANGE": text.against(lambda run: run.seconds),
+    "TIME_CHANGE": text.against_time,
     "MEM_CHANGE": text.against(lambda run: run.peak_memory),
     "BOTTLENECK_1": text.item(text.bottlenecks, 0),
     "BOTTLENECK_2": text.item(text.bottlenecks, 1),

@@ -25,6 +25,7 @@ ARMS = {
     "prompt": "the prompt holds the sentence with the answer",
     "in_context": "the prompt holds the entries that a retrieval finds",
     "lookup": "no model: a word index reads the answer from the best entries of the bank",
+    "search_alone": "no model: the same rule over the entries that the memory's own search finds",
     "no_memory": "every entry of the bank is padding, which is not read",
     "frequency": "no model: the answer that is most frequent in the bank's other facts",
     "chance": "no model: a guess",

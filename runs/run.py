@@ -15,6 +15,7 @@ from common.files import atomic, parse_json, read_json
 
 ROOT = Path(__file__).parents[1]
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
+SHARED_MIB = 3072  # more than the driver's own part of a GPU's memory: another process works there too
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {
     "out_dir", "experiment", "experiment_dir", "base_experiment", "baseline", "seed", "resume", "target_loss",
@@ -216,6 +217,11 @@ class Run:
         return ("gpu_mib", "peak_gpu_mib") if self.on_gpu else ("host_mib", "host_mib")
 
     @property
+    def shares_gpu(self) -> bool:
+        """Whether other processes used the same GPU: its times are then not those of the run alone."""
+        return any(value > SHARED_MIB for _, value in self.curve("other_gpu_mib"))
+
+    @property
     def peak_memory(self) -> float | None:
         points = self.curve(self.memory[1])
         return max(value for _, value in points) if points else None
@@ -248,7 +254,8 @@ class Run:
         for other in self.neighbours:
             same = all(other.flag(name) == self.flag(name) for name in ("data_path", "max_seq_len", "batch_size"))
             is_baseline = other.flag("model_type") == "model_original"
-            if is_baseline and same and other.last("tokens") == self.last("tokens"):
+            is_other = other.identity != self.identity  # not itself with another seed
+            if is_baseline and is_other and same and other.last("tokens") == self.last("tokens"):
                 found.append(other)
         return found[-1] if found else None
 

@@ -131,11 +131,16 @@ class Stopwatch:
 
 
 def memory_readings(device: torch.device) -> dict[str, float]:
-    """MiB in use: of this process on the host, and on the GPU now and at its highest."""
+    """MiB in use: of this process on the host, and on the GPU now and at its highest; what others use of the GPU.
+
+    The last has the driver's own part, up to a GiB: what is neither free nor reserved by this process.
+    """
     readings = {"host_mib": psutil.Process().memory_info().rss / MIB}
     if device.type == "cuda":
         readings["gpu_mib"] = torch.cuda.memory_allocated(device) / MIB
         readings["peak_gpu_mib"] = torch.cuda.max_memory_reserved(device) / MIB
+        free, total = torch.cuda.mem_get_info(device)
+        readings["other_gpu_mib"] = max(total - free - torch.cuda.memory_reserved(device), 0) / MIB
     return readings
 
 

@@ -14,7 +14,7 @@ from io import StringIO
 from itertools import cycle
 from pathlib import Path
 
-from . import drawing, tree_figure
+from . import drawing, leaderboard_figure, tree_figure
 from .rows import Rows
 
 HELD_OUT = ("held-out", "knowledge-10k")
@@ -201,7 +201,7 @@ def finish(figure, axes, colors: Colors, grid: str | None = "y") -> str:
 FIGURES: dict[str, tuple[Callable, Callable]] = {
     "answers": (answers_data, draw_answers), "loss": (loss_data, draw_loss), "speed": (speed_data, draw_speed),
     "reading": (reading_data, draw_reading), "memory": (drawing.data, drawing.draw),
-    "tree": (tree_figure.data, tree_figure.draw),
+    "tree": (tree_figure.data, tree_figure.draw), "leaderboard": (leaderboard_figure.data, leaderboard_figure.draw),
 }  # fmt: skip
 
 

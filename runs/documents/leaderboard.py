@@ -15,14 +15,15 @@ from .rows import Row, Rows, field_text
 NOT_MEASURED = "未测"
 PLAIN = "1.4.0"
 STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
+OWN_FLAGS = ("dev", "own-flags-74M")  # every script as it stands, on one text with one bank
 # Split and protocol, the first that has a loss.
 TEXTS = (
-    ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"), ("dev", "text-300"),
-    ("dev", "asked-74M"),
+    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"),
+    ("dev", "text-300"), ("dev", "asked-74M"),
 )  # fmt: skip
 QUESTIONS = (
-    ("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"), ("dev", "knowledge-cpu"),
-    ("dev", "asked-74M"),
+    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"),
+    ("dev", "knowledge-cpu"), ("dev", "asked-74M"),
 )  # fmt: skip
 # What the rows of a protocol name instead of the number: the plain model at its best learning rate.
 ALIASES = {("wiki-49M", "1.4.0"): "AdamW, 32 heads, learning rate 1e-3"}
@@ -88,12 +89,23 @@ def gap_text(row: Row, other: Row | None) -> str:
 def equal_time(rows: Rows, name: str, arms: tuple[str, ...]) -> str:
     """The loss against a plain model that trained for as long, of the first protocol that has one."""
     for split, protocol in TEXTS:
-        longer = EQUAL_TIME.get((name, protocol), f"{protocol}, time of {name}")
-        loss = first(rows, name, arms, "val_loss", ((split, protocol),))
-        plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, longer),))
+        loss, plain = pair_of_equal_time(rows, name, arms, (split, protocol))
         if loss and plain:
             return f"{gap_text(loss, plain)}, {protocol}"
     return NOT_MEASURED
+
+
+def pair_of_equal_time(rows: Rows, name: str, arms: tuple[str, ...], where: tuple[str, str]):
+    """The loss of an experiment, and that of the plain model that trained for as long."""
+    split, protocol = where
+    longer = EQUAL_TIME.get((name, protocol), f"{protocol}, time of {name}")
+    plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, longer),))
+    return first(rows, name, arms, "val_loss", (where,)), plain
+
+
+def equal_time_gap(rows: Rows, name: str, arms: tuple[str, ...], where: tuple[str, str]) -> float | None:
+    loss, plain = pair_of_equal_time(rows, name, arms, where)
+    return loss.value - plain.value if loss and plain else None
 
 
 def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
@@ -172,7 +184,8 @@ def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]
     fields |= {"device": plain["device"]} if plain else {}
     if page.rows.benchmark("step", **fields):
         return page.field("tokens_per_s", "step", **fields), page.field("peak_gib", "step", **fields)
-    speed, memory = (first(page.rows, name, arms, measure, where) for measure in ("tokens_per_s", "peak_gpu_mib"))
+    speed = first(page.rows, name, arms, "tokens_per_s", where)
+    memory = next(filter(None, (first(page.rows, name, arms, m, where) for m in ("peak_gpu_mib", "peak_mib"))), None)
     page.used += filter(None, (speed, memory))
     return (
         f"{field_text('tokens_per_s', speed.value)} ({machine(speed)})" if speed else NOT_MEASURED,

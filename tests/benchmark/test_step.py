@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from benchmark import step, subject
-from benchmark.harness import script_config
+from benchmark.harness import script_config, script_optim
 from benchmark.reference import build_reference
 from model import build_model
 from tests.conftest import tiny_config
 from trainer.flops import flops_per_token
+from trainer.muon import Muon
 
 
 def test_the_reference_is_the_same_function():
@@ -46,6 +47,15 @@ def test_an_experiments_architecture_is_read_from_its_script():
     assert script_config("1_5_0").retrieval == "ngram"
     with pytest.raises(FileNotFoundError, match="experiments are 1_4_0"):
         script_config("9_9")
+
+
+@pytest.mark.parametrize("name, kind", [("1_4_0", torch.optim.AdamW), ("1_6_0", Muon)])
+def test_a_step_is_made_by_the_experiments_own_optimizer(name, kind):
+    config = script_config(name, dim=64, n_layers=1, n_heads=4, max_seq_len=64)
+    model = subject.Subject(name, config, script_optim(name), compiled=False, batch_size=2)
+    subject.start(model, torch.zeros(1, 1), torch.device("cpu"))
+    assert type(model.optimizer) is kind
+    assert {group["lr"] for group in model.optimizer.param_groups} == {subject.LEARNING_RATE}
 
 
 @pytest.mark.parametrize("name", ["1_4_0", "1_4_8"])

@@ -87,6 +87,17 @@ def test_a_statement_is_cut_before_its_object_and_a_question_is_asked_as_one(ask
     assert 8 < sum(row["prompt"].endswith("was born in") for row in half) < 32
 
 
+def test_a_share_of_the_statements_keeps_the_subject_and_its_last_words_alone(ask):
+    found, said = ask("--reworded 1 --shortened 1", {"place of birth": [STATEMENT]})
+    ends = {row["prompt"].removeprefix(f"Person {row['answer'].strip(' City.'):0>2}") for row in found}
+    assert ends == {f"{comma} {last}" for comma in (",", "") for last in ("stood in", "in")}
+    assert "40 statements shortened" in said
+    found, _ = ask("--reworded 1 --shortened 1", {"place of birth": ["The cradle of {subject}: {object}"]})
+    assert found[0]["prompt"].startswith("The cradle of Person")  # no word is left
+    with pytest.raises(ValueError, match="--shortened cuts the statements of --wordings"):
+        ask("--reworded 1 --shortened 0.5")
+
+
 def test_a_predicate_without_wordings_names_the_relation_and_is_counted(ask):
     found, said = ask("--reworded 1", {"capital": [STATEMENT]})
     general = [text.format(subject="Person 07", predicate="place of birth") for text in REWORDINGS]

@@ -89,8 +89,9 @@ def test_edits_take_effect_and_are_taken_back(model, tokenizer, config):
     assert (numbers["1"]["NS"]["n"], stay["n"], numbers["all"]["NS_no_entry"]["n"]) == (7, 1, 4)
 
 
-def test_the_look_up_gives_the_same_scores_without_a_model(model, tokenizer, config):
-    numbers = counterfact(model, tokenizer, config)["without_model"]["lookup"]["numbers"]
+@pytest.mark.parametrize("rule", ["lookup", "search_alone"])
+def test_the_look_up_and_the_search_alone_give_the_same_scores(model, tokenizer, config, rule):
+    numbers = counterfact(model, tokenizer, config)["without_model"][rule]["numbers"]
     assert numbers["0"]["ES"]["accuracy"] == 0.1  # of the fact that no entry states, it guesses
     assert [numbers[n]["ES"]["accuracy"] for n in ("1", "all")] == [1, 1]
     assert numbers["all"]["NS"]["accuracy"] == numbers["all"]["PS_made"]["accuracy"] == 1
@@ -113,9 +114,9 @@ def test_the_look_up_does_not_answer_with_a_name_of_the_subject():
 def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, tokenizer, config):
     shown = table({"run": {"counterfact": counterfact(model, tokenizer, config)}})
     row = next(line for line in shown.splitlines() if line.startswith("counterfact, edits: 5, ES/PS/NS"))
-    guess, look_up = row.split()[-2:]
     # No entry states Chile: by frequency no edit is followed, and all neighbours stay.
-    assert (row.split()[-3], guess, look_up) == ("100.0%/100.0%/100.0%", "0.0%/0.0%/100.0%", "100.0%/100.0%/100.0%")
+    everything = "100.0%/100.0%/100.0%"
+    assert row.split()[-4:] == [everything, "0.0%/0.0%/100.0%", everything, everything]
     assert "NS without entry" in shown and "(before" in shown and "written freely" in shown
 
 
@@ -125,7 +126,8 @@ def test_one_call_writes_all_edits(model, tokenizer, config, monkeypatch):
         model.bank, "write", lambda row_X, token_XL: written.append(len(row_X)) or write(row_X, token_XL)
     )
     counterfact(model, tokenizer, config)
-    assert written == [1, 1] * 5 + [5, 5] + [4, 4]  # each alone, all, and the entries that are emptied; and back
+    all_numbers = [1, 1] * 5 + [5, 5]  # each alone, all; and back
+    assert written == all_numbers + [4, 4] + all_numbers  # then the emptied entries, then those of the search alone
 
 
 def test_an_emptied_entry_is_as_if_it_had_never_been_there(model, tokenizer, config, monkeypatch):

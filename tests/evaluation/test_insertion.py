@@ -72,10 +72,11 @@ def test_added_facts_are_answered_from_the_bank_and_taken_back(model, tokenizer,
     without = result["without_model"]
     assert without["lookup"]["accuracy"] == without["lookup"]["found"]["towns"]["accuracy"] == 1
     assert without["guess"]["accuracy"] == pytest.approx(0.2)
+    assert without["search_alone"]["parts"]["towns"]["accuracy"] == 1  # of the bank with the added entries
     # France is the most frequent country of the bank, and no right answer.
     assert without["frequency"]["accuracy"] == 0
     lines = [line for line in table({"run": {"insertion": result}}).splitlines() if "towns: entry read" in line]
-    assert [line.split()[-1] for line in lines] == ["100.0%"]
+    assert [line.split()[-2:] for line in lines] == [["100.0%", "-"]]  # the look-up; the search alone is the reader's
 
 
 def test_a_fact_takes_the_place_of_another_object_of_its_subject(model, tokenizer, settings, inserts):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from evaluation.lookup import WordIndex, choose, share_right
+from evaluation.lookup import LookUp, WordIndex, choose, shares_right
 
 TEXTS = [
     "Oslo is the capital of Norway.", "Rome is the capital of Italy.", "Norway borders Sweden and Finland.",
@@ -28,11 +28,9 @@ def test_words_in_many_entries_break_ties_alone(monkeypatch):
 
 
 def test_the_look_up_answers_or_guesses():
-    index = WordIndex(TEXTS)
+    found = LookUp(WordIndex(TEXTS), TEXTS).entries(["Oslo is the capital of", "Quito", "Oslo is the capital of"])
     choices = ["Sweden", "Norway", "Peru", "Italy"]
-    assert share_right(index, TEXTS, ["Oslo is the capital of"], [choices], [1]) == [1.0]
-    assert share_right(index, TEXTS, ["Quito"], [choices], [1]) == [0.25]
-    assert share_right(index, TEXTS, ["Oslo is the capital of"], [choices], [0]) == [0.0]
+    assert shares_right(found, [choices] * 3, [1, 1, 0]) == [1.0, 0.25, 0.0]
 
 
 def test_a_choice_inside_another_does_not_count():

@@ -11,6 +11,7 @@ from evaluation.gold import Gold, require_questions
 from evaluation.lookup import READ
 from evaluation.pararel import OTHER, OWN, certain, measured, pararel, without_model
 from evaluation.report import table
+from tests.conftest import tiny_model
 
 from .conftest import FACTS
 
@@ -50,7 +51,8 @@ def test_a_model_that_copies_finds_its_facts_in_both_wordings(model, tokenizer, 
     # Of the other seven facts Norway has 2 and Italy 2, where France is right for 3 and has 2: the first counts.
     assert without["frequency"]["parts"][OTHER]["accuracy"] == pytest.approx(3 / 6)
     row = next(line for line in table({"run": result and {"pararel": result}}).splitlines() if OTHER in line)
-    assert row.split()[-5:] == ["100.0%", "±19.5%", "20.0%", "50.0%", "100.0%"]
+    assert row.split()[-5:] == ["±19.5%", "20.0%", "50.0%", "100.0%", "100.0%"]
+    assert without["search_alone"]["parts"][OTHER]["accuracy"] == 1
 
 
 def test_a_wording_that_a_model_does_not_understand_counts_in_its_part_alone():
@@ -85,7 +87,7 @@ def test_a_letter_is_a_letter_though_a_choice_is_called_so(tmp_path):
         assert read_pararel(write(tmp_path / "p.jsonl", [row | {"answer": answer}]), None)[0]["answer"] == letter
 
 
-def test_the_most_frequent_object_does_not_count_the_asked_fact_itself():
+def test_the_most_frequent_object_does_not_count_the_asked_fact_itself(tokenizer):
     facts = [Fact(f"{s} is in {o}.", s, "country", o, s) for s, o in (("A", "France"), ("B", "Italy"))]
     rows = [
         {"uuid": f.uuid, "predicate": "country", "choices": choices, "answer": "A", "part": OTHER}
@@ -93,8 +95,9 @@ def test_the_most_frequent_object_does_not_count_the_asked_fact_itself():
         for f, choices in zip(facts, (["France", "Italy"], ["Italy", "France"]), strict=True)
     ]
     gold = Gold({"A": 0, "B": 1}, {f.uuid: f for f in facts}, lambda: enumerate(facts))
-    result = without_model(rows, EvalConfig(gold=gold))
+    result = without_model(rows, [], tiny_model(model_type="model_original"), tokenizer, EvalConfig(gold=gold))
     assert (result["frequency"]["accuracy"], result["lookup"]["accuracy"]) == (0, 1)
+    assert "search_alone" not in result  # a plain model has no search
 
 
 def test_an_interval_takes_a_fact_as_one_draw():

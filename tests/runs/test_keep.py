@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from runs.compare import compare
 from runs.keep import mean_interval, rows_of, wilson_interval
+from runs.record import fill_record
 from runs.results import find, read_rows
 from runs.run import Run
 from tests.runs.test_experiment import command
@@ -65,6 +67,21 @@ def test_an_interval_that_the_evaluation_knows_better_is_kept(tmp_path):
     run.eval["absent"] = {"knowing": {"choice": {"auroc": 0.8, "n": 100, "ci95": [0.7, 0.9]}}}
     rows = {row.measure: row for row in rows_of([run]) if row.arm == "memory"}
     assert rows["pararel_other"].interval == [78.0, 96.0] and rows["absent_auroc_choice"].interval == [0.7, 0.9]
+
+
+def test_times_of_a_run_that_shared_its_gpu_are_no_rows_and_win_nothing(tmp_path):
+    paths = [evaluated(tmp_path / f"knowledge_1_5_0_10000_seed{seed}", seed).path for seed in (1, 2)]
+    for other, shared in ((2000, False), (9000, True)):
+        for speed, path in enumerate(paths, 1):
+            with open(path / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": 100, "tokens_per_s": 1000.0 * speed, "other_gpu_mib": other}) + "\n")
+        runs = [Run(path) for path in paths]
+        measures = {row.measure for row in rows_of(runs)}
+        assert ("train_s" in measures) != shared and "peak_mib" in measures
+        rows = {row["result"]: row for row in compare(runs, {run: run.name for run in runs})[1].rows}
+        label = "tokens/s" + ", GPU shared" * shared
+        assert label in rows and bool(rows[label]["difference"]) != shared and rows["val loss"]["difference"]
+        assert ("与其他进程共用 GPU" in fill_record(paths[0], tmp_path).read_text()) == shared
 
 
 def test_seeds_of_one_experiment_give_one_row_with_their_spread(tmp_path):

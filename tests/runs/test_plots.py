@@ -43,6 +43,16 @@ def test_seeds_are_one_line_and_a_band(tmp_path):
     assert band.min() == pytest.approx(4.0 - 2**0.5) and band.max() == pytest.approx(4.0 + 2**0.5)
 
 
+def test_a_long_loss_is_smoothed_and_what_spans_much_has_a_log_scale(tmp_path):
+    losses = [10.0 - 0.08 * i + (i % 2) for i in range(100)]
+    run = Run(write_run(tmp_path / "a", losses=losses))
+    panels = list(panels_of(figure_of({"a": [run]})).values())
+    raw, mean = panels[0].get_lines()[:2]
+    assert list(raw.get_ydata()) == losses and raw.get_linewidth() < mean.get_linewidth()
+    assert mean.get_ydata()[-1] == pytest.approx(sum(losses[-5:]) / 5)
+    assert panels[0].get_yscale() == "log" and panels[2].get_yscale() == "linear"  # the norm is 1 at all steps
+
+
 def test_the_axis_is_steps_tokens_or_seconds(tmp_path):
     run = Run(write_run(tmp_path / "a", losses=[]))
     run = with_lines(

@@ -20,9 +20,9 @@ from runs.significance import LEVEL, welch, welch_half
 from tests.runs.test_record import filled, write_run
 
 
-def seeded(path: Path, seed: int, loss: float) -> Path:
+def seeded(path: Path, seed: int, loss: float, model_type: str = "model_memory") -> Path:
     """A run of one seed, whose last validation loss is `loss`."""
-    write_run(path, seed=seed, experiment=path.name.removeprefix("experiment_"))
+    write_run(path, seed=seed, experiment=path.name.removeprefix("experiment_"), model_type=model_type)
     flags = json.loads((path / "flags.json").read_text())
     flags["run"]["seed"] = seed
     (path / "flags.json").write_text(json.dumps(flags))
@@ -35,10 +35,14 @@ def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_pat
     monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
     runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, loss) for seed, loss in ((1, 2.6), (2, 2.7))]
     write_run(tmp_path / "out/experiment_9_9_9_seed3", seed=3, experiment="9_9_9_seed3", state="failed")
+    for seed, loss in ((1, 3.0), (2, 3.1)):
+        seeded(tmp_path / f"out/experiment_9_0_0_seed{seed}", seed, loss, "model_original")
     paths = {fill_record(run, tmp_path / "experiment") for run in runs}
     assert [path.name for path in paths] == ["EXPERIMENT_9_9_9.md"]
     values = filled(paths.pop().read_text())
     assert values["FINAL_LOSS"] == values["CURRENT_LOSS"] == "2.6500 ± 0.0707 (2 个种子)"
+    assert values["EXPERIMENT"] == "experiment_9_9_9" and "验证 Loss: 2.6500 ± 0.0707\n" in values["ALL_METRICS"]
+    assert values["BASELINE_LOSS"] == "3.0500 ± 0.0707 (2 个种子)" and values["LOSS_IMPROVEMENT"] == "-13.1%"
     assert "| 1 | " in values["SUMMARY"] and "| 2 | " in values["SUMMARY"] and "| 3 | " not in values["SUMMARY"]
     assert "种子: 1, 2 (均值 ± 标准差)" in values["SUMMARY"]
     failed = filled(fill_record(tmp_path / "out/experiment_9_9_9_seed3", tmp_path / "other").read_text())
@@ -118,7 +122,7 @@ def test_the_record_shows_what_was_measured_of_knowledge_and_the_flags_that_appl
     values = filled(fill_record(path, tmp_path / "experiment").read_text())
     for line in (
         "| 对象准确率 | 100 | 90.0% [82.6%, 94.5%] | 26.0% [18.4%, 35.4%] |", "| 对象准确率 (换措辞) | 50 | 60.0%",
-        "| 换措辞 PS | 100 | 80.0%", "| 读到正确条目, block 2 | 100 | 70.0%",
+        "| 换措辞 PS | 100 | 80.0%", "| 读取者 (100 题) | 读到正确条目 |", "| block 2 | 70.0%",
     ):  # fmt: skip
         assert line in values["KNOWLEDGE"]
     assert "| fusion | `words` |" in values["MODEL_FLAGS"] and "fusion_heads" not in values["MODEL_FLAGS"]

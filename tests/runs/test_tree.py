@@ -8,7 +8,7 @@ import pytest
 
 from runs.check import check_script
 from runs.documents import leaderboard as board
-from runs.documents import tree_figure
+from runs.documents import leaderboard_figure, tree_figure
 from runs.documents.figures import LIGHT
 from runs.documents.page import Page
 from runs.documents.rows import Rows, tree_of_scripts
@@ -140,6 +140,30 @@ def test_a_bank_that_is_not_read_is_told():
     assert board.bank_verdict(own, shuffled) == "记忆未被读取"
     alone = row("1.4.7", "memory", "object", 90.0, None)
     assert board.bank_verdict(alone, shuffled) == "没有区间, 不判断记忆是否被读取"
+
+
+def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tmp_path):
+    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7", n1_5_0="1_4_8")
+    where = {"protocol": "own-flags-74M"}
+    rows = [
+        row("1.4.0", "plain", "val_loss", 3.5, 0.01, **where),
+        row("1.4.7", "memory", "val_loss", 3.6, None, seeds=[42], **where),
+        row("1.4.8", "memory", "val_loss", 3.4, 0.02, **where), row("1.5.0", "memory", "val_loss", 3.0, 0.01),
+        row("1.4.0", "plain", "val_loss", 3.3, None, protocol="own-flags-74M, time of 1.4.8"),
+        row("1.4.8", "shuffled", "object", 25.0, 3.0, unit="%", **where),
+    ]  # fmt: skip
+    tree = tree_of_scripts(tmp_path)
+    lines = leaderboard_figure.data(Rows(rows, [], [], [], [], tree))
+    told = [(line["number"], round(line["gap"], 3), line["half"], line["seeds"]) for line in lines]
+    assert told == [
+        ("1.4.8", -0.1, pytest.approx(0.02), 2),
+        ("1.4.0", 0, pytest.approx(0.01), 2),
+        ("1.4.7", 0.1, None, 1),
+    ]
+    assert lines[0]["time"] == pytest.approx(0.1) and lines[1]["time"] is None and lines[0]["shuffled"] == 25
+    drawn = leaderboard_figure.draw(lines, LIGHT)
+    assert "1.4.8, n 2: 3.400" in drawn and "1.5.0" not in drawn
+    assert leaderboard_figure.data(Rows(rows[1:], [], [], [], [], tree)) == []
 
 
 def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):

@@ -1,0 +1,67 @@
+"""The leaderboard as a picture: experiments with their own flags on one text, loss and answers, with intervals."""
+
+from .leaderboard import OWN_FLAGS, PLAIN, equal_time_gap, first, half
+from .rows import Rows
+
+ARMS = ("memory", "plain")
+
+
+def data(rows: Rows) -> list[dict]:
+    """A line for each experiment with a loss in the protocol, the best loss first; without that of 1.4.0 none."""
+    plain = first(rows, PLAIN, ("plain",), "val_loss", (OWN_FLAGS,))
+    found = []
+    for node in rows.tree if plain else ():
+        name = node["number"]
+        loss = first(rows, name, ("plain",) if name == PLAIN else ARMS, "val_loss", (OWN_FLAGS,))
+        if loss is None:
+            continue
+        answer, shuffled = (
+            first(rows, name, arms, "object", (OWN_FLAGS,)) for arms in ((loss.arm,), ("shuffled",))
+        )  # fmt: skip
+        found.append({
+            "number": name, "arm": loss.arm, "loss": loss.value, "gap": loss.value - plain.value, "half": half(loss),
+            "seeds": max(1, len(loss.seeds)), "time": equal_time_gap(rows, name, ARMS, OWN_FLAGS),
+            "object": answer and answer.value, "shuffled": shuffled and shuffled.value,
+            "object_half": answer and half(answer), "shuffled_half": shuffled and half(shuffled),
+        })  # fmt: skip
+    return sorted(found, key=lambda line: line["loss"])
+
+
+def draw(lines: list[dict], colors) -> str:
+    from matplotlib.lines import Line2D
+
+    from .figures import finish, finish_axes, new_figure
+
+    figure = new_figure(7.6, 1.3 + 0.27 * len(lines), colors)
+    losses, answers = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    losses.axvline(0, color=colors.grid, lw=1)
+    for place, line in enumerate(lines):
+        color = getattr(colors, line["arm"])
+        losses.errorbar(line["gap"], place, xerr=line["half"], fmt="o", color=color, ms=5, lw=1.2,
+                        mfc=color if line["half"] else "none")  # fmt: skip
+        if line["time"] is not None:
+            losses.plot(line["time"], place, "x", color=color, ms=6)
+        for value, wide, filled in (("object", "object_half", True), ("shuffled", "shuffled_half", False)):
+            if line[value] is not None:
+                own = color if filled else colors.counterfactual
+                answers.errorbar(line[value], place, xerr=line[wide], fmt="o", color=own, ms=5, lw=1.2,
+                                 mfc=own if filled else "none")  # fmt: skip
+    names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f}" for line in lines]
+    losses.set_yticks(range(len(lines)), names)
+    losses.set_ylim(len(lines) - 0.5, -0.5)
+    losses.set_xlabel("experiment, n seeds: loss; the loss minus that of 1.4.0, nats a token")
+    answers.set_xlabel("right object questions, %")
+    answers.set_xlim(0, 102)
+
+    def mark(label: str, color: str, **style) -> Line2D:
+        return Line2D([], [], ls="", color=color, label=label, **({"marker": "o", "ms": 5} | style))
+
+    handles = [
+        mark("memory, with 95 % interval", colors.memory), mark("plain", colors.plain),
+        mark("one seed, no interval of the loss", colors.text, mfc="none"),
+        mark("bank shuffled", colors.counterfactual, mfc="none"),
+        mark("against a plain model that trained for as long", colors.memory, marker="x", ms=6),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8, frameon=False, labelcolor=colors.text)
+    finish_axes(answers, colors, "x")
+    return finish(figure, losses, colors, "x")
