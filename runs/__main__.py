@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 
 from common.cli import run_command, sentence
 from common.files import require_file
@@ -68,8 +69,11 @@ def cut(line: str, width: int | None) -> str:
 
 
 def tree_text(root: str):
-    """Writes the line of an experiment in the tree: the best loss of its newest run, and its change."""
-    best = {run.number: run.best["val_loss"] for run in find_runs(root, deep=True) if run.best}
+    """Writes the line of an experiment in the tree: the best loss of its newest run and its seeds, and its change."""
+    from .evidence import seeds_of
+
+    newest = {run.number: run for run in find_runs(root, deep=True) if run.best}
+    best = {name: mean(own.best["val_loss"] for own in seeds_of(run) if own.best) for name, run in newest.items()}
 
     def text(node) -> str:
         loss = f" [{best[node.number]:.4f}]" if node.number in best else ""
@@ -249,7 +253,7 @@ BASE = argument("--from", dest="base", required=True, metavar="NUMBER", help="th
 COMMANDS: list[tuple[str, Callable, str, list]] = [
     ("list", list_command, "all runs: state, loss, perplexity, tokens/s, memory, age since the start",
      [argument("--tree", action="store_true", help="the experiments instead, each below the one it builds on, with its "
-               "change and the best validation loss of its newest run"), ROOTS, FORMAT]),
+               "change and the best validation loss of its newest run, a mean over its seeds"), ROOTS, FORMAT]),
     ("show", show_command, "what was measured in a run", [RUN, ROOTS, FORMAT]),
     ("compare", compare_command, "flags that differ, results, winners; curves as PNG",
      [argument("runs", nargs="+", metavar="[LABEL=]RUN", help="runs that share a LABEL are seeds of one experiment"),

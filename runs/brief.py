@@ -102,9 +102,13 @@ def anomaly_facts(run: Run) -> dict:
 
 
 def script_comment(experiment: str) -> dict[str, str]:
-    """Question and change, as the experiment's script states them."""
+    """Question and change, as the experiment's script states them; the question in Chinese where there is one."""
+    from .documents.leaderboard import ASKED  # not above, for it imports modules that import this one
+
     path = find_script(experiment, ROOT)
     told = comments_of(path) if path else {}
+    if told and (question := ASKED.get(experiment.replace("_", "."))):
+        told |= {"Question": question}
     return {label: told[word] for word, label in COMMENT.items() if word in told}
 
 

@@ -49,7 +49,7 @@ def draw(lines: list[dict], colors) -> str:
     names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f}" for line in lines]
     losses.set_yticks(range(len(lines)), names)
     losses.set_ylim(len(lines) - 0.5, -0.5)
-    losses.set_xlabel("experiment, n seeds: loss; the loss minus that of 1.4.0, nats a token")
+    losses.set_xlabel("loss minus that of 1.4.0, nats a token")
     answers.set_xlabel("right object questions, %")
     answers.set_xlim(0, 102)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runs.__main__ import tree_text
 from runs.check import check_script
 from runs.documents import leaderboard as board
 from runs.documents import leaderboard_figure, tree_figure
@@ -16,6 +17,7 @@ from runs.new import new_experiment
 from runs.record import record_path
 from runs.results import row_from
 from runs.scripts import base_of, comments_of, scripts, tree_lines, tree_of
+from tests.runs.test_record_tables import seeded
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +63,13 @@ def test_a_script_of_the_archive_still_runs_and_keeps_its_name():
     assert record_path("1_5_9", ROOT / "experiment").parent.name == "archive"
     with pytest.raises(ValueError, match="archive/experiment_1_5_9.sh exists already: choose another number"):
         new_experiment("1.5.9", "1.5.0", [], ROOT)
+
+
+def test_the_tree_names_the_mean_of_the_best_losses_of_an_experiments_seeds(tmp_path):
+    for seed, loss in ((1, 2.2), (2, 2.3)):
+        seeded(tmp_path / f"out/experiment_1_4_8_seed{seed}", seed, loss)
+    lines = tree_lines(tree_of(ROOT), tree_text(tmp_path / "out"))
+    assert [line for line in lines if "[" in line] == [line for line in lines if "─ 1.4.8 [2.2500]: " in line] != []
 
 
 def row(experiment: str, arm: str, measure: str, value: float, half: float | None, **more):
