@@ -47,10 +47,12 @@ class ValidationQuestions:
         if not self.asks:
             return {}
         self.model.eval()
+        wait_for_all_streams(self.model.device)
         try:
             with torch.compiler.set_stance("force_eager"):  # their shapes are not those of the training
                 found = self._measured()
         finally:
+            wait_for_all_streams(self.model.device)
             self.model.train()
         log.info("questions: %s", ", ".join(f"{name.split('/', 1)[1]} {value:.1%}" for name, value in found.items()))
         return found
@@ -68,6 +70,12 @@ class ValidationQuestions:
                 is_read_B = (entry_BS == self.gold_B[:, None]).any(dim=1)
                 found[f"questions/read/{name.replace(' ', '_')}"] = float(is_read_B.double().mean())
         return found
+
+
+def wait_for_all_streams(device: torch.device) -> None:
+    """The search for the next batch reads the bank on a stream of its own: never while the bank is shuffled."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def ordered(bank: Bank, flags: Flags) -> Bank:

@@ -35,6 +35,8 @@ fi
 # shellcheck disable=SC2086
 "$PYTHON" "${launch[@]}" ${ACCELERATE_FLAGS:-} train_pretrain_accelerate.py "$@"
 
+# Of several machines the first one evaluates.
+[[ ! "${ACCELERATE_FLAGS:-}" =~ --(machine|node)_rank[\ =]+0*[1-9] ]] || EVALUATE=0
 if [ "${EVALUATE:-1}" = 1 ]; then
     out_dir=
     all=("$@")

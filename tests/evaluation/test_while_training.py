@@ -35,6 +35,20 @@ def write_questions(folder: Path) -> tuple[str, str]:
     return str(folder / "facts.json"), str(folder / "questions.jsonl")
 
 
+def assert_asked_as_evaluated(out: Path, knowledge: str, questions: str, cache_dir: str, device: str = "cpu") -> None:
+    """The last validation of a run and the evaluation of its weights have the same numbers."""
+    model, tokenizer, last = load_run(out, device), load_tokenizer(out), Run(out).last
+    config = EvalConfig(object_path=questions, cache_dir=cache_dir)
+    config = EvalConfig(**vars(config) | {"gold": find_gold(out, model, tokenizer, config, knowledge)})
+    assert last("questions/right") == ask_objects(model, tokenizer, config)[2]["accuracy"]
+    with shuffled(model, tokenizer, config):
+        assert last("questions/shuffled") == ask_objects(model, tokenizer, config)[2]["accuracy"]
+    layers = retrieval(model, tokenizer, config)["layers"]
+    assert set(layers) == {"block 0", "block 1", "pointer"}
+    for name, shares in layers.items():
+        assert last(f"questions/read/{name.replace(' ', '_')}") == shares["selected"]["accuracy"] > 0.5
+
+
 @pytest.mark.slow
 def test_a_validation_asks_what_the_evaluation_asks(runs, tmp_path):
     knowledge, questions = write_questions(tmp_path)
@@ -45,16 +59,7 @@ def test_a_validation_asks_what_the_evaluation_asks(runs, tmp_path):
     assert metrics(out, "loss") == metrics(tmp_path / "plain", "loss")  # asking changes nothing
     assert [step for step, _ in metrics(out, "questions/right")] == [4, 8]
 
-    model, tokenizer, last = load_run(out), load_tokenizer(out), Run(out).last
-    config = EvalConfig(object_path=questions, cache_dir=str(runs.data / "cache"))
-    config = EvalConfig(**vars(config) | {"gold": find_gold(out, model, tokenizer, config, knowledge)})
-    assert last("questions/right") == ask_objects(model, tokenizer, config)[2]["accuracy"]
-    with shuffled(model, tokenizer, config):
-        assert last("questions/shuffled") == ask_objects(model, tokenizer, config)[2]["accuracy"]
-    layers = retrieval(model, tokenizer, config)["layers"]
-    assert set(layers) == {"block 0", "block 1", "pointer"}
-    for name, shares in layers.items():
-        assert last(f"questions/read/{name.replace(' ', '_')}") == shares["selected"]["accuracy"] > 0.5
+    assert_asked_as_evaluated(out, knowledge, questions, str(runs.data / "cache"))
     assert "questions: right " in (out / "train.log").read_text()
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,9 @@ from statistics import median
 import pytest
 import torch
 
+from runs.load import load_run
+from tests.evaluation.test_while_training import WORDS as ASKED
+from tests.evaluation.test_while_training import assert_asked_as_evaluated, write_questions
 from tests.tiny_runs import Ended, Runs, metrics, redirect
 
 from .faults import die_half_written, fault
@@ -82,6 +86,22 @@ def test_a_killed_deterministic_run_on_a_gpu_goes_on_bit_for_bit(gpu_runs, survi
         assert ended.code == 0, ended.output
         assert "resumed from" in (gpu_runs.folder / "cut" / "train.log").read_text()
         assert_same_run(gpu_runs.folder / "whole", gpu_runs.folder / "cut")
+
+
+def test_questions_at_a_validation_leave_captured_steps_and_the_bank_as_they_are(gpu_runs):
+    knowledge, questions = write_questions(gpu_runs.folder)
+    flags = (*ASKED, "--database_init_path", knowledge, "--use_cuda_graph", "--dtype", "float32")
+    more = {"plain": (), "asked": ("--val_questions", questions)}
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda out: gpu_runs.start(out, *flags, *more[out]), more))
+    assert [one.code for one in ended] == [0, 0], ended[1].output
+    plain, asked = (gpu_runs.folder / out for out in more)
+    assert [step for step, _ in metrics(asked, "questions/right")] == [6, 12]
+    assert_asked_as_evaluated(asked, knowledge, questions, str(gpu_runs.data / "cache"), "cuda")
+    assert torch.equal(load_run(plain).bank.tokens, load_run(asked).bank.tokens)
+    for name in ("loss", "val_loss"):
+        losses = [[value for _, value in metrics(out, name)] for out in (plain, asked)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-2)
 
 
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -134,3 +134,20 @@ def test_the_evaluation_follows_the_folder_that_a_file_of_flags_names(tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "eval_model.py --run out/from the file"
+
+
+@pytest.mark.parametrize(
+    "flags, evaluates",
+    [("", True), ("--num_machines 2 --machine_rank 0", True), ("--num_machines 2 --machine_rank 1", False),
+     ("--nnodes 16 --node_rank=10", False)],
+)  # fmt: skip
+def test_of_several_machines_the_first_one_evaluates(tmp_path, flags, evaluates):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/bash\n[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls\n')
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(stand_in), "NUM_PROCESSES": "2", "ACCELERATE_FLAGS": flags}
+    environment.pop("EVALUATE", None)
+    subprocess.run(["bash", "run_file/_launch.sh", "--out_dir", "out/mine"], cwd=ROOT, env=environment, check=True)
+    training, *rest = (tmp_path / "calls").read_text().splitlines()
+    assert "--num_processes 2" in training and f"{flags} train_pretrain_accelerate.py" in training
+    assert rest == (["eval_model.py --run out/mine"] if evaluates else [])
