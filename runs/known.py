@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from statistics import stdev
 
 from .brief import named_curves
 from .evidence import Difference, Evidence, Number
@@ -172,6 +173,8 @@ class Known:
         sides = [number.value, *number.values, *(number.interval or ())]
         if number.interval:
             sides.append((number.interval[1] - number.interval[0]) / 2)
+        if len(number.values) > 1:
+            sides.append(stdev(number.values))
         for pool in self.pools_of(measure):
             for side in sides:
                 pool.add(side, number.is_share)

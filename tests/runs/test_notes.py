@@ -14,7 +14,9 @@ from runs.brief import as_markdown, brief
 from runs.check import check_record
 from runs.cited import refused
 from runs.draft import draft
+from runs.evidence import Number
 from runs.known import Known
+from runs.metrics import metric
 from runs.notes import experiments, fill_draft, fill_notes
 from runs.numerals import numerals
 from runs.record import TEMPLATE, fill_record
@@ -112,6 +114,13 @@ def test_a_fraction_of_a_flag_stands_only_where_its_flag_is_named(tmp_path):
         assert "is not in the data of the run" in told(answer), answer
     for answer in ("beta2 为 0.95", "--beta2 95%", "注意力 dropout 0.45", "学习率 3e-4", "learning_rate=0.0003"):
         assert told(answer) is None, answer
+
+
+def test_the_spread_of_the_seeds_may_be_written(run):
+    known, answer = Known(run, brief(run)), "Loss 2.712 ± 0.1414"
+    assert refused("FINDING_1", answer, known, experiments())
+    known.take_number("val_loss", Number(metric("val_loss"), "val_loss", (2.612, 2.812), None))
+    assert refused("FINDING_1", answer, known, experiments()) is None
 
 
 def test_a_plan_may_give_new_values_to_flags(known):
