@@ -134,7 +134,8 @@ def knowledge(run: Run) -> str:
 def reader_of(measure: str) -> tuple[str, str] | None:
     """(what is measured, reader) of a measure that each reader of the memory has, such as gold_read_block_1."""
     match = re.fullmatch(r"(gold_read|gold_among_\d+)_(.+)", measure)
-    return (match[1], match[2].replace("_", " ")) if match else None
+    reader = match and match[2].replace("block_", "层 ").replace("pointer", "指针").replace("_", " ")
+    return (match[1], reader) if match else None
 
 
 def reader_table(cells: dict[tuple[str, str], str], n: int | None, unit: str = "") -> str:
@@ -147,7 +148,7 @@ def reader_table(cells: dict[tuple[str, str], str], n: int | None, unit: str = "
     columns, readers = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
     head = [(what.get(name) or f"正确条目在前 {name.rpartition('_')[2]}") + unit for name in columns]
     rows = [[reader, *(cells.get((name, reader), "-") for name in columns)] for reader in readers]
-    return table([f"读取者 ({n} 题)", *head], rows)
+    return table([f"读记忆之处 ({n} 题)", *head], rows)
 
 
 def all_metrics(found: Evidence) -> str:
