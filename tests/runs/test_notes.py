@@ -116,6 +116,19 @@ def test_a_fraction_of_a_flag_stands_only_where_its_flag_is_named(tmp_path):
         assert told(answer) is None, answer
 
 
+def test_what_the_brief_tells_may_be_copied(run, tmp_path):
+    """A difference of 737.4 MiB is told as +737, and 737 is then not refused as another number."""
+    lines = (run.path / "metrics.jsonl").read_text()
+    (run.path / "metrics.jsonl").write_text(lines.replace('"peak_gpu_mib": 10000.0', '"peak_gpu_mib": 10737.4'))
+    made = brief(Run(run.path))
+    known = Known(Run(run.path), made)
+    told = [
+        f"{entry['指标']}: {gap['差']}" for entry in made["结果"] for name, gap in entry.items() if name[:2] == "相对"
+    ]
+    assert any("MiB): +737 (" in text for text in told)
+    assert [text for text in told if refused("FINDING_1", text, known, experiments())] == []
+
+
 def test_the_spread_of_the_seeds_may_be_written(run):
     known, answer = Known(run, brief(run)), "Loss 2.712 ± 0.1414"
     assert refused("FINDING_1", answer, known, experiments())
