@@ -49,7 +49,8 @@ run() { # name, experiment, flags
         --val_questions $data/object.jsonl --use_swanlab False \
         --log_interval 50 --eval_interval 1000 --save_interval 2000 "${@:3}"
     "$PYTHON" eval_model.py --run "out/$1" --batch_size 128 ${EVAL_FLAGS:-} --arms "${arms[@]}" \
-        --tasks language object exact_match relation verification frequency retrieval edits usage
+        --tasks language object exact_match relation verification frequency lookup search_alone retrieval edits \
+        usage
 }
 arms=()
 [[ $models != *plain* ]] || run "middle_plain_seed$seed" 1_4_0 "$@"

@@ -52,7 +52,7 @@ def plan_of(run: Run) -> tuple[str | None, str | None]:
         return match[1].replace("_", "."), f"knowledge-{int(match[2]) / 1000:g}k"
     if match := re.fullmatch(r"knowledge_(\d+(?:_\d+){2}\w*?)_seed\d+", name):
         return match[1].replace("_", "."), f"text-{run.flag('max_steps')}"
-    if match := re.fullmatch(r"(quickstart|knowledge_cpu)_([a-z]+)(?:_seed\d+)?", name):
+    if match := re.fullmatch(r"(quickstart|knowledge_cpu|middle)_([a-z]+)(?:_seed\d+)?", name):
         return match[2], match[1].replace("_", "-")
     if match := re.fullmatch(r"(\d+(?:_\d+)+\w*?)(?:_+seed_?\d+)?", name):
         return match[1].replace("_", "."), "pretraining"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runs.compare import compare
-from runs.keep import mean_interval, rows_of, wilson_interval
+from runs.keep import mean_interval, plan_of, rows_of, wilson_interval
 from runs.record import fill_record
 from runs.results import find, read_rows
 from runs.run import Run
@@ -89,6 +89,20 @@ def test_seeds_of_one_experiment_give_one_row_with_their_spread(tmp_path):
     row = find(rows_of(runs), arm="memory", measure="object")
     assert (row.value, row.values, row.seeds) == (90.0, [89.0, 90.0, 91.0], [1, 2, 3])
     assert row.interval == pytest.approx([90 - 4.303 / 3**0.5, 90 + 4.303 / 3**0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, plan",
+    [
+        ("experiment_knowledge_1_5_0_10000_seed7", ("1.5.0", "knowledge-10k")),
+        ("quickstart_plain", ("plain", "quickstart")),
+        ("middle_memory_seed42", ("memory", "middle")),
+        ("experiment_1_6_0_seed2", ("1.6.0", "pretraining")),
+        ("mine", (None, None)),
+    ],
+)
+def test_the_name_of_a_folder_says_what_a_run_is(tmp_path, name, plan):
+    assert plan_of(Run(tmp_path / name)) == plan
 
 
 def test_the_command_appends_rows_once(tmp_path):
