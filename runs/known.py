@@ -178,7 +178,8 @@ class Known:
         for pool in self.pools_of(measure):
             for side in sides:
                 pool.add(side, number.is_share)
-            self.put(pool, number.text)  # rounded as the record shows it
+            if not number.is_share:
+                self.put(pool, number.text)  # rounded to a whole number, as the record shows it
 
     def take_difference(self, measure: str, gap: Difference | None) -> None:
         if gap is None:
@@ -186,7 +187,8 @@ class Known:
         for pool in self.pools_of(measure):
             for side in (gap.value, *(gap.interval or ())):
                 pool.add(side, gap.new.is_share)
-            self.put(pool, gap.text.replace("95% 区间", ""))  # that 95 is no result
+            if not gap.new.is_share:
+                self.put(pool, gap.text.replace("95% 区间", ""))  # that 95 is no result
             if gap.relative is not None:
                 pool.add(1 + gap.relative)
                 if not gap.new.is_share:
