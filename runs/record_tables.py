@@ -134,7 +134,7 @@ def knowledge(run: Run) -> str:
 def reader_of(measure: str) -> tuple[str, str] | None:
     """(what is measured, reader) of a measure that each reader of the memory has, such as gold_read_block_1."""
     match = re.fullmatch(r"(gold_read|gold_among_\d+)_(.+)", measure)
-    reader = match and match[2].replace("block_", "层 ").replace("pointer", "指针").replace("_", " ")
+    reader = match and re.sub(r"block_(\d+)", r"第 \1 层", match[2]).replace("pointer", "指针").replace("_", " ")
     return (match[1], reader) if match else None
 
 

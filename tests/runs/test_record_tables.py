@@ -122,7 +122,7 @@ def test_the_record_shows_what_was_measured_of_knowledge_and_the_flags_that_appl
     values = filled(fill_record(path, tmp_path / "experiment").read_text())
     for line in (
         "| 对象准确率 | 100 | 90.0% [82.6%, 94.5%] | 26.0% [18.4%, 35.4%] |", "| 对象准确率 (换措辞) | 50 | 60.0%",
-        "| 换措辞 PS | 100 | 80.0%", "| 读记忆之处 (100 题) | 读到正确条目 |", "| 层 2 | 70.0%",
+        "| 换措辞 PS | 100 | 80.0%", "| 读记忆之处 (100 题) | 读到正确条目 |", "| 第 2 层 | 70.0%",
     ):  # fmt: skip
         assert line in values["KNOWLEDGE"]
     assert "| fusion | `words` |" in values["MODEL_FLAGS"] and "fusion_heads" not in values["MODEL_FLAGS"]
