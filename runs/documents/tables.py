@@ -62,21 +62,45 @@ def headline(page: Page) -> str:
     )  # fmt: skip
 
 
-def quickstart(page: Page) -> str:
-    measures = {
-        "object_bank_only": "object, facts of the bank only",
-        "object": "object, all facts",
-        "exact_match": "object, written freely",
-        "val_loss": "validation loss",
-    }
-    arms = (("plain", "plain"), ("memory", "memory"), ("memory", "shuffled"), ("memory", "counterfactual"))
+def answers_of(page: Page, protocol: str, columns: dict[str, tuple[str, str]], measures: dict[str, str]) -> str:
+    """A line for each measure, a column for each experiment and arm, of one protocol."""
     return page.table(
-        ["question", "plain", "memory", "bank shuffled", "bank counterfactual"],
+        ["question", *columns],
         [
-            [label, *(page.cell(("dev", "quickstart"), *arm, measure) for arm in arms)]
+            [label, *(page.cell(("dev", protocol), *column, measure) for column in columns.values())]
             for measure, label in measures.items()
         ],
     )
+
+
+QUICKSTART_COLUMNS = {
+    "plain": ("plain", "plain"),
+    "memory": ("memory", "memory"),
+    "bank shuffled": ("memory", "shuffled"),
+    "bank counterfactual": ("memory", "counterfactual"),
+}
+QUICKSTART_MEASURES = {
+    "object_bank_only": "object, facts of the bank only",
+    "object": "object, all facts",
+    "exact_match": "object, written freely",
+    "val_loss": "validation loss",
+}
+
+
+def quickstart(page: Page) -> str:
+    return answers_of(page, "quickstart", QUICKSTART_COLUMNS, QUICKSTART_MEASURES)
+
+
+def middle(page: Page) -> str:
+    more = {
+        "relation": "relation",
+        "verification": "verification",
+        "tokens_per_s": "training, tokens/s",
+        "train_s": "training, s",
+        "peak_gpu_mib": "GPU memory, MiB",
+    }
+    columns = {"look-up without a model": ("memory", "lookup")} | QUICKSTART_COLUMNS
+    return answers_of(page, "middle", columns, QUICKSTART_MEASURES | more)
 
 
 def public_tests(page: Page) -> str:
@@ -269,6 +293,6 @@ def several_gpus(page: Page) -> str:
 
 
 RESULT_TABLES = (
-    headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, recipe,
-    cpu, first_memories, several_gpus, public_tests,
+    headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
+    recipe, cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip
