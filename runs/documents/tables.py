@@ -73,34 +73,33 @@ def answers_of(page: Page, protocol: str, columns: dict[str, tuple[str, str]], m
     )
 
 
-QUICKSTART_COLUMNS = {
-    "plain": ("plain", "plain"),
-    "memory": ("memory", "memory"),
-    "bank shuffled": ("memory", "shuffled"),
-    "bank counterfactual": ("memory", "counterfactual"),
-}
-QUICKSTART_MEASURES = {
+ANSWERS = {
     "object_bank_only": "object, facts of the bank only",
     "object": "object, all facts",
     "exact_match": "object, written freely",
-    "val_loss": "validation loss",
 }
+MODELS = {"plain": ("plain", "plain"), "memory": ("memory", "memory"), "bank shuffled": ("memory", "shuffled")}
 
 
 def quickstart(page: Page) -> str:
-    return answers_of(page, "quickstart", QUICKSTART_COLUMNS, QUICKSTART_MEASURES)
+    columns = MODELS | {"bank counterfactual": ("memory", "counterfactual")}
+    return answers_of(page, "quickstart", columns, ANSWERS | {"val_loss": "validation loss"})
 
 
 def middle(page: Page) -> str:
+    without = {
+        "most frequent answer": ("memory", "frequency"),
+        "look-up without a model": ("memory", "lookup"),
+        "search alone": ("memory", "search_alone"),
+        "memory, untrained": ("memory, untrained", "memory"),
+    }
     more = {
         "relation": "relation",
         "verification": "verification",
-        "tokens_per_s": "training, tokens/s",
-        "train_s": "training, s",
-        "peak_gpu_mib": "GPU memory, MiB",
+        "val_loss": "validation loss",
+        "peak_mib": "GPU memory, MiB",
     }
-    columns = {"look-up without a model": ("memory", "lookup")} | QUICKSTART_COLUMNS
-    return answers_of(page, "middle", columns, QUICKSTART_MEASURES | more)
+    return answers_of(page, "middle", without | MODELS, ANSWERS | more)
 
 
 def public_tests(page: Page) -> str:
