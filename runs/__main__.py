@@ -274,7 +274,7 @@ COMMANDS: list[tuple[str, Callable, str, list]] = [
      [RUNS, argument("--experiment", metavar="NUMBER", help="default: as the folder's name says"),
       argument("--protocol", help="such as knowledge-10k; default: as the folder's name says"),
       argument("--split", default="dev", help="which questions were asked, such as dev or held-out"),
-      argument("--partial", action="store_true", help="accept an evaluation with --limit, and note it"),
+      argument("--partial", action="store_true", help="accept an evaluation with --limit, or cut short, and note it"),
       argument("--file", default=str(ROOT / "experiment/results.jsonl"), help="where the rows go"), ROOTS]),
     ("check", check_command, "do all scripts parse, is any number of a record or document stale?", [ROOTS, FORMAT]),
     ("documents", documents_command, "write tables, values and figures of the documents from the rows", []),

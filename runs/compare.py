@@ -213,6 +213,9 @@ def compared_metrics(runs: list[Run]) -> Iterator[Metric]:
                 yield replace(measure, label=measure.label.format(star), path=path)
             continue
         yield measure
+        if measure.name == "val_loss" and (limit := next(filter(None, (run.text_limit for run in runs)), None)):
+            measure = replace(measure, label=f"val loss, first {limit} rows", get=None)
+            yield measure
         if measure.name in SHUFFLED:
             path = ("arms", "bank shuffled", *measure.path)
             yield replace(measure, label=f"{measure.label}, bank shuffled", path=path, get=None, better=None)

@@ -23,6 +23,7 @@ ARMS = {
 OWN = ("plain", "memory")
 # Names of measures in Chinese where the table of metrics has none; * stands for a part of the name.
 LABELS = {
+    "val_loss_first_*": "验证 Loss, 前 {} 行", "bits_per_byte_first_*": "每字节比特数, 前 {} 行",
     "val_loss_*": "Loss, {}", "planted": "答出反事实对象", "gold_read_*": "读到正确条目, {}",
     "gold_among_1_*": "正确条目排第一, {}", "gold_among_4_*": "正确条目在前 4, {}",
     "gold_among_16_*": "正确条目在前 16, {}", "gold_among_64_*": "正确条目在前 64, {}",
@@ -41,7 +42,8 @@ LABELS = {
            ("free_ps_paraphrase_*", "自由生成 PS (原始), {} 次编辑"),
            ("deleted", "删除后如同从未有过"))},
     "edit_success": "编辑成功 ES", "edit_paraphrase": "换措辞 PS", "edit_neighbourhood": "邻近事实 NS",
-    "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
+    "edit_neighbourhood_0": "编辑前的邻近事实 NS", "edit_success_0": "编辑前的 ES",
+    "edit_paraphrase_0": "编辑前的 PS", "edit_ms": "每次编辑 (ms)", "bank_used": "评估文本读到的条目占比",
     "prompt_tokens": "提示词 token 数", "answer_ms": "每题用时 (批量, ms)", "answer_ms_alone": "每题用时 (单题, ms)",
     "first_token_ms": "首个 token 用时 (批量, ms)", "first_token_ms_alone": "首个 token 用时 (单题, ms)",
     "overlap_loss_*": "Loss, 共有 {}", "overlap_gain_*": "比空知识库低, 共有 {}",

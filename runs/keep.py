@@ -68,7 +68,7 @@ def require_whole(run: Run, allow_limit: bool) -> None:
     if run.state != "finished":
         raise ValueError(f"{run.path} is {run.state}, not finished: let it end first")
     about, again = run.eval.get("about"), f"python eval_model.py --run {run.path}"
-    if not about or "resources" not in run.eval:
+    if not about or "resources" not in run.eval and not allow_limit:
         raise ValueError(f"{run.path} has no whole eval.json: {again}")
     if about["date"] < (run.end_time or ""):
         raise ValueError(f"{run.path} was evaluated before its training ended: {again}")
@@ -108,6 +108,13 @@ def measure_name(metric: Metric, star: str) -> str:
     return metric.name.replace("*", re.sub(r"\W+", "_", star))
 
 
+def name_of_part(metric: Metric, name: str, run: Run) -> str | None:
+    """The name of a measure. A loss of the first rows alone has them in it; a perplexity of them is left out."""
+    if metric.path[0] != "language" or run.text_limit is None:
+        return name
+    return None if metric.is_exponential else f"{name}_first_{run.text_limit}"
+
+
 def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | None, list[float] | None]]:
     """(arm, measure) -> (metric, value, n, interval) of everything that a run measured; a share as a percentage.
 
@@ -121,7 +128,8 @@ def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | Non
                 n = around.get("n")
                 n = n.get(metric.path[-1]) if isinstance(n, dict) else n
                 interval = around.get("ci95") if metric.path[-1] in ("accuracy", "auroc") else None
-                found[arm, measure_name(metric, star)] = (metric, value, n, interval)
+                if name := name_of_part(metric, measure_name(metric, star), run):
+                    found[arm, name] = (metric, value, n, interval)
     own = next(results_of(run))[0]
     for metric in METRICS:
         value = metric.value(run) if metric.is_compared else None
@@ -147,6 +155,8 @@ def evidence_of(runs: list[Run]) -> tuple[dict, list[str]]:
         notes.append("uncommitted changes")
     if limits := set().union(*map(limits_of, runs)):
         notes.append(f"the first {' or '.join(map(str, sorted(limits)))} questions")
+    if any("resources" not in run.eval for run in runs):
+        notes.append("the evaluation was cut short")
     evidence = {
         "seeds": [run.flag("seed") for run in runs], "commit": commits[-1], "source": "run",
         "machine": f"{processes} x {machine}" if processes > 1 else machine,

@@ -105,6 +105,7 @@ PANELS = (LOSS, ASKED, RATE, SPEED, NORM, READ, USES, MEMORY)
 QUESTIONS = {"object": "对象", "relation": "关系", "verification": "真伪"}
 PARTS = {"": "", "seen": " (训练文本与库中)", "bank_only": " (仅库中)"}
 NATS = "nats/token"
+EDITED = {"ES": "edit_success", "PS": "edit_paraphrase", "NS": "edit_neighbourhood"}
 SETS = ("language_sets", "sets", "*")
 
 
@@ -123,11 +124,10 @@ def answers(task: str, part: str) -> Metric:
 def edits(number: int) -> list[Metric]:
     """The scores after a number of edits, without which they stand after one."""
     after, label = ("" if number == 1 else f"_{number}"), f"edits: {number}"
-    names = {"ES": "edit_success", "PS": "edit_paraphrase", "NS": "edit_neighbourhood"}
     time = Metric(
         f"edit_ms{after}", f"ms an edit, {label}", "ms", min, digits(3), path=("edits", str(number), "ms_per_edit")
     )
-    return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in names.items()), time]
+    return [*(share(name + after, f"{key}, {label}", "edits", str(number), key) for key, name in EDITED.items()), time]
 
 
 def many_edits(task: str, title: str) -> list[Metric]:
@@ -249,7 +249,7 @@ METRICS: list[Metric] = [
     share("pararel_read_*", "ParaRel read, {}", "pararel", "read", "other wordings", "*", "selected", "accuracy"),
     *(score for number in (1, 100, 10_000) for score in edits(number)),
     *(own for task, title in (("counterfact", "CounterFact"), ("zsre", "zsRE")) for own in many_edits(task, title)),
-    share("edit_neighbourhood_0", "NS, edits: 0", "edits", "0", "NS"),
+    *(share(f"{name}_0", f"{key}, edits: 0", "edits", "0", key) for key, name in EDITED.items()),
     *overlaps(),
     # Files of --language_sets, by name.
     share("set_*", "{}", *SETS, "accuracy", is_compared=True),

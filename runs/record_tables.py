@@ -113,7 +113,8 @@ def knowledge(run: Run) -> str:
         return missing("运行 eval_model.py 后填写")
     arms = found.controls
     rows = []
-    for measure in QUESTIONS:
+    parts_of_text = [measure for measure in found.measures if measure.startswith("val_loss_first_")]
+    for measure in (*QUESTIONS, *parts_of_text):
         cells = [own(found.results, measure), *(found.results.get((arm, measure)) for arm in arms)]
         if any(cells):
             n = next((str(number.n) for number in cells if number and number.n), "-")

@@ -222,6 +222,16 @@ class Run:
         return any(value > SHARED_MIB for _, value in self.curve("other_gpu_mib"))
 
     @property
+    def text_limit(self) -> int | None:
+        """The first rows of the validation text that the evaluation read; None: all, as each validation does."""
+        limit, rows = self.result("language").get("limit"), self.result_of_data("val").get("rows")
+        return limit if limit and rows and limit < rows else None
+
+    def result_of_data(self, name: str) -> dict:
+        """The report of a part of the data, such as val; empty where the run has none."""
+        return self.info.get("data", {}).get(name) or {}
+
+    @property
     def peak_memory(self) -> float | None:
         points = self.curve(self.memory[1])
         return max(value for _, value in points) if points else None

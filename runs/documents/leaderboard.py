@@ -15,7 +15,7 @@ from .rows import Row, Rows, field_text
 NOT_MEASURED = "未测"
 PLAIN = "1.4.0"
 STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
-OWN_FLAGS = ("dev", "own-flags-74M")  # every script as it stands, on one text with one bank
+OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text with one bank
 # Split and protocol, the first that has a loss.
 TEXTS = (
     OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"),
@@ -123,6 +123,43 @@ def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
     return "Loss 更低" if row.value < plain.value else "Loss 更高"
 
 
+def over_seeds(rows: Rows, name: str, arms: tuple[str, ...], shown: str | None) -> str | None:
+    """A verdict on the loss of the first other protocol that has several seeds, where the one shown has not."""
+    if shown is None or "单个种子" not in shown:
+        return shown
+    for where in TEXTS:
+        loss, plain = (
+            first(rows, own, named, "val_loss", (where,))
+            for own, named in ((name, arms), (plain_of(rows, name), ("plain",)))
+        )
+        verdict = loss_verdict(loss, plain)
+        if verdict and "种子" not in verdict:
+            return f"{verdict} ({where[1]})"
+    return shown
+
+
+def against_base(rows: Rows, node: dict, loss: Row | None) -> str:
+    """The loss against that of the experiment that this one builds on, and over seeds whether it is noise."""
+    base = node["base"]
+    if base is None or loss is None:
+        return "–" if base is None else NOT_MEASURED
+    arms = ("plain",) if base == PLAIN else ("memory", "plain")
+    other = first(rows, base, arms, "val_loss", ((loss.split, loss.protocol),))
+    if other is None:
+        return NOT_MEASURED
+    word = (loss_verdict(loss, other) or "").removeprefix("Loss ")
+    return gap_text(loss, other) + (f", {word}" if "种子" not in word else "")
+
+
+def bank_verdict_of(rows: Rows, name: str, arms: tuple[str, ...], answer: Row | None) -> str | None:
+    """The verdict of the first protocol that asked with the bank shuffled too, named where another is shown."""
+    for where in QUESTIONS:
+        own, shuffled = (first(rows, name, named, "object", (where,)) for named in (arms, ("shuffled",)))
+        if verdict := bank_verdict(own, shuffled):
+            return verdict if answer and where[1] == answer.protocol else f"{verdict} ({where[1]})"
+    return None
+
+
 def bank_verdict(answer: Row | None, shuffled: Row | None) -> str | None:
     """Whether the answers come from the bank: they fall when it is shuffled."""
     if answer is None or shuffled is None or answer.arm != "memory":
@@ -155,13 +192,12 @@ def line(page: Page, node: dict) -> list[str]:
     where = ((loss.split, loss.protocol),) if loss else ()
     plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", where)
     answer = first(rows, name, arms, "object", QUESTIONS)
-    asked = ((answer.split, answer.protocol),) if answer else QUESTIONS
-    shuffled = first(rows, name, ("shuffled",), "object", asked)
     paraphrase = first(rows, name, arms, "edit_paraphrase", QUESTIONS)
     reworded = first(rows, name, arms, "object_reworded", QUESTIONS)
     page.used += [row for row in (loss, answer, paraphrase, reworded) if row]
     speed, memory = cost(page, name, arms, where)
-    found = (loss_verdict(loss, plain), bank_verdict(answer, shuffled) or shuffled_loss(rows, name, loss))
+    of_loss = over_seeds(rows, name, arms, loss_verdict(loss, plain))
+    found = (of_loss, bank_verdict_of(rows, name, arms, answer) or shuffled_loss(rows, name, loss))
     verdict = "; ".join(filter(None, found)) or ("基线" if name == PLAIN else NOT_MEASURED)
     n = "; ".join(filter(None, (seeds_text(loss), answer and answer.n and f"{answer.n} 题"))) or "–"
     link = f"[记录]({node['record']})" if node["record"] else "无"
@@ -170,11 +206,19 @@ def line(page: Page, node: dict) -> list[str]:
         name + (" (归档)" if node["archived"] else ""), ASKED.get(name) or node["question"],
         f"{loss.value:.3f} ({loss.protocol})" if loss else NOT_MEASURED,
         against or (gap_text(loss, plain) if loss else NOT_MEASURED),
-        against or equal_time(rows, name, arms),
+        against or equal_time(rows, name, arms), against_base(rows, node, loss),
         f"{answer.value:.1f}" if answer else NOT_MEASURED, f"{reworded.value:.1f}" if reworded else NOT_MEASURED,
-        f"{paraphrase.value:.0f}" if paraphrase else NOT_MEASURED,
+        paraphrase_text(rows, paraphrase),
         speed, memory, n, verdict, link,
     ]  # fmt: skip
+
+
+def paraphrase_text(rows: Rows, row: Row | None) -> str:
+    """PS after an edit, and where it was measured before: a model that reads nothing has as much without the edit."""
+    if row is None:
+        return NOT_MEASURED
+    before = rows.result(row.experiment, row.arm, "edit_paraphrase_0", row.split, row.protocol)
+    return f"{row.value:.0f}" + (f" (编辑前 {before.value:.0f})" if before else "")
 
 
 def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]:
@@ -184,7 +228,7 @@ def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]
     fields |= {"device": plain["device"]} if plain else {}
     if page.rows.benchmark("step", **fields):
         return page.field("tokens_per_s", "step", **fields), page.field("peak_gib", "step", **fields)
-    speed = first(page.rows, name, arms, "tokens_per_s", where)
+    speed = first(page.rows, name, arms, "tokens_per_s", (*where, *TEXTS))  # a run that shared its GPU has none
     memory = next(filter(None, (first(page.rows, name, arms, m, where) for m in ("peak_gpu_mib", "peak_mib"))), None)
     page.used += filter(None, (speed, memory))
     return (
@@ -199,7 +243,7 @@ def machine(row: Row) -> str:
 
 def leaderboard(page: Page) -> str:
     head = [
-        "实验", "问题", "Loss (协议)", "相对普通模型, token 数相同", "相对普通模型, 时间相同", "对象题, %",
-        "换措辞的对象题, %", "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
+        "实验", "问题", "Loss (协议)", "相对普通模型, token 数相同", "相对普通模型, 时间相同", "相对所基于的实验",
+        "对象题, %", "换措辞的对象题, %", "换措辞 PS, %", "token/s", "显存, GiB", "n", "结论", "记录",
     ]  # fmt: skip
     return page.table(head, [line(page, node) for node in page.rows.tree])

@@ -1,9 +1,11 @@
 """The tables of results: each is a function of a page; `marks.py` finds it by its name."""
 
+from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
 from .rows import MISSING, Row
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
+FIRST_ROWS = "val_loss_first_500"  # of the validation text; read with the bank shuffled too
 LOOKUP = ("*", "lookup")  # of whatever experiment it stands beside
 PLAIN, MEMORY = ("1.4.0", "plain"), ("1.5.0", "memory")
 KINDS = ("object", "relation", "verification")
@@ -259,6 +261,25 @@ def recipe(page: Page) -> str:
     return page.table(head, lines)
 
 
+def own_flags(page: Page) -> str:
+    """Every experiment that was run with the flags of its script, best loss first: text, answers, edits."""
+    runs = dict.fromkeys((row.experiment, row.arm) for row in page.rows.results if row.protocol == OWN_FLAGS[1])
+    losses = {run: page.rows.result(*run, "val_loss", *OWN_FLAGS) for run in runs if run[1] in ("plain", "memory")}
+    lines = []
+    for (name, arm), row in sorted(losses.items(), key=lambda item: item[1].value):
+        first, shuffled = (page.rows.result(name, own, FIRST_ROWS, *OWN_FLAGS) for own in (arm, "shuffled"))
+        rise = f"{shuffled.value - first.value:+.3f}" if shuffled else MISSING
+        asked = page.cells(OWN_FLAGS, name, arm, "object_reworded", "relation", "verification", "exact_match")
+        objects = [page.cell(OWN_FLAGS, name, own, "object") for own in (arm, "shuffled")]
+        loss = page.cell(OWN_FLAGS, name, arm, "val_loss")
+        lines.append([name, str(len(row.seeds)), loss, rise, *objects, *asked, page.edits(OWN_FLAGS, name, arm)])
+    head = [
+        "experiment", "seeds", "loss", "rise by shuffling", "object", "bank shuffled", "in other words", "relation",
+        "verification", "written freely", "ES / PS / NS",
+    ]  # fmt: skip
+    return page.table(head, lines)
+
+
 def cpu(page: Page) -> str:
     def line(experiment: str, arm: str) -> list[str]:
         answers = page.cells(("dev", "knowledge-cpu"), experiment, arm, *KINDS, "exact_match")
@@ -293,5 +314,5 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, cpu, first_memories, several_gpus, public_tests,
+    recipe, own_flags, cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip

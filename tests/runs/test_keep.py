@@ -84,6 +84,36 @@ def test_times_of_a_run_that_shared_its_gpu_are_no_rows_and_win_nothing(tmp_path
         assert ("与其他进程共用 GPU" in fill_record(paths[0], tmp_path).read_text()) == shared
 
 
+def test_a_loss_of_the_first_rows_alone_has_a_name_of_its_own(tmp_path):
+    path = evaluated(tmp_path / "knowledge_1_5_0_10000_seed1").path
+    info, results = (json.loads((path / name).read_text()) for name in ("run.json", "eval.json"))
+    info["data"] = {"val": {"rows": 1000}}
+    shuffled = results["arms"]["bank shuffled"] | {"language": {"loss": 2.8, "n": 50}}
+    for limit, name, own in ((500, "val_loss_first_500", 2.6), (1000, "val_loss", 2.51)):
+        results["language"]["limit"] = limit
+        results["arms"] = {"bank shuffled": shuffled}
+        (path / "run.json").write_text(json.dumps(info))
+        (path / "eval.json").write_text(json.dumps(results))
+        rows = {(row.arm, row.measure): row.value for row in rows_of([Run(path)], allow_limit=True)}
+        assert rows["memory", name] == 2.51 and rows["shuffled", name] == 2.8
+        assert rows["memory", "val_loss"] == own  # that of the last validation, which reads the whole text
+        assert ("shuffled", "val_loss") not in rows or limit == 1000
+    results["language"]["limit"] = 500
+    (path / "eval.json").write_text(json.dumps(results))
+    told = [row["result"] for row in compare([Run(path), Run(path)])[1].rows]
+    assert "val loss, first 500 rows, bank shuffled" in told and "val loss, bank shuffled" not in told
+
+
+def test_an_evaluation_that_was_cut_short_is_kept_on_request_and_noted(tmp_path):
+    path = evaluated(tmp_path / "knowledge_1_5_0_10000_seed1").path
+    results = json.loads((path / "eval.json").read_text())
+    del results["resources"]
+    (path / "eval.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="has no whole eval.json"):
+        rows_of([Run(path)])
+    assert "the evaluation was cut short" in rows_of([Run(path)], allow_limit=True)[0].note
+
+
 def test_seeds_of_one_experiment_give_one_row_with_their_spread(tmp_path):
     runs = [evaluated(tmp_path / f"knowledge_1_5_0_10000_seed{seed}", seed, 88 + seed) for seed in (1, 2, 3)]
     row = find(rows_of(runs), arm="memory", measure="object")

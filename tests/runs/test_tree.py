@@ -83,7 +83,7 @@ def row(experiment: str, arm: str, measure: str, value: float, half: float | Non
 
 
 def lines_of(tmp_path: Path, rows: list, benchmarks: list = ()) -> dict[str, list[str]]:
-    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7")
+    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7", n1_5_0="1_4_8")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/EXPERIMENT_1_4_7.md").touch()
     tree = tree_of_scripts(tmp_path)
@@ -97,17 +97,22 @@ def test_the_leaderboard_says_what_the_rows_say_and_what_was_not_measured(tmp_pa
     lines = lines_of(tmp_path, [
         row("1.4.0", "plain", "val_loss", 3.0, 0.01, values=[3.001, 2.999]),
         row("1.4.7", "memory", "val_loss", 2.9, 0.01, values=[2.901, 2.899]),
+        row("1.4.8", "memory", "val_loss", 2.95, 0.01, values=[2.951, 2.949]),
         row("1.4.0", "plain", "val_loss", 2.8, 0.01, protocol="pretraining, time of 1.4.7"),
         row("1.4.7", "memory", "object", 90.0, 2.0, **of_questions),
         row("1.4.7", "memory", "object_reworded", 80.5, 2.0, **of_questions),
         row("1.4.7", "shuffled", "object", 25.0, 3.0, **of_questions),
+        row("1.4.7", "memory", "edit_paraphrase", 44.0, 2.0, **of_questions),
+        row("1.4.7", "memory", "edit_paraphrase_0", 41.0, 2.0, **of_questions),
         row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s"),
     ])  # fmt: skip
     assert lines["1.4.7"][2:] == [
-        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "90.0", "80.5", "未测",
-        "12,345 (m)", "未测", "2 个种子; 500 题", "Loss 更低; 记忆被读取", "[记录](EXPERIMENT_1_4_7.md)",
+        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "-0.100 (-3.3%), 更低",
+        "90.0", "80.5", "44 (编辑前 41)", "12,345 (m)", "未测", "2 个种子; 500 题", "Loss 更低; 记忆被读取",
+        "[记录](EXPERIMENT_1_4_7.md)",
     ]  # fmt: skip
-    assert lines["1.4.8"][2:] == ["未测"] * 8 + ["–", "未测", "无"] and lines["1.4.0"][11] == "基线"
+    assert lines["1.4.8"][2:6] == ["2.950 (pretraining)", "-0.050 (-1.7%)", "未测", "+0.050 (+1.7%), 更高"]
+    assert lines["1.5.0"][2:] == ["未测"] * 9 + ["–", "未测", "无"] and lines["1.4.0"][12] == "基线"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +145,27 @@ def test_speed_and_memory_of_a_line_come_from_one_device(tmp_path):
         row("1.4.7", "memory", "val_loss", 3.0, 0.01),
         row("1.4.7", "memory", "peak_gpu_mib", 2048, None, unit="MiB", machine="NVIDIA H200"),
     ], benchmarks)  # fmt: skip
-    assert lines["1.4.0"][8:10] == ["1,421,000", "4.8"] and lines["1.4.7"][8:10] == ["未测", "2.0 (H200)"]
+    assert lines["1.4.0"][9:11] == ["1,421,000", "4.8"] and lines["1.4.7"][9:11] == ["未测", "2.0 (H200)"]
     assert "benchmark `step`: on NVIDIA H100 80GB; 2026-11-27." in lines["footnote"]
+
+
+def test_what_the_shown_protocol_cannot_tell_is_told_by_the_next_that_can(tmp_path):
+    own, old = {"protocol": "own-flags-42M", "seeds": [42], "values": [3.0]}, {"protocol": "wiki-49M", "split": "val"}
+    asked = {"unit": "%", "n": 500}
+    lines = lines_of(tmp_path, [
+        row("1.4.0", "plain", "val_loss", 3.5, 0.01, **own | {"values": [3.5]}),
+        row("1.4.7", "memory", "val_loss", 3.0, None, **own),
+        row("1.4.7", "memory", "object", 98.0, 1.0, **asked, **own),
+        row(board.ALIASES["wiki-49M", "1.4.0"], "plain", "val_loss", 3.3, 0.01, values=[3.31, 3.29], **old),
+        row("1.4.7", "memory", "val_loss", 3.1, 0.01, values=[3.11, 3.09], **old),
+        row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s", **old),
+        *(row("1.4.7", arm, "object", value, 2.0, protocol="knowledge-10k", **asked)
+          for arm, value in (("memory", 90.0), ("shuffled", 25.0))),
+    ])  # fmt: skip
+    assert lines["1.4.7"][2] == "3.000 (own-flags-42M)" and lines["1.4.7"][6] == "98.0"
+    assert (
+        lines["1.4.7"][12] == "Loss 更低 (wiki-49M); 记忆被读取 (knowledge-10k)" and lines["1.4.7"][9] == "12,345 (m)"
+    )
 
 
 def test_a_bank_that_is_not_read_is_told():
@@ -153,12 +177,12 @@ def test_a_bank_that_is_not_read_is_told():
 
 def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tmp_path):
     write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7", n1_5_0="1_4_8")
-    where = {"protocol": "own-flags-74M"}
+    where = {"protocol": "own-flags-42M"}
     rows = [
         row("1.4.0", "plain", "val_loss", 3.5, 0.01, **where),
         row("1.4.7", "memory", "val_loss", 3.6, None, seeds=[42], **where),
         row("1.4.8", "memory", "val_loss", 3.4, 0.02, **where), row("1.5.0", "memory", "val_loss", 3.0, 0.01),
-        row("1.4.0", "plain", "val_loss", 3.3, None, protocol="own-flags-74M, time of 1.4.8"),
+        row("1.4.0", "plain", "val_loss", 3.3, None, protocol="own-flags-42M, time of 1.4.8"),
         row("1.4.8", "shuffled", "object", 25.0, 3.0, unit="%", **where),
     ]  # fmt: skip
     tree = tree_of_scripts(tmp_path)
