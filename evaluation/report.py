@@ -142,6 +142,12 @@ def costs_of(results: dict) -> dict[str, str]:
     return cells
 
 
+def answered_by_rules(rows: dict[str, dict]) -> list[str]:
+    """The measures of the columns without a model: they stand in the table also where no model was asked."""
+    found = [results.get(task, {}) for results in rows.values() for task in ("frequency", *dict(RULES).values())]
+    return [measure for own in found for measure, value in own.items() if isinstance(value, dict)]
+
+
 def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[str, str]]:
     """The columns without a model, where a result has them: chance, chance by frequency, look-up, search alone."""
     chance = {}
@@ -168,7 +174,7 @@ def chance_levels(rows: dict[str, dict], measures: list[str]) -> dict[str, dict[
 def table(rows: dict[str, dict]) -> str:
     """An aligned table of named results; below it, where there are any, that of the language sets."""
     cells = {name: measures_of(results) for name, results in rows.items()}
-    measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
+    measures = list(dict.fromkeys([measure for own in cells.values() for measure in own] + answered_by_rules(rows)))
     cells |= chance_levels(rows, measures)
     return "\n\n".join(
         filter(None, [measures and aligned(cells, measures), table_of_sets(rows), *tables_of_overlap(rows)])

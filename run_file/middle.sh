@@ -6,13 +6,13 @@
 #   bash run_file/data.sh wikipedia && bash run_file/middle.sh
 #
 # TEXT, VAL and SENTENCES name other files than those of data.sh (also .gz, .zst, parquet, folders). STEPS, of 24,576
-# tokens, SEED and MODELS (memory: that one alone) change what is run. Flags on the command line go to both trainings,
-# EVAL_FLAGS (--limit 500) to both evaluations.
+# tokens (3000), SEED and MODELS (memory: that one alone) change what is run. Flags on the command line go to both
+# trainings, EVAL_FLAGS (--limit 500) to both evaluations. Expected numbers and time: docs/results_middle.md.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 text=${TEXT:-dataset/stable/wikipedia.jsonl} val=${VAL:-dataset/stable/wikipedia_val.jsonl}
 sentences=${SENTENCES:-dataset/stable/wikipedia_knowledge.jsonl}
-steps=${STEPS:-6000} seed=${SEED:-42} models=${MODELS:-plain memory}
+steps=${STEPS:-3000} seed=${SEED:-42} models=${MODELS:-plain memory}
 data=dataset/quickstart middle=dataset/middle
 for model in $models; do
     if [ "$model" != plain ] && [ "$model" != memory ]; then

@@ -23,6 +23,7 @@ UNITS = {
     "of plain": "{:.2f}",
     "of four": "{:.2f}",
     "GiB": "{:.1f} GiB",
+    "MiB": "{:,.0f} MiB",
 }
 FIELDS = {
     "step_ms": "{:.1f} ms", "token_ms": "{:.2f} ms", "ms": "{:.2f} ms", "floor_ms": "{:.2f} ms",

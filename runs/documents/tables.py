@@ -64,21 +64,44 @@ def headline(page: Page) -> str:
     )  # fmt: skip
 
 
-def quickstart(page: Page) -> str:
-    measures = {
-        "object_bank_only": "object, facts of the bank only",
-        "object": "object, all facts",
-        "exact_match": "object, written freely",
-        "val_loss": "validation loss",
-    }
-    arms = (("plain", "plain"), ("memory", "memory"), ("memory", "shuffled"), ("memory", "counterfactual"))
+def answers_of(page: Page, protocol: str, columns: dict[str, tuple[str, str]], measures: dict[str, str]) -> str:
+    """A line for each measure, a column for each experiment and arm, of one protocol."""
     return page.table(
-        ["question", "plain", "memory", "bank shuffled", "bank counterfactual"],
+        ["question", *columns],
         [
-            [label, *(page.cell(("dev", "quickstart"), *arm, measure) for arm in arms)]
+            [label, *(page.cell(("dev", protocol), *column, measure) for column in columns.values())]
             for measure, label in measures.items()
         ],
     )
+
+
+ANSWERS = {
+    "object_bank_only": "object, facts of the bank only",
+    "object": "object, all facts",
+    "exact_match": "object, written freely",
+}
+MODELS = {"plain": ("plain", "plain"), "memory": ("memory", "memory"), "bank shuffled": ("memory", "shuffled")}
+
+
+def quickstart(page: Page) -> str:
+    columns = MODELS | {"bank counterfactual": ("memory", "counterfactual")}
+    return answers_of(page, "quickstart", columns, ANSWERS | {"val_loss": "validation loss"})
+
+
+def middle(page: Page) -> str:
+    without = {
+        "most frequent answer": ("memory", "frequency"),
+        "look-up without a model": ("memory", "lookup"),
+        "search alone": ("memory", "search_alone"),
+        "memory, untrained": ("memory, untrained", "memory"),
+    }
+    more = {
+        "relation": "relation",
+        "verification": "verification",
+        "val_loss": "validation loss",
+        "peak_mib": "GPU memory, MiB",
+    }
+    return answers_of(page, "middle", without | MODELS, ANSWERS | more)
 
 
 def public_tests(page: Page) -> str:
@@ -290,6 +313,6 @@ def several_gpus(page: Page) -> str:
 
 
 RESULT_TABLES = (
-    headline, quickstart, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki, recipe,
-    own_flags, cpu, first_memories, several_gpus, public_tests,
+    headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
+    recipe, own_flags, cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from evaluation.controls import BANK_CONTROLS
 from evaluation.generation import distinct, repetition_rate
 from evaluation.language import language
 from evaluation.likelihood import encode, log_likelihoods
-from evaluation.report import compare
+from evaluation.report import compare, table
 from evaluation.usage import bank_usage, gini
 from runs.outcomes import outcomes_of
 from tests.conftest import tiny_model
@@ -61,6 +61,14 @@ def test_a_comparison_shows_the_main_controls_and_names_the_others(tmp_path):
     row = next(line.split() for line in told.splitlines() if line.startswith("object "))
     assert row == ["object", *["50.0%", "±10.0%"] * 4, "20.0%", "21.0%", "97.0%"]
     assert every.splitlines()[0].count("memory") == 5 and "--all_arms" not in every
+
+
+def test_the_table_shows_a_look_up_that_no_model_was_asked_beside():
+    found = {"object": {"accuracy": 0.97}, "reworded_0": {"accuracy": 0.785}, "seconds": 2.0, "limit": None}
+    lines = [line.split() for line in table({"run": {"arms": {}, "about": {}, "lookup": found}}).splitlines()]
+    assert lines == [["run", "look-up"], ["object", "-", "97.0%"], ["reworded_0", "-", "78.5%"]]
+    guesses = table({"run": {"frequency": {"relation": {"accuracy": 0.8}, "seconds": 0.1}}})
+    assert guesses.splitlines()[-1].split() == ["relation", "-", "80.0%"]
 
 
 def test_a_question_is_split_at_its_blank():
