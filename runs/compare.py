@@ -212,9 +212,12 @@ def compared_metrics(runs: list[Run]) -> Iterator[Metric]:
                 path = tuple(star if key == "*" else key for key in measure.path)
                 yield replace(measure, label=measure.label.format(star), path=path)
             continue
-        yield measure
-        if measure.name == "val_loss" and (limit := next(filter(None, (run.text_limit for run in runs)), None)):
-            measure = replace(measure, label=f"val loss, first {limit} rows", get=None)
+        limit = next(filter(None, (run.text_limit for run in runs)), None)
+        is_of_part = limit and measure.path[:1] == ("language",) and not measure.is_exponential
+        if measure.get or not is_of_part:
+            yield measure
+        if is_of_part:
+            measure = replace(measure, label=f"{measure.label}, first {limit} rows", get=None)
             yield measure
         if measure.name in SHUFFLED:
             path = ("arms", "bank shuffled", *measure.path)

@@ -132,7 +132,8 @@ def numbers_of(run: Run) -> dict[tuple[str, str], tuple[Metric, float, int | Non
                     found[arm, name] = (metric, value, n, interval)
     own = next(results_of(run))[0]
     for metric in METRICS:
-        value = metric.value(run) if metric.is_compared else None
+        is_of_part = metric.path[:1] == ("language",) and metric.get is None and run.text_limit is not None
+        value = metric.value(run) if metric.is_compared and not is_of_part else None
         if value is not None:
             found.setdefault((own, metric.name), (metric, value, None, None))
     scaled = {}

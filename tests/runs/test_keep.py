@@ -89,6 +89,7 @@ def test_a_loss_of_the_first_rows_alone_has_a_name_of_its_own(tmp_path):
     info, results = (json.loads((path / name).read_text()) for name in ("run.json", "eval.json"))
     info["data"] = {"val": {"rows": 1000}}
     shuffled = results["arms"]["bank shuffled"] | {"language": {"loss": 2.8, "n": 50}}
+    results["language"][bits := "bits_per_byte"] = 1.5
     for limit, name, own in ((500, "val_loss_first_500", 2.6), (1000, "val_loss", 2.51)):
         results["language"]["limit"] = limit
         results["arms"] = {"bank shuffled": shuffled}
@@ -98,10 +99,12 @@ def test_a_loss_of_the_first_rows_alone_has_a_name_of_its_own(tmp_path):
         assert rows["memory", name] == 2.51 and rows["shuffled", name] == 2.8
         assert rows["memory", "val_loss"] == own  # that of the last validation, which reads the whole text
         assert ("shuffled", "val_loss") not in rows or limit == 1000
+        assert (("memory", "bits_per_byte") in rows) == (limit == 1000) == (("memory", f"{bits}_first_500") not in rows)
     results["language"]["limit"] = 500
     (path / "eval.json").write_text(json.dumps(results))
     told = [row["result"] for row in compare([Run(path), Run(path)])[1].rows]
     assert "val loss, first 500 rows, bank shuffled" in told and "val loss, bank shuffled" not in told
+    assert "bits/byte, first 500 rows" in told and "bits/byte" not in told
 
 
 def test_an_evaluation_that_was_cut_short_is_kept_on_request_and_noted(tmp_path):
