@@ -28,7 +28,7 @@ from trainer.state import TrainState
 
 from .changed import warn_of_edits, warn_of_flags, warn_of_idle_flags, warn_of_own_edits
 from .record import fill_record
-from .run import LOCK, ROOT, Run, git, now, set_aside, write_json
+from .run import CODE, LOCK, ROOT, Run, git, now, set_aside, write_json
 from .source import keep_source
 from .tracking import Tracker
 
@@ -88,7 +88,7 @@ def environment() -> dict:
 def untracked() -> list[dict]:
     """New files that git neither tracks nor ignores: path, bytes, and below 1 MB lines and SHA-256."""
     found = []
-    for path in (git("ls-files", "-z", "--others", "--exclude-standard") or "").split("\0")[:UNTRACKED_FILES]:
+    for path in (git("ls-files", "-z", "--others", "--exclude-standard", *CODE) or "").split("\0")[:UNTRACKED_FILES]:
         file = ROOT / path
         if not path or not file.is_file():
             continue
@@ -141,9 +141,10 @@ class RunFolder:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.facts = {
             "state": "running", "start_time": now(), "end_time": None, "command": command,
-            "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain")),
-            "git_uncommitted": (git("diff", "HEAD", "--numstat") or "").splitlines(), "git_untracked": untracked(),
-            "environment": environment(), "stages": [], "data": {}, "error": None, "earlier_sessions": [], **facts,
+            "git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain", *CODE)),
+            "git_uncommitted": (git("diff", "HEAD", "--numstat", *CODE) or "").splitlines(),
+            "git_untracked": untracked(), "environment": environment(), "stages": [], "data": {}, "error": None,
+            "earlier_sessions": [], **facts,
         }  # fmt: skip
         if before:
             self.facts |= {"earlier_sessions": sessions, "swanlab": before.info.get("swanlab")}

@@ -38,15 +38,18 @@ Groups = dict[str, list[Run]]
 def loss_figure(groups: Groups, axis: str, label: str, unit: float):
     """Validation loss, and in thin lines the training loss, of every group; None where nothing was logged.
 
+    Over time a run that shared its GPU is left out.
+
     Args:
         axis: one of `plots.AXES`; unit: how many of its own make one of the label's.
     """
     from matplotlib.lines import Line2D
 
-    (figure, axes), lines = new_figure(COLUMN), []
+    (figure, axes), lines = new_figure(COLUMN, LINE * (len(groups) + len(band_of(groups)))), []
     for i, (name, runs) in enumerate(groups.items()):
         color, dash = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
         runs = [run for run in runs if run.curve("tokens_per_s" if axis == "seconds" else "tokens")]
+        runs = [run for run in runs if axis != "seconds" or not run.shares_gpu]
         for metric in ("val_loss", "loss"):
             for points in points_of(runs, metric, axis):
                 x, y, spread = zip(*points, strict=True)
@@ -61,7 +64,7 @@ def loss_figure(groups: Groups, axis: str, label: str, unit: float):
     axes.set_ylabel("loss, nats a token\n(thin: training, smoothed)")
     if not axes.lines and not axes.containers:
         return None
-    axes.legend(handles=[*lines, *band_of(groups)], frameon=False)
+    figure.legend(handles=[*lines, *band_of(groups)], frameon=False, loc="outside upper left")
     return figure
 
 

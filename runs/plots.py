@@ -203,10 +203,11 @@ def in_percent():
 def label_bins(axes) -> None:
     """Name the bins of a histogram by their fewest reads."""
     n_bins = max(len(line.get_xdata()) for line in axes.get_lines())
-    names = [str(2 ** max(0, i - 1)) if i else "0" for i in range(n_bins)]
+    fewest = [2 ** (i - 1) for i in range(2, n_bins)]
+    names = ["0", "1", *(f"{n // 1024}k+" if n >= 1024 else f"{n}+" for n in fewest)][:n_bins]
     axes.set_yscale("symlog")
-    every = max(1, -(-n_bins // 10))  # more would overlap
-    axes.set_xticks(range(n_bins)[::every], [f"{name}+" if i > 1 else name for i, name in enumerate(names)][::every])
+    every = -(-n_bins // 8)  # more would overlap
+    axes.set_xticks(range(n_bins)[::every], names[::every])
 
 
 def answers_of(groups: Groups) -> dict[str, tuple[list[list[float]], list[list[float]], float | None]]:

@@ -15,6 +15,8 @@ from common.files import atomic, parse_json, read_json
 
 ROOT = Path(__file__).parents[1]
 LOCK = ".alive"  # a file of the run folder that the training process holds locked
+# What git is asked about: all but the records and their curves, which other runs fill meanwhile and which are no code.
+CODE = ("--", ":/", ":(exclude)experiment/EXPERIMENT_*.md", ":(exclude)experiment/curves")
 SHARED_MIB = 3072  # more than the driver's own part of a GPU's memory: another process works there too
 # What may differ between two runs that are the same experiment repeated with another seed.
 NOT_IDENTITY = {

@@ -17,7 +17,7 @@ from importlib import metadata
 from itertools import count
 from pathlib import Path
 
-from .run import ROOT, Run
+from .run import CODE, ROOT, Run
 
 PATCH_BYTES = 5_000_000  # the largest patch
 FILE_BYTES, ALL_BYTES, FILES = 1_000_000, 10_000_000, 200  # of new files: the largest, all together, how many
@@ -45,7 +45,7 @@ def packages() -> str:
 
 def new_files(root: Path, run_dir: Path) -> list[str]:
     """New files below the project's root that git neither tracks nor ignores, without those of the run itself."""
-    listed = git_bytes("ls-files", "-z", "--others", "--exclude-standard", cwd=root) or b""
+    listed = git_bytes("ls-files", "-z", "--others", "--exclude-standard", *CODE, cwd=root) or b""
     names = [name for name in listed.decode(errors="replace").split("\0") if name]
     return [name for name in names if not (root / name).resolve().is_relative_to(run_dir.resolve())]
 
@@ -76,7 +76,7 @@ def chosen(names: list[str], root: Path) -> tuple[list[str], list[dict]]:
 def keep_source(run_dir: str | Path, root: Path | None = None) -> dict:
     """Write the code of a session into its run folder; returns the facts for run.json."""
     run_dir, root = Path(run_dir), root or ROOT
-    patch = git_bytes("diff", "HEAD", "--binary", cwd=root)
+    patch = git_bytes("diff", "HEAD", "--binary", *CODE, cwd=root)
     kept, left = chosen(new_files(root, run_dir), root)
     contents = {"packages.txt": packages().encode()}
     if patch is None:

@@ -47,12 +47,17 @@ def test_a_validation_at_a_step_without_a_log_line_is_drawn_at_its_time(tmp_path
         lines = [line for line in map(json.loads, text.splitlines()) if "tokens" not in line or line["step"] % 4 == 0]
         (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     groups = {"seeds": [Run(run.path) for run in runs]}
-    axes = loss_figure(groups, "seconds", "minutes", 60).axes[0]
+    figure = loss_figure(groups, "seconds", "minutes", 60)
+    axes = figure.axes[0]
     validation, training = axes.lines
     # 128 tokens a step at 64 tokens/s are 2 s; 50 is no multiple of 4, and step 100 lies beyond the last log line.
     assert list(validation.get_xdata()) == pytest.approx([100 / 60, 200 / 60])
     assert list(validation.get_ydata()) == [2.4, 2.6] and set(training.get_ydata()) == {5.0}
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["seeds", BAND]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seeds", BAND]
     assert [text.get_text() for text in figure_of(groups).legends[0].get_texts()] == [BAND]
     one = {"one": groups["seeds"][:1]}
+    with open(runs[0].path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 90, "other_gpu_mib": 9000.0}) + "\n")
+    shared = {"one": [Run(runs[0].path)]}
+    assert loss_figure(shared, "seconds", "", 1) is None and loss_figure(shared, "tokens", "", 1)
     assert not figure_of(one).legends and loss_figure(one, "tokens", "", 1).axes[0].lines[0].get_xdata()[0] == 50 * 128

@@ -81,6 +81,18 @@ def test_readers_and_questions_are_told_apart_and_answers_have_a_panel(tmp_path)
     assert [list(line.get_xdata()) for line in panels[ANSWERS].get_lines()] == [[0.9], [0.25], [0.2, 0.2]]
 
 
+@pytest.mark.parametrize("n_bins", [1, 11, 12, 17])
+def test_the_bins_of_a_histogram_have_names_that_do_not_overlap(tmp_path, n_bins):
+    readers = {f"memory/uses/block_{block}": list(range(n_bins, 0, -1)) for block in (2, 5)}
+    run = with_lines(Run(write_run(tmp_path / "a")), {"step": 100} | readers)
+    figure = figure_of({"a": [run]})
+    figure.canvas.draw()
+    labels = panels_of(figure)[USES].get_xticklabels()
+    boxes = [label.get_window_extent() for label in labels]
+    assert labels[0].get_text() == "0" and (n_bins < 12 or labels[-1].get_text().endswith(("k+", "512+")))
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_a_run_without_metrics_is_an_empty_picture(tmp_path):
     (tmp_path / "run").mkdir()
     assert figure_of({"run": [Run(tmp_path / "run")]}).axes == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runs.folder import session_of
-from runs.run import Run, write_json
+from runs.run import CODE, Run, write_json
 from runs.source import FILE_BYTES, keep_source, rebuild
 
 
@@ -57,6 +57,19 @@ def test_a_run_with_uncommitted_changes_is_rebuilt_from_its_folder(repository, t
     assert "torch==" in (run.path / "code/packages.txt").read_text()
     with pytest.raises(ValueError, match="exists already"):
         rebuild(run, target, repository)
+
+
+def test_records_that_other_runs_fill_meanwhile_are_no_code(repository, tmp_path):
+    before = keep_source(tmp_path / "run", repository)
+    for name in ("EXPERIMENT_1_4_8.md", "curves/EXPERIMENT_1_4_8.png"):
+        (repository / "experiment" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "experiment" / name).write_text("filled\n")
+    assert keep_source(tmp_path / "run", repository) == before
+    status = ["git", "-C", str(repository), "status", "--porcelain", *CODE]
+    assert "experiment" not in subprocess.check_output(status, text=True)
+    (repository / "experiment/new_code.py").write_text("e = 5\n")
+    assert "experiment/new_code.py" in keep_source(tmp_path / "run", repository)["untracked"]
+    assert "experiment" in subprocess.check_output(status, text=True)
 
 
 def test_what_is_left_out_is_told(repository, tmp_path):
