@@ -79,8 +79,14 @@ def ended(text: str, wording: str) -> str:
 
 
 def shortened(prompt: str, rng: random.Random) -> str:
-    """The subject and the last one to three words: "{subject} was born in the town of" -> "{subject}, the town of"."""
-    words = prompt.rpartition("{subject}")[2].split()
+    """A statement's subject with a clause, or with its last one to three words alone.
+
+    "{subject} was born in the town of" becomes "{subject}, who was born in the town of" or "{subject}, the town of".
+    """
+    before, _, rest = prompt.rpartition("{subject}")
+    words = rest.split()
+    if not before and len(words) > 1 and words[0].isalpha() and rng.random() < 0.5:
+        return f"{{subject}}, {rng.choice(('who', 'which', 'that'))} {' '.join(words)}"
     kept = " ".join(words[-rng.randint(1, 3) :])
     if not kept[:1].isalnum():  # no word, or the end of one, such as "'s"
         return prompt

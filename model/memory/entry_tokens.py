@@ -12,6 +12,7 @@ from torch import Tensor
 from common.constants import PADDING
 
 NO_TOKEN = -1
+PLACES = 64  # 16 distances from the end of an entry, each for four kinds of tokens
 
 
 class EntryTokens(NamedTuple):
@@ -25,6 +26,7 @@ class EntryTokens(NamedTuple):
         is_padding_BTW: bool.
         length_BTS: int64, how many tokens each entry has, at least 1.
         entry_BTS: int64, the entries, NO_ENTRY for none.
+        place_BTW: int64 below `PLACES`, the place of a token (`place_of_tokens`); None: nothing asks for it.
     """
 
     token_BTW: Tensor
@@ -34,6 +36,22 @@ class EntryTokens(NamedTuple):
     is_padding_BTW: Tensor
     length_BTS: Tensor
     entry_BTS: Tensor
+    place_BTW: Tensor | None = None
+
+
+def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
+    """(B, T, W): of each token, its distance to the entry's end, and whether it and the one before are in the text.
+
+    Args:
+        stands_BTW: bool, whether each token stands in the recent text.
+    """
+    S = tokens.length_BTS.shape[-1]
+    stands_BTSL = stands_BTW.unflatten(-1, (S, -1))
+    L = stands_BTSL.shape[-1]
+    before_BTSL = F.pad(stands_BTSL[..., :-1], (1, 0), value=False)
+    from_end_BTSL = tokens.length_BTS[..., None] - 1 - torch.arange(L, device=stands_BTW.device)
+    from_end_BTSL = from_end_BTSL.clamp(0, PLACES // 4 - 1)
+    return (from_end_BTSL * 4 + stands_BTSL.long() * 2 + before_BTSL.long()).flatten(-2)
 
 
 def lay_out_tokens(

@@ -13,11 +13,11 @@ from transformers import initialization as init
 from common.constants import NO_ENTRY, PADDING
 from common.flags import flag
 
-from .entry_tokens import lay_out_tokens
+from .entry_tokens import lay_out_tokens, place_of_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches, NgramConfig, NgramIndex
 from .ngram_search import find_matches, matches_of
-from .text import TextSearchConfig
+from .text import TextSearchConfig, stands_in_text, text_so_far
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class Ngrams(Retrieval):
     @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        matches, previous_BT = matches_of(bank.index(cls.index_class), inputs, config.cache_layers - 1)
+        index, layer = bank.index(cls.index_class), config.cache_layers - 1
+        if lay_out and config.token_places:  # before the cache takes the new tokens
+            text = text_so_far(inputs.input_BT, inputs.visible.document_BX, inputs.cache, layer, index.window - 1)[:2]
+        matches, previous_BT = matches_of(index, inputs, layer)
         entry_BTS, score_BTS = matches.best(config.num_selected)
         if config.bank_control == "shuffled":
             entry_BTS = shuffled(entry_BTS, len(bank.tokens))
@@ -72,6 +75,9 @@ class Ngrams(Retrieval):
         if lay_out:
             found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
             tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
+            if config.token_places:
+                stands_BTW = stands_in_text(tokens.token_BTW, *text, index.window)
+                tokens = tokens._replace(place_BTW=place_of_tokens(tokens, stands_BTW))
         return Found(entry_BTS, token_BTSL, cls.log_weight(score_BTS), missing_BTS, tokens, is_normalised=False)
 
     @classmethod

@@ -21,7 +21,7 @@ from ..base_config import MemoryConfig
 from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
 from ..ops import score_tokens, sum_tokens
-from .entry_tokens import NO_TOKEN, EntryTokens, lay_out_tokens, weight_of_entries
+from .entry_tokens import NO_TOKEN, PLACES, EntryTokens, lay_out_tokens, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
 
 
@@ -32,6 +32,12 @@ class TokenConfig(MemoryConfig):
     word_key_dim: int = flag(
         64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
     )
+    token_places: bool = flag(
+        False,
+        "queries also compare the place of a token: its distance from the entry's end, and whether it and the token "
+        "before it stand in the recent text",
+        needs="--retrieval ngram|bm25",
+    )  # fmt: skip
 
 
 class TokenAttention(nn.Module):
@@ -39,7 +45,8 @@ class TokenAttention(nn.Module):
 
     The logit of a token is the sum of: the product of a query with its key and with that of the token before it; a
     learned bias if it would continue the text; the retrieval's log-weight of its entry; the mean product of a second
-    query with the keys of its entry's tokens. The second query starts near zero: the ranking starts as the retrieval's.
+    query with the keys of its entry's tokens; with `token_places` the product of the query with the key of its place.
+    The second query and the keys of places start near zero: the ranking starts as the retrieval's.
     """
 
     def __init__(self, config: TokenConfig):
@@ -52,6 +59,10 @@ class TokenAttention(nn.Module):
         self.entry_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.follows_bias = nn.Parameter(torch.empty(2))
         self.nothing = nn.Linear(config.dim, 1)
+        if config.token_places:
+            self.place_key_PR = nn.Parameter(torch.empty(PLACES, config.word_key_dim))
+            self.place_bias_P = nn.Parameter(torch.empty(PLACES))
+        self.has_places = config.token_places
         self.derived = DerivedWeights()
 
     def forward(self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor) -> Tensor:
@@ -67,6 +78,9 @@ class TokenAttention(nn.Module):
         previous_BTW = score_tokens(query_BTR, previous_key_VR, tokens.previous_BTW, tokens.entry_BTS, NO_TOKEN)
         logit_BTW = logit_BTW + previous_BTW
         logit_BTW = logit_BTW + self.follows_bias[0] * tokens.follows_BTW + self.follows_bias[1] * tokens.follows2_BTW
+        if self.has_places:
+            place_BTP = nn.functional.linear(query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
+            logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW)
 
         match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
@@ -82,6 +96,9 @@ class TokenAttention(nn.Module):
         # A token that follows the text's last two beats nothing, if n-grams found its entry.
         init.constant_(self.nothing.bias, 3.0)
         init.copy_(self.follows_bias, torch.tensor([3.0, 2.0]))
+        if self.has_places:
+            init.normal_(self.place_key_PR, std=INIT_STD)
+            init.zeros_(self.place_bias_P)
 
 
 class TokenFusion(Fusion):

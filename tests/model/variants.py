@@ -79,12 +79,12 @@ NGRAMS = {
     | {"fusion": "words", "pointer": True, "ngram_lengths": [3], "ngram_pairs": 3, "ngram_window": 5},
     "ngram-words": NGRAM  # 50 is no square
     | {"fusion": "words", "memory_layers": [0], "knowledge_num": 50, "ngram_lengths": [1], "ngram_window": 1},
-    "ngram-pointer": NGRAM | {"memory_layers": [-1], "pointer": True},
+    "ngram-pointer": NGRAM | {"memory_layers": [-1], "pointer": True, "token_places": True},
     "ngram-gated_mlp": NGRAM | {"fusion": "gated_mlp", "keep_ffn": False},
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
-    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True},
+    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }

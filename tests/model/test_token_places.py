@@ -1,0 +1,69 @@
+"""The places of an entry's tokens: how far from its end, and whether they stand in the recent text."""
+
+import pytest
+import torch
+
+from common.constants import PADDING
+from model.config import ModelConfig
+from model.memory.entry_tokens import PLACES, lay_out_tokens, place_of_tokens
+from model.memory.text import stands_in_text, starts
+from tests.conftest import tiny_model
+from tests.model.variants import VARIANTS
+
+
+@pytest.mark.parametrize("new", [1, 5, 20])
+@pytest.mark.parametrize("window", [1, 4, 40])
+def test_a_token_stands_in_the_text_if_it_is_one_of_the_last_of_its_document(new, window):
+    text_BX, document_BX = torch.randint(0, 9, (3, 20)), (torch.arange(20) // 7).expand(3, 20)
+    token_BTX = torch.randint(0, 12, (3, new, 6))
+    found = stands_in_text(token_BTX, text_BX, starts(text_BX, document_BX), window)
+    for b, t, x in torch.cartesian_prod(*map(torch.arange, token_BTX.shape)).tolist():
+        place = 20 - new + t
+        recent = [i for i in range(max(place - window + 1, 0), place + 1) if document_BX[b, i] == document_BX[b, place]]
+        assert found[b, t, x] == (token_BTX[b, t, x] in text_BX[b, recent])
+
+
+def test_a_place_tells_the_end_of_the_entry_and_what_was_said():
+    entry_BTSL = torch.tensor([[[[11, 12, 13, PADDING], [14, PADDING, PADDING, PADDING]]]])
+    tokens = lay_out_tokens(entry_BTSL, torch.tensor([[[0, 1]]]), torch.tensor([[11]]), torch.tensor([[12]]))
+    stands_BTW = torch.tensor([[[True, True, False, False, False, False, False, False]]])
+    place_W = place_of_tokens(tokens, stands_BTW)[0, 0].tolist()
+    assert place_W[:3] == [2 * 4 + 2, 1 * 4 + 3, 0 * 4 + 1] and place_W[4] == 0 and max(place_W) < PLACES
+    long_BTSL = torch.full((1, 1, 1, 40), 5)
+    tokens = lay_out_tokens(long_BTSL, torch.tensor([[[0]]]), torch.tensor([[1]]), torch.tensor([[1]]))
+    assert place_of_tokens(tokens, long_BTSL.flatten(-2) > 9).max() == PLACES - 4  # far from the end is as far as told
+
+
+@pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])
+def test_the_places_change_what_is_read_and_are_learned(name):
+    ids, model = torch.randint(3, 61, (2, 24)), tiny_model(**VARIANTS[name])
+    before = model(ids).logits
+    for key, parameter in model.named_parameters():
+        if "place_" in key:
+            parameter.data.normal_()
+    out = model(ids, labels=ids)
+    assert not torch.equal(out.logits, before)
+    out.loss.backward()
+    grads = [parameter.grad for key, parameter in model.named_parameters() if "place_" in key]
+    assert len(grads) == 2 * (1 + sum(layer >= 0 for layer in model.settings.reading_layers))
+    assert all(grad.abs().sum() > 0 for grad in grads)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])
+def test_places_after_a_cache_are_those_of_the_whole_text(name):
+    model, ids = tiny_model(**VARIANTS[name]), torch.randint(3, 61, (2, 30))
+    for key, parameter in model.named_parameters():
+        if "place_" in key:
+            parameter.normal_(std=2.0)
+    whole, cache, steps = model(ids).logits, None, []
+    for part in (ids[:, :17], *ids[:, 17:].split(1, dim=1)):
+        out = model(part, past_key_values=cache, use_cache=True)
+        cache, steps = out.past_key_values, [*steps, out.logits]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [{"retrieval": "suffix", "fusion": "continuations"}, {"retrieval": "product_key"}])
+def test_a_retrieval_that_does_not_read_the_text_has_no_places(flags):
+    with pytest.raises(ValueError, match="--token_places"):
+        ModelConfig(**flags | {"pointer": flags["retrieval"] == "suffix", "keep_ffn": True, "token_places": True})
