@@ -98,10 +98,20 @@ def results_of(run: Run) -> Iterator[tuple[str, dict]]:
         yield CONTROLS[name], results
     for task in WITHOUT_MODEL:
         if task in run.eval:
-            yield task, run.eval[task]
+            yield task, with_reworded(run.eval[task])
     for task in PUBLIC_TASKS:
         for name, result in run.eval.get(task, {}).get("without_model", {}).items():
             yield GUESSES.get(name, name), {task: result}
+
+
+def with_reworded(answers: dict) -> dict:
+    """The answers of a rule, with those to all rewordings together, which a model's results have as `reworded`."""
+    asked = [result for name, result in answers.items() if re.fullmatch(r"reworded_\d+", name)]
+    if not asked:
+        return answers
+    n = sum(result["n"] for result in asked)
+    share = sum(result["accuracy"] * result["n"] for result in asked) / n
+    return answers | {"reworded": {"accuracy": share, "n": n, "ci95": wilson_interval(share, n)}}
 
 
 def measure_name(metric: Metric, star: str) -> str:

@@ -22,7 +22,7 @@ from common.files import atomic
 from . import record_tables as tables
 from .evidence import Evidence, own
 from .plots import draw, draw_run
-from .record_text import change
+from .record_text import MORE_IS_WORSE, change, of_seed
 from .record_values import value_of
 from .run import Run
 from .scripts import ARCHIVE
@@ -41,6 +41,7 @@ NEWER = {
 }
 OF_BASELINE = {"BASELINE_LOSS": "val_loss", "BASELINE_PPL": "val_ppl"}
 OF_SEEDS = {"FINAL_LOSS": "val_loss", "CURRENT_LOSS": "val_loss", "FINAL_PPL": "val_ppl", "CURRENT_PPL": "val_ppl"}
+OF_ONE_SEED = ("BEST_LOSS", "BEST_PPL")  # of the lowest seed
 IMPROVEMENTS = {"LOSS_IMPROVEMENT": "val_loss", "PPL_IMPROVEMENT": "val_ppl"}
 
 
@@ -158,8 +159,9 @@ def values_for(run: Run, path: Path) -> Callable[[str], str | None]:
         if name == "ALL_METRICS" and many:
             return tables.all_metrics(evidence)
         if name in IMPROVEMENTS and (found := evidence.against(IMPROVEMENTS[name], "baseline")):
-            return change(found.new.value, found.old.value)
-        return value_of(name, lead)
+            return change(found.new.value, found.old.value, MORE_IS_WORSE)
+        text = value_of(name, lead)
+        return of_seed(text, lead) if many and name in OF_ONE_SEED and lead.best else text
 
     return value
 

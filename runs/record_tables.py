@@ -25,7 +25,7 @@ MODEL_FLAGS = (
     ("模型架构", "max_seq_len", "最大序列长度"), ("模型架构", "model_type", "模型类型"),
     ("模型架构", "use_moe", "是否使用专家混合"), ("知识库", "knowledge_num", "知识条目数量"),
     ("知识库", "knowledge_length", "单条知识长度 (token数)"), ("知识库", "freeze_ratio", "冻结条目比例"),
-    ("知识库", "retrieval", "检索方式 (product_key: 乘积键; ngram: 共有的 n-gram)"),
+    ("知识库", "retrieval", "检索方式 (product_key: 乘积键; ngram: 共有的 n-gram; bm25: 罕见词)"),
     ("知识库", "memory_layers", "读取记忆的层, 从 0 数起 (None: 全部; -1: 无)"),
     ("知识库", "num_candidates", "候选条目数 C"), ("知识库", "num_selected", "读取条目数 S"),
     ("知识库", "selection", "选择方式"), ("融合机制", "fusion", "融合方式"),
@@ -210,11 +210,15 @@ def flag_table(rows, flags: Callable[[str], object], idle: list[str] | None = No
 
 
 def changed_flags(run: Run) -> dict[str, tuple]:
-    """By name: (value of the base experiment's run, own value) of flags that change the result."""
+    """By name: (value of the base experiment's run, own value) of flags that change the result.
+
+    A flag of the memory that only one of the two uses counts too, though its value is the same in both.
+    """
     if run.base is None:
         return {}
     old, new = run.base.flat_flags, run.flat_flags
-    names = [name for name in new if name in old and name not in NOT_IDENTITY and old[name] != new[name]]
+    names = [name for name in new if name in old and name not in NOT_IDENTITY]
+    names = [name for name in names if old[name] != new[name] or name in OF_MEMORY and new[name] is not None]
 
     def shown(name: str, value, of: Run):
         return value if has_effect(name, of.flag, of.info.get("idle_flags")) else "不适用"

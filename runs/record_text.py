@@ -17,6 +17,7 @@ from .analysis import (
     spikes,
     time_shares,
 )
+from .compare import TIMES
 from .metrics import METRICS
 from .run import Run, git
 from .scripts import find_script
@@ -29,6 +30,7 @@ PARTS = {
     "backward": " (反向传播)", "forward": " (前向传播)", "data": " (等待数据)", "optimizer": " (优化器)",
     "evaluation": " (验证)",
 }  # fmt: skip
+MORE_IS_WORSE, LESS_IS_WORSE = "正数为更差", "负数为更差"
 STEEP = 4  # a gradient norm beyond this many medians is told
 
 
@@ -56,10 +58,11 @@ def duration(run: Run) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-def change(new: float | None, old: float | None) -> str:
+def change(new: float | None, old: float | None, worse: str = "") -> str:
+    """The change in per cent; `worse` says which sign is bad, as the form calls every change an improvement."""
     if new is None or not old:
         return missing("没有可比的值")
-    return f"{100 * (new - old) / old:+.1f}%"
+    return f"{100 * (new - old) / old:+.1f}%" + (f" ({worse})" if worse else "")
 
 
 def places(steps: list) -> str:
@@ -77,6 +80,11 @@ def final_text(run: Run, name: str, digits: int) -> str:
 
 def of_best(run: Run, name: str, digits: int) -> str:
     return number(run.best and run.best[name], digits, "没有验证")
+
+
+def of_seed(text: str, run: Run) -> str:
+    """A value of one run, in a record of several seeds."""
+    return f"{text} (种子 {run.flag('seed')})"
 
 
 def best_place(run: Run) -> str:
@@ -256,8 +264,9 @@ def change_list(changes: list[tuple[str, int, int]]) -> str:
 
 
 def all_metrics(run: Run) -> str:
-    """Every metric with a Chinese label, one a line."""
-    found = [(m.chinese, m.value(run), m.text) for m in METRICS if m.chinese]
+    """Every metric with a Chinese label, one a line; no time of a run that shared its GPU."""
+    told = [m for m in METRICS if m.chinese and not (run.shares_gpu and m.name.startswith(TIMES))]
+    found = [(m.chinese, m.value(run), m.text) for m in told]
     return "\n".join(f"{label}: {text(value)}" for label, value, text in found if value is not None) or "无"
 
 
@@ -286,16 +295,16 @@ def of_baseline(value: Callable[[Run], str]) -> Callable[[Run], str]:
     return fill
 
 
-def against(value: Callable[[Run], float | None]) -> Callable[[Run], str]:
+def against(value: Callable[[Run], float | None], worse: str) -> Callable[[Run], str]:
     """The change of a value against the baseline's."""
-    return lambda run: of_baseline(lambda base: change(value(run), value(base)))(run)
+    return lambda run: of_baseline(lambda base: change(value(run), value(base), worse))(run)
 
 
 def against_time(run: Run) -> str:
     """The change of the time against the baseline's, unless others worked on the same GPU."""
     if run.shares_gpu or run.baseline and run.baseline.shares_gpu:
         return missing("与其他进程共用 GPU, 用时不可比")
-    return against(lambda run: run.seconds)(run)
+    return against(lambda run: run.seconds, MORE_IS_WORSE)(run)
 
 
 def script(run: Run) -> str:

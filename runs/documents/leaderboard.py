@@ -13,6 +13,7 @@ from .page import Page
 from .rows import Row, Rows, field_text
 
 NOT_MEASURED = "未测"
+FIRST_ROWS = "val_loss_first_"  # the beginning of its name: how many rows stands after it
 PLAIN = "1.4.0"
 STRONG_PLAIN = "1.6.0"  # what experiments that build on it are compared with
 OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text with one bank
@@ -125,7 +126,7 @@ def loss_verdict(row: Row | None, plain: Row | None) -> str | None:
 
 
 def over_seeds(rows: Rows, name: str, arms: tuple[str, ...], shown: str | None) -> str | None:
-    """A verdict on the loss of the first other protocol that has several seeds, where the one shown has not."""
+    """Where the loss shown has one seed: also the verdict of the first other protocol that has several, in numbers."""
     if shown is None or "单个种子" not in shown:
         return shown
     for where in TEXTS:
@@ -135,7 +136,8 @@ def over_seeds(rows: Rows, name: str, arms: tuple[str, ...], shown: str | None) 
         )
         verdict = loss_verdict(loss, plain)
         if verdict and "种子" not in verdict:
-            return f"{verdict} ({where[1]})"
+            seeds = f"{len(loss.values)} 对 {len(plain.values)} 个种子"
+            return f"{shown}; {verdict} ({where[1]}: {loss.value - plain.value:+.3f}, {seeds})"
     return shown
 
 
@@ -149,7 +151,7 @@ def against_base(rows: Rows, node: dict, loss: Row | None) -> str:
     if other is None:
         return NOT_MEASURED
     word = (loss_verdict(loss, other) or "").removeprefix("Loss ")
-    return gap_text(loss, other) + (f", {word}" if "种子" not in word else "")
+    return f"{base}: {gap_text(loss, other)}" + (f", {word}" if "种子" not in word else "")
 
 
 def bank_verdict_of(rows: Rows, name: str, arms: tuple[str, ...], answer: Row | None) -> str | None:
@@ -157,7 +159,18 @@ def bank_verdict_of(rows: Rows, name: str, arms: tuple[str, ...], answer: Row | 
     for where in QUESTIONS:
         own, shuffled = (first(rows, name, named, "object", (where,)) for named in (arms, ("shuffled",)))
         if verdict := bank_verdict(own, shuffled):
-            return verdict if answer and where[1] == answer.protocol else f"{verdict} ({where[1]})"
+            told = [] if answer and where[1] == answer.protocol else [where[1]]
+            told += [f"打乱后 {shuffled.value:.1f}%", *filter(None, (rise_of_loss(rows, name, where),))]
+            return f"{verdict} ({', '.join(told)})"
+    return None
+
+
+def rise_of_loss(rows: Rows, name: str, where: tuple[str, str]) -> str | None:
+    """What shuffling does to the loss of the first rows, for which alone it was measured."""
+    for measure in dict.fromkeys(row.measure for row in rows.results if row.measure.startswith(FIRST_ROWS)):
+        own, shuffled = (rows.result(name, arm, measure, *where) for arm in ("memory", "shuffled"))
+        if own and shuffled:
+            return f"Loss {shuffled.value - own.value:+.3f}"
     return None
 
 
@@ -170,7 +183,7 @@ def bank_verdict(answer: Row | None, shuffled: Row | None) -> str | None:
         return "没有区间, 不判断记忆是否被读取"
     if answer.value - shuffled.value > math.hypot(*halves):
         return "记忆被读取"
-    return "记忆未被读取"
+    return "事实未被读取"
 
 
 def shuffled_loss(rows: Rows, experiment: str, loss: Row | None) -> str | None:
@@ -233,7 +246,7 @@ def cost(page: Page, name: str, arms: tuple[str, ...], where) -> tuple[str, str]
     memory = next(filter(None, (first(page.rows, name, arms, m, where) for m in ("peak_gpu_mib", "peak_mib"))), None)
     page.used += filter(None, (speed, memory))
     return (
-        f"{field_text('tokens_per_s', speed.value)} ({machine(speed)})" if speed else NOT_MEASURED,
+        f"{field_text('tokens_per_s', speed.value)} ({machine(speed)}, {speed.protocol})" if speed else NOT_MEASURED,
         f"{memory.value / 1024:.1f} ({machine(memory)})" if memory else NOT_MEASURED,
     )
 

@@ -1,25 +1,29 @@
 """The leaderboard as a picture: experiments with their own flags on one text, loss and answers, with intervals."""
 
-from .leaderboard import OWN_FLAGS, PLAIN, equal_time_gap, first, half
+from .leaderboard import OWN_FLAGS, PLAIN, STRONG_PLAIN, equal_time_gap, first, half, plain_of
 from .rows import Rows
 
 ARMS = ("memory", "plain")
 
 
 def data(rows: Rows) -> list[dict]:
-    """A line for each experiment with a loss in the protocol, the best loss first; without that of 1.4.0 none."""
-    plain = first(rows, PLAIN, ("plain",), "val_loss", (OWN_FLAGS,))
+    """A line for each experiment with a loss in the protocol, the best loss first.
+
+    Each loss is compared with that of its plain model, as in the table; without that there is no line.
+    """
     found = []
-    for node in rows.tree if plain else ():
+    for node in rows.tree:
         name = node["number"]
         loss = first(rows, name, ("plain",) if name == PLAIN else ARMS, "val_loss", (OWN_FLAGS,))
-        if loss is None:
+        plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", (OWN_FLAGS,))
+        if loss is None or plain is None:
             continue
         answer, shuffled = (
             first(rows, name, arms, "object", (OWN_FLAGS,)) for arms in ((loss.arm,), ("shuffled",))
         )  # fmt: skip
         found.append({
-            "number": name, "arm": loss.arm, "loss": loss.value, "gap": loss.value - plain.value, "half": half(loss),
+            "number": name, "plain": plain.experiment, "arm": loss.arm, "loss": loss.value,
+            "gap": loss.value - plain.value, "half": half(loss),
             "seeds": max(1, len(loss.seeds)), "time": equal_time_gap(rows, name, ARMS, OWN_FLAGS),
             "object": answer and answer.value, "shuffled": shuffled and shuffled.value,
             "object_half": answer and half(answer), "shuffled_half": shuffled and half(shuffled),
@@ -46,10 +50,17 @@ def draw(lines: list[dict], colors) -> str:
                 own = color if filled else colors.counterfactual
                 answers.errorbar(line[value], place, xerr=line[wide], fmt="o", color=own, ms=5, lw=1.2,
                                  mfc=own if filled else "none")  # fmt: skip
+        if line["arm"] == "memory" and line["object"] is not None and line["shuffled"] is None:
+            side, align = (-1, "right") if line["object"] > 50 else (1, "left")
+            edge = line["object"] + side * (line["object_half"] or 0)
+            answers.annotate("not shuffled", (edge, place), (8 * side, 0), textcoords="offset points",
+                             ha=align, va="center", fontsize=7, color=colors.text)  # fmt: skip
     names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f}" for line in lines]
     losses.set_yticks(range(len(lines)), names)
     losses.set_ylim(len(lines) - 0.5, -0.5)
-    losses.set_xlabel("loss minus that of 1.4.0, nats a token")
+    others = ", ".join(line["number"] for line in lines if line["plain"] == STRONG_PLAIN)
+    exception = f" ({others}: of {STRONG_PLAIN})" if others else ""
+    losses.set_xlabel(f"loss minus that of {PLAIN}{exception}, nats a token")
     answers.set_xlabel("right object questions, %")
     answers.set_xlim(0, 102)
 

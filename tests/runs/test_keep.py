@@ -30,7 +30,7 @@ def evaluated(path: Path, seed: int = 1, right: int = 90, **about) -> Run:
         "retrieval": {"layers": {"block 2": {"selected": answers(80), "candidate_4": answers(70)}}},
         "edits": {"1": {"ES": 0.9, "PS": 0.8, "NS": None, "n": {"ES": 50, "PS": 100}, "ms_per_edit": 0.4, "edits": 1}},
         "frequency": {"object": answers(23)},
-        "lookup": {"object": answers(88), "reworded_0": answers(50)},
+        "lookup": {"object": answers(88), "reworded_0": answers(50), "reworded_1": answers(120, 300)},
         "resources": {"host_mib": 900.0},
         "arms": {"bank shuffled": {"object": answers(26)}, "bank counterfactual": {"object": answers(4)}},
         "about": {"date": "2026-11-26T10:00:00", "limit": None, "git_commit": "0123abcdef"} | about,
@@ -57,6 +57,8 @@ def test_one_run_gives_a_row_for_each_number_with_the_interval_of_a_share(tmp_pa
         23,
         88,
     ]
+    reworded = rows["lookup", "object_reworded"]  # 50 of 100 and 120 of 300
+    assert (reworded.value, reworded.n) == (42.5, 400) and ("frequency", "object_reworded") not in rows
     assert rows["memory", "peak_mib"].value == 10000 and rows["memory", "best_val_loss"].value == 2.4
 
 

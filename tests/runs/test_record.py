@@ -239,7 +239,7 @@ def test_the_baseline_has_the_same_data_and_as_many_tokens(tmp_path):
     assert Run(run).baseline is None
     plain = write_run(tmp_path / "out/plain", model_type="model_original")
     assert Run(run).baseline.path == plain
-    assert record_of(run, tmp_path / "experiment")["LOSS_IMPROVEMENT"] == "+0.0%"
+    assert record_of(run, tmp_path / "experiment")["LOSS_IMPROVEMENT"] == "+0.0% (正数为更差)"
     named = write_run(tmp_path / "out/named", baseline=str(tmp_path / "out/short"))
     assert Run(named).baseline.path == tmp_path / "out/short"
 

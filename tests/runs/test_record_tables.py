@@ -14,7 +14,7 @@ from runs.evidence import Difference, Number
 from runs.keep import plan_of
 from runs.metrics import metric
 from runs.record import fill_record
-from runs.record_tables import knowledge, verdict
+from runs.record_tables import changed_flags, knowledge, verdict
 from runs.run import Run, open_run
 from runs.significance import LEVEL, welch, welch_half
 from tests.runs.test_record import filled, write_run
@@ -41,8 +41,10 @@ def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_pat
     assert [path.name for path in paths] == ["EXPERIMENT_9_9_9.md"]
     values = filled(paths.pop().read_text())
     assert values["FINAL_LOSS"] == values["CURRENT_LOSS"] == "2.6500 ± 0.0707 (2 个种子)"
+    assert values["BEST_LOSS"] == "2.4000 (种子 1)" and values["BEST_PPL"].endswith(" (种子 1)")
     assert values["EXPERIMENT"] == "experiment_9_9_9" and "验证 Loss: 2.6500 ± 0.0707\n" in values["ALL_METRICS"]
-    assert values["BASELINE_LOSS"] == "3.0500 ± 0.0707 (2 个种子)" and values["LOSS_IMPROVEMENT"] == "-13.1%"
+    assert values["BASELINE_LOSS"] == "3.0500 ± 0.0707 (2 个种子)"
+    assert values["LOSS_IMPROVEMENT"] == "-13.1% (正数为更差)"
     assert "| 1 | " in values["SUMMARY"] and "| 2 | " in values["SUMMARY"] and "| 3 | " not in values["SUMMARY"]
     assert "种子: 1, 2 (均值 ± 标准差)" in values["SUMMARY"]
     failed = filled(fill_record(tmp_path / "out/experiment_9_9_9_seed3", tmp_path / "other").read_text())
@@ -104,6 +106,18 @@ def test_base_and_baseline_are_found_wherever_they_lie(tmp_path):
     assert run.base.path == tmp_path / "out/experiment_9_9_8" and run.baseline.path == plain
     near = write_run(tmp_path / "out/sweep/base_seed1", experiment="9_9_8_seed1", start_time="2025-01-01T00:00:00")
     assert Run(run.path).base.path == near
+
+
+def test_a_flag_that_the_base_does_not_use_is_told_though_its_value_is_the_same(tmp_path):
+    base = write_run(tmp_path / "out/experiment_9_9_8", experiment="9_9_8", model_type="model_original")
+    paths = [base, write_run(tmp_path / "out/run")]
+    for path in paths:
+        flags = json.loads((path / "flags.json").read_text())
+        flags["model"] |= {"knowledge_length": 8, "fusion_heads": 8, "use_moe": False}
+        (path / "flags.json").write_text(json.dumps(flags))
+    Run(paths[1]).update(idle_flags=["fusion_heads"])
+    changes = changed_flags(Run(paths[1]))
+    assert changes["knowledge_length"] == ("不适用", 8) and "fusion_heads" not in changes and "use_moe" not in changes
 
 
 def test_the_record_shows_what_was_measured_of_knowledge_and_the_flags_that_apply(tmp_path):

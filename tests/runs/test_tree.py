@@ -102,16 +102,19 @@ def test_the_leaderboard_says_what_the_rows_say_and_what_was_not_measured(tmp_pa
         row("1.4.7", "memory", "object", 90.0, 2.0, **of_questions),
         row("1.4.7", "memory", "object_reworded", 80.5, 2.0, **of_questions),
         row("1.4.7", "shuffled", "object", 25.0, 3.0, **of_questions),
+        row("1.4.7", "memory", "val_loss_first_500", 2.8, 0.01),
+        row("1.4.7", "shuffled", "val_loss_first_500", 2.85, 0.01),
         row("1.4.7", "memory", "edit_paraphrase", 44.0, 2.0, **of_questions),
         row("1.4.7", "memory", "edit_paraphrase_0", 41.0, 2.0, **of_questions),
         row("1.4.7", "memory", "tokens_per_s", 12345.0, None, unit="tokens/s"),
     ])  # fmt: skip
     assert lines["1.4.7"][2:] == [
-        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "-0.100 (-3.3%), 更低",
-        "90.0", "80.5", "44 (编辑前 41)", "12,345 (m)", "未测", "2 个种子; 500 题", "Loss 更低; 记忆被读取",
+        "2.900 (pretraining)", "-0.100 (-3.3%)", "+0.100 (+3.6%), pretraining", "1.4.0: -0.100 (-3.3%), 更低",
+        "90.0", "80.5", "44 (编辑前 41)", "12,345 (m, pretraining)", "未测", "2 个种子; 500 题",
+        "Loss 更低; 记忆被读取 (打乱后 25.0%, Loss +0.050)",
         "[记录](EXPERIMENT_1_4_7.md)",
     ]  # fmt: skip
-    assert lines["1.4.8"][2:6] == ["2.950 (pretraining)", "-0.050 (-1.7%)", "未测", "+0.050 (+1.7%), 更高"]
+    assert lines["1.4.8"][2:6] == ["2.950 (pretraining)", "-0.050 (-1.7%)", "未测", "1.4.7: +0.050 (+1.7%), 更高"]
     assert lines["1.5.0"][2:] == ["未测"] * 9 + ["–", "未测", "无"] and lines["1.4.0"][12] == "基线"
 
 
@@ -163,20 +166,23 @@ def test_what_the_shown_protocol_cannot_tell_is_told_by_the_next_that_can(tmp_pa
           for arm, value in (("memory", 90.0), ("shuffled", 25.0))),
     ])  # fmt: skip
     assert lines["1.4.7"][2] == "3.000 (own-flags-42M)" and lines["1.4.7"][6] == "98.0"
-    assert (
-        lines["1.4.7"][12] == "Loss 更低 (wiki-49M); 记忆被读取 (knowledge-10k)" and lines["1.4.7"][9] == "12,345 (m)"
+    assert lines["1.4.7"][12] == (
+        "Loss: 单个种子, 不下结论; Loss 更低 (wiki-49M: -0.200, 2 对 2 个种子); "
+        "记忆被读取 (knowledge-10k, 打乱后 25.0%)"
     )
+    assert lines["1.4.7"][9] == "12,345 (m, wiki-49M)"
 
 
 def test_a_bank_that_is_not_read_is_told():
     own, shuffled = (row("1.4.7", arm, "object", value, 2.0) for arm, value in (("memory", 28.0), ("shuffled", 27.0)))
-    assert board.bank_verdict(own, shuffled) == "记忆未被读取"
+    assert board.bank_verdict(own, shuffled) == "事实未被读取"
     alone = row("1.4.7", "memory", "object", 90.0, None)
     assert board.bank_verdict(alone, shuffled) == "没有区间, 不判断记忆是否被读取"
 
 
 def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tmp_path):
-    write_scripts(tmp_path, n1_4_0=None, n1_4_7="1_4_0", n1_4_8="1_4_7", n1_5_0="1_4_8")
+    bases = {"n1_4_0": None, "n1_4_7": "1_4_0", "n1_4_8": "1_4_7", "n1_5_0": "1_4_8", "n1_6_0": "1_4_0"}
+    write_scripts(tmp_path, **bases, n1_6_12="1_6_0")
     where = {"protocol": "own-flags-42M"}
     rows = [
         row("1.4.0", "plain", "val_loss", 3.5, 0.01, **where),
@@ -184,19 +190,26 @@ def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tm
         row("1.4.8", "memory", "val_loss", 3.4, 0.02, **where), row("1.5.0", "memory", "val_loss", 3.0, 0.01),
         row("1.4.0", "plain", "val_loss", 3.3, None, protocol="own-flags-42M, time of 1.4.8"),
         row("1.4.8", "shuffled", "object", 25.0, 3.0, unit="%", **where),
+        row("1.6.0", "plain", "val_loss", 2.5, None, seeds=[42], **where),
+        row("1.6.12", "memory", "val_loss", 2.45, None, seeds=[42], **where),
+        row("1.6.12", "memory", "object", 97.0, 2.0, unit="%", **where),
     ]  # fmt: skip
     tree = tree_of_scripts(tmp_path)
     lines = leaderboard_figure.data(Rows(rows, [], [], [], [], tree))
     told = [(line["number"], round(line["gap"], 3), line["half"], line["seeds"]) for line in lines]
     assert told == [
+        ("1.6.12", -0.05, None, 1),  # against 1.6.0
+        ("1.6.0", -1.0, None, 1),
         ("1.4.8", -0.1, pytest.approx(0.02), 2),
         ("1.4.0", 0, pytest.approx(0.01), 2),
         ("1.4.7", 0.1, None, 1),
     ]
-    assert lines[0]["time"] == pytest.approx(0.1) and lines[1]["time"] is None and lines[0]["shuffled"] == 25
+    assert lines[2]["time"] == pytest.approx(0.1) and lines[3]["time"] is None and lines[2]["shuffled"] == 25
     drawn = leaderboard_figure.draw(lines, LIGHT)
-    assert "1.4.8, n 2: 3.400" in drawn and "1.5.0" not in drawn
-    assert leaderboard_figure.data(Rows(rows[1:], [], [], [], [], tree)) == []
+    assert "1.4.8, n 2: 3.400" in drawn and "1.5.0" not in drawn and drawn.count(">not shuffled<") == 1
+    assert "loss minus that of 1.4.0 (1.6.12: of 1.6.0), nats a token" in drawn
+    without_plain = leaderboard_figure.data(Rows(rows[1:], [], [], [], [], tree))
+    assert [line["number"] for line in without_plain] == ["1.6.12"]
 
 
 def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):
