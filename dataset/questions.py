@@ -218,7 +218,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--shortened", type=float, default=0.0,
-        help="share of the statements among them of which the subject and the last one to three words stay alone",
+        help="share of the statements among them that become the subject with a clause, or with its last words alone",
     )  # fmt: skip
     parser.add_argument(
         "--preceded", type=float, default=0.0,

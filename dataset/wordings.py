@@ -99,7 +99,7 @@ class Rewording:
     Without wordings, and for a predicate that has none, object questions name the relation (`REWORDINGS`).
 
     Args:
-        shortened: share of the statements of which `shortened` keeps the subject and the last words alone.
+        shortened: share of the statements that become what `shortened` makes of them.
     """
 
     def __init__(self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random, shortened: float = 0.0):

@@ -94,6 +94,14 @@ def test_a_share_of_the_statements_keeps_the_subject_and_its_last_words_alone(as
     assert "40 statements shortened" in said
     found, _ = ask("--reworded 1 --shortened 1", {"place of birth": ["The cradle of {subject}: {object}"]})
     assert found[0]["prompt"].startswith("The cradle of Person")  # no word is left
+    found, _ = ask("--reworded 1 --shortened 1", {"place of birth": ["{subject} grew up in {object}."]})
+    starts = {row["prompt"].partition(" ")[2][2:] for row in found}
+    clauses = {f", {word} grew up in" for word in ("who", "which", "that")}
+    assert (
+        clauses
+        < starts
+        <= clauses | {f"{comma} {last}" for comma in (",", "") for last in ("grew up in", "up in", "in")}
+    )
     with pytest.raises(ValueError, match="--shortened cuts the statements of --wordings"):
         ask("--reworded 1 --shortened 0.5")
 
