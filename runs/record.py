@@ -140,24 +140,23 @@ def values_for(run: Run, path: Path) -> Callable[[str], str | None]:
     """The value of each marker of a run's record: losses of all seeds, the rest of the lowest seed."""
     evidence = Evidence(run)
     lead, many = evidence.runs[0], len(evidence.runs) > 1
-    areas = {
+    generated = {
         "SUMMARY": lambda: tables.summary(lead), "KNOWLEDGE": lambda: tables.knowledge(lead),
         "CURVE": lambda: tables.curve(lead, picture_of(lead, path).relative_to(path.parent).as_posix()),
         "CHANGED_FLAGS": lambda: tables.changed_flag_table(lead), "CHANGED_FILE_TABLE": lambda: tables.file_table(lead),
+        "ALL_METRICS": lambda: tables.all_metrics(evidence),
     } | {
         name: lambda rows=rows: tables.flag_table(rows, lead.flag, lead.info.get("idle_flags"))
         for name, rows in (("MODEL_FLAGS", tables.MODEL_FLAGS), ("TRAIN_FLAGS", tables.TRAIN_FLAGS))
     }  # fmt: skip
 
     def value(name: str) -> str | None:
-        if name in areas:
-            return areas[name]()
+        if name in generated:
+            return generated[name]()
         if many and name in OF_SEEDS and (found := evidence.number(OF_SEEDS[name])):
             return f"{found.text} ({len(found.values)} 个种子)"
         if name in OF_BASELINE and (found := own(evidence.baseline, OF_BASELINE[name])) and len(found.values) > 1:
             return f"{found.text} ({len(found.values)} 个种子)"
-        if name == "ALL_METRICS" and many:
-            return tables.all_metrics(evidence)
         if name in IMPROVEMENTS and (found := evidence.against(IMPROVEMENTS[name], "baseline")):
             return change(found.new.value, found.old.value, MORE_IS_WORSE)
         text = value_of(name, lead)

@@ -153,8 +153,10 @@ def reader_table(cells: dict[tuple[str, str], str], n: int | None, unit: str = "
 
 
 def all_metrics(found: Evidence) -> str:
-    """Every metric with a Chinese label, one a line: mean and standard deviation over the seeds."""
-    numbers = (own(found.results, m.name) for m in METRICS if m.chinese)
+    """Every metric with a Chinese label, one a line: over seeds mean and standard deviation, of one its interval."""
+    names = [m.name for m in METRICS if m.chinese]
+    parts = {re.sub(r"_first_\d+$", "", measure): measure for measure in found.measures}  # of the first rows alone
+    numbers = [found.number(name) or found.number(parts.get(name, name)) for name in names]
     return "\n".join(f"{number.label}: {number.text}" for number in numbers if number) or "无"
 
 

@@ -17,8 +17,6 @@ from .analysis import (
     spikes,
     time_shares,
 )
-from .compare import TIMES
-from .metrics import METRICS
 from .run import Run, git
 from .scripts import find_script
 
@@ -261,13 +259,6 @@ def change_list(changes: list[tuple[str, int, int]]) -> str:
     lines = [f"{path}: +{added}, -{deleted}" for path, added, deleted in changes]
     more = [f"... 另有 {len(lines) - 30} 个文件"] if len(lines) > 30 else []
     return "\n".join([*lines[:30], *more]) or "代码未改变"
-
-
-def all_metrics(run: Run) -> str:
-    """Every metric with a Chinese label, one a line; no time of a run that shared its GPU."""
-    told = [m for m in METRICS if m.chinese and not (run.shares_gpu and m.name.startswith(TIMES))]
-    found = [(m.chinese, m.value(run), m.text) for m in told]
-    return "\n".join(f"{label}: {text(value)}" for label, value, text in found if value is not None) or "无"
 
 
 def environment(run: Run) -> str:

@@ -45,7 +45,6 @@ VALUES: dict[str, Callable[[Run], str]] = {
     "FINAL_GPU_MEM": lambda run: text.mib(run.last(run.memory[0]), run),
     "PEAK_GPU_MEM": lambda run: text.mib(run.peak_memory, run),
     "GPU_WITHIN_LIMIT": text.within_limit,
-    "ALL_METRICS": text.all_metrics,
     "LOSS_CONVERGENCE_ANALYSIS": text.convergence,
     "MEMORY_USAGE_ANALYSIS": text.memory_usage,
     "TRAINING_STABILITY_ANALYSIS": text.stability,

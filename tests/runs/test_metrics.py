@@ -5,10 +5,11 @@ import json
 import pytest
 
 from runs.compare import compare
+from runs.evidence import Evidence
 from runs.metrics import METRICS, PANELS, Metric, dashboard_name, log_text, metric, panels, scores_of
 from runs.outcomes import packed_answers
 from runs.plots import figure_of
-from runs.record_values import value_of
+from runs.record_tables import all_metrics
 from runs.run import Run
 from tests.runs.test_record import write_run
 
@@ -37,7 +38,7 @@ def test_a_metric_of_one_line_appears_everywhere(run):
         assert "surprise" in [axes.get_title() for axes in figure_of({"run": [run]}).axes]
         assert list(panels())[-1] == "surprise"
         assert log_text({"surprise": 9.0, "loss": 1.0}) == "loss 1.0000 surprise 9.0"
-        told = value_of("ALL_METRICS", run)
+        told = all_metrics(Evidence(run))
         assert "惊讶度: 9.0" in told and "提问惊讶度: 0.2500" in told
         results = {row["result"]: row for row in compare([run])[1].rows}
         assert results["surprise, bits"]["run"]["text"] == "9.0" and "asked, bits" in results

@@ -13,7 +13,7 @@ from runs.documents import leaderboard_figure, tree_figure
 from runs.documents.figures import LIGHT
 from runs.documents.page import Page
 from runs.documents.rows import Rows, tree_of_scripts
-from runs.new import new_experiment
+from runs.new import new_experiment, script_flags
 from runs.record import record_path
 from runs.results import row_from
 from runs.scripts import base_of, comments_of, scripts, tree_lines, tree_of
@@ -52,7 +52,7 @@ def test_every_script_of_the_project_is_in_its_tree_with_a_change():
 
 def test_a_script_of_the_archive_still_runs_and_keeps_its_name():
     archived = [path for path in scripts(ROOT) if path.parent.name == "archive"]
-    assert len(archived) >= 7 and check_script(archived[-1]) is None
+    assert len(archived) >= 17 and check_script(archived[-1]) is None
     listed = subprocess.run(
         ["bash", "run_file/archive/experiment_1_5_9.sh", "--dim", "64"],
         cwd=ROOT, env=os.environ | {"LIST": "1"}, capture_output=True, text=True, check=True,
@@ -60,6 +60,9 @@ def test_a_script_of_the_archive_still_runs_and_keeps_its_name():
     assert {"--out_dir out/experiment_1_5_9", "--selection cosine", "--keep_ffn"} <= set(
         listed
     ) and "--dim 64" in listed
+    for path in ("archive/experiment_1_6_8.sh", "experiment_1_6_10.sh"):  # both build on a script of the archive
+        flags = script_flags(ROOT / "run_file" / path)
+        assert {"--ngram_decay", "--suffix_tokens"} & set(flags) and "wiki_knowledge.jsonl" in " ".join(flags)
     assert record_path("1_5_9", ROOT / "experiment").parent.name == "archive"
     with pytest.raises(ValueError, match="archive/experiment_1_5_9.sh exists already: choose another number"):
         new_experiment("1.5.9", "1.5.0", [], ROOT)

@@ -103,7 +103,7 @@ def test_flags_come_from_a_file_and_those_after_it_win(tmp_path):
 
 
 def test_the_flags_json_of_a_run_repeats_it(tmp_path):
-    flags = parse_cli([*script_flags(Path("run_file/experiment_1_6_3.sh")), "--val_path", "text.jsonl"])
+    flags = parse_cli([*script_flags(Path("run_file/archive/experiment_1_6_3.sh")), "--val_path", "text.jsonl"])
     (tmp_path / "flags.json").write_text(json.dumps(flags.as_dict()))
     again = parse_cli(["--config", str(tmp_path / "flags.json")])
     kept = {"out_dir": flags.run.out_dir, "experiment": flags.run.experiment}

@@ -4,7 +4,7 @@
 # Builds on: 1.5.7
 # Change:    cross-entropy on row and column of the right entry, in the questions and in 12 rows of entries
 #            beside the 48 rows of text; balance loss 0.1 -> 0.01
-source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../_base.sh"
 builds_on 1_5_7
 flags --retrieval_loss_coef 0.3 --entry_rows 12 --balance_loss_coef 0.01
 launch "$@"
