@@ -8,6 +8,7 @@ salt for the ids: the same rows give the same bytes.
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
@@ -192,7 +193,8 @@ def finish(figure, axes, colors: Colors, grid: str | None = "y") -> str:
     finish_axes(axes, colors, grid)
     settings = {"svg.hashsalt": "documents", "svg.fonttype": "none", "font.family": "sans-serif"}
     buffer = StringIO()
-    with rc_context(settings):
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's font has what matplotlib's lacks
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
@@ -202,6 +204,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "answers": (answers_data, draw_answers), "loss": (loss_data, draw_loss), "speed": (speed_data, draw_speed),
     "reading": (reading_data, draw_reading), "memory": (drawing.data, drawing.draw),
     "tree": (tree_figure.data, tree_figure.draw), "leaderboard": (leaderboard_figure.data, leaderboard_figure.draw),
+    "leaderboard_zh": (leaderboard_figure.data, leaderboard_figure.draw_chinese),
 }  # fmt: skip
 
 

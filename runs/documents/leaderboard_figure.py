@@ -4,6 +4,13 @@ from .leaderboard import OWN_FLAGS, PLAIN, STRONG_PLAIN, equal_time_gap, first, 
 from .rows import Rows
 
 ARMS = ("memory", "plain")
+CHINESE = {
+    "not shuffled": "未测打乱", "loss minus that of {}{}, nats a token": "Loss 减去 {} 的 Loss{}, nat/token",
+    " ({}: of {})": " ({} 减去 {} 的)", "right object questions, %": "对象题答对, %",
+    "memory, with 95 % interval": "记忆, 95% 区间", "plain": "普通模型",
+    "one seed, no interval of the loss": "单个种子, Loss 没有区间", "bank shuffled": "打乱知识库",
+    "against a plain model that trained for as long": "与训练同样长时间的普通模型比",
+}  # fmt: skip
 
 
 def data(rows: Rows) -> list[dict]:
@@ -31,10 +38,22 @@ def data(rows: Rows) -> list[dict]:
     return sorted(found, key=lambda line: line["loss"])
 
 
-def draw(lines: list[dict], colors) -> str:
+def draw_chinese(lines: list[dict], colors) -> str:
+    return draw(lines, colors, CHINESE)
+
+
+def draw(lines: list[dict], colors, words: dict[str, str] | None = None) -> str:
+    """The picture; `words` are its texts in another language.
+
+    Text is laid out in the font that comes with matplotlib, which has no Chinese, so wide letters get room by spaces.
+    """
     from matplotlib.lines import Line2D
 
     from .figures import finish, finish_axes, new_figure
+
+    def say(text: str) -> str:
+        told = (words or {}).get(text, text)
+        return told + " " * sum(not letter.isascii() for letter in told) if "{}" not in told else told
 
     figure = new_figure(7.6, 1.3 + 0.27 * len(lines), colors)
     losses, answers = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -53,19 +72,19 @@ def draw(lines: list[dict], colors) -> str:
         if line["arm"] == "memory" and line["object"] is not None and line["shuffled"] is None:
             side, align = (-1, "right") if line["object"] > 50 else (1, "left")
             edge = line["object"] + side * (line["object_half"] or 0)
-            answers.annotate("not shuffled", (edge, place), (8 * side, 0), textcoords="offset points",
+            answers.annotate(say("not shuffled").strip(), (edge, place), (8 * side, 0), textcoords="offset points",
                              ha=align, va="center", fontsize=7, color=colors.text)  # fmt: skip
     names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f}" for line in lines]
     losses.set_yticks(range(len(lines)), names)
     losses.set_ylim(len(lines) - 0.5, -0.5)
     others = ", ".join(line["number"] for line in lines if line["plain"] == STRONG_PLAIN)
-    exception = f" ({others}: of {STRONG_PLAIN})" if others else ""
-    losses.set_xlabel(f"loss minus that of {PLAIN}{exception}, nats a token")
-    answers.set_xlabel("right object questions, %")
+    exception = say(" ({}: of {})").format(others, STRONG_PLAIN) if others else ""
+    losses.set_xlabel(say("loss minus that of {}{}, nats a token").format(PLAIN, exception))
+    answers.set_xlabel(say("right object questions, %").strip())
     answers.set_xlim(0, 102)
 
     def mark(label: str, color: str, **style) -> Line2D:
-        return Line2D([], [], ls="", color=color, label=label, **({"marker": "o", "ms": 5} | style))
+        return Line2D([], [], ls="", color=color, label=say(label), **({"marker": "o", "ms": 5} | style))
 
     handles = [
         mark("memory, with 95 % interval", colors.memory), mark("plain", colors.plain),

@@ -27,6 +27,14 @@ CHINESE = {
     "object, all facts": "object, 全部事实",
     "object, written freely": "object, 自由作答",
     "validation loss": "验证 Loss",
+    "benchmark `{}`": "基准 `{}`",
+    "seed": "种子",
+    "on": "机器",
+    "CPU cores": "个 CPU 核心",
+    "dev": "开发集",
+    "val": "验证集",
+    "train": "训练集",
+    "held-out": "留出集",
 }
 NUMBERS = re.compile(r"[\d.,±%/()– ]*")
 EDITS = ("edit_success", "edit_paraphrase", "edit_neighbourhood")
@@ -86,21 +94,25 @@ class Page:
         """Where the numbers come from: protocol or benchmark, n, seeds, machine, date; commits stand in the rows."""
         by_protocol: dict[str, dict[str, set]] = {}
         for row in self.used:
-            name, facts = facts_of(row)
+            name, facts = self.facts_of(row)
             known = by_protocol.setdefault(name, {})
             for key, values in facts.items():
                 known.setdefault(key, set()).update(values)
         lines = []
         for name, facts in by_protocol.items():
             words = [f"{key} {', '.join(map(str, sorted(found)))}".strip() for key, found in facts.items() if found]
-            lines += textwrap.wrap(f"{name}: {'; '.join(words)}.", 108, break_on_hyphens=False)
+            end = "。" if self.language == "zh" else "."
+            lines += textwrap.wrap(f"{name}: {'; '.join(words)}{end}", 108, break_on_hyphens=False)
         return "<sub>" + "\n".join(lines) + "</sub>"
 
-
-def facts_of(row: Row | dict) -> tuple[str, dict[str, set]]:
-    """The protocol or benchmark of a row, and what stands beside its number."""
-    if isinstance(row, dict):
-        facts = {"on": {row["device"].removesuffix(" HBM3")}, "": {row["date"]}}
-        return f"benchmark `{row['benchmark']}`", facts
-    seeds = {"n": {row.n} - {None}, "seed": set(row.seeds)}
-    return f"`{row.protocol}`, {row.split}", seeds | {"on": {row.machine}, "": {row.date}}
+    def facts_of(self, row: Row | dict) -> tuple[str, dict[str, set]]:
+        """The protocol or benchmark of a row, and what stands beside its number."""
+        say = self.say
+        if isinstance(row, dict):
+            facts = {say("on"): {row["device"].removesuffix(" HBM3")}, "": {row["date"]}}
+            return say("benchmark `{}`").format(row["benchmark"]), facts
+        seeds = {"n": {row.n} - {None}, say("seed"): set(row.seeds)}
+        return f"`{row.protocol}`, {say(row.split)}", seeds | {
+            say("on"): {row.machine.replace("CPU cores", say("CPU cores"))},
+            "": {row.date},
+        }

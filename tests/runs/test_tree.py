@@ -152,7 +152,7 @@ def test_speed_and_memory_of_a_line_come_from_one_device(tmp_path):
         row("1.4.7", "memory", "peak_gpu_mib", 2048, None, unit="MiB", machine="NVIDIA H200"),
     ], benchmarks)  # fmt: skip
     assert lines["1.4.0"][9:11] == ["1,421,000", "4.8"] and lines["1.4.7"][9:11] == ["未测", "2.0 (H200)"]
-    assert "benchmark `step`: on NVIDIA H100 80GB; 2026-11-27." in lines["footnote"]
+    assert "基准 `step`: 机器 NVIDIA H100 80GB; 2026-11-27。" in lines["footnote"]
 
 
 def test_what_the_shown_protocol_cannot_tell_is_told_by_the_next_that_can(tmp_path):
@@ -211,6 +211,9 @@ def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tm
     drawn = leaderboard_figure.draw(lines, LIGHT)
     assert "1.4.8, n 2: 3.400" in drawn and "1.5.0" not in drawn and drawn.count(">not shuffled<") == 1
     assert "loss minus that of 1.4.0 (1.6.12: of 1.6.0), nats a token" in drawn
+    chinese = leaderboard_figure.draw_chinese(lines, LIGHT)
+    assert "Loss 减去 1.4.0 的 Loss (1.6.12 减去 1.6.0 的), nat/token" in chinese and "nats a token" not in chinese
+    assert chinese.count(">未测打乱<") == 1 and "打乱知识库" in chinese and "单个种子" in chinese
     without_plain = leaderboard_figure.data(Rows(rows[1:], [], [], [], [], tree))
     assert [line["number"] for line in without_plain] == ["1.6.12"]
 
