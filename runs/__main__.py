@@ -121,36 +121,57 @@ def labelled_runs(names: list[str], root: str) -> tuple[list[Run], dict[Run, str
 
 
 def fill_command(args) -> int:
-    from .blanks import read_notes
     from .notes import fill_draft, fill_notes
 
+    if args.rows:
+        return fill_rows_command(args)
     runs = open_runs(args.runs, args.root)
     if args.notes is None:
         for run in runs:
-            if args.draft:
-                told(run, *fill_draft(run.path, args.experiment_dir))
-            else:
-                told(run, fill_record(run.path, args.experiment_dir))
+            made = fill_draft(run.path, args.experiment_dir) if args.draft else ()
+            told(run, *(made or (fill_record(run.path, args.experiment_dir),)))
         return 0
     if args.draft:
         raise ValueError("--notes and --draft exclude each other: a draft is written first, notes then replace it")
     if len(runs) > 1:
         raise ValueError(f"--notes holds the answers for one run, got {len(runs)} runs: give one")
-    name = "standard input" if args.notes == "-" else args.notes
-    text = sys.stdin.read() if args.notes == "-" else require_file(args.notes, "notes").read_text(encoding="utf-8")
-    notes = read_notes(text, name)
+    notes = notes_of(args.notes)
     told(runs[0], fill_notes(runs[0].path, notes, args.experiment_dir), answered=len(notes))
     return 0
 
 
-def told(run: Run, path: Path, drafted: int | None = None, answered: int | None = None) -> None:
-    """Say what became of a record."""
+def notes_of(named: str) -> dict[str, str]:
+    """The answers in a file, - for standard input."""
+    from .blanks import read_notes
+
+    text = sys.stdin.read() if named == "-" else require_file(named, "notes").read_text(encoding="utf-8")
+    return read_notes(text, "standard input" if named == "-" else named)
+
+
+def fill_rows_command(args) -> int:
+    """The record of an experiment without a run folder, from its rows of results."""
+    from .rows_record import fill_from_rows
+
+    if args.draft or len(args.runs) > 1:
+        raise ValueError("--rows fills the record of one experiment, without --draft: give one number, such as 1.6.8")
+    notes = notes_of(args.notes) if args.notes else {}
+    path = fill_from_rows(args.runs[0], args.rows, notes, args.experiment_dir)
+    print(f"{path}: from rows of {args.rows}; {len(notes)} answers written; {left(path)}")
+    return 0
+
+
+def left(path: Path) -> str:
+    """How many blanks of a record are open."""
     text = path.read_text(encoding="utf-8")
     people, blanks = sum("[待填写]" in line for line in text.splitlines() if line[:1] != ">"), len(open_blanks(text))
+    return f"{people} blanks are left for people, {blanks} for an analysis"
+
+
+def told(run: Run, path: Path, drafted: int | None = None, answered: int | None = None) -> None:
+    """Say what became of a record."""
     made = f"; {drafted} blanks drafted by rules" if drafted is not None else ""
     made += f"; {answered} answers written" if answered is not None else ""
-    print(f"{path}: {STATES.get(run.state, run.state)}{made}; {people} blanks are left for people, "
-          f"{blanks} for an analysis; curves: {run.path / 'curves.png'}")  # fmt: skip
+    print(f"{path}: {STATES.get(run.state, run.state)}{made}; {left(path)}; curves: {run.path / 'curves.png'}")
 
 
 def brief_command(args) -> int:
@@ -261,7 +282,9 @@ COMMANDS: list[tuple[str, Callable, str, list]] = [
       argument("--png", help="file of the curves; default: compare.png in --root"), ROOTS, FORMAT]),
     ("fill", fill_command, "fill the records of runs, also of runs that failed",
      [RUNS, argument("--notes", metavar="FILE", help="answers to the blanks, as `brief` asks for them; -: from input"),
-      argument("--draft", action="store_true", help="also answer what follows from numbers alone"), RECORD_DIR, ROOTS]),
+      argument("--draft", action="store_true", help="also answer what follows from numbers alone"),
+      argument("--rows", metavar="PROTOCOL", help="RUN is the number of an experiment without a run folder: its record "
+               "from the rows of this protocol in results.jsonl"), RECORD_DIR, ROOTS]),
     ("brief", brief_command, "all that an analysis of a run needs, and the blanks to fill, as one text",
      [RUN, argument("--json", action="store_true", help="as JSON instead of Markdown"), RECORD_DIR, ROOTS]),
     ("draft", draft_command, "fill the records of runs, with findings that follow from numbers alone",

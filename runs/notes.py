@@ -31,6 +31,18 @@ def problem_with(name: str, answer: str, text: str, known: Known, numbers: set[s
     return refused(name, answer, known, numbers)
 
 
+def require_known(notes: dict[str, str], text: str, known: Known, path: Path) -> None:
+    """Refuse answers that cannot go into a record's text, all together.
+
+    Raises:
+        ValueError: one sentence for each such answer.
+    """
+    numbers = experiments()
+    problems = [problem_with(name, answer, text, known, numbers) for name, answer in notes.items()]
+    if problems := list(filter(None, problems)):
+        raise ValueError("\n".join([*problems, f"{path} was not changed."]))
+
+
 def fill_notes(run_dir: str | Path, notes: dict[str, str], experiment_dir: str | Path | None = None) -> Path:
     """Fill a record with its measured values and with the answers to its blanks, in one atomic step.
 
@@ -42,10 +54,7 @@ def fill_notes(run_dir: str | Path, notes: dict[str, str], experiment_dir: str |
     run = require_run(run_dir)
     path = record_of(run, experiment_dir)
     text = fill_text(text_of_record(path), values_for(run, path))
-    known, numbers = Known(run, brief(run, experiment_dir)), experiments()
-    problems = [problem_with(name, answer, text, known, numbers) for name, answer in notes.items()]
-    if problems := list(filter(None, problems)):
-        raise ValueError("\n".join([*problems, f"{path} was not changed."]))
+    require_known(notes, text, Known(run, brief(run, experiment_dir)), path)
     write_text(path, write_answers(text, notes, AI))
     draw_curves(run, path)
     return path

@@ -64,6 +64,20 @@ def cell(number: Number | None) -> str:
 def summary(run: Run) -> str:
     """What came out, beside the base and model_original, before all else."""
     found = Evidence(run)
+    base = f"experiment_{run.info['base']}"
+    shown = results_table(found, [base if which == "base" else name for name, which in found.references])
+    if shown is None:
+        return "没有结果: 运行未到第一次验证。"
+    seeds = ", ".join(str(other.flag("seed")) for other in found.runs)
+    many = len(found.runs) > 1
+    about = f"种子: {seeds}" + (
+        " (均值 ± 标准差)" if many else "; [ ] 内是 95% 区间, 只含题目的波动; 单个种子的 Loss 波动未知"
+    )
+    return shown + f"\n\n{about}" + per_seed(found)
+
+
+def results_table(found: Evidence, names: list[str]) -> str | None:
+    """The main results beside those of the references, which have these names; None where there are none."""
     references, rows = found.references, []
     for measure in SUMMARY:
         new = own(found.results, measure)
@@ -72,16 +86,8 @@ def summary(run: Run) -> str:
         gaps = [found.against(measure, which) for _, which in references]
         told = [verdict(gap) if gap and measure != "parameters" else "-" for gap in gaps]
         rows.append([new.label, cell(new), *(cell(gap and gap.old) for gap in gaps), *told])
-    if not rows:
-        return "没有结果: 运行未到第一次验证。"
-    names = [f"experiment_{run.info['base']}" if which == "base" else name for name, which in references]
-    seeds = ", ".join(str(other.flag("seed")) for other in found.runs)
-    many = len(found.runs) > 1
-    about = f"种子: {seeds}" + (
-        " (均值 ± 标准差)" if many else "; [ ] 内是 95% 区间, 只含题目的波动; 单个种子的 Loss 波动未知"
-    )
     head = ["指标", "本实验", *names, *(f"相对 {name}" for name in names)]
-    return table(head, rows) + f"\n\n{about}" + per_seed(found)
+    return table(head, rows) if rows else None
 
 
 def per_seed(found: Evidence) -> str:
@@ -212,21 +218,26 @@ def flag_table(rows, flags: Callable[[str], object], idle: list[str] | None = No
 
 
 def changed_flags(run: Run) -> dict[str, tuple]:
-    """By name: (value of the base experiment's run, own value) of flags that change the result.
+    """By name: (value of the base experiment's run, own value) of flags that change the result."""
+    if run.base is None:
+        return {}
+    return changed_between(*((own.flat_flags, own.info.get("idle_flags")) for own in (run.base, run)))
+
+
+def changed_between(before: tuple[dict, list[str] | None], after: tuple[dict, list[str] | None]) -> dict[str, tuple]:
+    """By name: (old value, new value) of flags that change the result, from (flags, those that do nothing).
 
     A flag of the memory that only one of the two uses counts too, though its value is the same in both.
     """
-    if run.base is None:
-        return {}
-    old, new = run.base.flat_flags, run.flat_flags
+    old, new = before[0], after[0]
     names = [name for name in new if name in old and name not in NOT_IDENTITY]
     names = [name for name in names if old[name] != new[name] or name in OF_MEMORY and new[name] is not None]
 
-    def shown(name: str, value, of: Run):
-        return value if has_effect(name, of.flag, of.info.get("idle_flags")) else "不适用"
+    def shown(name: str, flags: dict, idle: list[str] | None):
+        return flags[name] if has_effect(name, flags.get, idle) else "不适用"
 
-    used = [(shown(name, old[name], run.base), shown(name, new[name], run)) for name in names]
-    return {name: (a, b) for name, (a, b) in zip(names, used, strict=True) if a != b}
+    used = {name: (shown(name, *before), shown(name, *after)) for name in names}
+    return {name: (a, b) for name, (a, b) in used.items() if a != b}
 
 
 def changed_flag_table(run: Run) -> str:
@@ -234,8 +245,12 @@ def changed_flag_table(run: Run) -> str:
         return "无基础实验"
     if run.base is None:
         return missing(f"没有找到 experiment_{run.info['base']} 的运行")
-    rows = [[name, f"`{old}`", f"`{new}`"] for name, (old, new) in changed_flags(run).items()]
-    return table(["参数名", f"experiment_{run.info['base']}", "本实验"], rows) if rows else "参数与基础实验相同"
+    return change_table(f"experiment_{run.info['base']}", changed_flags(run))
+
+
+def change_table(base: str, changes: dict[str, tuple]) -> str:
+    rows = [[name, f"`{old}`", f"`{new}`"] for name, (old, new) in changes.items()]
+    return table(["参数名", base, "本实验"], rows) if rows else "参数与基础实验相同"
 
 
 def file_table(run: Run) -> str:

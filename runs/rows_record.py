@@ -1,0 +1,174 @@
+"""The record of an experiment that has rows of results but no run folder: `fill NUMBER --rows PROTOCOL`.
+
+Every number comes from a row. What no row holds is said to be not recorded. A later run fills these places again.
+"""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.config import Flags, parse_cli
+
+from . import record_tables as tables
+from .blanks import AI, write_answers
+from .documents.leaderboard import plain_of
+from .documents.rows import Row, Rows
+from .evidence import Evidence, Number
+from .known import FAMILIES, Known, Pool
+from .metrics import METRICS, metric
+from .notes import require_known
+from .record import RECORDS, fill_text, record_path, text_of_record, write_text
+from .record_text import MORE_IS_WORSE, change, missing
+from .scripts import ARCHIVE, base_of, find_script
+
+ROOT = Path(__file__).parents[1]
+NO_FOLDER = "没有运行文件夹"
+ORIGIN = "运行文件夹没有保留, 数值取自 `results.jsonl` 的行。"
+NOT_MEASURED = "未测(results.jsonl 中没有这一项的行)"
+# Rows of runs on a GPU may name the peak as the GPU does.
+SAME = {"peak_gpu_mib": "peak_mib"}
+SCORES = {
+    "TEXT_GENERATION_SAMPLES", "COHERENCE_SCORE", "FLUENCY_SCORE", "DIVERSITY_SCORE", "CURRENT_QUALITY",
+    "BASELINE_QUALITY", "QUALITY_IMPROVEMENT",
+}  # fmt: skip
+
+
+def numbers_of(rows: list[Row]) -> dict[tuple[str, str], Number]:
+    """(arm, measure) -> the number of the newest row, of all measures that a record knows."""
+    known, found = {m.name for m in METRICS}, {}
+    for row in sorted(rows, key=lambda row: row.date):
+        if (name := SAME.get(row.measure, row.measure)) in known:
+            found[row.arm, name] = Number(metric(name), name, tuple(row.values or [row.value]), row.n)
+    return found
+
+
+def flags_of(row: Row) -> Flags:
+    """The flags of the command that made a row."""
+    words = shlex.split(row.command)
+    return parse_cli(words[next(i for i, word in enumerate(words) if word.endswith(".py")) + 1 :])
+
+
+def flat_and_idle(flags: Flags) -> tuple[dict, list[str]]:
+    """All flags by name, and the names of those that do nothing."""
+    return {name: value for part in flags.as_dict().values() for name, value in part.items()}, sorted(
+        flags.idle(every=True)
+    )
+
+
+class RowEvidence(Evidence):
+    """The numbers of an experiment in rows of one protocol, beside those of its base and of its plain model.
+
+    Attributes:
+        variants: rows of the experiment with other flags, whose names begin with its number.  loss: its own loss.
+
+    Raises:
+        FileNotFoundError: the experiment has no script.
+        ValueError: no row of the protocol holds its loss.
+    """
+
+    def __init__(self, number: str, protocol: str, rows: Rows, root: Path = ROOT):
+        self.experiment, self.script = number, find_script(number, root)
+        if self.script is None:
+            raise FileNotFoundError(f"{number} has no script in run_file/: give the number of an experiment")
+        held = [row for row in rows.results if row.protocol == protocol]
+        self.rows = [row for row in held if row.experiment == number]
+        self.variants = [row for row in held if row.experiment.startswith((f"{number},", f"{number} "))]
+        self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
+        if self.loss is None:
+            raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
+        base, self.plain = base_of(self.script), plain_of(rows, number)
+        self.base_number = base and base.replace("_", ".")
+        self.base_rows = [row for row in held if row.experiment == self.base_number]
+        self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
+        self.baseline = numbers_of([row for row in held if row.experiment == self.plain])
+        self.flags = flags_of(self.loss)
+        self.flat, self.idle = flat_and_idle(self.flags)
+
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        found = [(f"experiment_{self.base_number}", "base")] if self.base else []
+        return found + ([(self.plain, "baseline")] if self.baseline and self.plain != self.base_number else [])
+
+
+class RowKnown(Known):
+    """What a text about such an experiment may state: numbers of rows, of their notes, and of the flags."""
+
+    def __init__(self, found: RowEvidence):
+        self.flags, self.by_step, self.of_flags = found.flat, {}, {}
+        self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
+        rows = [*found.rows, *found.variants, *found.base_rows]
+        self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
+        self.take_flags({"与基础实验不同的参数": {}})
+        self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
+        self.take_results(found)
+        for row in found.variants:
+            for (_, measure), number in numbers_of([row]).items():
+                self.take_number(measure, number)
+
+
+def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
+    """The value of each marker of a record, or why there is none."""
+    loss = found.loss
+    against = found.against("val_loss", "baseline")
+    peak, memory = found.number("peak_mib"), found.against("peak_mib", "baseline")
+    plain = f" ({found.plain})"
+    known = {
+        "EXPERIMENT": f"experiment_{found.experiment.replace('.', '_')}", "CREATED": loss.date, "GPU": loss.machine,
+        "SCRIPT": found.script.relative_to(ROOT).as_posix(), "COMMAND_LINE": loss.command, "COMMIT_HASH": loss.commit,
+        "BASE_EXPERIMENT": f"experiment_{found.base_number}", "ENVIRONMENT": loss.machine,
+        "STATE": "✅ 完成", "ALL_METRICS": tables.all_metrics(found), "KNOWLEDGE": NOT_MEASURED,
+        "SUMMARY": summary(found),
+        "MODEL_FLAGS": tables.flag_table(tables.MODEL_FLAGS, found.flat.get, found.idle),
+        "TRAIN_FLAGS": tables.flag_table(tables.TRAIN_FLAGS, found.flat.get, found.idle),
+        "CHANGED_FLAGS": changed(found), "TARGET_LOSS": "未设目标", "LOSS_ACHIEVED": "未设目标",
+        "TARGET_PPL": "未设目标", "PPL_ACHIEVED": "未设目标",
+        "FINAL_LOSS": found.number("val_loss").text, "CURRENT_LOSS": found.number("val_loss").text,
+    }  # fmt: skip
+    if peak:
+        known |= dict.fromkeys(("PEAK_GPU_MEM", "CURRENT_MEM"), f"{peak.text} MiB")
+    if against:
+        known |= {"BASELINE_LOSS": against.old.text + plain}
+        known |= {"LOSS_IMPROVEMENT": change(against.new.value, against.old.value, MORE_IS_WORSE)}
+    if memory:
+        known |= {"BASELINE_MEM": f"{memory.old.text} MiB{plain}"}
+        known |= {"MEM_CHANGE": change(memory.new.value, memory.old.value, MORE_IS_WORSE)}
+
+    def value(name: str) -> str:
+        if name.startswith("flag:"):
+            return str(found.flat[name.removeprefix("flag:")])
+        return known.get(name) or (NOT_MEASURED if name in SCORES else missing(NO_FOLDER))
+
+    return value
+
+
+def summary(found: RowEvidence) -> str:
+    """The main results beside those of base and plain model, and where they come from."""
+    loss, shown = found.loss, tables.results_table(found, [name for name, _ in found.references])
+    noise = "; 单个种子的 Loss 波动未知" if len(loss.seeds) < 2 else ""
+    return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{ORIGIN}"
+
+
+def changed(found: RowEvidence) -> str:
+    """The flags that differ from those of the base experiment's row."""
+    row = next((row for row in reversed(found.base_rows) if row.measure == "val_loss"), None)
+    if row is None:
+        return missing(f"{found.base_number} 在该协议下没有行")
+    changes = tables.changed_between(*map(flat_and_idle, (flags_of(row), found.flags)))
+    return tables.change_table(f"experiment_{found.base_number}", changes)
+
+
+def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment_dir: str | Path | None = None) -> Path:
+    """Fill a record from rows, and its blanks with answers that state nothing else, in one atomic step.
+
+    Raises:
+        ValueError: an answer is refused, one sentence a line; then nothing is written.
+    """
+    found = RowEvidence(number.replace("_", "."), protocol, Rows.load(ROOT))
+    archived = found.script.parent.name == ARCHIVE
+    folder = Path(experiment_dir or RECORDS) / (ARCHIVE if archived else "")
+    path = record_path(found.experiment.replace(".", "_"), folder)
+    text = fill_text(text_of_record(path), values_of_rows(found))
+    require_known(notes, text, RowKnown(found), path)
+    write_text(path, write_answers(text, notes, AI))
+    return path

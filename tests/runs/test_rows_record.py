@@ -1,0 +1,44 @@
+"""An experiment whose run folder is gone has a record from its rows of results, which states nothing else."""
+
+import json
+import sys
+
+import pytest
+
+from runs.__main__ import main
+from runs.blanks import AI, marked
+from tests.runs.test_record_tables import filled
+
+
+def fill(monkeypatch, tmp_path, number: str, answers: dict, protocol: str = "wiki-49M") -> None:
+    (tmp_path / "notes.json").write_text(json.dumps(answers))
+    words = ["fill", number, "--rows", protocol, "--notes", str(tmp_path / "notes.json"), "--experiment_dir"]
+    monkeypatch.setattr(sys, "argv", ["experiment", *words, str(tmp_path / "experiment")])
+    assert main() == 0
+
+
+def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monkeypatch, tmp_path, capsys):
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681, 1.6.0 为 3.0377 (-2.3%)", "DECISION": "检索"})
+    assert "2 answers written; 4 blanks are left for people, 50 for an analysis" in capsys.readouterr().out
+    text = (tmp_path / "experiment/archive/EXPERIMENT_1_6_8.md").read_text()  # where its script is
+    values = filled(text)
+    assert values["FINAL_LOSS"] == "2.9681" and values["LOSS_IMPROVEMENT"] == "-2.3% (正数为更差)"
+    assert values["BASELINE_LOSS"].endswith("(1.6.0)") and "| 验证 Loss | 2.9681 | 2.9673 |" in values["SUMMARY"]
+    assert "| ngram_max_places | `64` | `100000` |" in values["CHANGED_FLAGS"]
+    assert values["START_TIME"] == "未记录(没有运行文件夹)" and values["DIVERSITY_SCORE"].startswith("未测")
+    assert marked(text)["FINDING_1"] == AI
+
+
+@pytest.mark.parametrize(
+    "number, answer, sentence",
+    [
+        ("1.6.8", "验证 Loss 2.9581", "FINDING_1 states 2.9581, which is not in the data"),
+        ("1.6.8", "对象准确率 98.4%", "FINDING_1 states 98.4%, which is not in the data"),
+        ("1.6.3", "好", "no row of the protocol 'wiki-49M' holds the loss of 1.6.3"),
+        ("1.6.99", "好", "1.6.99 has no script in run_file/"),
+    ],
+)
+def test_what_no_row_holds_is_refused_and_nothing_is_written(monkeypatch, tmp_path, number, answer, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        fill(monkeypatch, tmp_path, number, {"FINDING_1": answer})
+    assert not (tmp_path / "experiment").exists()
