@@ -25,7 +25,7 @@ from .scripts import ARCHIVE, base_of, find_script
 ROOT = Path(__file__).parents[1]
 NO_FOLDER = "没有运行文件夹"
 ORIGIN = "运行文件夹没有保留, 数值取自 `results.jsonl` 的行。"
-NOT_MEASURED = "未测(results.jsonl 中没有这一项的行)"
+NOT_MEASURED = "未测(该协议的行中没有这一项)"
 # Rows of runs on a GPU may name the peak as the GPU does.
 SAME = {"peak_gpu_mib": "peak_mib"}
 SCORES = {
@@ -59,6 +59,8 @@ def flat_and_idle(flags: Flags) -> tuple[dict, list[str]]:
 class RowEvidence(Evidence):
     """The numbers of an experiment in rows of one protocol, beside those of its base and of its plain model.
 
+    It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
+
     Attributes:
         variants: rows of the experiment with other flags, whose names begin with its number.  loss: its own loss.
 
@@ -68,16 +70,17 @@ class RowEvidence(Evidence):
     """
 
     def __init__(self, number: str, protocol: str, rows: Rows, root: Path = ROOT):
-        self.experiment, self.script = number, find_script(number, root)
+        name, _, variant = number.partition(",")
+        self.experiment, self.script, self.variant = name, find_script(name, root), variant.strip()
         if self.script is None:
             raise FileNotFoundError(f"{number} has no script in run_file/: give the number of an experiment")
         held = [row for row in rows.results if row.protocol == protocol]
         self.rows = [row for row in held if row.experiment == number]
-        self.variants = [row for row in held if row.experiment.startswith((f"{number},", f"{number} "))]
+        self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
         if self.loss is None:
             raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
-        base, self.plain = base_of(self.script), plain_of(rows, number)
+        base, self.plain = base_of(self.script), plain_of(rows, name)
         self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
@@ -145,8 +148,11 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
 def summary(found: RowEvidence) -> str:
     """The main results beside those of base and plain model, and where they come from."""
     loss, shown = found.loss, tables.results_table(found, [name for name, _ in found.references])
+    told = (
+        f"脚本没有照原样运行过, 数值是改了参数的 ({found.variant}), 见 与基础实验不同的参数。" if found.variant else ""
+    )
     noise = "; 单个种子的 Loss 波动未知" if len(loss.seeds) < 2 else ""
-    return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{ORIGIN}"
+    return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{told}{ORIGIN}"
 
 
 def changed(found: RowEvidence) -> str:
@@ -164,7 +170,7 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
     Raises:
         ValueError: an answer is refused, one sentence a line; then nothing is written.
     """
-    found = RowEvidence(number.replace("_", "."), protocol, Rows.load(ROOT))
+    found = RowEvidence(number, protocol, Rows.load(ROOT))
     archived = found.script.parent.name == ARCHIVE
     folder = Path(experiment_dir or RECORDS) / (ARCHIVE if archived else "")
     path = record_path(found.experiment.replace(".", "_"), folder)
