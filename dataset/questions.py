@@ -224,6 +224,9 @@ def main() -> None:
         "--preceded", type=float, default=0.0,
         help="share of all questions with a sentence about another subject before them",
     )  # fmt: skip
+    parser.add_argument(
+        "--preceded_by", type=Path, help="running text (lines with a `text`): half of those sentences come from it"
+    )  # fmt: skip
     own = parser.add_argument_group("your own facts")
     own.add_argument("facts", nargs="?", type=Path, help="TSV or CSV: subject, predicate, object; .gz and .zst too")
     own.add_argument("--templates", type=Path, help="JSON: the wordings of each predicate")

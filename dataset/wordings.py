@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from common.files import atomic, read_json, require_file, require_text
 
+from .formats import read_records, require_data
+from .public import SENTENCE_END
 from .questions import (
     BLANK,
     FIELDS,
@@ -31,6 +33,7 @@ from .questions import (
 )
 
 OBJECT = "{object}"
+ARTICLE = re.compile(r" an? $")
 
 
 class Asked(NamedTuple):
@@ -127,11 +130,17 @@ class Rewording:
             return self.rng.choice(REWORDINGS).format(**row), answer
         if wording.endswith("?"):
             return QUESTION_PROMPT.format(question=wording.format(subject=row["subject"])), answer
+        return self.before_object(wording, row["subject"]).rstrip(" "), ended(answer, wording)
+
+    def before_object(self, wording: str, subject: str) -> str:
+        """A statement up to its object; a share of them is shortened."""
         prompt, _, _ = wording.partition(OBJECT)
         if self.shortened and self.rng.random() < self.shortened:
             self.drawn["shortened"] += 1
             prompt = shortened(prompt, self.rng)
-        return prompt.format(subject=row["subject"]).rstrip(" "), ended(answer, wording)
+        # The article does not tell the answer: an edited fact is asked with that of the old object.
+        prompt = ARTICLE.sub(lambda _: self.rng.choice((" a ", " an ")), prompt)
+        return prompt.format(subject=subject)
 
     def statement(self, row: dict) -> str:
         """The statement of a verification question with its three names, a share of them in another wording."""
@@ -141,7 +150,7 @@ class Rewording:
         self.drawn["unchanged" if wording is None else "verified"] += 1
         if wording is None:
             return row["statement"]
-        return wording.partition(OBJECT)[0].format(subject=row["subject"]) + ended(row["object"], wording)
+        return self.before_object(wording, row["subject"]).rstrip(" ") + " " + ended(row["object"], wording)
 
     def __str__(self):
         drawn = self.drawn
@@ -186,15 +195,33 @@ def names(sentence: str, subject: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(subject.casefold())}(?!\w)", sentence.casefold()) is not None
 
 
-def put_before(asked: list[Asked], pool: list[Asked], share: float, rng: random.Random) -> list[Asked]:
-    """Puts a sentence of the pool before a share of the prompts, never one about the subject that is asked for.
+def text_sentences(path: Path, rng: random.Random) -> list[Asked]:
+    """A sentence of each text that has one of 20 to 160 characters, as what may stand before a question.
 
     Raises:
-        ValueError: every sentence is about a subject.
+        FileNotFoundError, ValueError: the file is missing or malformed, or no text has such a sentence.
+    """
+    found = []
+    for place, row in read_records(require_data(path, "preceded_by"), ["text"]):
+        text = require_text(row.get("text") if isinstance(row, dict) else None, f"{place}: text")
+        sentences = [s for line in text.split("\n") for s in SENTENCE_END.split(line) if 20 <= len(s) <= 160]
+        if sentences := [s for s in sentences if s[-1] in ".!?"]:
+            found.append(Asked("", "", None, rng.choice(sentences)))
+    if not found:
+        raise ValueError(f"--preceded_by: no text of {path} has a sentence of 20 to 160 characters: give running text")
+    return found
+
+
+def put_before(asked: list[Asked], pools: list[list[Asked]], share: float, rng: random.Random) -> list[Asked]:
+    """Puts a sentence before a share of the prompts, of each pool equally often, never one that names their subject.
+
+    Raises:
+        ValueError: every sentence of a pool is about a subject.
     """
     made = []
     for one in asked:
         if rng.random() < share:
+            pool = pools[0] if len(pools) == 1 else rng.choice(pools)
             start = rng.randrange(len(pool))
             others = (pool[(start + i) % len(pool)] for i in range(len(pool)))
             other = next((x for x in others if x.subject != one.subject and not names(x.sentence, one.subject)), None)
@@ -218,6 +245,8 @@ def write_questions(args: argparse.Namespace) -> None:
         raise ValueError("--wordings changes nothing at --reworded 0: give the share of the questions to reword")
     if args.shortened and not args.wordings:
         raise ValueError("--shortened cuts the statements of --wordings: give that too")
+    if args.preceded_by and not args.preceded:
+        raise ValueError("--preceded_by changes nothing at --preceded 0: give the share of the questions")
     wordings = read_wordings(args.wordings) if args.wordings else None
     rewording = Rewording(args.reworded, wordings, random.Random(args.seed), args.shortened)
     paths = {kind: path for kind in TRAINED if (path := getattr(args, kind))}
@@ -229,7 +258,9 @@ def write_questions(args: argparse.Namespace) -> None:
         pool = found.get("verification") or found.get("object")
         if not pool:
             raise ValueError("--preceded needs the sentences of --verification or --object: give one of them")
-        asked = put_before(asked, pool, args.preceded, random.Random(f"preceded {args.seed}"))
+        rng = random.Random(f"preceded {args.seed}")
+        pools = [pool, text_sentences(args.preceded_by, rng)] if args.preceded_by else [pool]
+        asked = put_before(asked, pools, args.preceded, rng)
     random.Random(args.seed).shuffle(asked)
     with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for one in asked:

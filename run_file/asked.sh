@@ -10,7 +10,7 @@
 # go to both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_12} steps=${STEPS:-3000} most=${MOST:-1000}
+data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
 for needed in merged_pretrain.jsonl pretrain_val.jsonl sentence_trex_data.json \
     {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl; do
     if [ ! -e "$data/$needed" ]; then
@@ -31,10 +31,11 @@ for kind in object:object_mcq verification:fact_verification; do
     link $asked/invented/${kind%:*}.jsonl $asked/${kind%:*} invented.jsonl
 done
 "$PYTHON" -m dataset.questions --object $asked/object --relation "$data/relation_mcq_train.jsonl" \
-    --verification $asked/verification --wordings dataset/wordings.json --reworded 0.7 --preceded 0.25 \
-    --seed "$seed" --out $asked/text/questions.jsonl
+    --verification $asked/verification --wordings dataset/wordings.json --reworded 0.7 --shortened 0.25 \
+    --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
+"$PYTHON" -m dataset.absent --knowledge "$data/sentence_trex_data.json" --object "$data/object_mcq_train.jsonl" \
+    --share 0.2 --seed "$seed" --out $asked/bank/facts.json
 link "$data/merged_pretrain.jsonl" $asked/text text.jsonl
-link "$data/sentence_trex_data.json" $asked/bank facts.json
 link $asked/invented/knowledge.json $asked/bank invented.json
 
 more=("$@")

@@ -27,6 +27,7 @@ class EntryTokens(NamedTuple):
         length_BTS: int64, how many tokens each entry has, at least 1.
         entry_BTS: int64, the entries, NO_ENTRY for none.
         place_BTW: int64 below `PLACES`, the place of a token (`place_of_tokens`); None: nothing asks for it.
+        stands_BTW: bool, whether a token stands in the recent text; None: nothing asks for it.
     """
 
     token_BTW: Tensor
@@ -37,6 +38,7 @@ class EntryTokens(NamedTuple):
     length_BTS: Tensor
     entry_BTS: Tensor
     place_BTW: Tensor | None = None
+    stands_BTW: Tensor | None = None
 
 
 def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
@@ -52,6 +54,20 @@ def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
     from_end_BTSL = tokens.length_BTS[..., None] - 1 - torch.arange(L, device=stands_BTW.device)
     from_end_BTSL = from_end_BTSL.clamp(0, PLACES // 4 - 1)
     return (from_end_BTSL * 4 + stands_BTSL.long() * 2 + before_BTSL.long()).flatten(-2)
+
+
+def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
+    """(B, T, W) float32: the weights of the tokens before each in its entry that the recent text has not said, summed.
+
+    Args:
+        weight_V: float32, of each token of the vocabulary.
+    """
+    is_unsaid_BTW = ~(tokens.stands_BTW | tokens.is_padding_BTW)
+    # Tokens that do not count take a weight each of its own: a single one would gather the gradients of all of them.
+    spread_W = torch.arange(is_unsaid_BTW.shape[-1], device=weight_V.device) % len(weight_V)
+    weight_BTW = weight_V[torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W)] * is_unsaid_BTW
+    weight_BTSL = weight_BTW.unflatten(-1, (tokens.length_BTS.shape[-1], -1))
+    return (weight_BTSL.cumsum(dim=-1) - weight_BTSL).flatten(-2)
 
 
 def lay_out_tokens(

@@ -57,7 +57,7 @@ class Ngrams(Retrieval):
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
         index, layer = bank.index(cls.index_class), config.cache_layers - 1
-        if lay_out and config.token_places:  # before the cache takes the new tokens
+        if lay_out and config.compares_with_text:  # before the cache takes the new tokens
             text = text_so_far(inputs.input_BT, inputs.visible.document_BX, inputs.cache, layer, index.window - 1)[:2]
         matches, previous_BT = matches_of(index, inputs, layer)
         entry_BTS, score_BTS = matches.best(config.num_selected)
@@ -75,9 +75,10 @@ class Ngrams(Retrieval):
         if lay_out:
             found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
             tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
-            if config.token_places:
+            if config.compares_with_text:
                 stands_BTW = stands_in_text(tokens.token_BTW, *text, index.window)
-                tokens = tokens._replace(place_BTW=place_of_tokens(tokens, stands_BTW))
+                place_BTW = place_of_tokens(tokens, stands_BTW) if config.token_places else None
+                tokens = tokens._replace(place_BTW=place_BTW, stands_BTW=stands_BTW)
         return Found(entry_BTS, token_BTSL, cls.log_weight(score_BTS), missing_BTS, tokens, is_normalised=False)
 
     @classmethod

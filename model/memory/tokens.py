@@ -21,7 +21,7 @@ from ..base_config import MemoryConfig
 from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
 from ..ops import score_tokens, sum_tokens
-from .entry_tokens import NO_TOKEN, PLACES, EntryTokens, lay_out_tokens, weight_of_entries
+from .entry_tokens import NO_TOKEN, PLACES, EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
 
 
@@ -38,6 +38,17 @@ class TokenConfig(MemoryConfig):
         "before it stand in the recent text",
         needs="--retrieval ngram|bm25",
     )  # fmt: skip
+    unsaid_tokens: bool = flag(
+        False,
+        "a token counts less, the more its entry says before it that the recent text has not said; each token of the "
+        "vocabulary has a learned weight",
+        needs="--retrieval ngram|bm25",
+    )  # fmt: skip
+
+    @property
+    def compares_with_text(self) -> bool:
+        """Whether a reader asks which tokens of an entry stand in the recent text."""
+        return self.token_places or self.unsaid_tokens
 
 
 class TokenAttention(nn.Module):
@@ -45,7 +56,8 @@ class TokenAttention(nn.Module):
 
     The logit of a token is the sum of: the product of a query with its key and with that of the token before it; a
     learned bias if it would continue the text; the retrieval's log-weight of its entry; the mean product of a second
-    query with the keys of its entry's tokens; with `token_places` the product of the query with the key of its place.
+    query with the keys of its entry's tokens; with `token_places` the product of the query with the key of its place;
+    with `unsaid_tokens`, less what its entry says before it and the text has not said: another subject, most often.
     The second query and the keys of places start near zero: the ranking starts as the retrieval's.
     """
 
@@ -62,7 +74,9 @@ class TokenAttention(nn.Module):
         if config.token_places:
             self.place_key_PR = nn.Parameter(torch.empty(PLACES, config.word_key_dim))
             self.place_bias_P = nn.Parameter(torch.empty(PLACES))
-        self.has_places = config.token_places
+        if config.unsaid_tokens:
+            self.unsaid = nn.Linear(config.dim, 1)
+        self.has_places, self.has_unsaid = config.token_places, config.unsaid_tokens
         self.derived = DerivedWeights()
 
     def forward(self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor) -> Tensor:
@@ -81,6 +95,9 @@ class TokenAttention(nn.Module):
         if self.has_places:
             place_BTP = nn.functional.linear(query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
             logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW)
+        if self.has_unsaid:
+            weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
+            logit_BTW = logit_BTW - unsaid_before(weight_V, tokens)
 
         match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
@@ -99,6 +116,9 @@ class TokenAttention(nn.Module):
         if self.has_places:
             init.normal_(self.place_key_PR, std=INIT_STD)
             init.zeros_(self.place_bias_P)
+        if self.has_unsaid:
+            init.zeros_(self.unsaid.weight)
+            init.constant_(self.unsaid.bias, -1.0)
 
 
 class TokenFusion(Fusion):

@@ -120,6 +120,9 @@ def test_verification_questions_are_reworded_as_statements_if_the_file_names_the
     found, said = ask("--reworded 1", wordings, verify=True)
     assert {"prompt": "The cradle of Person 07 stood in City 7.\nIs this true?", "answer": " yes"} in found
     assert all(re.match("The cradle of Person ", row["prompt"]) for row in found) and "40 verification" in said
+    found, said = ask("--reworded 1 --shortened 1", wordings, verify=True)
+    short = re.compile(r"Person \d\d,? (stood )?in City \d+\.\nIs this true\?")
+    assert all(short.fullmatch(row["prompt"]) for row in found) and "40 statements shortened" in said
     found, said = ask("--reworded 1", wordings, verify=True, names=("subject",))
     assert {"prompt": "Person 07 was born in City 7.\nIs this true?", "answer": " yes"} in found and " 0 verif" in said
 
@@ -140,6 +143,23 @@ def test_a_share_of_the_prompts_has_a_sentence_about_another_subject_before_it(a
             assert re.fullmatch(r"Person \d\d was born in City \d+\. ", before) and before[:9] not in was["prompt"]
             changed += 1
     assert 8 < changed < 32
+
+
+def test_an_article_before_the_object_is_drawn(ask):
+    found, _ = ask("--reworded 1", {"place of birth": ["{subject} was born in an {object}."]})
+    articles = {row["prompt"].removeprefix(row["prompt"][:9]) for row in found}
+    assert articles == {" was born in a", " was born in an"}
+
+
+def test_half_of_the_sentences_before_come_from_a_text(ask, write):
+    text = "Short. The river was known for its fish. Is a line without an end"
+    found, _ = ask(f"--preceded 1 --preceded_by {write('t.jsonl', [{'text': text}])}")
+    river = [row for row in found if row["prompt"].startswith("The river was known for its fish. ")]
+    assert 0.25 < len(river) / len(found) < 0.75
+    with pytest.raises(ValueError, match="--preceded 0"):
+        ask(f"--preceded_by {write('t.jsonl', [{'text': text}])}")
+    with pytest.raises(ValueError, match="no text of .* has a sentence"):
+        ask(f"--preceded 1 --preceded_by {write('t.jsonl', [{'text': 'Short.'}])}")
 
 
 def test_no_sentence_about_the_asked_subject_under_another_name_is_put_before(write, tmp_path, monkeypatch):

@@ -1,11 +1,11 @@
-"""The places of an entry's tokens: how far from its end, and whether they stand in the recent text."""
+"""What readers know of an entry's tokens: the distance from its end, and what of the entry the recent text has said."""
 
 import pytest
 import torch
 
 from common.constants import PADDING
 from model.config import ModelConfig
-from model.memory.entry_tokens import PLACES, lay_out_tokens, place_of_tokens
+from model.memory.entry_tokens import PLACES, lay_out_tokens, place_of_tokens, unsaid_before
 from model.memory.text import stands_in_text, starts
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
@@ -34,18 +34,30 @@ def test_a_place_tells_the_end_of_the_entry_and_what_was_said():
     assert place_of_tokens(tokens, long_BTSL.flatten(-2) > 9).max() == PLACES - 4  # far from the end is as far as told
 
 
+def test_a_token_bears_the_weight_of_what_its_entry_says_before_it_and_the_text_has_not_said():
+    entry_BTSL = torch.tensor([[[[11, 12, 13, 14], [15, 11, PADDING, PADDING]]]])
+    tokens = lay_out_tokens(entry_BTSL, torch.tensor([[[0, 1]]]), torch.tensor([[11]]), torch.tensor([[12]]))
+    tokens = tokens._replace(stands_BTW=(tokens.token_BTW == 11) | (tokens.token_BTW == 13))
+    weight_V = torch.arange(20.0, requires_grad=True)
+    unsaid_W = unsaid_before(weight_V, tokens)[0, 0]
+    assert unsaid_W.tolist() == [0, 0, 12, 12, 0, 15, 15, 15]
+    unsaid_W[tokens.token_BTW[0, 0] != PADDING].sum().backward()
+    assert weight_V.grad.tolist() == [0] * 12 + [2, 0, 0, 1, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])
 def test_the_places_change_what_is_read_and_are_learned(name):
     ids, model = torch.randint(3, 61, (2, 24)), tiny_model(**VARIANTS[name])
     before = model(ids).logits
     for key, parameter in model.named_parameters():
-        if "place_" in key:
+        if "place_" in key or "unsaid" in key:
             parameter.data.normal_()
     out = model(ids, labels=ids)
     assert not torch.equal(out.logits, before)
     out.loss.backward()
-    grads = [parameter.grad for key, parameter in model.named_parameters() if "place_" in key]
-    assert len(grads) == 2 * (1 + sum(layer >= 0 for layer in model.settings.reading_layers))
+    grads = [parameter.grad for key, parameter in model.named_parameters() if "place_" in key or "unsaid" in key]
+    parts = 2 * (model.settings.token_places + model.settings.unsaid_tokens)
+    assert len(grads) == parts * (1 + sum(layer >= 0 for layer in model.settings.reading_layers))
     assert all(grad.abs().sum() > 0 for grad in grads)
 
 
@@ -54,7 +66,7 @@ def test_the_places_change_what_is_read_and_are_learned(name):
 def test_places_after_a_cache_are_those_of_the_whole_text(name):
     model, ids = tiny_model(**VARIANTS[name]), torch.randint(3, 61, (2, 30))
     for key, parameter in model.named_parameters():
-        if "place_" in key:
+        if "place_" in key or "unsaid" in key:
             parameter.normal_(std=2.0)
     whole, cache, steps = model(ids).logits, None, []
     for part in (ids[:, :17], *ids[:, 17:].split(1, dim=1)):

@@ -84,7 +84,7 @@ NGRAMS = {
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
-    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True},
+    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True, "unsaid_tokens": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
