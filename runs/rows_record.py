@@ -17,9 +17,10 @@ from .documents.rows import Row, Rows
 from .evidence import Evidence, Number
 from .known import FAMILIES, Known, Pool
 from .metrics import METRICS, metric
+from .new import script_flags
 from .notes import require_known
-from .record import RECORDS, fill_text, record_path, text_of_record, write_text
-from .record_text import MORE_IS_WORSE, change, missing
+from .record import INLINE, RECORDS, fill_text, record_path, text_of_record, write_text
+from .record_text import MISSING, MORE_IS_WORSE, change, missing
 from .scripts import ARCHIVE, base_of, find_script
 
 ROOT = Path(__file__).parents[1]
@@ -62,11 +63,12 @@ class RowEvidence(Evidence):
     It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
 
     Attributes:
-        variants: rows of the experiment with other flags, whose names begin with its number.  loss: its own loss.
+        variants: rows of the experiment with other flags, whose names begin with its number.
+        loss: the row of its own loss, or None.
 
     Raises:
         FileNotFoundError: the experiment has no script.
-        ValueError: no row of the protocol holds its loss.
+        ValueError: the protocol has no row of it.
     """
 
     def __init__(self, number: str, protocol: str, rows: Rows, root: Path = ROOT):
@@ -77,16 +79,14 @@ class RowEvidence(Evidence):
         held = [row for row in rows.results if row.protocol == protocol]
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
+        if not self.rows:
+            raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
-        if self.loss is None:
-            raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
         base, self.plain = base_of(self.script), plain_of(rows, name)
         self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
         self.baseline = numbers_of([row for row in held if row.experiment == self.plain])
-        self.flags = flags_of(self.loss)
-        self.flat, self.idle = flat_and_idle(self.flags)
 
     @property
     def references(self) -> list[tuple[str, str]]:
@@ -97,22 +97,24 @@ class RowEvidence(Evidence):
 class RowKnown(Known):
     """What a text about such an experiment may state: numbers of rows, of their notes, and of the flags."""
 
-    def __init__(self, found: RowEvidence):
-        self.flags, self.by_step, self.of_flags = found.flat, {}, {}
+    def __init__(self, found: RowEvidence, flags: Flags):
+        self.flags, self.by_step, self.of_flags = flat_and_idle(flags)[0], {}, {}
         self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
         rows = [*found.rows, *found.variants, *found.base_rows]
         self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
-        self.take_flags({"与基础实验不同的参数": {}})
+        base = found.base_number and find_script(found.base_number, ROOT)
+        self.take_flags({"与基础实验不同的参数": flat_and_idle(parse_cli(script_flags(base)))[0] if base else {}})
         self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
         self.take_results(found)
-        for row in found.variants:
-            for (_, measure), number in numbers_of([row]).items():
-                self.take_number(measure, number)
+        for row in [*found.rows, *found.variants]:
+            for value in (row.value, *row.values, *(row.interval or ())):
+                for pool in self.pools_of(row.measure):
+                    pool.add(value, row.unit == "%")
 
 
 def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
     """The value of each marker of a record, or why there is none."""
-    loss = found.loss
+    loss, (flat, idle) = found.loss, flat_and_idle(flags_of(found.loss))
     against = found.against("val_loss", "baseline")
     peak, memory = found.number("peak_mib"), found.against("peak_mib", "baseline")
     plain = f" ({found.plain})"
@@ -122,8 +124,8 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
         "BASE_EXPERIMENT": f"experiment_{found.base_number}", "ENVIRONMENT": loss.machine,
         "STATE": "✅ 完成", "ALL_METRICS": tables.all_metrics(found), "KNOWLEDGE": NOT_MEASURED,
         "SUMMARY": summary(found),
-        "MODEL_FLAGS": tables.flag_table(tables.MODEL_FLAGS, found.flat.get, found.idle),
-        "TRAIN_FLAGS": tables.flag_table(tables.TRAIN_FLAGS, found.flat.get, found.idle),
+        "MODEL_FLAGS": tables.flag_table(tables.MODEL_FLAGS, flat.get, idle),
+        "TRAIN_FLAGS": tables.flag_table(tables.TRAIN_FLAGS, flat.get, idle),
         "CHANGED_FLAGS": changed(found), "TARGET_LOSS": "未设目标", "LOSS_ACHIEVED": "未设目标",
         "TARGET_PPL": "未设目标", "PPL_ACHIEVED": "未设目标",
         "FINAL_LOSS": found.number("val_loss").text, "CURRENT_LOSS": found.number("val_loss").text,
@@ -139,7 +141,7 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
 
     def value(name: str) -> str:
         if name.startswith("flag:"):
-            return str(found.flat[name.removeprefix("flag:")])
+            return str(flat[name.removeprefix("flag:")])
         return known.get(name) or (NOT_MEASURED if name in SCORES else missing(NO_FOLDER))
 
     return value
@@ -160,12 +162,19 @@ def changed(found: RowEvidence) -> str:
     row = next((row for row in reversed(found.base_rows) if row.measure == "val_loss"), None)
     if row is None:
         return missing(f"{found.base_number} 在该协议下没有行")
-    changes = tables.changed_between(*map(flat_and_idle, (flags_of(row), found.flags)))
+    changes = tables.changed_between(*map(flat_and_idle, (flags_of(row), flags_of(found.loss))))
     return tables.change_table(f"experiment_{found.base_number}", changes)
+
+
+def is_of_a_run(text: str) -> bool:
+    """Whether a run filled a record: then it names the run's folder."""
+    return any(name == "OUT_DIR" and digits and MISSING not in value for value, name, digits in INLINE.findall(text))
 
 
 def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment_dir: str | Path | None = None) -> Path:
     """Fill a record from rows, and its blanks with answers that state nothing else, in one atomic step.
+
+    A record that a run filled keeps its values, and answers may state its numbers too.
 
     Raises:
         ValueError: an answer is refused, one sentence a line; then nothing is written.
@@ -174,7 +183,14 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
     archived = found.script.parent.name == ARCHIVE
     folder = Path(experiment_dir or RECORDS) / (ARCHIVE if archived else "")
     path = record_path(found.experiment.replace(".", "_"), folder)
-    text = fill_text(text_of_record(path), values_of_rows(found))
-    require_known(notes, text, RowKnown(found), path)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if is_of_a_run(text):
+        known = RowKnown(found, parse_cli(script_flags(found.script)))
+        known.put(known.anywhere, text)
+    elif found.loss is None:
+        raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
+    else:
+        known, text = RowKnown(found, flags_of(found.loss)), fill_text(text_of_record(path), values_of_rows(found))
+    require_known(notes, text, known, path)
     write_text(path, write_answers(text, notes, AI))
     return path

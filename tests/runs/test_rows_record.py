@@ -7,6 +7,7 @@ import pytest
 
 from runs.__main__ import main
 from runs.blanks import AI, marked
+from runs.record import checksum
 from tests.runs.test_record_tables import filled
 
 
@@ -34,7 +35,8 @@ def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monke
     [
         ("1.6.8", "验证 Loss 2.9581", "FINDING_1 states 2.9581, which is not in the data"),
         ("1.6.8", "对象准确率 98.4%", "FINDING_1 states 98.4%, which is not in the data"),
-        ("1.6.3", "好", "no row of the protocol 'wiki-49M' holds the loss of 1.6.3"),
+        ("1.6.3", "好", "no row of the protocol 'wiki-49M' is of 1.6.3"),
+        ("1.5.4", "好", "no row of the protocol 'wiki-49M' is of 1.5.4"),
         ("1.6.99", "好", "1.6.99 has no script in run_file/"),
     ],
 )
@@ -42,3 +44,17 @@ def test_what_no_row_holds_is_refused_and_nothing_is_written(monkeypatch, tmp_pa
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         fill(monkeypatch, tmp_path, number, {"FINDING_1": answer})
     assert not (tmp_path / "experiment").exists()
+
+
+def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.6.8", {"DECISION": "检索"})
+    path = tmp_path / "experiment/archive/EXPERIMENT_1_6_8.md"
+    lost, kept = "未记录(没有运行文件夹)", "out/experiment_1_6_8"
+    text = path.read_text().replace(
+        f"`{lost}`<!--OUT_DIR:{checksum(lost)}-->", f"`{kept}`<!--OUT_DIR:{checksum(kept)}-->"
+    )
+    path.write_text(
+        text.replace(f"`2.9681`<!--FINAL_LOSS:{checksum('2.9681')}-->", f"`3.5`<!--FINAL_LOSS:{checksum('3.5')}-->")
+    )
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 3.5"})  # it stands in the record alone
+    assert filled(path.read_text())["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in path.read_text()
