@@ -227,7 +227,7 @@ def item(items: Callable[[Run], list[str]], place: int, rest: bool = False) -> C
 
 
 def changed_files(run: Run) -> list[tuple[str, int, int]] | str:
-    """(path, lines added, lines deleted) since the base experiment's run, or the reason why that is not known."""
+    """(path, lines added, lines deleted) since the base experiment's run, code first, or why that is not known."""
     if run.base is None:
         return f"没有找到 experiment_{run.info['base']} 的运行"
     old, new = run.base.info.get("git_commit"), run.info.get("git_commit")
@@ -240,7 +240,12 @@ def changed_files(run: Run) -> list[tuple[str, int, int]] | str:
         added, deleted, path = line.split("\t", 2)
         before = found.get(path, (0, 0))
         found[path] = (before[0] + int(added.replace("-", "0")), before[1] + int(deleted.replace("-", "0")))
-    return [(path, *counts) for path, counts in sorted(found.items())]
+    return [(path, *counts) for path, counts in sorted(found.items(), key=lambda item: (not is_code(item[0]), item[0]))]
+
+
+def is_code(path: str) -> bool:
+    """Whether a file can change a result; a record lists those first, for it names so many files only."""
+    return path.endswith((".py", ".sh")) and not path.startswith("tests/")
 
 
 def of_changes(text: Callable[[list[tuple[str, int, int]]], str]) -> Callable[[Run], str]:

@@ -203,7 +203,7 @@ def test_the_change_of_code_is_that_since_the_base_experiments_run(tmp_path, mon
     write_run(tmp_path / "out/base", experiment="9_9_8", git_commit=commits[0])
     values = record_of(run, tmp_path / "experiment")
     assert [values[name] for name in ("CHANGED_FILES", "LINES_ADDED", "LINES_DELETED")] == ["4", "+9", "-1"]
-    assert values["GIT_DIFF"] == "big: +0, -0\ncode.py: +2, -1\nmore.py: +4, -0\nnew.py: +3, -0\n"
+    assert values["GIT_DIFF"] == "code.py: +2, -1\nmore.py: +4, -0\nnew.py: +3, -0\nbig: +0, -0\n"
 
 
 def test_texts_that_are_alike_have_a_high_self_bleu():
