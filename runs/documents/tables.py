@@ -1,5 +1,7 @@
 """The tables of results: each is a function of a page; `marks.py` finds it by its name."""
 
+from runs.significance import welch_half
+
 from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
 from .rows import MISSING, Row
@@ -248,19 +250,25 @@ def wiki(page: Page) -> str:
     )
 
 
-def recipe(page: Page) -> str:
+def recipe(page: Page, where: tuple[str, str] = ("val", "wiki-49M")) -> str:
     """Every run of the recipe's protocol, best first, each against the recipe of 1.4.0 at its best learning rate."""
-    where = ("val", "wiki-49M")
     runs = dict.fromkeys((row.experiment, row.arm) for row in page.rows.results if row.protocol == where[1])
-    losses = {run: row.value for run in runs if (row := page.result(where, *run, "val_loss"))}
-    base = min(loss for (name, _), loss in losses.items() if name.startswith("AdamW, 32 heads"))
+    losses = {run: row for run in runs if (row := page.result(where, *run, "val_loss"))}
+    best = sorted(losses.items(), key=lambda item: item[1].value)
+    base = next(row for (name, _), row in best if name.startswith("AdamW, 32 heads"))
     lines = []
-    for run, loss in sorted(losses.items(), key=lambda item: item[1]):
+    for run, row in best:
         cost = page.cells(where, *run, "tokens_per_s", "peak_gpu_mib")
-        seeds = str(len(page.result(where, *run, "val_loss").seeds))
-        lines.append([run[0], page.cell(where, *run, "val_loss"), seeds, f"{100 * (loss / base - 1):.1f}", *cost])
+        gap = f"{100 * (row.value / base.value - 1):.1f}"
+        if row is not base and min(len(row.values), len(base.values)) > 1:
+            gap += f" ± {100 * welch_half(row.values, base.values) / base.value:.1f}"
+        lines.append([run[0], page.cell(where, *run, "val_loss"), str(len(row.seeds)), gap, *cost])
     head = ["run", "loss", "seeds", "against AdamW and 32 heads, %", "tokens/s in training", "GPU memory, MiB"]
     return page.table(head, lines)
+
+
+def recipe_mixed(page: Page) -> str:
+    return recipe(page, ("dev", "mixed-49M"))
 
 
 def own_flags(page: Page) -> str:
@@ -316,5 +324,5 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, own_flags, cpu, first_memories, several_gpus, public_tests,
+    recipe, recipe_mixed, own_flags, cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip
