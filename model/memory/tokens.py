@@ -169,12 +169,19 @@ class Pointer(nn.Module):
             False, "a pointer at the end may copy the next token from an entry",
             needs="--retrieval ngram|bm25|suffix: the pointer reads what the text has found",
         )  # fmt: skip
+        pointer_scale: float = flag(
+            1.0,
+            "what the pointer multiplies the scores of found entries by, beside a learned scale; python -m "
+            "evaluation.calibrate chooses it for a trained run",
+            within=(0, None), only_with="--pointer",
+        )  # fmt: skip
 
     def __init__(self, config: Config):
         super().__init__()
         self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
+        self.scale = config.pointer_scale
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -183,7 +190,8 @@ class Pointer(nn.Module):
 
     def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
-        attention_BTW = self.attention(x_BTD, found.tokens, self.score_scale * found.log_weight_BTS, unit_embedding_VD)
+        log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
+        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD)
         return self.gate(x_BTD).float().sigmoid() * attention_BTW
 
 

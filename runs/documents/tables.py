@@ -2,7 +2,7 @@
 
 from runs.significance import welch_half
 
-from .leaderboard import OWN_FLAGS
+from .leaderboard import ASKED_ANYHOW, OWN_FLAGS
 from .page import EDITS, Page
 from .rows import MISSING, Row
 
@@ -108,26 +108,26 @@ def middle(page: Page) -> str:
 
 def public_tests(page: Page) -> str:
     """A line for each model, a column for each set; its last line is half of the widest interval of each score."""
-    with_invented, without = ("dev", "asked-74M"), ("dev", "asked-74M, no invented facts")
-    memory, block = ("1.6.12", "memory"), ("1.6.12, in block 4 alone, entries of 24 tokens", "memory")
+    asked, more, text = (("dev", protocol) for protocol in ASKED_ANYHOW)
     lines = {
-        "chance": (with_invented, "1.6.12", "chance"),
-        "look-up without a model": (with_invented, "1.6.12", "lookup"),
-        "1.6.12's index without a model": (with_invented, "1.6.12's index alone", "search_alone"),
-        "its pointer, untrained": (with_invented, "1.6.12, untrained pointer", "memory"),
-        "plain (1.6.0), no invented facts": (without, "1.6.0", "plain"),
-        "plain (1.6.0)": (with_invented, "1.6.0", "plain"),
-        "memory (1.6.12), no invented facts": (without, *memory),
-        "memory (1.6.12)": (with_invented, *memory),
-        "memory in block 4 alone, 24 tokens": (with_invented, *block),
+        "chance": (text, "1.6.14", "chance"),
+        "look-up without a model": (text, "1.6.14", "lookup"),
+        "search alone, without a model": (text, "1.6.14", "search_alone"),
+        "an untrained pointer, width 32": (asked, "1.6.12, untrained pointer", "memory"),
+        "plain (1.6.0)": (text, "1.6.0", "plain"),
+        "memory (1.6.12), 1,959 wordings": (asked, "1.6.12", "memory"),
+        "memory (1.6.12), 3,038 wordings": (more, "1.6.12", "memory"),
+        "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
+        "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
     }
     halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
 
     def result(where: tuple[str, str], experiment: str, arm: str, measure: str) -> Row | None:
         found = page.result(where, experiment, arm, measure)
-        # Some questions were answered from the bank without invented facts only.
-        without_model = arm in ("lookup", "search_alone")
-        return found or (page.result(without, experiment, arm, measure) if without_model else None)
+        # Without a model our questions were asked with the first bank and wordings only.
+        without_model = arm in ("lookup", "search_alone", "chance")
+        first = "1.6.12's index alone" if arm == "search_alone" else "1.6.12"
+        return found or (page.result(("dev", ASKED_ANYHOW[0]), first, arm, measure) if without_model else None)
 
     def cell(where: tuple[str, str], experiment: str, arm: str, measures: tuple[str, ...]) -> str:
         found = {name: result(where, experiment, arm, name) for name in measures}

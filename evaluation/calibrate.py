@@ -1,0 +1,105 @@
+"""Choose how far the pointer of a trained run trusts the search, on questions in wordings that training never used.
+
+    python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
+
+In the wordings of the training a model knows the right entry from the words themselves. So training leaves the scores
+of the search with less weight than new wordings need. One number changes that: `pointer_scale` in the run's config.json
+multiplies the scores at the pointer. The scale with the least loss on the right answers is written there. The results
+of the scale before are kept under another name. `--scales 1` takes it all back.
+Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
+"""
+
+import argparse
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from common.cli import choose_device, positive_int, run_command
+from common.files import atomic, read_json
+from dataset.questions import PARAPHRASES, answer_index, read_named
+from dataset.tokenizer import load_tokenizer
+from model import load_run
+
+from .config import EvalConfig
+from .language import language
+from .likelihood import Encoded, encode, score_sequences
+from .results import FILE
+
+SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+TEXT_ROWS = 64  # of the validation text, whose loss is told beside
+
+
+def right_answers(tokenizer, path: str, limit: int) -> list[Encoded]:
+    """The questions of a file in each wording of `PARAPHRASES`, with their right answers.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or malformed, or its questions do not name their parts.
+    """
+    rows = read_named(path, "object", ("subject", "predicate"), limit, "object_path")
+    if rows is None:
+        raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
+    pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in PARAPHRASES for row in rows]
+    return encode(tokenizer, pairs)
+
+
+def keep_results(run_dir: Path, scale: float) -> None:
+    """Give the results of a scale a name of their own."""
+    if (run_dir / FILE).exists():
+        (run_dir / FILE).rename(run_dir / f"{Path(FILE).stem}_scale_{scale:g}.json")
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Measure all scales, write the best, and print what it changes.
+
+    Raises:
+        FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a scale is no positive number.
+    """
+    if min(args.scales) <= 0:
+        raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
+    run_dir, device = Path(args.run), choose_device(args.device)
+    model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
+    if not model.settings.pointer:
+        raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
+    flags = read_json(run_dir / "flags.json")
+    path = args.object_path or flags["data"]["object_path"]
+    if not path:
+        raise ValueError("no questions: give --object_path")
+    encoded, before = right_answers(tokenizer, path, args.limit), model.settings.pointer_scale
+    text = EvalConfig(val_path=flags["data"]["val_path"], limit=TEXT_ROWS, batch_size=8)
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(flags["optim"]["dtype"])
+    loss = {}
+    with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
+        for scale in sorted({*args.scales}):
+            model.pointer.scale = scale
+            scores = score_sequences(model, tokenizer, encoded, args.batch_size)
+            loss[scale] = -sum(score.log_p for score in scores) / len(scores)
+            exact = sum(score.is_greedy for score in scores) / len(scores)
+            found = language(model, tokenizer, text)
+            told = f"; loss of the validation text {found['loss']:.4f} nats a token" if found else ""
+            print(f"scale {scale:g}: {loss[scale]:.4f} nats an answer, {exact:.1%} greedy{told}", flush=True)
+    best = min(loss, key=loss.get)
+    if best == before:
+        print(f"the run has the best scale already: {best:g}")
+        return
+    config = read_json(run_dir / "config.json") | {"pointer_scale": best}
+    keep_results(run_dir, before)
+    with atomic(run_dir / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
+    parser.add_argument("--object_path", help="object questions with subject and predicate; default: those of the run")
+    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="what is tried")
+    parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
+    calibrate(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_command(main)

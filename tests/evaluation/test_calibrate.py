@@ -1,0 +1,62 @@
+"""The pointer's scale is chosen by questions in other words, and written where a run is loaded from."""
+
+import json
+
+import pytest
+
+from evaluation import calibrate
+
+
+@pytest.fixture
+def run(model, tokenizer, tmp_path, monkeypatch):
+    """run(*flags): calibrates a run folder with results of its own; the folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"pointer_scale": 1.0, "dim": 32}))
+    (folder / "flags.json").write_text(
+        json.dumps({"data": {"object_path": None, "val_path": None}, "optim": {"dtype": "float32"}})
+    )
+    (folder / "eval.json").write_text("{}")
+    monkeypatch.setattr(calibrate, "load_run", lambda *_: model)
+    monkeypatch.setattr(calibrate, "load_tokenizer", lambda *_: tokenizer)
+    row = {"subject": "Oslo", "predicate": "country", "question": "Oslo lies in ___.", "answer": "A"}
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps(row | {"choices": ["Norway", "Peru"]}))
+
+    def start(*flags):
+        monkeypatch.setattr("sys.argv", ["calibrate", "--run", str(folder), "--object_path", str(questions), *flags])
+        calibrate.main()
+        return folder
+
+    return start
+
+
+def scale_of(folder) -> float:
+    return json.loads((folder / "config.json").read_text())["pointer_scale"]
+
+
+def test_the_scale_with_the_least_loss_is_written_and_taken_back(run, model, monkeypatch, capsys):
+    # As if the answers were likeliest at a scale of 2.
+    scored = lambda *_: [type("Score", (), {"log_p": -abs(model.pointer.scale - 2), "is_greedy": True})()]  # noqa: E731
+    monkeypatch.setattr(calibrate, "score_sequences", scored)
+    folder = run()
+    assert scale_of(folder) == 2.0 and json.loads((folder / "config.json").read_text())["dim"] == 32
+    assert not (folder / "eval.json").exists() and (folder / "eval_scale_1.json").exists()
+    assert "scale 4: 2.0000 nats an answer" in (said := capsys.readouterr().out) and "2, before 1" in said
+    assert scale_of(run("--scales", "1")) == 1.0
+
+
+def test_the_scale_changes_what_is_copied(run, model, capsys):
+    run("--scales", "1", "3")
+    first, second = (line.split()[2] for line in capsys.readouterr().out.splitlines()[:2])
+    assert first != second
+
+
+def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, monkeypatch):
+    with pytest.raises(ValueError, match="--scales must be above 0"):
+        run("--scales", "0")
+    monkeypatch.setattr(
+        calibrate, "load_run", lambda *_: type("Plain", (), {"settings": type("S", (), {"pointer": False})})()
+    )
+    with pytest.raises(ValueError, match="has no pointer"):
+        run()
