@@ -66,7 +66,8 @@ def calibrate(args: argparse.Namespace) -> None:
     path = args.object_path or flags["data"]["object_path"]
     if not path:
         raise ValueError("no questions: give --object_path")
-    encoded, before = right_answers(tokenizer, path, args.limit), model.settings.pointer_scale
+    config = read_json(run_dir / "config.json")
+    encoded, before = right_answers(tokenizer, path, args.limit), config.get("pointer_scale", 1.0)
     text = EvalConfig(val_path=flags["data"]["val_path"], limit=TEXT_ROWS, batch_size=8)
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(flags["optim"]["dtype"])
     loss = {}
@@ -83,10 +84,9 @@ def calibrate(args: argparse.Namespace) -> None:
     if best == before:
         print(f"the run has the best scale already: {best:g}")
         return
-    config = read_json(run_dir / "config.json") | {"pointer_scale": best}
     keep_results(run_dir, before)
     with atomic(run_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(config | {"pointer_scale": best}, indent=2, sort_keys=True) + "\n")
     print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
 
 
