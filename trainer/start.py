@@ -76,6 +76,7 @@ def waiting_for_processes() -> Iterator[None]:
 
     Raises:
         ValueError: `WORLD_SIZE` is left in the environment, without what a launcher sets beside it.
+        ConnectionError: the processes do not reach each other.
     """
     world, missing = os.environ.get("WORLD_SIZE", "1"), [n for n in ("RANK", "MASTER_ADDR") if n not in os.environ]
     if not world.isdecimal() or int(world) < 2:
@@ -86,12 +87,24 @@ def waiting_for_processes() -> Iterator[None]:
             f"the environment has WORLD_SIZE={world} without {' and '.join(missing)}, so this process would wait for "
             "others for ever: unset WORLD_SIZE, or launch with NUM_PROCESSES=N bash run_file/experiment_*.sh"
         )
-    told = f"waiting for the {world} processes of WORLD_SIZE; if this one is alone, stop it and unset WORLD_SIZE"
+    told = (
+        f"waiting for the {world} processes of WORLD_SIZE; stop this one if another has failed, or if it is alone: "
+        "then unset WORLD_SIZE"
+    )
     timer = Timer(SILENT_S, print, [told], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
     try:
         yield
+    except RuntimeError as problem:
+        if not isinstance(problem, torch.distributed.DistError) and "connect" not in str(problem):
+            raise
+        raise ConnectionError(
+            f"process {os.environ.get('RANK')} of {world} does not reach the others "
+            f"({str(problem).splitlines()[0]}): every machine must be able to reach {os.environ.get('MASTER_ADDR')} on "
+            "any port; if a machine's own name means 127.0.0.1 or 127.0.1.1 there, name its network interface, as in "
+            "GLOO_SOCKET_IFNAME=eth0, or NCCL_SOCKET_IFNAME on GPUs"
+        ) from None
     finally:
         timer.cancel()
 

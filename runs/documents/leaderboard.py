@@ -21,15 +21,15 @@ OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text w
 ASKED_ANYHOW = ("asked-74M", "asked-74M, more wordings", "asked-74M, text before questions")
 # Split and protocol, the first that has a loss.
 TEXTS = (
-    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "text-2000"),
-    ("dev", "text-300"), *(("dev", protocol) for protocol in ASKED_ANYHOW),
+    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("dev", "mixed-49M"), ("val", "wiki-49M"),
+    ("dev", "text-2000"), ("dev", "text-300"), *(("dev", protocol) for protocol in ASKED_ANYHOW),
 )  # fmt: skip
 QUESTIONS = (
     OWN_FLAGS, ("dev", "pretraining"), ("held-out", "knowledge-10k"), ("dev", "knowledge-10k"),
     ("dev", "knowledge-cpu"), *(("dev", protocol) for protocol in ASKED_ANYHOW),
 )  # fmt: skip
 # What the rows of a protocol name instead of the number: the plain model at its best learning rate.
-ALIASES = {("wiki-49M", "1.4.0"): "AdamW, 32 heads, learning rate 1e-3"}
+ALIASES = {(protocol, "1.4.0"): "AdamW, 32 heads, learning rate 1e-3" for protocol in ("wiki-49M", "mixed-49M")}
 # The protocol in which the plain model trained for as long as an experiment did under another.
 EQUAL_TIME = {("1.5.0", "text-2000"): "text-2950"}
 # The questions of the scripts, in Chinese; one that is missing here is shown as its script has it.

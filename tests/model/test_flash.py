@@ -1,5 +1,6 @@
 """The flash-attn package on packed rows: with a stand-in in plain torch here, with the package itself on a GPU."""
 
+import copy
 import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
@@ -62,6 +63,29 @@ def test_packed_rows_equal_the_textbook_with_the_stand_in(groups, monkeypatch):
     torch.testing.assert_close(out, expected)
     whole = textbook_attention(q_BHTE, k_BGTE, v_BGTE, visible(torch.zeros(3, 8)))
     torch.testing.assert_close(flash_attention(q_BHTE, k_BGTE, v_BGTE, None), whole)
+
+
+@pytest.mark.parametrize("model_type", ["model_original", "model_memory"])
+@torch.no_grad()
+def test_a_model_attends_by_the_stand_in_in_every_row_and_decodes_the_same(model_type, monkeypatch):
+    module, used = stand_in(), []
+    for name, function in list(vars(module).items()):
+        if callable(function):
+            noted = lambda *x, own=function, **flags: used.append(own.__name__) or own(*x, **flags)  # noqa: E731
+            setattr(module, name, noted)
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    for reader in ("model.flash", "model.layers"):
+        monkeypatch.setattr(f"{reader}.computes", lambda dtype, device: True)
+    ids, spans = torch.randint(3, 61, (3, 8)), DOCUMENTS[:2].repeat(2, 1)[:3]  # a number does not come back
+    package, pytorch = (tiny_model(model_type=model_type, flash_backend=name) for name in ("flash_attn", "pytorch"))
+    for function, packed in {"flash_attn_func": {}, "flash_attn_varlen_func": {"document_ids": spans}}.items():
+        used.clear()
+        torch.testing.assert_close(package(ids, **packed).logits, pytorch(ids, **packed).logits)
+        assert set(used) == {function}
+    start = package(ids[:, :5], use_cache=True)
+    for more in (ids[:, 5:], ids[:, 5:6]):  # several tokens after the cached ones, and one
+        rest = package(more, past_key_values=copy.deepcopy(start.past_key_values)).logits
+        torch.testing.assert_close(rest, pytorch(ids).logits[:, 5 : 5 + more.shape[1]])
 
 
 @pytest.mark.parametrize("dtype, package", [("float32", False), ("float16", True), ("bfloat16", True)])

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from tests.tiny_runs import metrics
+from trainer.start import waiting_for_processes
 
 from .faults import set_variables
 
@@ -31,3 +32,14 @@ def test_a_number_of_processes_that_nobody_started_is_refused(runs, left, named)
     ended = runs.start("run", fault=partial(set_variables, {"WORLD_SIZE": "2"} | left))
     assert ended.code == 1 and f"the environment has WORLD_SIZE=2 without {named}, so this" in ended.output
     assert "unset WORLD_SIZE" in ended.output and ended.output.count("\n") == 1
+
+
+def test_processes_that_do_not_reach_each_other_are_told_of_the_interface(monkeypatch):
+    """As on two machines whose own name means 127.0.1.1, which is what Debian's installer writes."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "192.0.2.7"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConnectionError, match=r"process 1 of 2 .*\(timed out connecting\): .*192.0.2.7 .*GLOO_SOCKET"):
+        with waiting_for_processes():
+            raise RuntimeError("timed out connecting\nmore")
+    with pytest.raises(RuntimeError, match="invalid device"), waiting_for_processes():
+        raise RuntimeError("CUDA error: invalid device ordinal")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from tests.tiny_runs import free_port, metrics
+from tests.tiny_runs import metrics
 from trainer.checkpoint import checkpoint_dirs, read_state
 from trainer.stop import StopVotes
 
@@ -212,27 +212,3 @@ def test_a_killed_process_ends_the_others_in_seconds(runs, survives):
             assert "exitcode  : -9" in (runs.folder / "output").read_text()
     finally:
         launcher.kill()
-
-
-@pytest.mark.slow
-def test_two_machines_are_two_launchers(runs):
-    """Both over the loopback interface, each with one process."""
-    assert [one.code for one in runs.start_ranks("ranks", "--batch_size", "2")] == [0, 0]
-    place = f"--num_machines 2 --main_process_ip 127.0.0.1 --main_process_port {free_port()} --mixed_precision no"
-    launchers, command = [], [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    for rank in range(2):
-        output = open(runs.folder / f"output{rank}", "w+")
-        words = [*place.split(), "--dynamo_backend", "no", "--machine_rank", str(rank), "train_pretrain_accelerate.py"]
-        launchers.append(
-            subprocess.Popen(
-                [*command, *words, *runs.argv("machines", "--batch_size", "2")],
-                cwd=ROOT, env=launch_environment(ACCELERATE_USE_CPU="true"), stdout=output, stderr=output,
-            )
-        )  # fmt: skip
-    outputs = [runs.folder / f"output{rank}" for rank in range(2)]
-    for launcher, output in zip(launchers, outputs, strict=True):
-        assert launcher.wait(timeout=240) == 0, output.read_text()
-    facts = json.loads((runs.folder / "machines" / "run.json").read_text())
-    assert facts["processes"] == 2 and facts["state"] == "finished"
-    states = [read_state(checkpoint_dirs(runs.folder / name)[-1]) for name in ("ranks", "machines")]
-    assert states[0] == states[1]
