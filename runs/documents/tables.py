@@ -119,6 +119,11 @@ def public_tests(page: Page) -> str:
         "memory (1.6.12), 3,038 wordings": (more, "1.6.12", "memory"),
         "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
         "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
+        "the same, calibrated, two seeds, on a CPU": (
+            ("dev", f"{ASKED_ANYHOW[-1]}, pointer_scale 2"),
+            "1.6.14",
+            "memory",
+        ),
     }
     halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
 
