@@ -135,11 +135,11 @@ class Rewording:
     def before_object(self, wording: str, subject: str) -> str:
         """A statement up to its object; a share of them is shortened."""
         prompt, _, _ = wording.partition(OBJECT)
-        if self.shortened and self.rng.random() < self.shortened:
-            self.drawn["shortened"] += 1
-            prompt = shortened(prompt, self.rng)
         # The article does not tell the answer: an edited fact is asked with that of the old object.
         prompt = ARTICLE.sub(lambda _: self.rng.choice((" a ", " an ")), prompt)
+        if self.shortened and self.rng.random() < self.shortened:
+            self.drawn["shortened"] += 1
+            prompt = shortened(prompt, self.rng) + " " * prompt.endswith(" ")
         return prompt.format(subject=subject)
 
     def statement(self, row: dict) -> str:
@@ -150,7 +150,7 @@ class Rewording:
         self.drawn["unchanged" if wording is None else "verified"] += 1
         if wording is None:
             return row["statement"]
-        return self.before_object(wording, row["subject"]).rstrip(" ") + " " + ended(row["object"], wording)
+        return self.before_object(wording, row["subject"]) + ended(row["object"], wording)
 
     def __str__(self):
         drawn = self.drawn
@@ -203,7 +203,9 @@ def text_sentences(path: Path, rng: random.Random) -> list[Asked]:
     """
     found = []
     for place, row in read_records(require_data(path, "preceded_by"), ["text"]):
-        text = require_text(row.get("text") if isinstance(row, dict) else None, f"{place}: text")
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            raise ValueError(f"--preceded_by: {place} has no text: give running text, lines with a `text`")
         sentences = [s for line in text.split("\n") for s in SENTENCE_END.split(line) if 20 <= len(s) <= 160]
         if sentences := [s for s in sentences if s[-1] in ".!?"]:
             found.append(Asked("", "", None, rng.choice(sentences)))

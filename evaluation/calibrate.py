@@ -1,11 +1,11 @@
-"""Choose how far the pointer of a trained run trusts the search, on questions in wordings that training never used.
+"""Choose how far the pointer of a trained run trusts the search, on questions in other words.
 
     python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
 
-In the wordings of the training a model knows the right entry from the words themselves. So training leaves the scores
-of the search with less weight than new wordings need. One number changes that: `pointer_scale` in the run's config.json
-multiplies the scores at the pointer. The scale with the least loss on the right answers is written there. The results
-of the scale before are kept under another name. `--scales 1` takes it all back.
+A model learns the right entry from the words of its training questions. Questions in new words need the
+search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. The smallest scale with
+nearly the least loss on the right answers is written; `--scales 1` takes it back. Give questions that test nothing.
+`eval_model.py` sets earlier results aside. Training the run again starts from the scale of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
@@ -18,21 +18,21 @@ import torch
 
 from common.cli import choose_device, positive_int, run_command
 from common.files import atomic, read_json
-from dataset.questions import PARAPHRASES, answer_index, read_named
+from dataset.questions import REWORDINGS, answer_index, read_named
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 
 from .config import EvalConfig
 from .language import language
 from .likelihood import Encoded, encode, score_sequences
-from .results import FILE
 
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+TOLERANCE = 0.03  # of the least loss: the smallest scale within it is chosen, for a larger one costs loss on text
 TEXT_ROWS = 64  # of the validation text, whose loss is told beside
 
 
 def right_answers(tokenizer, path: str, limit: int) -> list[Encoded]:
-    """The questions of a file in each wording of `PARAPHRASES`, with their right answers.
+    """The questions of a file in each wording of `REWORDINGS`, which no test uses, with their right answers.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, or its questions do not name their parts.
@@ -40,14 +40,8 @@ def right_answers(tokenizer, path: str, limit: int) -> list[Encoded]:
     rows = read_named(path, "object", ("subject", "predicate"), limit, "object_path")
     if rows is None:
         raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
-    pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in PARAPHRASES for row in rows]
+    pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in REWORDINGS for row in rows]
     return encode(tokenizer, pairs)
-
-
-def keep_results(run_dir: Path, scale: float) -> None:
-    """Give the results of a scale a name of their own."""
-    if (run_dir / FILE).exists():
-        (run_dir / FILE).rename(run_dir / f"{Path(FILE).stem}_scale_{scale:g}.json")
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -63,12 +57,12 @@ def calibrate(args: argparse.Namespace) -> None:
     if not model.settings.pointer:
         raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
     flags = read_json(run_dir / "flags.json")
-    path = args.object_path or flags["data"]["object_path"]
-    if not path:
-        raise ValueError("no questions: give --object_path")
-    config = read_json(run_dir / "config.json")
-    encoded, before = right_answers(tokenizer, path, args.limit), config.get("pointer_scale", 1.0)
-    text = EvalConfig(val_path=flags["data"]["val_path"], limit=TEXT_ROWS, batch_size=8)
+    data, config = flags["data"], read_json(run_dir / "config.json")
+    if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
+        raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
+    encoded, before = right_answers(tokenizer, args.object_path, args.limit), config.get("pointer_scale", 1.0)
+    val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
+    text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(flags["optim"]["dtype"])
     loss = {}
     with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
@@ -80,11 +74,10 @@ def calibrate(args: argparse.Namespace) -> None:
             found = language(model, tokenizer, text)
             told = f"; loss of the validation text {found['loss']:.4f} nats a token" if found else ""
             print(f"scale {scale:g}: {loss[scale]:.4f} nats an answer, {exact:.1%} greedy{told}", flush=True)
-    best = min(loss, key=loss.get)
+    best = min(scale for scale in loss if loss[scale] <= (1 + TOLERANCE) * min(loss.values()))
     if best == before:
         print(f"the run has the best scale already: {best:g}")
         return
-    keep_results(run_dir, before)
     with atomic(run_dir / "config.json") as temporary:
         temporary.write_text(json.dumps(config | {"pointer_scale": best}, indent=2, sort_keys=True) + "\n")
     print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
@@ -93,7 +86,7 @@ def calibrate(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
-    parser.add_argument("--object_path", help="object questions with subject and predicate; default: those of the run")
+    parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="what is tried")
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")

@@ -3,9 +3,9 @@
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
 many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`; of
 several sets (`sets`) each does so by itself.
-Results of other weights are renamed to eval_step{step}.json. Those of an edited bank stand in eval_bank_{digest}.json,
-for eval.json and the record tell of the bank as trained. Every result that was ever measured is a line of
-evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
+Results of other weights, or of another `pointer_scale`, are renamed to eval_step{step}.json. Those of an edited bank
+stand in eval_bank_{digest}.json, for eval.json and the record tell of the bank as trained. Every result that was ever
+measured is a line of evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
 """
 
 import fcntl
@@ -33,6 +33,7 @@ def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> 
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": limit,
         "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
+        "pointer_scale": read_json(run_dir / "config.json").get("pointer_scale", 1.0),
     }  # fmt: skip
 
 
@@ -143,7 +144,8 @@ class ResultFile:
         step = about.get("step", self.about["step"])
         # An earlier version counted the edits, and did not name the bank.
         bank = about.get("bank", "unknown" if about.get("edits") else None)
-        if results and (step, bank) != (self.about["step"], self.about["bank"]):
+        was = step, bank, about.get("pointer_scale", 1.0)
+        if results and was != (self.about["step"], self.about["bank"], self.about.get("pointer_scale", 1.0)):
             moved = set_aside(self.path, step)
             print(f"{self.path.name} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
             results = {}

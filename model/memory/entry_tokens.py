@@ -67,6 +67,11 @@ def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
     spread_W = torch.arange(is_unsaid_BTW.shape[-1], device=weight_V.device) % len(weight_V)
     weight_BTW = weight_V[torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W)] * is_unsaid_BTW
     weight_BTSL = weight_BTW.unflatten(-1, (tokens.length_BTS.shape[-1], -1))
+    if torch.are_deterministic_algorithms_enabled():  # CUDA's cumulative sum is not
+        L = weight_BTSL.shape[-1]
+        is_before_LL = torch.arange(L, device=weight_V.device)[:, None] < torch.arange(L, device=weight_V.device)
+        with torch.autocast(weight_V.device.type, enabled=False):
+            return (weight_BTSL @ is_before_LL.to(weight_BTSL.dtype)).flatten(-2)
     return (weight_BTSL.cumsum(dim=-1) - weight_BTSL).flatten(-2)
 
 

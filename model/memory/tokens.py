@@ -58,7 +58,7 @@ class TokenAttention(nn.Module):
     learned bias if it would continue the text; the retrieval's log-weight of its entry; the mean product of a second
     query with the keys of its entry's tokens; with `token_places` the product of the query with the key of its place;
     with `unsaid_tokens`, less what its entry says before it and the text has not said: another subject, most often.
-    The second query and the keys of places start near zero: the ranking starts as the retrieval's.
+    The second query and the keys of places start near zero: the ranking starts as the retrieval's, less what is unsaid.
     """
 
     def __init__(self, config: TokenConfig):

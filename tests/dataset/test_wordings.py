@@ -149,6 +149,8 @@ def test_an_article_before_the_object_is_drawn(ask):
     found, _ = ask("--reworded 1", {"place of birth": ["{subject} was born in an {object}."]})
     articles = {row["prompt"].removeprefix(row["prompt"][:9]) for row in found}
     assert articles == {" was born in a", " was born in an"}
+    found, _ = ask("--reworded 1 --shortened 1", {"place of birth": ["{subject} was born in an {object}."]})
+    assert {row["prompt"].split()[-1] for row in found} == {"a", "an"}
 
 
 def test_half_of_the_sentences_before_come_from_a_text(ask, write):
@@ -158,6 +160,8 @@ def test_half_of_the_sentences_before_come_from_a_text(ask, write):
     assert 0.25 < len(river) / len(found) < 0.75
     with pytest.raises(ValueError, match="--preceded 0"):
         ask(f"--preceded_by {write('t.jsonl', [{'text': text}])}")
+    with pytest.raises(ValueError, match="line 1 has no text"):
+        ask(f"--preceded 1 --preceded_by {write('t.jsonl', [{'prompt': 'Short.', 'answer': ' yes'}])}")
     with pytest.raises(ValueError, match="no text of .* has a sentence"):
         ask(f"--preceded 1 --preceded_by {write('t.jsonl', [{'text': 'Short.'}])}")
 

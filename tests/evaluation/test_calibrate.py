@@ -3,8 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from evaluation import calibrate
+from evaluation.results import ResultFile, about_evaluation
+from tests.conftest import tiny_model
+from tests.model.variants import BM25
 
 
 @pytest.fixture
@@ -14,9 +18,13 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"pointer_scale": 1.0, "dim": 32}))
     (folder / "flags.json").write_text(
-        json.dumps({"data": {"object_path": None, "val_path": None}, "optim": {"dtype": "float32"}})
+        json.dumps(
+            {
+                "data": {"object_path": str(tmp_path / "dev.jsonl"), "val_path": None, "cache_dir": str(tmp_path)},
+                "optim": {"dtype": "float32"},
+            }
+        )
     )
-    (folder / "eval.json").write_text("{}")
     monkeypatch.setattr(calibrate, "load_run", lambda *_: model)
     monkeypatch.setattr(calibrate, "load_tokenizer", lambda *_: tokenizer)
     row = {"subject": "Oslo", "predicate": "country", "question": "Oslo lies in ___.", "answer": "A"}
@@ -41,7 +49,6 @@ def test_the_scale_with_the_least_loss_is_written_and_taken_back(run, model, mon
     monkeypatch.setattr(calibrate, "score_sequences", scored)
     folder = run()
     assert scale_of(folder) == 2.0 and json.loads((folder / "config.json").read_text())["dim"] == 32
-    assert not (folder / "eval.json").exists() and (folder / "eval_scale_1.json").exists()
     assert "scale 4: 2.0000 nats an answer" in (said := capsys.readouterr().out) and "2, before 1" in said
     assert scale_of(run("--scales", "1")) == 1.0
 
@@ -60,3 +67,18 @@ def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, 
     )
     with pytest.raises(ValueError, match="has no pointer"):
         run()
+
+
+def test_questions_that_test_the_run_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="tests this run"):
+        run("--object_path", str(tmp_path / "dev.jsonl"))
+
+
+def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path):
+    for scale in (1.0, 3.0):
+        assert tiny_model(**BM25 | {"pointer": True, "pointer_scale": scale}).pointer.scale == scale
+        (tmp_path / "config.json").write_text(json.dumps({"pointer_scale": scale}))
+        about = about_evaluation(tmp_path, torch.device("cpu"), None)
+        ResultFile(tmp_path, about).add("object", "", {"accuracy": scale / 4, "n": 1})
+    assert json.loads((tmp_path / "eval.json").read_text())["object"]["accuracy"] == 0.75
+    assert json.loads((tmp_path / "eval_stepNone.json").read_text())["object"]["accuracy"] == 0.25

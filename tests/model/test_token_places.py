@@ -43,6 +43,11 @@ def test_a_token_bears_the_weight_of_what_its_entry_says_before_it_and_the_text_
     assert unsaid_W.tolist() == [0, 0, 12, 12, 0, 15, 15, 15]
     unsaid_W[tokens.token_BTW[0, 0] != PADDING].sum().backward()
     assert weight_V.grad.tolist() == [0] * 12 + [2, 0, 0, 1, 0, 0, 0, 0]
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert unsaid_before(weight_V, tokens)[0, 0].tolist() == unsaid_W.tolist()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])
