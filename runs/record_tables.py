@@ -117,15 +117,7 @@ def knowledge(run: Run) -> str:
     found = Evidence(run)
     if not run.eval:
         return missing("运行 eval_model.py 后填写")
-    arms = found.controls
-    rows = []
-    parts_of_text = [measure for measure in found.measures if measure.startswith("val_loss_first_")]
-    for measure in (*QUESTIONS, *parts_of_text):
-        cells = [own(found.results, measure), *(found.results.get((arm, measure)) for arm in arms)]
-        if any(cells):
-            n = next((str(number.n) for number in cells if number and number.n), "-")
-            rows.append([next(filter(None, cells)).label, n, *map(cell, cells)])
-    parts = [table(["题型", "题数", "本实验", *(ARMS[arm] for arm in arms)], rows)] if rows else []
+    parts = [questions] if (questions := question_table(found)) else []
     for title, names in (("编辑", ("edit_",)), ("读取的条目", ("gold_", "bank_used")), *OPTIONAL.items()):
         own_numbers = [number for (arm, m), number in found.results.items() if arm in OWN and m.startswith(names)]
         lines = [[n.label, str(n.n or "-"), n.text] for n in own_numbers if not reader_of(n.measure)]
@@ -136,6 +128,19 @@ def knowledge(run: Run) -> str:
         elif not own_numbers and title not in OPTIONAL:
             parts.append(f"{title}: 未测")
     return "\n\n".join(parts) or missing("评估没有知识题")
+
+
+def question_table(found: Evidence) -> str:
+    """A row for each kind of question, a column for each control; empty where nothing was asked."""
+    arms = found.controls
+    rows = []
+    parts_of_text = [measure for measure in found.measures if measure.startswith("val_loss_first_")]
+    for measure in (*QUESTIONS, *parts_of_text):
+        cells = [own(found.results, measure), *(found.results.get((arm, measure)) for arm in arms)]
+        if any(cells):
+            n = next((str(number.n) for number in cells if number and number.n), "-")
+            rows.append([next(filter(None, cells)).label, n, *map(cell, cells)])
+    return table(["题型", "题数", "本实验", *(ARMS[arm] for arm in arms)], rows) if rows else ""
 
 
 def reader_of(measure: str) -> tuple[str, str] | None:

@@ -4,10 +4,12 @@ Every number comes from a row. What no row holds is said to be not recorded. A l
 """
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.bank_size import without_auto
 from trainer.config import Flags, parse_cli
 
 from . import record_tables as tables
@@ -27,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 NO_FOLDER = "没有运行文件夹"
 ORIGIN = "运行文件夹没有保留, 数值取自 `results.jsonl` 的行。"
 NOT_MEASURED = "未测(该协议的行中没有这一项)"
+# A command that starts an experiment's script, and the flags that it adds.
+STARTED = re.compile(r"\brun_file/experiment_(\w+)\.sh\b([^;]*)")
 # Rows of runs on a GPU may name the peak as the GPU does.
 SAME = {"peak_gpu_mib": "peak_mib"}
 SCORES = {
@@ -44,17 +48,21 @@ def numbers_of(rows: list[Row]) -> dict[tuple[str, str], Number]:
     return found
 
 
-def flags_of(row: Row) -> Flags:
-    """The flags of the command that made a row."""
+def flags_of(row: Row) -> tuple[Flags, dict]:
+    """The flags of the command that made a row, and what it says in words alone, such as `--knowledge_num auto`."""
+    if started := STARTED.search(row.command):
+        # Files without a name here stand in capitals, and several are one folder; the size of that bank is in no row.
+        words, auto = without_auto(shlex.split(re.sub(r"\b([A-Z]+) (?=[A-Z]+\b)", r"\1+", started[2])))
+        flags = parse_cli([*script_flags(find_script(started[1], ROOT)), *words])
+        return flags, {"knowledge_num": "auto"} if auto else {}
     words = shlex.split(row.command)
-    return parse_cli(words[next(i for i, word in enumerate(words) if word.endswith(".py")) + 1 :])
+    return parse_cli(words[next(i for i, word in enumerate(words) if word.endswith(".py")) + 1 :]), {}
 
 
-def flat_and_idle(flags: Flags) -> tuple[dict, list[str]]:
-    """All flags by name, and the names of those that do nothing."""
-    return {name: value for part in flags.as_dict().values() for name, value in part.items()}, sorted(
-        flags.idle(every=True)
-    )
+def flat_and_idle(flags: Flags, told: dict | None = None) -> tuple[dict, list[str]]:
+    """All flags by name, `told` in place of their values, and the names of those that do nothing."""
+    flat = {name: value for part in flags.as_dict().values() for name, value in part.items()}
+    return flat | (told or {}), sorted(flags.idle(every=True))
 
 
 class RowEvidence(Evidence):
@@ -63,7 +71,8 @@ class RowEvidence(Evidence):
     It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
 
     Attributes:
-        variants: rows of the experiment with other flags, whose names begin with its number.
+        variants: rows of the experiment with other flags, whose names begin with its number, and those of protocols
+            that add to this one, such as "asked-74M, more wordings".
         loss: the row of its own loss, or None.
 
     Raises:
@@ -79,6 +88,8 @@ class RowEvidence(Evidence):
         held = [row for row in rows.results if row.protocol == protocol]
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
+        added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
+        self.variants += [row for row in added if row.experiment == number]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
@@ -86,7 +97,8 @@ class RowEvidence(Evidence):
         self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
-        self.baseline = numbers_of([row for row in held if row.experiment == self.plain])
+        self.plain_rows = [row for row in held if row.experiment == self.plain]
+        self.baseline = numbers_of(self.plain_rows)
 
     @property
     def references(self) -> list[tuple[str, str]]:
@@ -100,13 +112,13 @@ class RowKnown(Known):
     def __init__(self, found: RowEvidence, flags: Flags):
         self.flags, self.by_step, self.of_flags = flat_and_idle(flags)[0], {}, {}
         self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
-        rows = [*found.rows, *found.variants, *found.base_rows]
+        rows = [*found.rows, *found.variants, *found.base_rows, *found.plain_rows]
         self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
         base = found.base_number and find_script(found.base_number, ROOT)
         self.take_flags({"与基础实验不同的参数": flat_and_idle(parse_cli(script_flags(base)))[0] if base else {}})
         self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
         self.take_results(found)
-        for row in [*found.rows, *found.variants]:
+        for row in rows:
             for value in (row.value, *row.values, *(row.interval or ())):
                 for pool in self.pools_of(row.measure):
                     pool.add(value, row.unit == "%")
@@ -114,7 +126,7 @@ class RowKnown(Known):
 
 def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
     """The value of each marker of a record, or why there is none."""
-    loss, (flat, idle) = found.loss, flat_and_idle(flags_of(found.loss))
+    loss, (flat, idle) = found.loss, flat_and_idle(*flags_of(found.loss))
     against = found.against("val_loss", "baseline")
     peak, memory = found.number("peak_mib"), found.against("peak_mib", "baseline")
     plain = f" ({found.plain})"
@@ -122,7 +134,7 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
         "EXPERIMENT": f"experiment_{found.experiment.replace('.', '_')}", "CREATED": loss.date, "GPU": loss.machine,
         "SCRIPT": found.script.relative_to(ROOT).as_posix(), "COMMAND_LINE": loss.command, "COMMIT_HASH": loss.commit,
         "BASE_EXPERIMENT": f"experiment_{found.base_number}", "ENVIRONMENT": loss.machine,
-        "STATE": "✅ 完成", "ALL_METRICS": tables.all_metrics(found), "KNOWLEDGE": NOT_MEASURED,
+        "STATE": "✅ 完成", "ALL_METRICS": tables.all_metrics(found), "KNOWLEDGE": knowledge(found),
         "SUMMARY": summary(found),
         "MODEL_FLAGS": tables.flag_table(tables.MODEL_FLAGS, flat.get, idle),
         "TRAIN_FLAGS": tables.flag_table(tables.TRAIN_FLAGS, flat.get, idle),
@@ -157,12 +169,18 @@ def summary(found: RowEvidence) -> str:
     return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{told}{ORIGIN}"
 
 
+def knowledge(found: RowEvidence) -> str:
+    """The questions under every control, where rows hold any."""
+    asked = any(measure in tables.QUESTIONS and measure != "val_loss" for _, measure in found.results)
+    return tables.question_table(found) if asked else NOT_MEASURED
+
+
 def changed(found: RowEvidence) -> str:
     """The flags that differ from those of the base experiment's row."""
     row = next((row for row in reversed(found.base_rows) if row.measure == "val_loss"), None)
     if row is None:
         return missing(f"{found.base_number} 在该协议下没有行")
-    changes = tables.changed_between(*map(flat_and_idle, (flags_of(row), flags_of(found.loss))))
+    changes = tables.changed_between(*(flat_and_idle(*flags_of(each)) for each in (row, found.loss)))
     return tables.change_table(f"experiment_{found.base_number}", changes)
 
 
@@ -190,7 +208,7 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
     elif found.loss is None:
         raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
     else:
-        known, text = RowKnown(found, flags_of(found.loss)), fill_text(text_of_record(path), values_of_rows(found))
+        known, text = RowKnown(found, flags_of(found.loss)[0]), fill_text(text_of_record(path), values_of_rows(found))
     require_known(notes, text, known, path)
     write_text(path, write_answers(text, notes, AI))
     return path

@@ -30,6 +30,17 @@ def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monke
     assert marked(text)["FINDING_1"] == AI
 
 
+def test_a_record_of_a_started_script_has_its_flags_its_controls_and_numbers_of_added_protocols(monkeypatch, tmp_path):
+    calibrated = (
+        "CounterFact 自由写出 ES 87.2%; 1.6.0 的小说 Loss 3.484"  # of `..., pointer_scale 2`, of the plain rows
+    )
+    fill(monkeypatch, tmp_path, "1.6.14", {"FINDING_1": calibrated}, "asked-74M, text before questions")
+    values = filled((tmp_path / "experiment/EXPERIMENT_1_6_14.md").read_text())
+    assert "| knowledge_num | `auto` |" in values["MODEL_FLAGS"] and "| `TEXT+QUESTIONS` |" in values["TRAIN_FLAGS"]
+    assert "| max_steps | `3000` |" in values["TRAIN_FLAGS"]
+    assert "| 对象准确率 | 1999 | 98.9% ± 0.1% | 27.9% ± 0.3% |" in values["KNOWLEDGE"]
+
+
 @pytest.mark.parametrize(
     "number, answer, sentence",
     [
