@@ -10,17 +10,17 @@ Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
 import argparse
-import json
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from common.cli import choose_device, positive_int, run_command
-from common.files import atomic, read_json
+from common.files import read_json
 from dataset.questions import REWORDINGS, answer_index, read_named
 from dataset.tokenizer import load_tokenizer
 from model import load_run
+from runs.run import write_json
 
 from .config import EvalConfig
 from .language import language
@@ -78,8 +78,7 @@ def calibrate(args: argparse.Namespace) -> None:
     if best == before:
         print(f"the run has the best scale already: {best:g}")
         return
-    with atomic(run_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(config | {"pointer_scale": best}, indent=2, sort_keys=True) + "\n")
+    write_json(run_dir / "config.json", config | {"pointer_scale": best})
     print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
 
 
