@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from common.cli import choose_device, positive_int, run_command
 from common.files import read_json
@@ -90,7 +91,9 @@ def main() -> None:
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
-    calibrate(parser.parse_args())
+    args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    calibrate(args)
 
 
 if __name__ == "__main__":
