@@ -8,7 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from editing.store import MemoryStore
 from evaluation import ON_REQUEST, TASKS, EvalConfig
+from evaluation.config import precision
 from evaluation.controls import CONTROLS, controls_of, tasks_of
 from evaluation.gold import find_gold, require_questions
 from evaluation.in_context import RETRIEVER_HELP, RETRIEVERS, EntryFinder
@@ -46,7 +47,6 @@ TASKS_OF = {
     "counterfact_path": {"counterfact"}, "zsre_path": {"zsre"},
 }  # fmt: skip
 WITHOUT_GOLD = TASKS_OF["val_path"] | {"language_sets"}
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
@@ -170,10 +170,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         if result is not None:  # None: its files are not given
             results.add(name, control, result | {"seconds": round(time.perf_counter() - start, 2)})
 
-    dtype = AUTOCAST.get(flags["optim"]["dtype"])
-    # In the precision of the training on a GPU. A CPU is slower and less exact in it.
-    precision = torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext()
-    with shown_at_failure(results), precision:
+    with shown_at_failure(results), precision(device, flags["optim"]["dtype"]):
         for name in args.tasks:
             run_task(name, "", config)
         for control, change in controls.items():

@@ -10,10 +10,8 @@ Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from common.cli import choose_device, positive_int, run_command
@@ -23,7 +21,7 @@ from dataset.tokenizer import load_tokenizer
 from model import load_run
 from runs.run import write_json
 
-from .config import EvalConfig
+from .config import EvalConfig, precision
 from .language import language
 from .likelihood import Encoded, encode, score_sequences
 
@@ -63,10 +61,13 @@ def calibrate(args: argparse.Namespace) -> None:
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
     encoded, before = right_answers(tokenizer, args.object_path, args.limit), config.get("pointer_scale", 1.0)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
+    if val_path is None:
+        print(
+            f"the loss of text is left out: there is no validation file {data['val_path'] or 'in the flags of the run'}"
+        )
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
-    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(flags["optim"]["dtype"])
     loss = {}
-    with torch.autocast("cuda", dtype) if device.type == "cuda" and dtype else nullcontext():
+    with precision(device, flags["optim"]["dtype"]):
         for scale in sorted({*args.scales}):
             model.pointer.scale = scale
             scores = score_sequences(model, tokenizer, encoded, args.batch_size)

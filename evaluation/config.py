@@ -2,10 +2,12 @@
 
 import math
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from runs.outcomes import packed_answers
 
@@ -58,6 +60,12 @@ class EvalConfig:
     control: str = ""
     language_sets: tuple[str, ...] = ()
     plain: "Transformer | None" = None
+
+
+def precision(device: torch.device, dtype: str) -> AbstractContextManager:
+    """The precision of the training on a GPU. A CPU is slower and less exact in it, so there it is float32."""
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    return torch.autocast("cuda", half) if device.type == "cuda" and half else nullcontext()
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> list[float]:

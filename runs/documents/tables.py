@@ -119,11 +119,7 @@ def public_tests(page: Page) -> str:
         "memory (1.6.12), 3,038 wordings": (more, "1.6.12", "memory"),
         "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
         "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
-        "the same, calibrated, two seeds, on a CPU": (
-            ("dev", f"{ASKED_ANYHOW[-1]}, pointer_scale 2"),
-            "1.6.14",
-            "memory",
-        ),
+        "the same, calibrated, two seeds, on a CPU": (("dev", f"{text[1]}, pointer_scale 2"), "1.6.14", "memory"),
     }
     halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
 
@@ -133,7 +129,7 @@ def public_tests(page: Page) -> str:
         if found or arm not in ("lookup", "search_alone", "chance"):
             return found
         first = "1.6.12's index alone" if arm == "search_alone" else "1.6.12"
-        places = [("dev", f"{ASKED_ANYHOW[0]}{more}") for more in ("", ", no invented facts")]
+        places = [("dev", f"{asked[1]}{bank}") for bank in ("", ", no invented facts")]
         return next((row for place in places if (row := page.result(place, first, arm, measure))), None)
 
     def cell(where: tuple[str, str], experiment: str, arm: str, measures: tuple[str, ...]) -> str:
