@@ -18,7 +18,7 @@ from .blanks import AI, write_answers
 from .documents.leaderboard import plain_of
 from .documents.rows import Row, Rows
 from .evidence import Evidence, Number
-from .known import FAMILIES, Known, Pool
+from .known import Known
 from .metrics import METRICS, metric
 from .new import script_flags
 from .notes import require_known
@@ -115,7 +115,7 @@ class RowKnown(Known):
 
     def __init__(self, found: RowEvidence, flags: Flags):
         self.flags, self.by_step, self.of_flags = flat_and_idle(flags)[0], {}, {}
-        self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
+        self.start_pools()
         rows = [*found.rows, *found.variants, *found.base_rows, *found.plain_rows]
         self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
         base = found.base_number and find_script(found.base_number, ROOT)
@@ -123,7 +123,8 @@ class RowKnown(Known):
         self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
         self.take_results(found)
         for row in rows:
-            for value in (row.value, *row.values, *(row.interval or ())):
+            self.take_interval(row.measure, row.interval, row.unit == "%")
+            for value in (row.value, *row.values):
                 for pool in self.pools_of(row.measure):
                     pool.add(value, row.unit == "%")
 
