@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from runs.__main__ import main
 from runs.blanks import AI, marked
+from runs.documents.rows import Rows
 from runs.record import checksum
+from runs.rows_record import ROOT, stale_tables
 from tests.runs.test_record_tables import filled
 
 
@@ -68,4 +71,15 @@ def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
         text.replace(f"`2.9681`<!--FINAL_LOSS:{checksum('2.9681')}-->", f"`3.5`<!--FINAL_LOSS:{checksum('3.5')}-->")
     )
     fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 3.5"})  # it stands in the record alone
-    assert filled(path.read_text())["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in path.read_text()
+    text = path.read_text()
+    assert filled(text)["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in text
+    begin = "<!--begin:ROWS_wiki_49M-->"
+    assert text.index("<!--end:SUMMARY") < text.index(begin) < text.index("## 🧠 AI思考过程")
+    beside = text[text.index(begin) :].split("<!--end:ROWS_")[0]
+    assert "**另一协议的结果: wiki-49M**" in beside and "| 验证 Loss | 2.9681 | 2.9673 |" in beside
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_2": "验证 Loss 2.9681"})
+    again, rows = path.read_text(), Rows.load(ROOT)
+    assert again.count(begin) == 1 and stale_tables(path, again, rows) is None
+    newest = max((r for r in rows.results if r.key == "1.6.8/memory/val_loss/val/wiki-49M"), key=lambda r: r.date)
+    rows.results.append(replace(newest, value=2.5, values=[2.5]))
+    assert stale_tables(path, again, rows).startswith("its table of wiki-49M is not what the rows give")
