@@ -74,8 +74,8 @@ class RowEvidence(Evidence):
     It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
 
     Attributes:
-        variants: rows of the experiment with other flags, whose names begin with its number, and those of protocols
-            that add to this one, such as "asked-74M, more wordings".
+        variants: rows of the experiment with other flags, whose names begin with its number, those of protocols that
+            add to this one, such as "asked-74M, more wordings", and of a plain model that trained for as long.
         loss: the row of its own loss, or None.
 
     Raises:
@@ -89,15 +89,18 @@ class RowEvidence(Evidence):
         if self.script is None:
             raise FileNotFoundError(f"{number} has no script in run_file/: give the number of an experiment")
         held = [row for row in rows.results if row.protocol == protocol]
+        self.plain = plain_of(rows, name)
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
         added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
         self.variants += [row for row in added if row.experiment == number]
+        plain_of_equal_time = self.plain, f"{protocol}, time of {name}"
+        self.variants += [row for row in added if (row.experiment, row.protocol) == plain_of_equal_time]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.protocol = protocol
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
-        base, self.plain = base_of(self.script), plain_of(rows, name)
+        base = base_of(self.script)
         self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
@@ -242,7 +245,8 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
     path = record_path(found.experiment.replace(".", "_"), folder)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if is_of_a_run(text):
-        text = with_table_beside(text, found) if found.loss else text
+        if found.loss and found.loss.command not in text:  # else the rows are those of the run
+            text = with_table_beside(text, found)
         known = RowKnown(found, parse_cli(script_flags(found.script)))
         known.put(known.anywhere, text)
     elif found.loss is None:

@@ -33,6 +33,12 @@ def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monke
     assert marked(text)["FINDING_1"] == AI
 
 
+def test_a_record_may_state_the_loss_of_a_plain_model_that_trained_for_as_long(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.4.8", {"FINDING_1": "时间相同时普通模型的 Loss 4.846"}, "own-flags-42M")
+    with pytest.raises(ValueError, match="states 4.846"):
+        fill(monkeypatch, tmp_path, "1.4.7", {"FINDING_1": "时间相同时普通模型的 Loss 4.846"}, "own-flags-42M")
+
+
 def test_a_record_of_a_started_script_has_its_flags_its_controls_and_numbers_of_added_protocols(monkeypatch, tmp_path):
     calibrated = (
         "CounterFact 自由写出 ES 87.2%; 1.6.0 的小说 Loss 3.484"  # of `..., pointer_scale 2`, of the plain rows
@@ -67,13 +73,17 @@ def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
     text = path.read_text().replace(
         f"`{lost}`<!--OUT_DIR:{checksum(lost)}-->", f"`{kept}`<!--OUT_DIR:{checksum(kept)}-->"
     )
+    path.write_text(text)
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681"})
+    begin = "<!--begin:ROWS_wiki_49M-->"
+    assert begin not in path.read_text()  # its command line stands in the record: the rows are those of the run
+    text = text.replace("python train_pretrain", "the run's own train_pretrain")
     path.write_text(
         text.replace(f"`2.9681`<!--FINAL_LOSS:{checksum('2.9681')}-->", f"`3.5`<!--FINAL_LOSS:{checksum('3.5')}-->")
     )
     fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 3.5"})  # it stands in the record alone
     text = path.read_text()
     assert filled(text)["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in text
-    begin = "<!--begin:ROWS_wiki_49M-->"
     assert text.index("<!--end:SUMMARY") < text.index(begin) < text.index("## 🧠 AI思考过程")
     beside = text[text.index(begin) :].split("<!--end:ROWS_")[0]
     assert "**另一协议的结果: wiki-49M**" in beside and "| 验证 Loss | 2.9681 | 2.9673 |" in beside
