@@ -28,6 +28,7 @@ from .spelling import LONGEST, numbers_of, words_so_far
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
+COMMON = 1.0  # nats that a common word weighs at most
 PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
 
 
@@ -39,10 +40,21 @@ class BM25Config(MemoryConfig):
 
     bm25_postings: int = flag(8, "entries that a word, or a pair of words, points to at most", within=(1, 64))
     bm25_pairs: int = flag(8, "rarest words of an entry, all pairs of which are indexed", within=(2, 32))
+    bm25_pair_recency: float = flag(
+        1.0,
+        "factor of a word's weight for each token that it lies back, where partners of pairs are chosen; 1: the rarest "
+        "words of the window are, though they may stand in an earlier sentence",
+        within=(0.5, 1),
+    )  # fmt: skip
     bm25_window: int = flag(32, "last tokens of the text whose words find and rank entries", within=(2, None))
     bm25_stop_words: list[str] = flag(
         ["question", "answer", "subject", "object", "relation", "true"],
         "words of the text that find nothing: those of the forms in which questions are asked",
+    )
+    bm25_common_words: list[str] = flag(
+        [],
+        "words that weigh little (1 nat at most), though few entries have them: those that questions have and "
+        "statements seldom",
     )
 
 
@@ -59,6 +71,7 @@ class BM25Index(BankIndex):
     def prepare(self, token_NL: Tensor) -> None:
         self.window = self.config.bm25_window + LONGEST + 1
         self.stop_X = numbers_of(self.config.bm25_stop_words).to(token_NL.device)
+        self.common_X = numbers_of(self.config.bm25_common_words).int().to(token_NL.device)
         word_NL = self.words(token_NL)
         self.word_V, count_V = word_NL[word_NL > 0].unique(return_counts=True)
         if not len(self.word_V):  # an empty bank
@@ -83,9 +96,15 @@ class BM25Index(BankIndex):
         return torch.cat(parts) if parts else token_XL.int()
 
     def idf(self, word_X: Tensor) -> Tensor:
-        """float32, ln(N / entries with the word) in the bank as trained; 0 for no word, ln N for an unknown one."""
+        """float32, ln(N / entries with the word) in the bank as trained; 0 for no word, ln N for an unknown one.
+
+        A common word has `COMMON` at most.
+        """
         at_X = torch.searchsorted(self.word_V, word_X).clamp(max=len(self.word_V) - 1)
-        return self.idf_V[at_X].where(self.word_V[at_X] == word_X, self.unknown_idf).masked_fill(word_X == 0, 0.0)
+        idf_X = self.idf_V[at_X].where(self.word_V[at_X] == word_X, self.unknown_idf).masked_fill(word_X == 0, 0.0)
+        if len(self.common_X):
+            idf_X = idf_X.clamp(max=COMMON).where(torch.isin(word_X, self.common_X), idf_X)
+        return idf_X
 
     def _rarest_first(self, word_XL: Tensor) -> tuple[Tensor, Tensor]:
         """(X, L) words of each row, rarest first, and their idf."""
@@ -133,10 +152,12 @@ class BM25Index(BankIndex):
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
         """
         word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
-        idf_BTR, slot_BTR = idf_BTW[..., :-1].topk(min(PARTNERS, idf_BTW.shape[-1] - 1), dim=-1)
+        back_W = torch.arange(idf_BTW.shape[-1] - 1, 0, -1, device=word_BT.device)
+        worth_BTW = idf_BTW[..., :-1] * self.config.bm25_pair_recency**back_W
+        slot_BTR = worth_BTW.topk(min(PARTNERS, len(back_W)), dim=-1).indices
         partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
         key_BTR = pair_keys(word_BT1, partner_BTR)
-        sum_BTR = (idf_BTR + idf_BT1).where(key_BTR != 0, 0.0)
+        sum_BTR = (idf_BTW.gather(-1, slot_BTR) + idf_BT1).where(key_BTR != 0, 0.0)
         found = []
         for lists in (self.edits, self.base):  # edited entries come first, as the newer text
             if lists is not None:

@@ -42,8 +42,12 @@ OTHER = {
     "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
 }  # fmt: skip
-# Of the data; of letters and kernels that are not here; of what is drawn only where the first token is not the bank's.
-NOT_TRIED = {"max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words"}
+# Of the data; of letters, kernels and long texts that are not here; of what is drawn only where the first token is not
+# the bank's.
+NOT_TRIED = {
+    "max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words", "bm25_common_words",
+    "bm25_pair_recency",
+}  # fmt: skip
 
 
 def others_of(f) -> list:

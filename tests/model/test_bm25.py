@@ -100,6 +100,33 @@ def test_the_words_of_the_form_of_a_question_find_nothing(index, tokenizer):
     assert plain == asked != []
 
 
+def test_with_recency_the_words_of_a_name_make_a_pair_behind_a_sentence_of_rarer_words(tokenizer):
+    bank = torch.from_numpy(encode_entries(tokenizer, [*FACTS, "Norway sold much gold to Oslo."], 16)[0])
+
+    def found(text, **flags):
+        config = tiny_config(**CONFIG, num_candidates=8, bm25_postings=1, **flags)
+        return best(BM25Index(bank, config, None, spell(tokenizer, 6400)), tokenizer, text)
+
+    rare = "Zyx quov blem torg fipp wux jarn kolp."
+    assert 8 in found("Oslo, gold,") and 8 not in found("Oslo,") + found("gold,")
+    assert 8 not in found(f"{rare} Oslo, gold,")
+    assert 8 in found(f"{rare} Oslo, gold,", bm25_pair_recency=0.9)
+
+
+def test_common_words_find_entries_and_weigh_little(tokenizer):
+    texts = [*FACTS * 10, "What do they sing? They sing songs.", "Magnus is a player of chess."]
+    bank = torch.from_numpy(encode_entries(tokenizer, texts, 16)[0])
+
+    def found(text, words):
+        config = tiny_config(**CONFIG, num_candidates=8, bm25_common_words=words)
+        return best(BM25Index(bank, config, None, spell(tokenizer, 6400)), tokenizer, text)
+
+    question = "What does Magnus do? They,"
+    assert found(question, [])[:2] == [80, 81] and found(question, ["what", "they", "do"])[:2] == [81, 80]
+    assert found("They,", ["they"]) == [80]
+    assert found("Nowhere,", ["nowhere"]) == []
+
+
 def test_scores_are_those_of_the_definition(index, tokenizer):
     text = "In Norway, Oslo is older than the director of Gold"
     text_1T = torch.tensor([encode_as_text(tokenizer, text)])
