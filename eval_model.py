@@ -65,6 +65,7 @@ def config_of(args: argparse.Namespace, data: dict) -> EvalConfig:
     return EvalConfig(
         **paths, val_fraction=val_fraction, cache_dir=args.cache_dir or data["cache_dir"], limit=args.limit,
         batch_size=args.batch_size, seed=args.seed, language_sets=tuple(args.language_sets),
+        asked_cases=args.asked_cases,
     )  # fmt: skip
 
 
@@ -212,6 +213,8 @@ def parse_cli() -> argparse.Namespace:
     parser.add_argument("--retriever", choices=RETRIEVERS, default="run", help=f"of these entries: {RETRIEVER_HELP}")
     parser.add_argument("--cache_dir", help="folder of tokenised text and banks; default: as in the run's flags")
     parser.add_argument("--limit", type=positive_int, help="questions, and validation rows, at most; default: all")
+    parser.add_argument("--asked_cases", type=positive_int, metavar="N", help="of --counterfact_path and --zsre_path "
+                        "edit all cases, but ask only N of them, drawn by --seed; default: ask all")  # fmt: skip
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, edits and shuffling")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")

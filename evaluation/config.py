@@ -36,6 +36,7 @@ class EvalConfig:
             finds for the question, in the prompt; "": nothing.
         finder: finds entries for a prompt; None: no run was named for it.
         open_store: opens the bank for the functions of the editor, with a journal in the folder that it is given.
+        asked_cases: of the cases of an editing benchmark, which are all edited, so many are asked; None: all.
         control: the name of the control that the tasks are repeated under; "": none.
     """
 
@@ -51,6 +52,7 @@ class EvalConfig:
     edit_path: str | None = None
     counterfact_path: str | None = None
     zsre_path: str | None = None
+    asked_cases: int | None = None
     gold: "Gold | None" = None
     oracle: str = ""
     finder: "EntryFinder | None" = None

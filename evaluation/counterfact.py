@@ -2,6 +2,7 @@
 
 Each case rewrites the entry of one fact; a fact without an entry is added. Asked are the first `SINGLE` cases, each
 edited alone, then the first 100, the first 2,000 and all cases, edited at once. Every edit is taken back.
+With `asked_cases` all cases are edited, but so many are asked. These are drawn, and come first in the order.
 Scores as in CounterFact (Meng et al. 2022, arXiv:2202.05262). Of two objects the one with the higher mean
 log-probability of its tokens is the likelier one, as in the code of that paper. `by_sum` in a score is the share where
 the whole object counts: the sum over its tokens.
@@ -33,7 +34,7 @@ from .generation import continuations
 from .in_context import EntryFinder
 from .likelihood import ended, log_likelihoods
 from .lookup import LookUp, choose, mean_share
-from .places import place_cases
+from .places import asked_first, place_cases
 from .search_alone import finder_of
 
 TASK_VERSION = 2
@@ -260,12 +261,12 @@ def numbers_of(answers: ModelAnswers | LookUpAnswers, asked: list[Asked], edits:
     unedited = {i: value for i, value in before.items() if not asked[i].edited}
     result = {"0": by_name(asked, unedited, config, 0.5, dict(enumerate(by_sum)))}
     single, seconds = Measured({}, {}, {}), 0.0
-    singles = min(SINGLE, len(edits))
-    for case in range(singles):
+    singles = [case for case, prompts in enumerate(own) if prompts][:SINGLE]
+    for case in singles:
         with answers.edited([edits[case]]) as took:
             seconds += took
             single.add(answers_to(answers, asked, own[case]))
-    timing = {"edits": 1, "ms_per_edit": 1000 * seconds / singles}
+    timing = {"edits": 1, "ms_per_edit": 1000 * seconds / len(singles)}
     result["1"] = timing | scores(asked, single, before, config)
     for number in (*(n for n in NUMBERS if n < len(edits)), len(edits)):
         wanted = [i for case in range(number) for i in own[case] if not asked[i].edited]
@@ -302,16 +303,20 @@ def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag:
     if path is None or not model.settings.reads_bank:
         return None
     cases, rows, places = place_cases(read_cases(path, config.limit, flag), model, tokenizer, config.gold)
-    asked = asked_of(cases, set(config.gold.rows) if config.gold else None)
+    order, held = asked_first(len(cases), config), places.pop("held")
+    cases, rows, held = ([values[i] for i in order] for values in (cases, rows, held))
+    asked = asked_of(cases[: config.asked_cases], set(config.gold.rows) if config.gold else None)
     edits = [(row, case.new_sentence) for case, row in zip(cases, rows, strict=True)]
     before, answers = fingerprint(model), ModelAnswers(model, tokenizer, config)
     result = standard(numbers_of(answers, asked, edits, config))
-    result["deletion"] = deletion(answers, asked, rows, places.pop("held"), config)
+    result["deletion"] = deletion(answers, asked, rows, held, config)
     after = fingerprint(model)
     result |= {
         "places": places, "undo_exact": {name: before[name] == after[name] for name in before},
         "prompts": {"scored": answers.scored, "written": answers.written},
     }  # fmt: skip
+    if config.asked_cases is not None and config.asked_cases < len(cases):
+        result["asked_cases"] = config.asked_cases
     without = {}
     if config.gold:
         without["lookup"] = standard(numbers_of(LookUpAnswers(config.gold.look_up), asked, edits, config))

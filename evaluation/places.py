@@ -3,6 +3,8 @@
 Axes: N entries of the bank · L tokens per entry · X texts
 """
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from dataset.edit_cases import Case
 from dataset.knowledge import encode_entries
 from model.memory.bank import ROWS_AT_ONCE
 
+from .config import EvalConfig
 from .gold import Gold
 
 
@@ -70,6 +73,14 @@ def place_cases(
         "cut": int((n_tokens > model.settings.knowledge_length).sum()), "held": [held[i] for i in kept],
     }  # fmt: skip
     return [cases[i] for i in kept], [rows[i] for i in kept], about
+
+
+def asked_first(n_cases: int, config: EvalConfig) -> list[int]:
+    """The order of the cases: those that are asked as they are drawn, then the others as in the file."""
+    if config.asked_cases is None or config.asked_cases >= n_cases:
+        return list(range(n_cases))
+    drawn = random.Random(config.seed).sample(range(n_cases), config.asked_cases)
+    return drawn + sorted(set(range(n_cases)).difference(drawn))
 
 
 def free_rows(bank, needed: set[int], n: int) -> tuple[list[int], int]:

@@ -8,8 +8,10 @@ from runs.record import AREA, BLOCK, INLINE, fill_text, values_for
 from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
+from .documents.rows import Rows
 from .documents.write import problems as problems_of_documents
 from .new import script_flags
+from .rows_record import stale_tables
 from .scripts import scripts
 
 MARKER = re.compile(r"<!--(?:(?:flag|ai|draft|end):)?\w+(?::[0-9a-f]{8})?-->")
@@ -66,11 +68,11 @@ def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
 
 def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) for all scripts, records and documents of the project."""
-    runs = find_runs(runs_root, deep=True)
+    runs, rows = find_runs(runs_root, deep=True), Rows.load(root)
     for path in scripts(root):
         if problem := check_script(path):
             yield path.relative_to(root), problem
     for path in sorted((root / "experiment").rglob("EXPERIMENT_*.md")):
-        if problem := check_record(path, runs):
+        if problem := check_record(path, runs) or stale_tables(path, path.read_text(encoding="utf-8"), rows):
             yield path.relative_to(root), problem
     yield from problems_of_documents(root)

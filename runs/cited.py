@@ -35,7 +35,7 @@ def refused(blank: str, answer: str, known: Known, experiments: set[str]) -> str
         fits = re.fullmatch(r"(?:experiment_)?\d+(?:[._]\d+)+\w*", text.strip())
         return None if fits else f"{blank} asks for the number of an experiment such as 1.4.9, got {answer!r}"
 
-    text = INTERVAL.sub(" ", text)
+    text = INTERVAL.sub(" 区间 ", text)  # that 95 is no result
     text = FLAG_VALUES.sub(lambda m: " " if kind == PLAN and m[1] in known.flags else m[0], text)
     for found in DATE.finditer(text):
         if found[0] not in known.text:

@@ -79,6 +79,11 @@ def require_whole(run: Run, allow_limit: bool) -> None:
             f"{run.path} was evaluated on the first {min(limits)} questions: {again} without --limit, "
             "or give --partial if the protocol asks for so many"
         )
+    if (asked := asked_cases_of(run)) and not allow_limit:
+        raise ValueError(
+            f"{run.path} was asked {min(asked)} of the cases that were edited: {again} without --asked_cases, or give "
+            "--partial if the protocol asks for so many"
+        )
 
 
 def limits_of(run: Run) -> set[int]:
@@ -87,6 +92,11 @@ def limits_of(run: Run) -> set[int]:
     results = [value for part in parts for value in part.values() if isinstance(value, dict) and "seconds" in value]
     every = run.eval["about"].get("limit")
     return {every, *(result.get("limit", every) for result in results)} - {None}
+
+
+def asked_cases_of(run: Run) -> set[int]:
+    """How many cases the editing benchmarks of a run asked, where these are not all that were edited."""
+    return {run.eval.get(task, {}).get("asked_cases") for task in PUBLIC_TASKS} - {None}
 
 
 def results_of(run: Run) -> Iterator[tuple[str, dict]]:
@@ -166,6 +176,8 @@ def evidence_of(runs: list[Run]) -> tuple[dict, list[str]]:
         notes.append("uncommitted changes")
     if limits := set().union(*map(limits_of, runs)):
         notes.append(f"the first {' or '.join(map(str, sorted(limits)))} questions")
+    if asked := set().union(*map(asked_cases_of, runs)):
+        notes.append(f"all cases edited, {' or '.join(map(str, sorted(asked)))} of them asked, drawn by seed")
     if any("resources" not in run.eval for run in runs):
         notes.append("the evaluation was cut short")
     evidence = {

@@ -39,6 +39,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # What the lines of the brief that analyse the curves are about.
 ANALYSIS = ("loss", "memory", "loss")
+# How a sentence says that it states an interval.
+OF_INTERVAL = re.compile(r"区间|上限|下限|±|\[|\binterval|\bCI\b")
 # Flag -> its name in the record, without what stands in brackets.
 FLAG_LABELS = {name: re.sub(r"\s*\(.*", "", label) for _, name, label in (*MODEL_FLAGS, *TRAIN_FLAGS)}
 
@@ -91,13 +93,14 @@ class Known:
 
     Attributes:
         anywhere: numbers that may stand in any sentence.  families: those of one family.
+        ends: the ends of intervals of a family, which only a sentence about an interval may state.
         of_flags: fractions, by the flag that they are values of.
         text: all data as text, for dates and versions.  flags: names of all flags.
     """
 
     def __init__(self, run: Run, brief: dict):
         self.flags = run.flat_flags
-        self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
+        self.start_pools()
         self.of_flags: dict[str, Pool] = {}
         told = {name: part for name, part in brief.items() if name not in ("空白", "如何填写")}
         self.text = json.dumps([told, run.flags, run.info, run.eval], ensure_ascii=False, default=str)
@@ -109,6 +112,10 @@ class Known:
         self.take_flags(brief)
         self.take_curves(run, brief)
         self.take_results(Evidence(run))
+
+    def start_pools(self) -> None:
+        self.anywhere = Pool()
+        self.families, self.ends = ({name: Pool() for name in FAMILIES} for _ in range(2))
 
     def put(self, pool: Pool, value) -> None:
         for leaf in leaves(value):
@@ -170,11 +177,10 @@ class Known:
                 self.take_difference(measure, found.against(measure, "control", arm))
 
     def take_number(self, measure: str, number: Number) -> None:
-        sides = [number.value, *number.values, *(number.interval or ())]
-        if number.interval:
-            sides.append((number.interval[1] - number.interval[0]) / 2)
+        sides = [number.value, *number.values]
         if len(number.values) > 1:
             sides.append(stdev(number.values))
+        self.take_interval(measure, number.interval, number.is_share)
         for pool in self.pools_of(measure):
             for side in sides:
                 pool.add(side, number.is_share)
@@ -184,15 +190,22 @@ class Known:
     def take_difference(self, measure: str, gap: Difference | None) -> None:
         if gap is None:
             return
+        self.take_interval(measure, gap.interval, gap.new.is_share)
         for pool in self.pools_of(measure):
-            for side in (gap.value, *(gap.interval or ())):
-                pool.add(side, gap.new.is_share)
+            pool.add(gap.value, gap.new.is_share)
             if not gap.new.is_share:
                 self.put(pool, gap.text.replace("95% 区间", ""))  # that 95 is no result
             if gap.relative is not None:
                 pool.add(1 + gap.relative)
                 if not gap.new.is_share:
                     pool.add(100 * gap.relative, is_share=True)
+
+    def take_interval(self, measure: str, interval: list[float] | None, is_share: bool) -> None:
+        """The ends of an interval, and half of its width."""
+        pools = [self.ends[name] for name in families_of(measure)] or [self.anywhere]
+        for pool in pools if interval else ():
+            for side in (*interval, (interval[1] - interval[0]) / 2):
+                pool.add(side, is_share)
 
     def pools_of(self, measure: str) -> list[Pool]:
         return [self.families[name] for name in families_of(measure)] or [self.anywhere]
@@ -206,4 +219,5 @@ class Known:
         if numeral.is_one_of(at_steps) or numeral.is_percent and numeral.is_one_of([100 * v for v in at_steps]):
             return True
         named = [name for name, (words, _) in FAMILIES.items() if re.search(words, sentence)]
-        return any(self.families[name].holds(numeral) for name in named or FAMILIES)
+        pools = [self.families, self.ends] if OF_INTERVAL.search(sentence) else [self.families]
+        return any(pool[name].holds(numeral) for pool in pools for name in named or FAMILIES)

@@ -14,6 +14,7 @@ from .run import Run
 COLUMNS, PANEL_INCHES, DPI = 2, (5.6, 2.6), 80
 # Told apart in this order: readers of a memory, and what is asked of it.
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
+MANY = 4  # of more readers, several groups show the mean alone
 AXES = {"steps": "step", "tokens": "tokens learnt", "seconds": "seconds of training, without pauses"}
 ANSWERS = "right answers after training (hollow: bank shuffled, grey: chance)"
 SMOOTHED = ("loss",)  # curves that are drawn thin, with their running mean on top
@@ -52,9 +53,20 @@ def clock_of(run: Run, axis: str):
     return at
 
 
+def curve_of(run: Run, name: str) -> list[tuple[float, float]]:
+    """The points of a metric; those of a name that ends in * are the means over all metrics that it stands for."""
+    if not name.endswith("*"):
+        return run.curve(name)
+    lines = [
+        (line["step"], [v for own, v in line.items() if own.startswith(name[:-1]) and v is not None])
+        for line in run.metrics
+    ]
+    return [(step, mean(values)) for step, values in lines if values]
+
+
 def points_of(runs: list[Run], name: str, axis: str) -> list[Points]:
     """The curves that stand for a group: the mean at the steps that all its runs have, else a curve for each run."""
-    curves = [(dict(run.curve(name)), clock_of(run, axis)) for run in runs if run.curve(name)]
+    curves = [(dict(curve), clock_of(run, axis)) for run in runs if (curve := curve_of(run, name))]
     shared = [step for step in curves[0][0] if all(step in curve for curve, _ in curves)] if curves else []
     if len(curves) < 2 or not shared:
         return [[(clock(step), value, None) for step, value in curve.items()] for curve, clock in curves]
@@ -73,14 +85,21 @@ def logged(groups: Groups, pattern: str) -> list[str]:
     return sorted((name for name in names if name.startswith(pattern[:-1])), key=lambda name: (len(name), name))
 
 
+def shown(groups: Groups, pattern: str, style: str) -> list[str]:
+    """The metrics of a pattern that are drawn: all, or their mean where several groups would hide each other."""
+    names = logged(groups, pattern)
+    return [pattern] if len(names) > MANY and len(groups) > 1 and style != "bars" else names
+
+
 def lines_of(groups: Groups, patterns: dict[str, str]) -> dict[str, tuple]:
     """The metrics of a panel -> (style, label); a panel without a * has no labels, for its title says what it shows."""
-    names = [(name, pattern) for pattern in patterns for name in logged(groups, pattern)]
+    names = [(name, pattern) for pattern in patterns for name in shown(groups, pattern, patterns[pattern])]
     if not any(pattern.endswith("*") for pattern in patterns):
         return {name: (patterns[pattern], "") for name, pattern in names}
     found = {}
     for number, (name, pattern) in enumerate(names):
         reader = name.removeprefix(pattern.rstrip("*")).strip("/").replace("_", " ")
+        reader = f"mean of {len(logged(groups, pattern))}" if reader == "*" else reader
         style = "bars" if patterns[pattern] == "bars" else STYLES[number % len(STYLES)]
         found[name] = style, metric(pattern).label.replace("{}", reader).strip(", ")
     return found
@@ -103,6 +122,7 @@ def figure_of(groups: Groups, axis: str = "steps"):
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         if title == ANSWERS:
             draw_answers(axes, answers)
         else:
@@ -148,7 +168,7 @@ def draw_panel(axes, groups: Groups, lines: dict[str, tuple], axis: str) -> None
     if any(name in LOGARITHMIC for name in lines):
         scale_by_ratio(axes, [value for name in lines for runs in groups.values() for run in runs
                               for _, value in run.curve(name)])  # fmt: skip
-    if len(labels) > 1:
+    if len(labels) > 1 or any(name.endswith("*") for name in lines):
         axes.legend(handles=labels, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
 
 

@@ -39,6 +39,7 @@ NEWER = {
     "CURVE": ("**Loss收敛情况**:", "{}\n\n"),
     "CHANGED_FLAGS": ("### 🤖 **[AI构建]** 硬件配置", "### 🤖 **[AI构建]** 与基础实验不同的参数\n\n{}\n\n"),
 }
+OF_ROWS = "ROWS_"  # begins the name of a table whose numbers come from rows of another protocol (`rows_record.py`)
 OF_BASELINE = {"BASELINE_LOSS": "val_loss", "BASELINE_PPL": "val_ppl"}
 OF_SEEDS = {"FINAL_LOSS": "val_loss", "CURRENT_LOSS": "val_loss", "FINAL_PPL": "val_ppl", "CURRENT_PPL": "val_ppl"}
 OF_ONE_SEED = ("BEST_LOSS", "BEST_PPL")  # of the lowest seed
@@ -151,6 +152,8 @@ def values_for(run: Run, path: Path) -> Callable[[str], str | None]:
     }  # fmt: skip
 
     def value(name: str) -> str | None:
+        if name.startswith(OF_ROWS):
+            return None
         if name in generated:
             return generated[name]()
         if many and name in OF_SEEDS and (found := evidence.number(OF_SEEDS[name])):

@@ -1,6 +1,7 @@
 """The record of an experiment that has rows of results but no run folder: `fill NUMBER --rows PROTOCOL`.
 
-Every number comes from a row. What no row holds is said to be not recorded. A later run fills these places again.
+Every number comes from a row. What no row holds is said to be not recorded. A later run fills these places again; rows
+of another protocol then have a table of their own, below the summary of the run.
 """
 
 import json
@@ -17,17 +18,19 @@ from .blanks import AI, write_answers
 from .documents.leaderboard import plain_of
 from .documents.rows import Row, Rows
 from .evidence import Evidence, Number
-from .known import FAMILIES, Known, Pool
+from .known import Known
 from .metrics import METRICS, metric
 from .new import script_flags
 from .notes import require_known
-from .record import INLINE, RECORDS, fill_text, record_path, text_of_record, write_text
+from .record import AREA, INLINE, OF_ROWS, RECORDS, fill_text, record_path, text_of_record, write_text
 from .record_text import MISSING, MORE_IS_WORSE, change, missing
 from .scripts import ARCHIVE, base_of, find_script
 
 ROOT = Path(__file__).parents[1]
 NO_FOLDER = "没有运行文件夹"
 ORIGIN = "运行文件夹没有保留, 数值取自 `results.jsonl` 的行。"
+CHANGED_FLAGS = "改了参数:"
+HEAD = re.compile(rf"\*\*另一协议的结果: (.+?)(?:; {CHANGED_FLAGS} (.+))?\*\*")
 NOT_MEASURED = "未测(该协议的行中没有这一项)"
 # A command that starts an experiment's script, and the flags that it adds.
 STARTED = re.compile(r"\brun_file/experiment_(\w+)\.sh\b([^;]*)")
@@ -71,8 +74,8 @@ class RowEvidence(Evidence):
     It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
 
     Attributes:
-        variants: rows of the experiment with other flags, whose names begin with its number, and those of protocols
-            that add to this one, such as "asked-74M, more wordings".
+        variants: rows of the experiment with other flags, whose names begin with its number, those of protocols that
+            add to this one, such as "asked-74M, more wordings", and of a plain model that trained for as long.
         loss: the row of its own loss, or None.
 
     Raises:
@@ -86,14 +89,18 @@ class RowEvidence(Evidence):
         if self.script is None:
             raise FileNotFoundError(f"{number} has no script in run_file/: give the number of an experiment")
         held = [row for row in rows.results if row.protocol == protocol]
+        self.plain = plain_of(rows, name)
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
         added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
         self.variants += [row for row in added if row.experiment == number]
+        plain_of_equal_time = self.plain, f"{protocol}, time of {name}"
+        self.variants += [row for row in added if (row.experiment, row.protocol) == plain_of_equal_time]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
+        self.protocol = protocol
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
-        base, self.plain = base_of(self.script), plain_of(rows, name)
+        base = base_of(self.script)
         self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
@@ -111,7 +118,7 @@ class RowKnown(Known):
 
     def __init__(self, found: RowEvidence, flags: Flags):
         self.flags, self.by_step, self.of_flags = flat_and_idle(flags)[0], {}, {}
-        self.anywhere, self.families = Pool(), {name: Pool() for name in FAMILIES}
+        self.start_pools()
         rows = [*found.rows, *found.variants, *found.base_rows, *found.plain_rows]
         self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
         base = found.base_number and find_script(found.base_number, ROOT)
@@ -119,7 +126,8 @@ class RowKnown(Known):
         self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
         self.take_results(found)
         for row in rows:
-            for value in (row.value, *row.values, *(row.interval or ())):
+            self.take_interval(row.measure, row.interval, row.unit == "%")
+            for value in (row.value, *row.values):
                 for pool in self.pools_of(row.measure):
                     pool.add(value, row.unit == "%")
 
@@ -189,10 +197,44 @@ def is_of_a_run(text: str) -> bool:
     return any(name == "OUT_DIR" and digits and MISSING not in value for value, name, digits in INLINE.findall(text))
 
 
+def table_beside(found: RowEvidence) -> str:
+    """The main results of one more protocol, as they stand below the summary of a run."""
+    variant = f"; {CHANGED_FLAGS} {found.variant}" if found.variant else ""
+    return f"**另一协议的结果: {found.protocol}{variant}**\n\n{summary(found)}"
+
+
+def with_table_beside(text: str, found: RowEvidence) -> str:
+    """The record that a run filled, with the results of the rows after its summary and the tables already there."""
+    name = OF_ROWS + re.sub(r"\W+", "_", f"{found.protocol} {found.variant}").strip("_")
+    areas = {match[1]: match for match in AREA.finditer(text)}
+    above = [match.end() for own, match in areas.items() if own == "SUMMARY" or own.startswith(OF_ROWS)]
+    if name not in areas and above:
+        blank = f"\n\n<!--begin:{name}-->\n[{name}]\n<!--end:{name}-->"
+        text = text[: max(above)] + blank + text[max(above) :]
+    return fill_text(text, lambda asked: table_beside(found) if asked == name else None)
+
+
+def stale_tables(path: Path, text: str, rows: Rows) -> str | None:
+    """What is wrong with the first table of rows that its rows no longer give, or None; a person's text is left."""
+    number = path.stem.removeprefix("EXPERIMENT_").replace("_", ".")
+    for name, shown, _ in AREA.findall(text):
+        head = HEAD.match(shown.strip())
+        if not name.startswith(OF_ROWS) or not head:
+            continue
+        protocol, variant = head.groups()
+        found = RowEvidence(f"{number}, {variant}" if variant else number, protocol, rows)
+        now = {name: table_beside(found)}
+        if fill_text(text, now.get) != text:
+            again = f"python -m experiment fill {number} --rows {protocol!r}"
+            return f"its table of {protocol} is not what the rows give: {again}"
+    return None
+
+
 def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment_dir: str | Path | None = None) -> Path:
     """Fill a record from rows, and its blanks with answers that state nothing else, in one atomic step.
 
-    A record that a run filled keeps its values, and answers may state its numbers too.
+    A record that a run filled keeps its values. It gets a table of the rows below its summary, and answers may state
+    the numbers of both.
 
     Raises:
         ValueError: an answer is refused, one sentence a line; then nothing is written.
@@ -203,6 +245,8 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
     path = record_path(found.experiment.replace(".", "_"), folder)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if is_of_a_run(text):
+        if found.loss and found.loss.command not in text:  # else the rows are those of the run
+            text = with_table_beside(text, found)
         known = RowKnown(found, parse_cli(script_flags(found.script)))
         known.put(known.anywhere, text)
     elif found.loss is None:

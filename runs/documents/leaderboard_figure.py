@@ -74,10 +74,12 @@ def draw(lines: list[dict], colors, words: dict[str, str] | None = None) -> str:
             edge = line["object"] + side * (line["object_half"] or 0)
             answers.annotate(say("not shuffled").strip(), (edge, place), (8 * side, 0), textcoords="offset points",
                              ha=align, va="center", fontsize=7, color=colors.text)  # fmt: skip
-    names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f}" for line in lines]
+    names = [f"{line['number']}, n {line['seeds']}: {line['loss']:.3f} ({line['gap']:+.3f})" for line in lines]
     losses.set_yticks(range(len(lines)), names)
     losses.set_ylim(len(lines) - 0.5, -0.5)
-    others = ", ".join(line["number"] for line in lines if line["plain"] == STRONG_PLAIN)
+    others = [line["number"] for line in lines if line["plain"] == STRONG_PLAIN]
+    ordered = sorted(others, key=lambda number: [int(part) for part in number.split(".")])
+    others = ", ".join(others) if len(others) < 3 else f"{ordered[0]} … {ordered[-1]}"
     exception = say(" ({}: of {})").format(others, STRONG_PLAIN) if others else ""
     losses.set_xlabel(say("loss minus that of {}{}, nats a token").format(PLAIN, exception))
     answers.set_xlabel(say("right object questions, %").strip())

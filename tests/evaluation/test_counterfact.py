@@ -19,7 +19,7 @@ from evaluation.generation import continuations, continue_prompt
 from evaluation.gold import Gold
 from evaluation.likelihood import log_likelihoods
 from evaluation.lookup import LookUp, WordIndex
-from evaluation.places import free_rows, place_cases, rows_of_texts
+from evaluation.places import asked_first, free_rows, place_cases, rows_of_texts
 from evaluation.report import table
 from runs.metrics import METRICS
 from tests.conftest import tiny_model
@@ -118,6 +118,35 @@ def test_the_table_shows_the_scores_of_the_model_and_of_the_look_up(model, token
     everything = "100.0%/100.0%/100.0%"
     assert row.split()[-4:] == [everything, "0.0%/0.0%/100.0%", everything, everything]
     assert "NS without entry" in shown and "(before" in shown and "written freely" in shown
+
+
+def test_all_cases_are_edited_where_some_are_asked(model, tokenizer, config, monkeypatch):
+    written, write = [], model.bank.write
+    monkeypatch.setattr(sys.modules["evaluation.counterfact"], "NUMBERS", (3,))
+    monkeypatch.setattr(ModelAnswers, "write", lambda self, asked: [1.0] * len(asked))
+    monkeypatch.setattr(
+        model.bank, "write", lambda row_X, token_XL: written.append(row_X.tolist()) or write(row_X, token_XL)
+    )
+    result = counterfact(model, tokenizer, replace(config, asked_cases=2))
+    numbers, drawn = result["numbers"], asked_first(5, replace(config, asked_cases=2))
+    assert (result["asked_cases"], result["n"]) == (2, 2)
+    assert [numbers[n]["edits"] for n in ("1", "3", "all")] == [1, 3, 5]
+    assert [numbers[n]["ES"]["n"] for n in ("0", "1", "3", "all")] == [2] * 4
+    assert numbers["all"]["PS_made"]["n"] == 4 - (4 in drawn[:2])
+    edited = [rows for rows in written[::2] if len(rows) > 1]  # every second call takes back
+    rows = [(0, 1, 2, 3, 6)[case] for case in drawn]  # 6: the last row that no case and no neighbour needs
+    assert edited[:2] == [rows[:3], rows]
+    assert result["deletion"]["entries"] == sum(case < 4 for case in drawn[:2])
+    rules = [rule["numbers"]["all"] for rule in result["without_model"].values()]
+    assert [(rule["edits"], rule["ES"]["n"]) for rule in rules] == [(5, 2)] * 3
+
+
+def test_the_cases_that_are_asked_are_drawn_by_the_seed():
+    orders = [asked_first(1000, EvalConfig(asked_cases=30, seed=seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] and set(orders[0][:30]) != set(orders[2][:30])
+    assert all(sorted(order) == list(range(1000)) and max(order[:30]) > 500 for order in orders)
+    assert all(order[30:] == sorted(order[30:]) for order in orders)
+    assert asked_first(4, EvalConfig()) == asked_first(4, EvalConfig(asked_cases=9)) == [0, 1, 2, 3]
 
 
 def test_one_call_writes_all_edits(model, tokenizer, config, monkeypatch):

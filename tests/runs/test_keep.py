@@ -172,6 +172,12 @@ def test_what_is_not_whole_is_refused(tmp_path):
     (limited.path / "eval.json").write_text(json.dumps(one))
     with pytest.raises(ValueError, match="no whole eval.json"):
         rows_of([Run(limited.path)])
+    some = evaluated(tmp_path / "experiment_1_1_6")
+    one = json.loads((some.path / "eval.json").read_text()) | {"zsre": {"asked_cases": 30}}
+    (some.path / "eval.json").write_text(json.dumps(one))
+    with pytest.raises(ValueError, match="was asked 30 of the cases that were edited"):
+        rows_of([Run(some.path)])
+    assert "all cases edited, 30 of them asked" in rows_of([Run(some.path)], allow_limit=True)[0].note
     with pytest.raises(ValueError, match="with edits in its bank"):
         rows_of([evaluated(tmp_path / "experiment_1_1_5", edits=2)])
     with pytest.raises(ValueError, match="does not say its experiment"):

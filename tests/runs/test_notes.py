@@ -62,6 +62,7 @@ def known(tmp_path_factory) -> Known:
         "对象准确率 90%, 打乱知识库后 26%, 高 64 个百分点 (95% 区间 [53.6, 74.4])",
         "对象准确率 90 / 26 / 4 %, model_original 29%",
         "object 0.9 对 0.29",
+        "对象准确率 90% [82.6%, 94.5%]",
         "验证 Loss 2.60, 步 50 时 2.4",
         "步 7: Loss 3.88, 学习率 2e-4",
         "显存 9.8 GiB (10,000 MiB), 共 100 步, 12.8k token, 训练 30 秒",
@@ -79,6 +80,7 @@ def test_what_the_data_say_may_be_written(known, answer):
     "blank, answer, wrong",
     [
         ("FINDING_1", "对象准确率 91.3%", "91.3%"),
+        ("FINDING_1", "对象准确率 94.5%", "94.5%"),  # an end of its interval, [82.6%, 94.5%]
         ("FINDING_1", "验证 Loss 2.6137", "2.6137"),
         ("FINDING_1", "步 8: 训练 Loss 3.88", "3.88"),  # it is that of step 7
         ("FINDING_1", "2026-01-03 完成", "2026-01-03"),

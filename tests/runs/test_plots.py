@@ -81,6 +81,16 @@ def test_readers_and_questions_are_told_apart_and_answers_have_a_panel(tmp_path)
     assert [list(line.get_xdata()) for line in panels[ANSWERS].get_lines()] == [[0.9], [0.25], [0.2, 0.2]]
 
 
+def test_of_many_readers_several_groups_show_the_mean(tmp_path):
+    line = {"step": 100} | {f"questions/read/block_{block}": block / 10 for block in range(5)}
+    groups = {name: [with_lines(Run(write_run(tmp_path / name)), line)] for name in "ab"}
+    panel = panels_of(figure_of(groups))[ASKED]
+    assert [t.get_text() for t in panel.get_legend().get_texts()] == ["entry read, mean of 5"]
+    assert [list(drawn.get_ydata()) for drawn in panel.get_lines()] == [[0.2], [0.2]]
+    alone = panels_of(figure_of({"a": groups["a"]}))[ASKED]
+    assert len(alone.get_lines()) == 5
+
+
 @pytest.mark.parametrize("n_bins", [1, 11, 12, 17])
 def test_the_bins_of_a_histogram_have_names_that_do_not_overlap(tmp_path, n_bins):
     readers = {f"memory/uses/block_{block}": list(range(n_bins, 0, -1)) for block in (2, 5)}

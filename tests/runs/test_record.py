@@ -106,7 +106,9 @@ def test_every_marker_is_filled_whatever_became_of_the_run(tmp_path, kind, sourc
 @pytest.mark.parametrize("kind", RUNS)
 def test_filling_twice_changes_nothing(tmp_path, kind):
     run = write_run(tmp_path / "out/run", **RUNS[kind])
-    once = fill_record(run, tmp_path / "experiment").read_text()
+    path = fill_record(run, tmp_path / "experiment")
+    path.write_text(path.read_text() + "\n<!--begin:ROWS_other-->\n[ROWS_other]\n<!--end:ROWS_other-->\n")
+    once = path.read_text()  # rows of another protocol stay
     assert fill_record(run, tmp_path / "experiment").read_text() == once
 
 

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from runs.__main__ import main
 from runs.blanks import AI, marked
+from runs.documents.rows import Rows
 from runs.record import checksum
+from runs.rows_record import ROOT, stale_tables
 from tests.runs.test_record_tables import filled
 
 
@@ -28,6 +31,12 @@ def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monke
     assert "| ngram_max_places | `64` | `100000` |" in values["CHANGED_FLAGS"]
     assert values["START_TIME"] == "未记录(没有运行文件夹)" and values["DIVERSITY_SCORE"].startswith("未测")
     assert marked(text)["FINDING_1"] == AI
+
+
+def test_a_record_may_state_the_loss_of_a_plain_model_that_trained_for_as_long(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.4.8", {"FINDING_1": "时间相同时普通模型的 Loss 4.846"}, "own-flags-42M")
+    with pytest.raises(ValueError, match="states 4.846"):
+        fill(monkeypatch, tmp_path, "1.4.7", {"FINDING_1": "时间相同时普通模型的 Loss 4.846"}, "own-flags-42M")
 
 
 def test_a_record_of_a_started_script_has_its_flags_its_controls_and_numbers_of_added_protocols(monkeypatch, tmp_path):
@@ -64,8 +73,23 @@ def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
     text = path.read_text().replace(
         f"`{lost}`<!--OUT_DIR:{checksum(lost)}-->", f"`{kept}`<!--OUT_DIR:{checksum(kept)}-->"
     )
+    path.write_text(text)
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681"})
+    begin = "<!--begin:ROWS_wiki_49M-->"
+    assert begin not in path.read_text()  # its command line stands in the record: the rows are those of the run
+    text = text.replace("python train_pretrain", "the run's own train_pretrain")
     path.write_text(
         text.replace(f"`2.9681`<!--FINAL_LOSS:{checksum('2.9681')}-->", f"`3.5`<!--FINAL_LOSS:{checksum('3.5')}-->")
     )
     fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 3.5"})  # it stands in the record alone
-    assert filled(path.read_text())["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in path.read_text()
+    text = path.read_text()
+    assert filled(text)["FINAL_LOSS"] == "3.5" and "`验证 Loss 3.5`<!--ai:FINDING_1" in text
+    assert text.index("<!--end:SUMMARY") < text.index(begin) < text.index("## 🧠 AI思考过程")
+    beside = text[text.index(begin) :].split("<!--end:ROWS_")[0]
+    assert "**另一协议的结果: wiki-49M**" in beside and "| 验证 Loss | 2.9681 | 2.9673 |" in beside
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_2": "验证 Loss 2.9681"})
+    again, rows = path.read_text(), Rows.load(ROOT)
+    assert again.count(begin) == 1 and stale_tables(path, again, rows) is None
+    newest = max((r for r in rows.results if r.key == "1.6.8/memory/val_loss/val/wiki-49M"), key=lambda r: r.date)
+    rows.results.append(replace(newest, value=2.5, values=[2.5]))
+    assert stale_tables(path, again, rows).startswith("its table of wiki-49M is not what the rows give")
