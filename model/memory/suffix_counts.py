@@ -7,11 +7,12 @@ Axes: B batch · T position · X positions of a batch, side by side · P places 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
 
-from ..ops import suffix_bounds
+from ..ops import row_products, suffix_bounds
 
 SHARPNESS = 12.0  # a place counts exp(SHARPNESS * cosine of its topic and the text's)
 UNITS = 1 << 20  # of the largest weight; whole numbers add up the same in every order
@@ -103,7 +104,7 @@ def merged(index, place_XY: Tensor, topic_XK: Tensor | None, matched_X1: Tensor,
     is_place_XY = is_place_XY & (next_XY != PADDING)  # a bank whose texts were swapped since
     weight_XY = is_place_XY.long() * UNITS
     if topic_XK is not None:
-        near_XY = similarity(topic_XK, index.topics.topic_NK, at_XY // L).masked_fill(~is_place_XY, -1.0)
+        near_XY = row_products(topic_XK, index.topics.topic_NK, at_XY // L).masked_fill(~is_place_XY, -1.0)
         near_XY = near_XY - near_XY.amax(dim=-1, keepdim=True)
         weight_XY = ((SHARPNESS * near_XY).exp() * UNITS).round().long() * is_place_XY
     # Sorted by token, then by slot; what is no place comes last.
@@ -126,17 +127,5 @@ def merged(index, place_XY: Tensor, topic_XK: Tensor | None, matched_X1: Tensor,
     plain_share_XU = (last_XU - first_XU + 1) / is_place_XY.sum(dim=-1, keepdim=True).clamp(min=1)
     place_XU = place_XY.gather(-1, slot_XY.gather(-1, first_XU)).masked_fill(~found_XU, NO_ENTRY)
     score_XU = pack_score(matched_X1.expand(-1, U), share_XU, plain_share_XU).masked_fill(~found_XU, 0)
-    missing = n_given - U
-    return Counted(*(torch.nn.functional.pad(x, (0, missing), value=v) for x, v in
-                     ((place_XU, NO_ENTRY), (score_XU, 0))))  # fmt: skip
-
-
-def similarity(topic_XK: Tensor, topic_NK: Tensor, entry_XY: Tensor) -> Tensor:
-    """(X, Y) float32: the cosine of each text's topic with those of its entries."""
-    part = max((1 << 26) // (entry_XY.shape[1] * topic_NK.shape[1]), 1)  # numbers at a time
-
-    def one_part(topic_ZK: Tensor, entry_ZY: Tensor) -> Tensor:
-        return (topic_NK[entry_ZY] * topic_ZK[:, None].half()).sum(dim=-1, dtype=torch.float32)
-
-    pairs = zip(topic_XK.split(part), entry_XY.split(part), strict=True)
-    return torch.cat([one_part(*pair) for pair in pairs])
+    beyond = (0, n_given - U)  # fewer places than tokens asked for
+    return Counted(F.pad(place_XU, beyond, value=NO_ENTRY), F.pad(score_XU, beyond))

@@ -1,10 +1,10 @@
 """Topics: what a text and an entry are about, as vectors whose products rank places that repeat the text equally well.
 
-Tokens that stand in the same entries have similar vectors (latent semantic analysis). A text is the sum of its
-tokens. Sums are of whole numbers, so they are the same in whatever order: with a cache, after an edit, after undo.
+Tokens that stand in the same parts of the bank have similar vectors (latent semantic analysis). A text is the sum of
+its tokens. Sums are of whole numbers, so they are the same in whatever order: with a cache, after an edit, after undo.
 
 Axes: B batch · X cached tokens, then new ones · N bank entries · L tokens per entry · V vocabulary
-      K width of a vector · Y any number of entries
+      K width of a vector · Y any number of entries, or of parts of the bank
 Related: Deerwester et al. 1990 (latent semantic analysis).
 """
 
@@ -16,8 +16,9 @@ from common.constants import PADDING
 
 from .bank_index import ROWS_AT_ONCE
 
-ENTRIES = 131072  # that token vectors are worked out from, at most
-PASSES = 2  # over these entries
+PART = 32  # entries that stand together, most often of one text or about one thing; fewer in a small bank
+PARTS = 8192  # of the bank that token vectors are worked out from, at most
+PASSES = 2  # over these parts
 COUNTS_AT_ONCE = 1 << 22
 STEPS = 4096  # whole numbers between 0 and the largest component of a token's vector
 
@@ -57,20 +58,24 @@ class Topics:
 
 @torch.no_grad()
 def token_vectors(token_NL: Tensor, vocab_size: int, width: int) -> Tensor:
-    """(V, K) int32: the leading singular vectors of the tokens of entries, times their idf."""
-    device = token_NL.device
-    row_Y = torch.arange(0, len(token_NL), -(-len(token_NL) // ENTRIES), device=device)
+    """(V, K) int32: the leading singular vectors of the tokens of parts of the bank, times their idf."""
+    device, most, part = token_NL.device, len(token_NL) - 1, max(min(PART, len(token_NL) // PARTS), 1)
+    first_Y = torch.arange(0, len(token_NL), part, device=device)
+    first_Y = first_Y[:: -(-len(first_Y) // PARTS)]
 
     def counts():
-        for part_Y in row_Y.split(max(COUNTS_AT_ONCE // vocab_size, 1)):
-            token_YL = token_NL[part_Y].long()
-            slot_YL = token_YL + vocab_size * torch.arange(len(token_YL), device=device)[:, None]
-            count_YV = torch.bincount(slot_YL.flatten(), minlength=len(token_YL) * vocab_size).view(-1, vocab_size)
+        for part_Y in first_Y.split(max(COUNTS_AT_ONCE // vocab_size, 1)):
+            row_YX = part_Y[:, None] + torch.arange(part, device=device)
+            token_YX = (
+                token_NL[row_YX.clamp(max=most)].masked_fill((row_YX > most)[..., None], PADDING).flatten(1).long()
+            )
+            slot_YX = token_YX + vocab_size * torch.arange(len(token_YX), device=device)[:, None]
+            count_YV = torch.bincount(slot_YX.flatten(), minlength=len(token_YX) * vocab_size).view(-1, vocab_size)
             count_YV[:, PADDING] = 0
             yield count_YV
 
-    n_entries_V = sum((count_YV > 0).sum(dim=0) for count_YV in counts())
-    idf_V = (len(row_Y) / n_entries_V.clamp(min=1)).log() * (n_entries_V > 0)
+    n_parts_V = sum((count_YV > 0).sum(dim=0) for count_YV in counts())
+    idf_V = (len(first_Y) / n_parts_V.clamp(min=1)).log() * (n_parts_V > 0)
     start_VK = torch.randn(vocab_size, width, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.autocast(device.type, enabled=False):
         for _ in range(PASSES):
