@@ -120,6 +120,7 @@ def public_tests(page: Page) -> str:
         "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
         "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
         "the same, calibrated, two seeds, on a CPU": (("dev", f"{text[1]}, pointer_scale 2"), "1.6.14", "memory"),
+        "memory (1.6.15): that scale from the start of training": (text, "1.6.15", "memory"),
     }
     halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
 
