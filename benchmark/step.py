@@ -2,11 +2,15 @@
 
 python -m benchmark.step                                   # full size; needs a GPU
 python -m benchmark.step --experiments 1_4_0 1_5_0 --batch_size 2 --seq_len 64 --knowledge_num 4096 --steps 2
+python -m benchmark.step --experiments 1_6_0 1_6_14 --data_path TEXT.jsonl --database_init_path KNOWLEDGE.jsonl
 
 A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Each model
 takes turns of a few steps with the plain one, so that a drift of the machine's speed meets both; ratio_to_plain is of
 these turns. The most telling models come first, and the table names those that were left out for time.
 `--batch_sizes 48 96 192` adds the first model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
+
+Without --data_path, tokens are random. How long a retrieval by words or suffixes takes depends on the text: measure it
+on real text. The search of the next batch runs beside a step, as in training.
 
 MFU is that of training (`trainer.flops`): FLOPs of the model itself, over the time and the GPU's dense bf16 peak.
 """
@@ -22,14 +26,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from common.cli import run_command
+from dataset.knowledge import load_bank
+from dataset.pretrain import open_pretrain_data
+from dataset.tokenizer import load_tokenizer, with_padding_first
 from model import build_model
 from model.config import ModelConfig
-from trainer.config import OptimConfig
+from trainer.config import DataConfig, OptimConfig
 from trainer.flops import flops_per_token
 from trainer.optim import make_optimizer
 
 from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, script_optim, set_up, sizes_of
-from .subject import Subject, make_batches, next_batch, prepare, release, start, take_turn, train_step
+from .subject import Subject, Text, make_batches, next_batch, prepare, release, start, take_turn, train_step
 
 PAIRS = [
     ("fast float32", "reference float32"), ("fast float32", "eager float32"), ("eager float32", "reference float32"),
@@ -148,14 +155,35 @@ def parse() -> argparse.Namespace:
     add("--batch_sizes", nargs="*", type=int, default=[], help="the plain model at these sizes as well")
     add("--fusion_scope", choices=["sequence", "token"], help="instead of the experiments' own")
     add("--knowledge_num", type=int, help="instead of the experiments' own")
+    add("--data_path", help="real text in place of random tokens; with a bank of --database_init_path")
+    add("--database_init_path", help="the knowledge file of that bank")
+    add("--cache_dir", default="dataset/cache", help="where its tokens are kept")
     add("--turn", type=int, default=6, help="steps of a model before the plain one's turn")
     add("--profile", type=Path, help="append each model's most expensive kernels to this text file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.database_init_path and not args.data_path:
+        parser.error("--database_init_path needs --data_path: a bank is measured with the text that searches it")
+    return args
 
 
-def subjects_of(args: argparse.Namespace, sizes: dict, quiet: ModelConfig) -> list[Subject]:
+def read_text(args: argparse.Namespace, configs: list[ModelConfig]) -> Text | None:
+    """The text of --data_path; None without it.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed, or a bank is needed and not given.
+    """
+    if not args.data_path:
+        return None
+    if any(config.reads_bank for config in configs) and not args.database_init_path:
+        raise ValueError("--data_path with an experiment that reads a bank needs --database_init_path")
+    tokenizer = with_padding_first(load_tokenizer(DataConfig.tokenizer_path))
+    rows = open_pretrain_data(args.data_path, tokenizer, args.seq_len, "packed", args.cache_dir, labelled_only=True)
+    return Text(rows, tokenizer)
+
+
+def subjects_of(args: argparse.Namespace, sizes: dict, quiet: ModelConfig, text: Text | None) -> list[Subject]:
     """The plain model first, then the other experiments, the reference, and the plain model at other batch sizes."""
-    new = partial(Subject, compiled=not args.no_compile, batch_size=args.batch_size)
+    new = partial(Subject, compiled=not args.no_compile, batch_size=args.batch_size, text=text)
     subjects = [new(name, script_config(name, **sizes), script_optim(name)) for name in args.experiments]
     plain, dense = subjects[0], replace(quiet, use_flash_attn=False)
     for how in args.reference:
@@ -172,7 +200,7 @@ def measure_all(subjects: list[Subject], cases: Cases, bank_of: Callable, args: 
         case = {
             "model": subject.name, "compiled": subject.compiled, "batch_size": subject.batch_size,
             "seq_len": subject.config.max_seq_len, "n_heads": subject.config.n_heads,
-            "optimizer": subject.optim.optimizer,
+            "optimizer": subject.optim.optimizer, "text": "random" if subject.text is None else "real",
             "fusion_scope": subject.config.fusion_scope if subject.config.reads_bank else None,
         }  # fmt: skip
         bank_NL = bank_of(subject.config)
@@ -192,15 +220,18 @@ def main() -> None:
     cases = Cases("step", args, device)
     sizes = sizes_of(args) | {"knowledge_num": args.knowledge_num, "fusion_scope": args.fusion_scope}
     quiet = replace(script_config("1_4_8", **sizes), attention_dropout=0.0, fusion_dropout=0.0)
-    banks = {}
+    text, banks = read_text(args, [script_config(name) for name in args.experiments]), {}
 
     def bank_of(config: ModelConfig) -> torch.Tensor:
         shape = (config.knowledge_num, config.knowledge_length)
-        if shape not in banks:
+        if shape not in banks and text and config.reads_bank:
+            bank = load_bank(args.database_init_path, text.tokenizer, *shape, args.cache_dir)
+            banks[shape] = torch.tensor(bank.tokens)
+        elif shape not in banks:
             banks[shape] = random_bank(config)
         return banks[shape]
 
-    measure_all(subjects_of(args, sizes, quiet), cases, bank_of, args, device)
+    measure_all(subjects_of(args, sizes, quiet, text), cases, bank_of, args, device)
     columns = {"model": "", "tokens_per_s": ",.0f", "step_ms": ".2f", "ratio_to_plain": ".3f", "peak_gib": ".2f"}
     print(cases.table(columns | {"mfu": ".1%", "first_step_s": ".1f"}))
     if not args.reference_steps:

@@ -1,18 +1,20 @@
 """A model under test: building it, its batches, and its full training steps.
 
-A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Tokens are
-random, as frequent as those of text, and up to a third of them stand in entries of the bank.
+A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Without a
+file of text, tokens are random, as frequent as those of text, and up to a third of them stand in entries of the bank.
 """
 
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import cycle
+from itertools import cycle, islice
 
 import torch
 
+from dataset.loader import BatchLoader
+from dataset.pretrain import PretrainDataset
 from model import build_model
 from model.config import ModelConfig
 from trainer.ahead import prepared_ahead
@@ -24,6 +26,15 @@ from .harness import random_tokens, timed_ms
 from .reference import build_reference
 
 LEARNING_RATE = 1e-4  # of every model; it changes no time
+TEXT_BATCHES = 32  # of real text, which differ in how much of it the bank knows
+
+
+@dataclass(frozen=True)
+class Text:
+    """Real text in place of random tokens: the rows that training would learn, and the tokenizer of text and bank."""
+
+    rows: PretrainDataset
+    tokenizer: object
 
 
 @dataclass
@@ -36,6 +47,7 @@ class Subject:
     reference: bool = False
     compiled: bool = True
     batch_size: int = 48
+    text: Text | None = None
     batches: list[dict] = field(default_factory=list)
     supply: Iterator[dict] | None = None  # the batches without end, the text of the next one searched meanwhile
     model: torch.nn.Module | None = None
@@ -60,6 +72,12 @@ def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n:
         batch = {"input_ids": ids, "labels": ids.clone(), "document_ids": document_ids}
         batches.append({name: value.to(device) for name, value in batch.items()})
     return batches
+
+
+def text_batches(text: Text, batch_size: int, n: int, device) -> list[dict]:
+    """The first batches that training would learn."""
+    with closing(BatchLoader(text.rows, batch_size, seed=0).iterate(0)) as batches:
+        return [{name: value.to(device) for name, value in batch.items()} for batch in islice(batches, n)]
 
 
 def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
@@ -87,6 +105,8 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=
     torch.manual_seed(0)
     build = build_reference if subject.reference else build_model
     subject.model = build(subject.config, bank_NL if subject.config.reads_bank else None).to(device).train()
+    if subject.text is not None and subject.config.reads_bank:
+        subject.model.bank.spell(subject.text.tokenizer)
     subject.optimizer = make_optimizer(subject.model, replace(subject.optim, learning_rate=LEARNING_RATE), device)
     if subject.compiled:
         subject.model.compile_parts()
@@ -138,7 +158,10 @@ def release(*subjects: Subject) -> None:
 
 def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
     """Build a model and take it past compilation and capture."""
-    subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
+    if subject.text is None:
+        subject.batches = make_batches(subject.config, bank_NL, subject.batch_size, 4, device)
+    else:
+        subject.batches = text_batches(subject.text, subject.batch_size, TEXT_BATCHES, device)
     prepare(subject, bank_NL, subject.batches[0], device)
     take_turn(subject, EAGER_CALLS + 2, device)
     subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing

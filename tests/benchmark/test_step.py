@@ -168,3 +168,32 @@ def test_what_no_time_is_left_for_is_said_and_a_reference_that_parts_is_seen(tmp
     apart = step.compare_with_reference(quiet, bank_NL, False, 2, 4, torch.device("cpu"))
     mean = apart["apart_mean"]
     assert mean["fast float32 - reference float32"] > 3 * mean["fast bf16 - fast float32"]
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_on_real_text(tmp_path, monkeypatch):
+    """Words of the text find entries of the bank, which they cannot where tokens are random."""
+    names = ["Ada", "Bo", "Cleo", "Dov"] * 70
+    facts = [f"{name}{i} was born in town number {i}." for i, name in enumerate(names)]
+    text, bank, out = tmp_path / "text.jsonl", tmp_path / "bank.jsonl", tmp_path / "rows.jsonl"
+    text.write_text("".join(json.dumps({"text": f"We know that {fact}"}) + "\n" for fact in facts))
+    bank.write_text("".join(json.dumps({"sentence": fact}) + "\n" for fact in facts))
+    flags = "--batch_size 2 --seq_len 64 --dim 64 --n_layers 6 --n_heads 4 --knowledge_num 256 --steps 1 --no_compile"
+    places = ["--data_path", str(text), "--cache_dir", str(tmp_path / "cache"), "--out", str(out)]
+    argv = ["step", "--experiments", "1_6_14", *flags.split(), *places]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(ValueError, match="needs --database_init_path"):
+        step.main()
+    seen = []
+    take_turn = subject.take_turn
+    monkeypatch.setattr(
+        subject, "take_turn", lambda model, n, device: seen.append(model) or take_turn(model, 1, device)
+    )
+    monkeypatch.setattr(subject, "release", lambda *subjects: None)
+    monkeypatch.setattr(step, "release", lambda *subjects: None)
+    monkeypatch.setattr("sys.argv", [*argv, "--database_init_path", str(bank)])
+    step.main()
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert row["text"] == "real" and not row["error"]
+    found = [value for name, value in next(seen[0].supply).items() if "entry" in name]
+    assert found and all((value >= 0).any() for value in found)
