@@ -51,8 +51,8 @@ class BM25Config(MemoryConfig):
         ["question", "answer", "subject", "object", "relation", "true"],
         "words of the text that find nothing: those of the forms in which questions are asked",
     )
-    bm25_common_words: list[str] = flag(
-        [],
+    bm25_common_words: list[str] | None = flag(
+        None,
         "words that weigh little (1 nat at most), though few entries have them: those that questions have and "
         "statements seldom",
     )
@@ -71,7 +71,7 @@ class BM25Index(BankIndex):
     def prepare(self, token_NL: Tensor) -> None:
         self.window = self.config.bm25_window + LONGEST + 1
         self.stop_X = numbers_of(self.config.bm25_stop_words).to(token_NL.device)
-        self.common_X = numbers_of(self.config.bm25_common_words).int().to(token_NL.device)
+        self.common_X = numbers_of(self.config.bm25_common_words or []).int().to(token_NL.device)
         word_NL = self.words(token_NL)
         self.word_V, count_V = word_NL[word_NL > 0].unique(return_counts=True)
         if not len(self.word_V):  # an empty bank
