@@ -1,6 +1,6 @@
 """Fusion of continuations: what follows the found places, one distribution for each token after them.
 
-Axes: B batch · T position · D width · V vocabulary · S places per position · Y tokens read after a place
+Axes: B batch · T position · D width · V vocabulary · S places per position, in groups · Y tokens read after a place
       R width of queries, keys and values
 """
 
@@ -23,7 +23,7 @@ class ContinuationFusion(Fusion):
     """For each distance y, attention to the y-th token after each of the S places, or to nothing; their values add up.
 
     A logit is the product of a query with the token's key, and the retrieval's log-weight. Equal tokens add up: the
-    first distance is an estimate of the next token.
+    first distance is an estimate of the next token. Counted tokens (`--suffix_often`) are another estimate.
     """
 
     prepares = frozenset({"unit_embeddings"})
@@ -39,8 +39,9 @@ class ContinuationFusion(Fusion):
         self.q_proj = nn.Linear(config.dim, R, bias=False)
         self.k_proj = nn.Linear(config.dim, R, bias=False)
         self.v_proj = nn.Linear(config.dim, R, bias=False)
-        self.nothing = nn.Linear(config.dim, Y)
-        self.out_proj = StreamLinear(Y * R, config.dim, bias=False)
+        self.groups = config.retrieval_class.groups(config)
+        self.nothing = nn.Linear(config.dim, len(self.groups) * Y)
+        self.out_proj = StreamLinear(len(self.groups) * Y * R, config.dim, bias=False)
         self.derived = DerivedWeights()
 
     def init_parameters(self) -> None:
@@ -58,8 +59,12 @@ class ContinuationFusion(Fusion):
         logit_BTYS = score_words(query_XR, key_VR, token_BTYS.reshape(len(query_XR), -1)).view(token_BTYS.shape)
         logit_BTYS = logit_BTYS + found.log_weight_BTS[:, :, None]
         logit_BTYS = logit_BTYS.masked_fill(token_BTYS == PADDING, MASKED)
-        nothing_BTY1 = self.nothing(x_BTD).float()[..., None]
-        attention_BTYS = torch.cat([logit_BTYS, nothing_BTY1], dim=-1).softmax(dim=-1)[..., :-1]
-        read_XR = sum_words(attention_BTYS.flatten(0, 2), value_VR, token_BTYS.flatten(0, 2))
-        y_BTD = self.out_proj(read_XR.view(*x_BTD.shape[:2], -1))
-        return y_BTD, attention_BTYS.detach().mean(dim=2)
+        read, weights = [], []
+        nothing = self.nothing(x_BTD).float().split(token_BTYS.shape[2], dim=-1)
+        groups = (x.split(self.groups, dim=-1) for x in (logit_BTYS, token_BTYS))
+        for nothing_BTY, logit_BTYS, token_BTYS in zip(nothing, *groups, strict=True):
+            attention_BTYS = torch.cat([logit_BTYS, nothing_BTY[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
+            read_XR = sum_words(attention_BTYS.flatten(0, 2), value_VR, token_BTYS.flatten(0, 2))
+            read.append(read_XR.view(*x_BTD.shape[:2], -1))
+            weights.append(attention_BTYS.detach().mean(dim=2) / len(self.groups))
+        return self.out_proj(torch.cat(read, dim=-1)), torch.cat(weights, dim=-1)

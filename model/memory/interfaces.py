@@ -31,6 +31,7 @@ class Found(NamedTuple):
         log_weight_BTS: float32, logarithms of the entries' weights.
         missing_BTS: bool, where nothing was found. None: nowhere.
         is_normalised: whether the weights of a position sum to 1.
+        log_share_BTS: float32, with counted tokens: the logarithm of each one's share of the places. None: none are.
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
     """
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     tokens: EntryTokens | None = None
     query_BTD: Tensor | None = None
     is_normalised: bool = True
+    log_share_BTS: Tensor | None = None
 
 
 class Reading(NamedTuple):
@@ -120,6 +122,11 @@ class Retrieval(nn.Module):
     def tokens_read(cls, config: MemoryConfig) -> int:
         """How many tokens of an entry are handed to the fusion."""
         return config.knowledge_length
+
+    @classmethod
+    def groups(cls, config: MemoryConfig) -> list[int]:
+        """How many of the S places of a position, in their order, compete with each other; they sum to S."""
+        return [config.num_selected]
 
     @classmethod
     def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:

@@ -22,6 +22,8 @@ from common.flags import flag, require
 from ..base_config import MemoryConfig
 from ..ops import suffix_bounds
 from .bank_index import BankIndex, last, pack
+from .suffix_counts import Counted, count_next
+from .topics import Topics
 
 BITS = 62  # of a number that tokens are packed into
 SUFFIX = "--retrieval suffix"
@@ -33,12 +35,49 @@ class SuffixConfig(MemoryConfig):
 
     suffix_length: int = flag(8, "last tokens of the text that are compared with the bank, at most", within=(1, 64))
     suffix_tokens: int = flag(4, "tokens of an entry that are read after a place", within=(1, "knowledge_length"))
+    suffix_often: int = flag(
+        0,
+        "the next tokens after so many places of the longest suffix that has them are counted, too; 0: none are",
+        within=(0, 4096),
+    )  # fmt: skip
+    suffix_often_tokens: int = flag(
+        8, "of the --num_selected places, how many are given to the most frequent of these tokens", within=(1, None),
+        only_with="--suffix_often",
+    )  # fmt: skip
+    suffix_topic_dim: int = flag(
+        0,
+        "width of the vectors of topics; a token counts more after places whose entries are about what the text is "
+        "about; 0: all count the same",
+        within=(0, 1024), needs="--suffix_often",
+    )  # fmt: skip
+    suffix_topic_window: int = flag(
+        128, "last tokens of the text that say what it is about", within=(1, None), only_with="--suffix_topic_dim"
+    )
+
+    @property
+    def n_counted(self) -> int:
+        """U: how many of the S places are of counted next tokens; they come last."""
+        return self.suffix_often_tokens if self.suffix_often else 0
+
+    @property
+    def text_compared(self) -> int:
+        """Last tokens of a text that a search reads."""
+        return max(self.suffix_length, self.suffix_topic_window if self.suffix_often and self.suffix_topic_dim else 0)
 
     def check(self) -> None:
+        n = self.num_selected - self.n_counted
+        places = "--num_selected" + " less --suffix_often_tokens" * bool(self.n_counted)
         require(
-            self.num_candidates >= 2 * self.num_selected,  # all that match may stand on one side
-            f"--num_candidates {self.num_candidates} must be at least twice --num_selected {self.num_selected} with "
-            "--retrieval suffix",
+            n > 0,
+            f"--suffix_often_tokens {self.suffix_often_tokens} must be less than --num_selected {self.num_selected}",
+        )
+        require(
+            self.num_candidates >= 2 * n,  # all that match may stand on one side
+            f"--num_candidates {self.num_candidates} must be at least twice {places} {n} with --retrieval suffix",
+        )
+        require(
+            not self.suffix_often or self.suffix_tokens == 1,
+            f"--suffix_often counts single tokens: it needs --suffix_tokens 1, not {self.suffix_tokens}",
         )
 
 
@@ -55,6 +94,23 @@ class SuffixIndex(BankIndex):
     def prepare(self, token_NL: Tensor) -> None:
         self.per_key = BITS // self.bits
         self.n_keys = -(-self.config.suffix_length // self.per_key)
+        config, self.replaced, self.topics = self.config, None, None
+        levels = range(1, min(self.per_key, config.suffix_length) + 1)
+        # Of the first number of a suffix, the bits that a shorter one leaves open.
+        free = [(1 << self.bits * (self.per_key - m)) - 1 for m in levels]
+        self.free_M = torch.tensor(free, device=token_NL.device)
+        if config.suffix_often and config.suffix_topic_dim:
+            self.topics = Topics(token_NL, config.vocab_size, config.suffix_topic_dim)
+
+    def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
+        super().edit(row_X, old_XL)
+        if self.topics is not None:
+            self.topics.update(self.token_NL, row_X)
+        if self.config.suffix_often:  # the places of `base` that are no more
+            rows = sorted(self.edited)
+            row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
+            trained = torch.stack([self.edited[row] for row in rows]) if rows else None
+            self.replaced = self.index(trained, row_X) if rows else None
 
     def pack_suffixes(self, suffix_XM: Tensor) -> Tensor:
         """(K, X) int64: the suffixes, given with their last token first."""
@@ -97,11 +153,7 @@ class SuffixIndex(BankIndex):
         Returns:
             place_BXS: int64, NO_ENTRY where fewer share a token.  matched_BXS: int64, the common tokens, 0 there.
         """
-        document_BX = start_BX.int().cumsum(dim=1)
-        M = self.config.suffix_length
-        same_BXM = last(document_BX, M, -1) == document_BX[..., None]
-        suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
-        query_KBX = self.pack_suffixes(suffix_BXM)
+        query_KBX = self.queries(text_BX, start_BX)
         search = query_KBX, n, n_ranked, shuffle
         found = self._neighbours(self.base, *search)
         if self.edits is not None:
@@ -112,6 +164,23 @@ class SuffixIndex(BankIndex):
         place_BXY, matched_BXY = found
         matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
         return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n]
+
+    def queries(self, text_BX: Tensor, start_BX: Tensor) -> Tensor:
+        """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
+        document_BX, M = start_BX.int().cumsum(dim=1), self.config.suffix_length
+        same_BXM = last(document_BX, M, -1) == document_BX[..., None]
+        suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
+        return self.pack_suffixes(suffix_BXM)
+
+    def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool) -> Counted:
+        """What follows a frequent suffix (`suffix_counts.count_next`), (B, T, U), of the last T positions."""
+        config, topic_XK = self.config, None
+        if self.topics is not None:
+            document_BX = start_BX.long().cumsum(dim=1)
+            topic_XK = self.topics.of_text(text_BX, document_BX, config.suffix_topic_window)[:, -T:].flatten(0, 1)
+        query_X = self.queries(text_BX, start_BX)[0, :, -T:].flatten()
+        counted = count_next(self, query_X, topic_XK, config.suffix_often, config.n_counted, shuffle)
+        return Counted(*(x.view(len(text_BX), T, -1) for x in counted))
 
     def _neighbours(
         self, places: Places, query_KBX: Tensor, n: int, n_ranked: int, shuffle: bool

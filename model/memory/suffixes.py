@@ -16,6 +16,7 @@ from common.constants import NO_ENTRY, PADDING
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
+from .suffix_counts import unpack_score
 from .suffix_index import SuffixConfig, SuffixIndex
 from .text import TextSearchConfig, previous, remember, starts, text_so_far, tokens_in_common
 
@@ -23,7 +24,8 @@ from .text import TextSearchConfig, previous, remember, starts, text_so_far, tok
 class Suffixes(Retrieval):
     """`search` finds the places for all blocks, which read the tokens after each.
 
-    The log-weight of a place is `score_scale` times the number of tokens that it has in common with the text.
+    The log-weight of a place is `score_scale` times the number of tokens that it has in common with the text. With
+    `suffix_often` the last places stand for counted tokens: the logarithms of their shares are added.
     """
 
     index_class = SuffixIndex
@@ -37,34 +39,46 @@ class Suffixes(Retrieval):
     def __init__(self, config: Config):
         super().__init__(config)
         self.score_scale = nn.Parameter(torch.empty(()))
+        if config.n_counted:
+            self.share_scale = nn.Parameter(torch.empty(()))
 
     def init_parameters(self) -> None:
         init.constant_(self.score_scale, 2.0)  # a token more in common outweighs all other places
+        if self.config.n_counted:
+            init.zeros_(self.share_scale)
 
     @classmethod
     def tokens_read(cls, config: Config) -> int:
         return config.suffix_tokens
 
     @classmethod
+    def groups(cls, config: Config) -> list[int]:
+        n = config.n_counted
+        return [config.num_selected - n, n] if n else [config.num_selected]
+
+    @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
         """Places and the tokens that match, as the entries and scores of `Matches`."""
-        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT)))
+        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT), input_BT.shape[1]))
 
     @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
         input_BT, cache, layer, T = inputs.input_BT, inputs.cache, config.cache_layers - 1, inputs.input_BT.shape[1]
-        text_BX, start_BX, _ = text_so_far(input_BT, inputs.visible.document_BX, cache, layer, config.suffix_length)
+        text_BX, start_BX, _ = text_so_far(input_BT, inputs.visible.document_BX, cache, layer, config.text_compared)
         remember(input_BT, cache, layer)
         if inputs.matches is None:
-            place_BTS, matched_BTS = (x[:, -T:] for x in find_places(config, bank, text_BX, start_BX))
+            place_BTS, score_BTS = find_places(config, bank, text_BX, start_BX, T)
         else:
-            place_BTS, matched_BTS = inputs.matches
+            place_BTS, score_BTS = inputs.matches
         L = config.knowledge_length
         if inputs.oracle_B is not None:
             oracle_BX, _ = place_in_entry(bank.tokens, inputs.oracle_B, text_BX, start_BX, config.suffix_length)
             certain = config.suffix_length  # as if it repeated all that is compared
-            place_BTS, matched_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, matched_BTS, certain, 0)
+            sizes = [config.num_selected - config.n_counted, config.n_counted]
+            (place_BTS, *places), (score_BTS, *scores) = place_BTS.split(sizes, -1), score_BTS.split(sizes, -1)
+            place_BTS, score_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, score_BTS, certain, 0)
+            place_BTS, score_BTS = (torch.cat(x, dim=-1) for x in ([place_BTS, *places], [score_BTS, *scores]))
         missing_BTS = place_BTS == NO_ENTRY
         place_BTS, begin_BTS = place_BTS.clamp(min=0), place_BTS.clamp(min=0) % L - 1
         entry_BTS, Y = place_BTS // L, config.suffix_tokens
@@ -77,17 +91,31 @@ class Suffixes(Retrieval):
             read_BTS = place_BTS.masked_fill(missing_BTS, NO_ENTRY)
             text = input_BT, previous(text_BX, start_BX)[:, -T:]
             tokens = lay_out_tokens(token_BTSY, read_BTS, *text, before_BTS2)
-        return Found(entry_BTS, token_BTSY, matched_BTS.float(), missing_BTS, tokens, is_normalised=False)
+        if not config.n_counted:
+            return Found(entry_BTS, token_BTSY, score_BTS.float(), missing_BTS, tokens, is_normalised=False)
+        matched_BTS, log_share_BTS, log_plain_share_BTS = unpack_score(score_BTS)
+        weight_BTS = matched_BTS + log_share_BTS  # as of so many places that have as much in common
+        return Found(entry_BTS, token_BTSY, weight_BTS, missing_BTS, tokens, None, False, log_plain_share_BTS)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared
-        return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
+        log_weight_BTS = self.score_scale * found.log_weight_BTS
+        if found.log_share_BTS is not None:
+            log_weight_BTS = log_weight_BTS + self.share_scale * found.log_share_BTS
+        return found._replace(log_weight_BTS=log_weight_BTS), {}
 
 
-def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor) -> tuple[Tensor, Tensor]:
-    """`SuffixIndex.find` as the flags say."""
-    sizes = config.num_selected, config.num_candidates
-    return bank.index(SuffixIndex).find(text_BX, start_BX, *sizes, config.bank_control == "shuffled")
+def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """Places and scores (B, T, S) at the last T positions: `SuffixIndex.find`, then `count_next` as the flags say."""
+    index, shuffle = bank.index(SuffixIndex), config.bank_control == "shuffled"
+    past = min(text_BX.shape[1], T + config.suffix_length)  # what the longest suffix may reach
+    text = text_BX[:, -past:], start_BX[:, -past:]
+    found = index.find(*text, config.num_selected - config.n_counted, config.num_candidates, shuffle)
+    place_BTS, score_BTS = (x[:, -T:] for x in found)
+    if not config.n_counted:
+        return place_BTS, score_BTS
+    counted = index.count_next(text_BX, start_BX, T, shuffle)
+    return torch.cat([place_BTS, counted.place], dim=-1), torch.cat([score_BTS, counted.score], dim=-1)
 
 
 def place_in_entry(

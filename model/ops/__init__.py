@@ -8,7 +8,7 @@
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
-| `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share |
+| `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
 | `shared_words` | the words that entries share with the text (BM25) |
 | `suffix_bounds` | binary search in a suffix index |
 
@@ -30,9 +30,10 @@ from .shared_words import shared_words
 from .suffix_bounds import suffix_bounds
 from .token_attention import score_tokens, sum_tokens
 from .twin import OPS, Op, twin
-from .words import score_words, sum_words
+from .words import row_products, score_words, sum_words
 
 __all__ = [
-    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "read_entries", "score_tokens",
-    "score_words", "search_grid", "shared_words", "suffix_bounds", "sum_tokens", "sum_words", "twin", "unit_entries",
+    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "read_entries", "row_products",
+    "score_tokens", "score_words", "search_grid", "shared_words", "suffix_bounds", "sum_tokens", "sum_words", "twin",
+    "unit_entries",
 ]  # fmt: skip

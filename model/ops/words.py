@@ -1,8 +1,9 @@
 """Attention to single words of many places: as `token_attention`, where neighbours share no entry.
 
-Axes: X positions · W words of a position · R width · V vocabulary
+Axes: X positions · W words of a position · R width · V vocabulary · N rows of a large table
 """
 
+import torch
 from torch import Tensor
 
 from common.constants import PADDING
@@ -36,3 +37,27 @@ def _sum_kernel(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor) -> Tensor
 def sum_words(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor) -> Tensor:
     """(X, R) in the table's dtype: the sum of the words' rows, each times its weight, without PADDING."""
     return sum_by_token(weight_XW.masked_fill(token_XW == PADDING, 0.0), token_XW, table_VR) @ table_VR
+
+
+NUMBERS_AT_ONCE = 1 << 26
+
+
+def _row_kernel(query_XR: Tensor, table_NR: Tensor, row_XW: Tensor) -> Tensor:
+    from .triton.words import row_products as kernel
+
+    return kernel(query_XR, table_NR, row_XW)
+
+
+@twin(_row_kernel, deterministic=True)
+def row_products(query_XR: Tensor, table_NR: Tensor, row_XW: Tensor) -> Tensor:
+    """(X, W) float32, without gradient: the product of a position's query with rows of a table of any length.
+
+    The query is rounded to the table's dtype.
+    """
+
+    def one_part(query_YR: Tensor, row_YW: Tensor) -> Tensor:
+        return (table_NR[row_YW].float() * query_YR[:, None].to(table_NR.dtype).float()).sum(dim=-1)
+
+    part = max(NUMBERS_AT_ONCE // (row_XW.shape[1] * table_NR.shape[1]), 1)
+    pairs = zip(query_XR.split(part), row_XW.split(part), strict=True)
+    return torch.cat([one_part(*pair) for pair in pairs])

@@ -8,7 +8,7 @@ import torch
 
 from model import ModelConfig, build_model
 from tests.conftest import tiny_config
-from tests.model.variants import BM25, NGRAM, SUFFIX, TABLE
+from tests.model.variants import BM25, NGRAM, OFTEN, SUFFIX, TABLE
 from trainer.config import CONFIGS, parse_cli
 
 NGRAM = NGRAM | {"num_candidates": 2, "num_selected": 2, "ngram_lengths": [1, 2], "ngram_max_places": 8}
@@ -22,6 +22,7 @@ BASES = {
     "n-grams, vectors": NGRAM | {"fusion": "cross_attention", "pointer": True},
     "words": BM25 | {"fusion": "words"},
     "suffixes": SUFFIX | {"fusion": "continuations"},
+    "suffixes, counted": SUFFIX | OFTEN | {"fusion": "continuations"},
     "suffixes, vectors": SUFFIX | {"fusion": "cross_attention"},
     "pointer alone": NGRAM | {"memory_layers": [-1], "pointer": True},
     "nothing reads": {"memory_layers": [-1]},
@@ -41,6 +42,7 @@ OTHER = {
     "fusion_heads": 2, "attention_dropout": 0.6, "word_key_dim": 8, "word_value_dim": 8,
     "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
+    "suffix_often": 2, "suffix_often_tokens": 1, "suffix_topic_dim": 3, "suffix_topic_window": 1,
 }  # fmt: skip
 # Of the data; of letters and kernels that are not here; of what is drawn only where the first token is not the bank's.
 NOT_TRIED = {"max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words"}

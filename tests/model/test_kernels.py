@@ -344,6 +344,16 @@ def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabula
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("positions, words, width, rows", [(1, 1, 5, 3), (70, 130, 64, 900)])
+def test_products_with_rows_equal_the_reference(positions, words, width, rows):
+    from model.ops import row_products
+
+    query, table = torch.randn(positions, width, device="cuda"), torch.randn(rows, width, device="cuda").half()
+    row = torch.randint(0, rows, (positions, words), device="cuda")
+    assert (row == 0).any() or words == 1
+    torch.testing.assert_close(row_products(query, table, row), row_products.op.reference(query, table, row))
+
+
 @pytest.mark.parametrize("n_keys, n_places", [(1, 1), (2, 1000), (3, 77777)])
 def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
     from model.ops import suffix_bounds
@@ -381,6 +391,7 @@ KERNEL_TESTS = {
     "sum_tokens": test_reading_tokens_errs_no_more_than_torch,
     "score_words": test_reading_words_errs_no_more_than_torch,
     "sum_words": test_reading_words_errs_no_more_than_torch,
+    "row_products": test_products_with_rows_equal_the_reference,
     "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
     "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
 }  # by operation; `test_ops.py` checks that none is missing

@@ -28,6 +28,7 @@ KERNEL_ON_GPU = {
     "sum_tokens": NOT_DETERMINISTIC,
     "score_words": NOT_DETERMINISTIC,
     "sum_words": NOT_DETERMINISTIC,
+    "row_products": ALWAYS,
     "shared_words": ALWAYS,
     "suffix_bounds": ALWAYS,
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message

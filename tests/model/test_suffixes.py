@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.constants import NO_ENTRY
+from model.memory.suffix_counts import pack_score, unpack_score
 from model.memory.suffix_index import SuffixIndex
 from model.memory.suffixes import place_in_entry
 from model.ops import suffix_bounds
@@ -156,3 +157,111 @@ def test_an_oracle_entry_is_read_first_wherever_it_repeats_the_text(fusion):
     reading, as_always = (model(ids, **more).readings[0] for more in ({"entry_B": oracle}, {}))
     assert (reading.entry_BTS[0, :, 0] == 5).all() and (reading.weight_BTS[0, :, 0] > 0).all()
     assert torch.equal(reading.entry_BTS[1], as_always.entry_BTS[1])
+
+
+OFTEN = CONFIG | {
+    "suffix_tokens": 1,
+    "suffix_often": 6,
+    "suffix_often_tokens": 4,
+    "num_selected": 8,
+    "num_candidates": 12,
+}
+
+
+def counted(index, row):
+    """The counted next tokens at the end of a text: {token: (tokens in common, share, share without topics)}."""
+    text = torch.tensor([row])
+    place, score = index.count_next(text, torch.arange(len(row))[None] == 0, 1, False)
+    matched, log_share, log_plain = unpack_score(score[0, 0])
+    numbers = zip(
+        place[0, 0].tolist(), matched.tolist(), log_share.exp().tolist(), log_plain.exp().tolist(), strict=True
+    )
+    return {int(index.token_NL.flatten()[p + 1]): more for p, *more in numbers if p != NO_ENTRY}
+
+
+def test_a_score_holds_the_tokens_in_common_and_both_shares():
+    matched, log_share, log_plain = unpack_score(
+        pack_score(torch.tensor([7, 1]), *torch.tensor([[1, 0.2], [0.5, 1e-9]]))
+    )
+    assert matched.tolist() == [7, 1]
+    assert log_share.exp().tolist() == pytest.approx([1, 0.2], rel=0.01)
+    assert log_plain.tolist() == pytest.approx([-0.693, -20.72], abs=0.01)
+    assert [x.tolist() for x in unpack_score(torch.tensor([5]))] == [[5], [0], [0]]
+
+
+@pytest.mark.parametrize("n", [6, 500])
+def test_next_tokens_are_counted_after_the_longest_suffix_that_is_frequent(bank, n):
+    """With fewer places than asked for, all that share the last token count."""
+    index = SuffixIndex(
+        bank, tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": n, "suffix_often_tokens": 7})
+    )
+    rows = bank.tolist()
+    for row in torch.randint(3, 8, (20, 6)).tolist():
+        places = matches(bank, row, 5)
+        level = max((m for m in range(2, 6) if sum(c >= m for c in places.values()) >= n), default=1)
+        after = [rows[p // 9][p % 9 + 1] for p, c in places.items() if c >= level]
+        found = counted(index, row)
+        assert {m for m, *_ in found.values()} == {level} and found.keys() <= set(after)
+        assert sum(share for _, share, _ in found.values()) == pytest.approx(1, abs=0.02)
+        if len(after) <= n:
+            assert {t: s for t, (_, _, s) in found.items()} == pytest.approx(
+                {t: after.count(t) / len(after) for t in set(after)}, rel=0.01
+            )
+
+
+def test_counts_after_an_edit_are_those_of_a_new_index_and_undo_is_exact(bank):
+    config = tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": 90, "suffix_often_tokens": 7})
+    index, rows = SuffixIndex(bank.clone(), config), torch.randint(3, 8, (20, 6)).tolist()
+    before = [counted(index, row) for row in rows]
+    row_X = torch.tensor([1, 2, 5, 20])
+    index.token_NL[row_X] = torch.randint(3, 8, (4, 9))
+    index.edit(row_X, bank[row_X])
+    after = [counted(index, row) for row in rows]
+    assert after == [counted(SuffixIndex(index.token_NL, config), row) for row in rows] and after != before
+    changed = index.token_NL[row_X].clone()
+    index.token_NL[row_X] = bank[row_X]
+    index.edit(row_X, changed)
+    assert index.edits is index.replaced is None and [counted(index, row) for row in rows] == before
+
+
+def two_topics():
+    """Entries of two topics, each with words of its own; 3 4 stands in all, and goes on with 50 or with 51."""
+    words = torch.randint(10, 20, (24, 5))
+    words[12:] += 20
+    ends = torch.tensor([[3, 4, 50]]).repeat(24, 1)
+    ends[12:, 2] = 51
+    return torch.cat([words, ends], dim=1)
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_a_token_counts_more_after_entries_about_the_topic_of_the_text(dim):
+    config = tiny_config(**OFTEN | {"knowledge_length": 8, "suffix_often": 24, "suffix_topic_dim": dim})
+    index = SuffixIndex(two_topics(), config)
+    for words, right, wrong in ([11, 14, 17], 50, 51), ([31, 34, 37], 51, 50):
+        found = counted(index, [*words, 3, 4])
+        assert found[right][2] == found[wrong][2] == pytest.approx(0.5, rel=0.01)
+        assert found[right][1] > 0.9 if dim else found[right][1] == found[wrong][1]
+
+
+def test_an_edited_entry_has_another_topic_until_the_edit_is_undone():
+    index = SuffixIndex(two_topics(), tiny_config(**OFTEN | {"knowledge_length": 8, "suffix_topic_dim": 4}))
+    row_1, old_1L, before = torch.tensor([0]), index.token_NL[:1].clone(), index.topics.topic_NK.clone()
+    index.token_NL[0] = index.token_NL[20]
+    index.edit(row_1, old_1L)
+    assert torch.equal(index.topics.topic_NK[0], before[20]) and torch.equal(index.topics.topic_NK[1:], before[1:])
+    index.token_NL[0] = old_1L
+    index.edit(row_1, index.token_NL[20:21])
+    assert torch.equal(index.topics.topic_NK, before)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"suffix_tokens": 2}, "--suffix_often counts single tokens: it needs --suffix_tokens 1, not 2"),
+        ({"suffix_often_tokens": 8}, "--suffix_often_tokens 8 must be less than --num_selected 8"),
+        ({"num_candidates": 9, "suffix_often_tokens": 3}, "at least twice --num_selected less --suffix_often_tokens 5"),
+    ],
+)
+def test_counted_tokens_that_cannot_be_read_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**OFTEN | flags)

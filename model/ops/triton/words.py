@@ -15,6 +15,7 @@ from . import custom_op
 from .token_attention import COPIED_FLOATS, MOST_COPIES, _rows
 
 WORDS = 64  # at a time
+NO_ROW = -1
 
 
 @triton.jit
@@ -92,6 +93,11 @@ def spread_words(weight_XW: Tensor, vector_XR: Tensor, token_XW: Tensor, n_rows:
     n_copies = min(max(COPIED_FLOATS // (n_rows * R), 1), MOST_COPIES)
     out = vector_XR.new_zeros(n_copies, n_rows, R, dtype=torch.float32)
     return _launch(_spread, weight_XW, vector_XR, token_XW, out, skip, n_rows, n_copies).sum(dim=0)
+
+
+def row_products(query_XR: Tensor, table_NR: Tensor, row_XW: Tensor) -> Tensor:
+    """(X, W) float32, without gradient: the product of each position's query with some rows of the table."""
+    return score_words.launch(query_XR.to(table_NR.dtype), table_NR, row_XW, NO_ROW)
 
 
 @score_words.register_fake
