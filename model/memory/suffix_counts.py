@@ -1,7 +1,7 @@
 """What follows a frequent suffix: the next tokens after many places, counted, those about the same topic counting more.
 
 Axes: B batch · T position · X positions of a batch, side by side · P places · L tokens per entry · M tokens of a suffix
-      Y places looked at · U next tokens given · K width of a topic
+      Y places looked at · U next tokens given, for each number of places · K width of a topic
 """
 
 from typing import NamedTuple
@@ -18,6 +18,7 @@ SHARPNESS = 12.0  # a place counts exp(SHARPNESS * cosine of its topic and the t
 UNITS = 1 << 20  # of the largest weight; whole numbers add up the same in every order
 SHARE_BITS, SHARE_STEPS = 16, 256  # of the logarithm of a share that stands in a score, and its steps for a nat
 MATCHED_BITS = 8
+PLACES_AT_ONCE = 1 << 22  # bounds the temporary memory of a search
 
 
 class Counted(NamedTuple):
@@ -62,7 +63,9 @@ def ranges(index, places, query_X: Tensor) -> tuple[Tensor, Tensor]:
     return low_MX, (high_MX - low_MX) * known_MX
 
 
-def count_next(index, query_X: Tensor, topic_XK: Tensor | None, n: int, n_given: int, shuffle: bool = False) -> Counted:
+def count_next(
+    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool = False
+) -> Counted:
     """The next tokens after n places, evenly spaced, of the longest suffix that so many share; else of the last token.
 
     Edited entries count as they are: the number of places, too, is that of the bank as it is.
@@ -70,30 +73,51 @@ def count_next(index, query_X: Tensor, topic_XK: Tensor | None, n: int, n_given:
     Args:
         index: a `SuffixIndex`.  query_X: the first number of the text's suffix.
         topic_XK: float32, the topic of the text; None: all places count the same.
-        n: Y.  n_given: U.  shuffle: a control; the tokens after other places are counted.
+        often: n, several of them, side by side in the result.  n_given: U, for each.
+        shuffle: a control; the tokens after other places are counted.
     """
+    part = max(PLACES_AT_ONCE // max(often), 1)
+    topics = [None] * len(query_X) if topic_XK is None else topic_XK.split(part)
+    parts = [
+        _count_part(index, query_Z, topic_ZK, often, n_given, shuffle)
+        for query_Z, topic_ZK in zip(query_X.split(part), topics, strict=False)
+    ]
+    return Counted(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+def _count_part(
+    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool
+) -> Counted:  # fmt: skip
+    """`count_next` of some positions."""
     low_MX, count_MX = ranges(index, index.base, query_X)
     total_MX, edited = count_MX, None
     if index.edits is not None:
         edited = ranges(index, index.edits, query_X)
         total_MX = count_MX - ranges(index, index.replaced, query_X)[1] + edited[1]
-    level_1X = ((total_MX >= n).sum(dim=0, keepdim=True) - 1).clamp(min=0)
 
-    def taken(places, low_MX: Tensor, count_MX: Tensor) -> Tensor:
-        """(X, Y): places of that level, NO_ENTRY beyond them."""
-        low_X1, count_X1 = low_MX.gather(0, level_1X)[0, :, None], count_MX.gather(0, level_1X)[0, :, None]
-        slot_Y = torch.arange(n, device=query_X.device)
-        at_XY = low_X1 + torch.where(count_X1 > n, slot_Y * count_X1 // n, slot_Y)
-        at_XY = at_XY.clamp(max=len(places.place_P) - 1)
-        if shuffle:
-            places, at_XY = index.base, (at_XY + len(index.base.place_P) // 2) % len(index.base.place_P)
-        return places.place_P[at_XY].long().masked_fill(slot_Y >= count_X1, NO_ENTRY)
+    def counted(n: int) -> Counted:
+        level_1X = ((total_MX >= n).sum(dim=0, keepdim=True) - 1).clamp(min=0)
+        place_XY = taken(index, index.base, low_MX, count_MX, level_1X, n, shuffle)
+        if edited is not None:
+            stale_XY = index.stale_N[place_XY.clamp(min=0) // index.token_NL.shape[1]]
+            newer_XY = taken(index, index.edits, *edited, level_1X, n, shuffle)
+            place_XY = torch.cat([newer_XY, place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
+        return merged(index, place_XY, topic_XK, level_1X[0, :, None] + 1, n_given)
 
-    place_XY, L = taken(index.base, low_MX, count_MX), index.token_NL.shape[1]
-    if edited is not None:
-        place_XY = place_XY.masked_fill(index.stale_N[place_XY.clamp(min=0) // L], NO_ENTRY)
-        place_XY = torch.cat([taken(index.edits, *edited), place_XY], dim=-1)
-    return merged(index, place_XY, topic_XK, level_1X[0, :, None] + 1, n_given)
+    return Counted(*(torch.cat(parts, dim=-1) for parts in zip(*map(counted, often), strict=True)))
+
+
+def taken(
+    index, places, low_MX: Tensor, count_MX: Tensor, level_1X: Tensor, n: int, shuffle: bool
+) -> Tensor:  # fmt: skip
+    """(X, Y): up to n of the places that share so many tokens, evenly spaced, NO_ENTRY beyond them."""
+    low_X1, count_X1 = low_MX.gather(0, level_1X)[0, :, None], count_MX.gather(0, level_1X)[0, :, None]
+    slot_Y = torch.arange(n, device=low_MX.device)
+    at_XY = low_X1 + torch.where(count_X1 > n, slot_Y * count_X1 // n, slot_Y)
+    at_XY = at_XY.clamp(max=len(places.place_P) - 1)
+    if shuffle:
+        places, at_XY = index.base, (at_XY + len(index.base.place_P) // 2) % len(index.base.place_P)
+    return places.place_P[at_XY].long().masked_fill(slot_Y >= count_X1, NO_ENTRY)
 
 
 def merged(index, place_XY: Tensor, topic_XK: Tensor | None, matched_X1: Tensor, n_given: int) -> Counted:

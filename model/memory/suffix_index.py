@@ -27,6 +27,7 @@ from .topics import Topics
 
 BITS = 62  # of a number that tokens are packed into
 SUFFIX = "--retrieval suffix"
+MOST_COUNTED = 4096  # places of a position
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ class SuffixConfig(MemoryConfig):
 
     suffix_length: int = flag(8, "last tokens of the text that are compared with the bank, at most", within=(1, 64))
     suffix_tokens: int = flag(4, "tokens of an entry that are read after a place", within=(1, "knowledge_length"))
-    suffix_often: int = flag(
-        0,
-        "the next tokens after so many places of the longest suffix that has them are counted, too; 0: none are",
-        within=(0, 4096),
-    )  # fmt: skip
+    suffix_often: list[int] | None = flag(
+        None,
+        "the next tokens after so many places of the longest suffix that has them are counted, too; several numbers: "
+        "once for each",
+    )
     suffix_often_tokens: int = flag(
-        8, "of the --num_selected places, how many are given to the most frequent of these tokens", within=(1, None),
+        8, "of the --num_selected places, how many are given to the most frequent of these tokens, for each number",
+        within=(1, None),
         only_with="--suffix_often",
     )  # fmt: skip
     suffix_topic_dim: int = flag(
@@ -56,8 +58,8 @@ class SuffixConfig(MemoryConfig):
 
     @property
     def n_counted(self) -> int:
-        """U: how many of the S places are of counted next tokens; they come last."""
-        return self.suffix_often_tokens if self.suffix_often else 0
+        """How many of the S places are of counted next tokens; they come last."""
+        return self.suffix_often_tokens * len(self.suffix_often or [])
 
     @property
     def text_compared(self) -> int:
@@ -66,10 +68,15 @@ class SuffixConfig(MemoryConfig):
 
     def check(self) -> None:
         n = self.num_selected - self.n_counted
-        places = "--num_selected" + " less --suffix_often_tokens" * bool(self.n_counted)
+        places = "--num_selected" + " less counted tokens" * bool(self.n_counted)
+        require(
+            all(1 <= often <= MOST_COUNTED for often in self.suffix_often or []),
+            f"--suffix_often {self.suffix_often} must lie in [1, {MOST_COUNTED}]",
+        )
         require(
             n > 0,
-            f"--suffix_often_tokens {self.suffix_often_tokens} must be less than --num_selected {self.num_selected}",
+            f"--suffix_often_tokens {self.suffix_often_tokens}, for each number of --suffix_often, must be less than "
+            f"--num_selected {self.num_selected}",
         )
         require(
             self.num_candidates >= 2 * n,  # all that match may stand on one side
@@ -173,13 +180,13 @@ class SuffixIndex(BankIndex):
         return self.pack_suffixes(suffix_BXM)
 
     def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool) -> Counted:
-        """What follows a frequent suffix (`suffix_counts.count_next`), (B, T, U), of the last T positions."""
+        """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""
         config, topic_XK = self.config, None
         if self.topics is not None:
             document_BX = start_BX.long().cumsum(dim=1)
             topic_XK = self.topics.of_text(text_BX, document_BX, config.suffix_topic_window)[:, -T:].flatten(0, 1)
         query_X = self.queries(text_BX, start_BX)[0, :, -T:].flatten()
-        counted = count_next(self, query_X, topic_XK, config.suffix_often, config.n_counted, shuffle)
+        counted = count_next(self, query_X, topic_XK, config.suffix_often, config.suffix_often_tokens, shuffle)
         return Counted(*(x.view(len(text_BX), T, -1) for x in counted))
 
     def _neighbours(

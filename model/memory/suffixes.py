@@ -53,8 +53,8 @@ class Suffixes(Retrieval):
 
     @classmethod
     def groups(cls, config: Config) -> list[int]:
-        n = config.n_counted
-        return [config.num_selected - n, n] if n else [config.num_selected]
+        counted = [config.suffix_often_tokens] * len(config.suffix_often or [])
+        return [config.num_selected - config.n_counted, *counted]
 
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:

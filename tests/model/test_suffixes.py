@@ -161,7 +161,7 @@ def test_an_oracle_entry_is_read_first_wherever_it_repeats_the_text(fusion):
 
 OFTEN = CONFIG | {
     "suffix_tokens": 1,
-    "suffix_often": 6,
+    "suffix_often": [6],
     "suffix_often_tokens": 4,
     "num_selected": 8,
     "num_candidates": 12,
@@ -193,7 +193,7 @@ def test_a_score_holds_the_tokens_in_common_and_both_shares():
 def test_next_tokens_are_counted_after_the_longest_suffix_that_is_frequent(bank, n):
     """With fewer places than asked for, all that share the last token count."""
     index = SuffixIndex(
-        bank, tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": n, "suffix_often_tokens": 7})
+        bank, tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": [n], "suffix_often_tokens": 7})
     )
     rows = bank.tolist()
     for row in torch.randint(3, 8, (20, 6)).tolist():
@@ -210,7 +210,7 @@ def test_next_tokens_are_counted_after_the_longest_suffix_that_is_frequent(bank,
 
 
 def test_counts_after_an_edit_are_those_of_a_new_index_and_undo_is_exact(bank):
-    config = tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": 90, "suffix_often_tokens": 7})
+    config = tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_often": [90], "suffix_often_tokens": 7})
     index, rows = SuffixIndex(bank.clone(), config), torch.randint(3, 8, (20, 6)).tolist()
     before = [counted(index, row) for row in rows]
     row_X = torch.tensor([1, 2, 5, 20])
@@ -224,6 +224,38 @@ def test_counts_after_an_edit_are_those_of_a_new_index_and_undo_is_exact(bank):
     assert index.edits is index.replaced is None and [counted(index, row) for row in rows] == before
 
 
+def test_a_suffix_that_edits_have_made_rare_is_not_frequent():
+    config = tiny_config(**OFTEN | {"knowledge_length": 4, "suffix_often": [2]})
+    index = SuffixIndex(torch.tensor([[3, 4, 5, 6]] * 2 + [[9, 9, 5, 7]] * 3), config)
+    assert counted(index, [3, 4, 5]) == {6: [3, 1, 1]}
+    before = index.token_NL[:2].clone()
+    index.token_NL[:2] = 8
+    index.edit(torch.tensor([0, 1]), before)
+    assert counted(index, [3, 4, 5]) == {7: [1, 1, 1]}
+
+
+def test_the_first_token_of_a_document_shares_one_token_with_the_first_of_an_entry():
+    config = tiny_config(**OFTEN | {"knowledge_length": 2, "suffix_often": [2]})
+    assert counted(SuffixIndex(torch.tensor([[5, 6]] * 4), config), [5]) == {6: [1, 1, 1]}
+
+
+def test_each_number_of_places_has_a_group_of_its_own():
+    flags = {"knowledge_length": 4, "suffix_often_tokens": 2, "num_selected": 6, "num_candidates": 6}
+    config = tiny_config(**OFTEN | flags | {"suffix_often": [2, 5]})
+    index = SuffixIndex(torch.tensor([[3, 4, 5, 6]] * 2 + [[9, 9, 5, 7]] * 3), config)
+    place, score = index.count_next(torch.tensor([[3, 4, 5]]), torch.tensor([[True, False, False]]), 1, False)
+    assert unpack_score(score)[0].tolist() == [[[3, 0, 1, 1]]] and config.retrieval_class.groups(config) == [2, 2, 2]
+    assert index.token_NL.flatten()[place + 1].tolist()[0][0][2:] == [7, 6]
+
+
+def test_a_long_search_is_made_in_parts(bank, monkeypatch):
+    index = SuffixIndex(bank, tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_topic_dim": 3}))
+    text = torch.randint(3, 8, (2, 9)), torch.arange(9)[None].expand(2, -1) % 5 == 0
+    whole = index.count_next(*text, 9, False)
+    monkeypatch.setattr("model.memory.suffix_counts.PLACES_AT_ONCE", 6 * 7)
+    assert all(map(torch.equal, index.count_next(*text, 9, False), whole)) and (whole.place != NO_ENTRY).any()
+
+
 def two_topics():
     """Entries of two topics, each with words of its own; 3 4 stands in all, and goes on with 50 or with 51."""
     words = torch.randint(10, 20, (24, 5))
@@ -235,7 +267,7 @@ def two_topics():
 
 @pytest.mark.parametrize("dim", [0, 2])
 def test_a_token_counts_more_after_entries_about_the_topic_of_the_text(dim):
-    config = tiny_config(**OFTEN | {"knowledge_length": 8, "suffix_often": 24, "suffix_topic_dim": dim})
+    config = tiny_config(**OFTEN | {"knowledge_length": 8, "suffix_often": [24], "suffix_topic_dim": dim})
     index = SuffixIndex(two_topics(), config)
     for words, right, wrong in ([11, 14, 17], 50, 51), ([31, 34, 37], 51, 50):
         found = counted(index, [*words, 3, 4])
@@ -258,8 +290,12 @@ def test_an_edited_entry_has_another_topic_until_the_edit_is_undone():
     "flags, message",
     [
         ({"suffix_tokens": 2}, "--suffix_often counts single tokens: it needs --suffix_tokens 1, not 2"),
-        ({"suffix_often_tokens": 8}, "--suffix_often_tokens 8 must be less than --num_selected 8"),
-        ({"num_candidates": 9, "suffix_often_tokens": 3}, "at least twice --num_selected less --suffix_often_tokens 5"),
+        (
+            {"suffix_often_tokens": 8},
+            "--suffix_often_tokens 8, for each number of --suffix_often, must be less than --num_selected 8",
+        ),
+        ({"suffix_often": [8, 0]}, r"--suffix_often \[8, 0\] must lie in \[1, 4096\]"),
+        ({"num_candidates": 9, "suffix_often_tokens": 3}, "at least twice --num_selected less counted tokens 5"),
     ],
 )
 def test_counted_tokens_that_cannot_be_read_are_refused(flags, message):

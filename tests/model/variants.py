@@ -31,7 +31,7 @@ BASELINES = {
 NGRAM = {"retrieval": "ngram", "ngram_lengths": [1, 2, 3], "ngram_max_places": 6, "keep_ffn": True}
 SUFFIX = {"retrieval": "suffix", "suffix_length": 3, "suffix_tokens": 2, "keep_ffn": True}
 OFTEN = {
-    "num_selected": 4, "suffix_tokens": 1, "suffix_often": 3, "suffix_often_tokens": 2, "suffix_topic_dim": 5,
+    "num_selected": 5, "suffix_tokens": 1, "suffix_often": [3, 5], "suffix_often_tokens": 2, "suffix_topic_dim": 5,
     "suffix_topic_window": 7,
 }  # fmt: skip
 BM25 = {"retrieval": "bm25", "bm25_window": 6, "bm25_postings": 2, "bm25_pairs": 3, "keep_ffn": True}
@@ -90,8 +90,7 @@ NGRAMS = {
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
     "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True, "unsaid_tokens": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
-    "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations"},
-    "suffix-often-pointer": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True, "suffix_topic_dim": 0},
+    "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS
