@@ -75,7 +75,7 @@ class RowEvidence(Evidence):
 
     Attributes:
         variants: rows of the experiment with other flags, whose names begin with its number, those of protocols that
-            add to this one, such as "asked-74M, more wordings", and of a plain model that trained for as long.
+            add to this one, such as "asked-74M, more wordings", also of the plain model, which may have trained longer.
         loss: the row of its own loss, or None.
 
     Raises:
@@ -93,9 +93,7 @@ class RowEvidence(Evidence):
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
         added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
-        self.variants += [row for row in added if row.experiment == number]
-        plain_of_equal_time = self.plain, f"{protocol}, time of {name}"
-        self.variants += [row for row in added if (row.experiment, row.protocol) == plain_of_equal_time]
+        self.variants += [row for row in added if row.experiment in (number, self.plain)]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.protocol = protocol

@@ -259,13 +259,17 @@ class Run:
 
     @cached_property
     def baseline(self) -> "Run | None":
-        """The run of model_original to compare with: the one named, else the newest of equal data and tokens."""
+        """The run of model_original to compare with: the one named, else the newest of equal data and tokens.
+
+        An n-gram table makes it another model, and a run that builds on this one is no baseline of it.
+        """
         if self.info.get("baseline"):
             return Run(self.info["baseline"])
         found = []
         for other in self.neighbours:
             same = all(other.flag(name) == self.flag(name) for name in ("data_path", "max_seq_len", "batch_size"))
-            is_baseline = other.flag("model_type") == "model_original"
+            is_baseline = other.flag("model_type") == "model_original" and not other.flag("ngram_table_rows")
+            is_baseline &= str(other.info.get("base")).replace(".", "_") != self.number
             is_other = other.identity != self.identity  # not itself with another seed
             if is_baseline and is_other and same and other.last("tokens") == self.last("tokens"):
                 found.append(other)

@@ -18,6 +18,7 @@ SHARPNESS = 12.0  # a place counts exp(SHARPNESS * cosine of its topic and the t
 UNITS = 1 << 20  # of the largest weight; whole numbers add up the same in every order
 SHARE_BITS, SHARE_STEPS = 16, 256  # of the logarithm of a share that stands in a score, and its steps for a nat
 MATCHED_BITS = 8
+PLACES_AT_ONCE = 1 << 22  # bounds the temporary memory of a search
 
 
 class Counted(NamedTuple):
@@ -75,6 +76,19 @@ def count_next(
         often: n, several of them, side by side in the result.  n_given: U, for each.
         shuffle: a control; the tokens after other places are counted.
     """
+    part = max(PLACES_AT_ONCE // max(often), 1)
+    topics = [None] * len(query_X) if topic_XK is None else topic_XK.split(part)
+    parts = [
+        _count_part(index, query_Z, topic_ZK, often, n_given, shuffle)
+        for query_Z, topic_ZK in zip(query_X.split(part), topics, strict=False)
+    ]
+    return Counted(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+def _count_part(
+    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool
+) -> Counted:  # fmt: skip
+    """`count_next` of some positions."""
     low_MX, count_MX = ranges(index, index.base, query_X)
     total_MX, edited = count_MX, None
     if index.edits is not None:

@@ -248,6 +248,14 @@ def test_each_number_of_places_has_a_group_of_its_own():
     assert index.token_NL.flatten()[place + 1].tolist()[0][0][2:] == [7, 6]
 
 
+def test_a_long_search_is_made_in_parts(bank, monkeypatch):
+    index = SuffixIndex(bank, tiny_config(**OFTEN | {"knowledge_length": 9, "suffix_topic_dim": 3}))
+    text = torch.randint(3, 8, (2, 9)), torch.arange(9)[None].expand(2, -1) % 5 == 0
+    whole = index.count_next(*text, 9, False)
+    monkeypatch.setattr("model.memory.suffix_counts.PLACES_AT_ONCE", 6 * 7)
+    assert all(map(torch.equal, index.count_next(*text, 9, False), whole)) and (whole.place != NO_ENTRY).any()
+
+
 def two_topics():
     """Entries of two topics, each with words of its own; 3 4 stands in all, and goes on with 50 or with 51."""
     words = torch.randint(10, 20, (24, 5))

@@ -90,8 +90,7 @@ NGRAMS = {
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
     "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True, "unsaid_tokens": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
-    "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations"},
-    "suffix-often-pointer": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True, "suffix_topic_dim": 0},
+    "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS

@@ -239,7 +239,13 @@ def test_the_baseline_has_the_same_data_and_as_many_tokens(tmp_path):
     run = write_run(tmp_path / "out/run")
     write_run(tmp_path / "out/short", model_type="model_original", losses=[4.0, 3.0])
     assert Run(run).baseline is None
-    plain = write_run(tmp_path / "out/plain", model_type="model_original")
+    plain = write_run(tmp_path / "out/plain", model_type="model_original", base="9_9_7")
+    assert Run(run).baseline.path == plain
+    write_run(tmp_path / "out/y_later", model_type="model_original", base="9.9.9")  # it builds on this run
+    table = write_run(tmp_path / "out/z_table", model_type="model_original")
+    flags = json.loads((table / "flags.json").read_text())
+    flags["model"]["ngram_table_rows"] = 64
+    (table / "flags.json").write_text(json.dumps(flags))
     assert Run(run).baseline.path == plain
     assert record_of(run, tmp_path / "experiment")["LOSS_IMPROVEMENT"] == "+0.0% (正数为更差)"
     named = write_run(tmp_path / "out/named", baseline=str(tmp_path / "out/short"))
