@@ -75,7 +75,7 @@ class RowEvidence(Evidence):
 
     Attributes:
         variants: rows of the experiment with other flags, whose names begin with its number, those of protocols that
-            add to this one, such as "asked-74M, more wordings", also of the plain model, which may have trained longer.
+            add to this one, such as "asked-74M, more wordings", also of the base and of the plain model.
         loss: the row of its own loss, or None.
 
     Raises:
@@ -89,17 +89,16 @@ class RowEvidence(Evidence):
         if self.script is None:
             raise FileNotFoundError(f"{number} has no script in run_file/: give the number of an experiment")
         held = [row for row in rows.results if row.protocol == protocol]
-        self.plain = plain_of(rows, name)
+        base, self.plain = base_of(self.script), plain_of(rows, name)
+        self.base_number = base and base.replace("_", ".")
         self.rows = [row for row in held if row.experiment == number]
         self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
         added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
-        self.variants += [row for row in added if row.experiment in (number, self.plain)]
+        self.variants += [row for row in added if row.experiment in (number, self.base_number, self.plain)]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.protocol = protocol
         self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
-        base = base_of(self.script)
-        self.base_number = base and base.replace("_", ".")
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
         self.plain_rows = [row for row in held if row.experiment == self.plain]
@@ -191,8 +190,8 @@ def changed(found: RowEvidence) -> str:
 
 
 def is_of_a_run(text: str) -> bool:
-    """Whether a run filled a record: then it names the run's folder."""
-    return any(name == "OUT_DIR" and digits and MISSING not in value for value, name, digits in INLINE.findall(text))
+    """Whether a run filled a record: then it says when the run began, which neither `new` nor rows know."""
+    return any(name == "START_TIME" and digits and MISSING not in value for value, name, digits in INLINE.findall(text))
 
 
 def table_beside(found: RowEvidence) -> str:

@@ -33,6 +33,16 @@ def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monke
     assert marked(text)["FINDING_1"] == AI
 
 
+def test_a_record_that_awaits_its_run_is_filled_from_rows(monkeypatch, tmp_path):
+    path = tmp_path / "experiment/archive/EXPERIMENT_1_6_8.md"
+    fill(monkeypatch, tmp_path, "1.6.8", {"DECISION": "检索"})
+    path.write_text((ROOT / "experiment/TEMPLATE.md").read_text())
+    kept = "out/experiment_1_6_8"  # as `new` writes it
+    path.write_text(path.read_text().replace("`[OUT_DIR]`<!--OUT_DIR-->", f"`{kept}`<!--OUT_DIR:{checksum(kept)}-->"))
+    fill(monkeypatch, tmp_path, "1.6.8", {"DECISION": "检索"})
+    assert filled(path.read_text())["FINAL_LOSS"] == "2.9681"
+
+
 def test_a_record_may_state_the_loss_of_a_plain_model_that_trained_for_as_long(monkeypatch, tmp_path):
     fill(monkeypatch, tmp_path, "1.4.8", {"FINDING_1": "时间相同时普通模型的 Loss 4.846"}, "own-flags-42M")
     with pytest.raises(ValueError, match="states 4.836"):
@@ -69,9 +79,9 @@ def test_what_no_row_holds_is_refused_and_nothing_is_written(monkeypatch, tmp_pa
 def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
     fill(monkeypatch, tmp_path, "1.6.8", {"DECISION": "检索"})
     path = tmp_path / "experiment/archive/EXPERIMENT_1_6_8.md"
-    lost, kept = "未记录(没有运行文件夹)", "out/experiment_1_6_8"
+    lost, kept = "未记录(没有运行文件夹)", "2026-11-29T10:00:00"
     text = path.read_text().replace(
-        f"`{lost}`<!--OUT_DIR:{checksum(lost)}-->", f"`{kept}`<!--OUT_DIR:{checksum(kept)}-->"
+        f"`{lost}`<!--START_TIME:{checksum(lost)}-->", f"`{kept}`<!--START_TIME:{checksum(kept)}-->"
     )
     path.write_text(text)
     fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681"})
