@@ -219,10 +219,11 @@ def stale_tables(path: Path, text: str, rows: Rows) -> str | None:
         if not name.startswith(OF_ROWS) or not head:
             continue
         protocol, variant = head.groups()
-        found = RowEvidence(f"{number}, {variant}" if variant else number, protocol, rows)
+        of = f"{number}, {variant}" if variant else number
+        found = RowEvidence(of, protocol, rows)
         now = {name: table_beside(found)}
         if fill_text(text, now.get) != text:
-            again = f"python -m experiment fill {number} --rows {protocol!r}"
+            again = f"python -m experiment fill {shlex.quote(of)} --rows {protocol!r}"
             return f"its table of {protocol} is not what the rows give: {again}"
     return None
 

@@ -4,6 +4,7 @@ On a GPU a micro-batch is captured once as CUDA graphs and then replayed. A smal
 kernels, and launching them one by one from Python takes longer than running them. A replay launches all at once.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 
 import torch
@@ -202,6 +203,7 @@ class MicroStep:
         self.batch = {name: value.to(lm_weight.device, copy=True) for name, value in batch.items()}
         self.lm_weight = lm_weight.clone()
         torch.cuda.synchronize()
+        gc.collect()  # a graph of the eager calls that a cycle keeps alive would tie this capture to their stream
         torch.cuda.empty_cache()  # the graphs have memory of their own; what the eager calls used goes back
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # The thread that fetches batches pins memory meanwhile, which a capture of "global" mode forbids.

@@ -90,7 +90,7 @@ def test_a_killed_deterministic_run_on_a_gpu_goes_on_bit_for_bit(gpu_runs, survi
 
 def test_questions_at_a_validation_leave_captured_steps_and_the_bank_as_they_are(gpu_runs):
     knowledge, questions = write_questions(gpu_runs.folder)
-    flags = (*ASKED, "--database_init_path", knowledge, "--use_cuda_graph", "--dtype", "float32")
+    flags = (*ASKED, "--database_init_path", knowledge, "--use_cuda_graph", "True", "--dtype", "float32")
     more = {"plain": (), "asked": ("--val_questions", questions)}
     with ThreadPoolExecutor() as pool:
         ended = list(pool.map(lambda out: gpu_runs.start(out, *flags, *more[out]), more))
@@ -110,7 +110,7 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two C
 @two_gpus
 @pytest.mark.parametrize("model", MODELS)
 def test_two_gpus_learn_what_one_does_from_captured_steps(gpu_runs, model):
-    flags = (*MODELS[model], *STILL, "--use_cuda_graph", "--dtype", "float32")
+    flags = (*MODELS[model], *STILL, "--use_cuda_graph", "True", "--dtype", "float32")
     ended = gpu_runs.start("one", *flags)
     assert ended.code == 0, ended.output
     halves = ("--batch_size", "2", *(("--entry_rows", "1") if "--entry_rows" in flags else ()))
