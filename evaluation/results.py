@@ -3,7 +3,7 @@
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
 many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`; of
 several sets (`sets`) each does so by itself.
-Results of other weights, or of another `pointer_scale`, are renamed to eval_step{step}.json. Those of an edited bank
+Results of other weights, or of another `pointer_scale` or `pointer_edited`, are renamed to eval_step{step}.json. Those of an edited bank
 stand in eval_bank_{digest}.json, for eval.json and the record tell of the bank as trained. Every result that was ever
 measured is a line of evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
 """
@@ -28,12 +28,16 @@ FILE, LOG = "eval.json", "evaluations.jsonl"
 
 def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> dict:
     """What is measured, when and on what; `step` and `bank` tell which weights and which edits."""
-    journal, steps = Journal(run_dir), [line["step"] for line in Run(run_dir).metrics if "step" in line]
+    config, journal, steps = (
+        read_json(run_dir / "config.json"),
+        Journal(run_dir),
+        [line["step"] for line in Run(run_dir).metrics if "step" in line],
+    )
     return {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": limit,
         "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
-        "pointer_scale": read_json(run_dir / "config.json").get("pointer_scale", 1.0),
+        "pointer_scale": config.get("pointer_scale", 1.0), "pointer_edited": config.get("pointer_edited", 0.0),
     }  # fmt: skip
 
 
@@ -144,8 +148,8 @@ class ResultFile:
         step = about.get("step", self.about["step"])
         # An earlier version counted the edits, and did not name the bank.
         bank = about.get("bank", "unknown" if about.get("edits") else None)
-        was = step, bank, about.get("pointer_scale", 1.0)
-        if results and was != (self.about["step"], self.about["bank"], self.about.get("pointer_scale", 1.0)):
+        pointers = [(one.get("pointer_scale", 1.0), one.get("pointer_edited", 0.0)) for one in (about, self.about)]
+        if results and (step, bank, pointers[0]) != (self.about["step"], self.about["bank"], pointers[1]):
             moved = set_aside(self.path, step)
             print(f"{self.path.name} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)
             results = {}

@@ -34,6 +34,7 @@ class Found(NamedTuple):
         log_share_BTS: float32, with counted tokens: the logarithm of each one's share of the places. None: none are.
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
+        edited_BTS: bool, entries whose text was edited since the training; None: nobody asks.
     """
 
     entry_BTS: Tensor
@@ -44,6 +45,7 @@ class Found(NamedTuple):
     query_BTD: Tensor | None = None
     is_normalised: bool = True
     log_share_BTS: Tensor | None = None
+    edited_BTS: Tensor | None = None
 
 
 class Reading(NamedTuple):

@@ -79,7 +79,9 @@ class Ngrams(Retrieval):
                 stands_BTW = stands_in_text(tokens.token_BTW, *text, index.window)
                 place_BTW = place_of_tokens(tokens, stands_BTW) if config.token_places else None
                 tokens = tokens._replace(place_BTW=place_BTW, stands_BTW=stands_BTW)
-        return Found(entry_BTS, token_BTSL, cls.log_weight(score_BTS), missing_BTS, tokens, is_normalised=False)
+        edited_BTS = index.stale_N[entry_BTS] & ~missing_BTS if config.pointer and config.pointer_edited else None
+        log_weight_BTS = cls.log_weight(score_BTS)
+        return Found(entry_BTS, token_BTSL, log_weight_BTS, missing_BTS, tokens, None, False, edited_BTS=edited_BTS)
 
     @classmethod
     def log_weight(cls, score_BTS: Tensor) -> Tensor:

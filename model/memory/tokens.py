@@ -175,13 +175,19 @@ class Pointer(nn.Module):
             "evaluation.calibrate chooses it for a trained run",
             within=(0, None), only_with="--pointer",
         )  # fmt: skip
+        pointer_edited: float = flag(
+            0.0,
+            "nats that the pointer adds to entries edited since the training: of entries that match alike, it copies "
+            "the newer text",
+            within=(0, None), only_with="--pointer", needs="--retrieval ngram|bm25",
+        )  # fmt: skip
 
     def __init__(self, config: Config):
         super().__init__()
         self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
-        self.scale = config.pointer_scale
+        self.scale, self.edited = config.pointer_scale, config.pointer_edited
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -191,6 +197,8 @@ class Pointer(nn.Module):
     def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
         log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
+        if self.edited:
+            log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
         attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD)
         return self.gate(x_BTD).float().sigmoid() * attention_BTW
 

@@ -36,3 +36,35 @@ def test_drawing_and_copying_together_have_probability_one_at_every_position(var
         assert float(copied_BT[1].max()) == 0
         if copies == "always":
             assert float(copied_BT[0, 16]) > 0.99
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])
+def test_an_edited_entry_counts_more_by_as_much_as_the_flag_says_and_nothing_else_does(name):
+    plain, model = (tiny_model(**MEMORY_VARIANTS[name] | {"pointer_edited": nats}) for nats in (0.0, 2.0))
+    model.load_state_dict(plain.state_dict())
+    token_NL, ids = torch.randint(8, 61, model.bank.tokens.shape), torch.randint(8, 61, (1, 24))
+    token_NL[:4, :3] = ids[0, 10:13]  # four entries that the text has found
+    row_X, new_XL = torch.tensor([2]), token_NL[[2]]
+    token_NL[2, 3:] = 7
+    for one in (plain, model):
+        one.bank.fill(token_NL)
+    before = model(ids).logits
+    assert torch.equal(before, plain(ids).logits)
+    old_XL = token_NL[row_X]
+    for one in (plain, model):
+        one.bank.write(row_X, new_XL)
+    readings = [one(ids).readings[-1] for one in (plain, model)]
+    assert torch.equal(readings[0].entry_BTS, readings[1].entry_BTS)
+    is_new_BTS = (readings[0].entry_BTS == 2) & (readings[0].weight_BTS > 0)
+    factor_BTS = readings[1].weight_BTS / readings[0].weight_BTS.clamp(min=1e-30)
+    some_BT = is_new_BTS.any(dim=-1) & (~is_new_BTS & (readings[0].weight_BTS > 0)).any(dim=-1)
+    assert some_BT.any()
+    for factor_S, is_new_S, weight_S in zip(
+        factor_BTS[some_BT], is_new_BTS[some_BT], readings[0].weight_BTS[some_BT], strict=True
+    ):
+        others_S = ~is_new_S & (weight_S > 0)
+        expected = factor_S[others_S][0] * torch.tensor(2.0).exp()
+        torch.testing.assert_close(factor_S[is_new_S], expected.expand(int(is_new_S.sum())), rtol=1e-3, atol=0)
+    model.bank.write(row_X, old_XL)
+    assert torch.equal(model(ids).logits, before)
