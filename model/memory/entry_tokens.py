@@ -12,6 +12,7 @@ from torch import Tensor
 from common.constants import PADDING
 
 NO_TOKEN = -1
+COPIES = 64  # of the tokens' weights, on a GPU
 PLACES = 64  # 16 distances from the end of an entry, each for four kinds of tokens
 
 
@@ -26,7 +27,7 @@ class EntryTokens(NamedTuple):
         is_padding_BTW: bool.
         length_BTS: int64, how many tokens each entry has, at least 1.
         entry_BTS: int64, the entries, NO_ENTRY for none.
-        place_BTW: int64 below `PLACES`, the place of a token (`place_of_tokens`); None: nothing asks for it.
+        place_BTW: uint8 below `PLACES`, the place of a token (`place_of_tokens`); None: nothing asks for it.
         stands_BTW: bool, whether a token stands in the recent text; None: nothing asks for it.
     """
 
@@ -42,18 +43,19 @@ class EntryTokens(NamedTuple):
 
 
 def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
-    """(B, T, W): of each token, its distance to the entry's end, and whether it and the one before are in the text.
+    """(B, T, W) uint8: each token's distance to the entry's end, and whether it and the one before are in the text.
 
     Args:
         stands_BTW: bool, whether each token stands in the recent text.
     """
     S = tokens.length_BTS.shape[-1]
-    stands_BTSL = stands_BTW.unflatten(-1, (S, -1))
+    stands_BTSL = stands_BTW.unflatten(-1, (S, -1)).to(torch.uint8)
     L = stands_BTSL.shape[-1]
-    before_BTSL = F.pad(stands_BTSL[..., :-1], (1, 0), value=False)
-    from_end_BTSL = tokens.length_BTS[..., None] - 1 - torch.arange(L, device=stands_BTW.device)
-    from_end_BTSL = from_end_BTSL.clamp(0, PLACES // 4 - 1)
-    return (from_end_BTSL * 4 + stands_BTSL.long() * 2 + before_BTSL.long()).flatten(-2)
+    before_BTSL = F.pad(stands_BTSL[..., :-1], (1, 0), value=0)
+    place_L = torch.arange(L, device=stands_BTW.device, dtype=torch.int32)
+    from_end_BTSL = tokens.length_BTS.int()[..., None] - 1 - place_L
+    from_end_BTSL = from_end_BTSL.clamp(0, PLACES // 4 - 1).to(torch.uint8)
+    return (from_end_BTSL * 4 + stands_BTSL * 2 + before_BTSL).flatten(-2)
 
 
 def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
@@ -65,7 +67,8 @@ def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
     is_unsaid_BTW = ~(tokens.stands_BTW | tokens.is_padding_BTW)
     # Tokens that do not count take a weight each of its own: a single one would gather the gradients of all of them.
     spread_W = torch.arange(is_unsaid_BTW.shape[-1], device=weight_V.device) % len(weight_V)
-    weight_BTW = weight_V[torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W)] * is_unsaid_BTW
+    index_BTW = torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W)
+    weight_BTW = looked_up(weight_V, index_BTW, COPIES if weight_V.is_cuda else 1) * is_unsaid_BTW
     weight_BTSL = weight_BTW.unflatten(-1, (tokens.length_BTS.shape[-1], -1))
     if torch.are_deterministic_algorithms_enabled():  # CUDA's cumulative sum is not
         L = weight_BTSL.shape[-1]
@@ -73,6 +76,17 @@ def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
         with torch.autocast(weight_V.device.type, enabled=False):
             return (weight_BTSL @ is_before_LL.to(weight_BTSL.dtype)).flatten(-2)
     return (weight_BTSL.cumsum(dim=-1) - weight_BTSL).flatten(-2)
+
+
+def looked_up(weight_V: Tensor, index_BTW: Tensor, n_copies: int) -> Tensor:
+    """`weight_V[index_BTW]`; neighbouring positions read copies, to which a GPU adds their gradients side by side.
+
+    Common tokens stand at most positions: a single weight of each would gather all those gradients one after another.
+    """
+    if n_copies > 1:
+        copy_T1 = torch.arange(index_BTW.shape[1], device=weight_V.device)[:, None] % n_copies
+        weight_V, index_BTW = weight_V.expand(n_copies, -1).flatten(), index_BTW + len(weight_V) * copy_T1
+    return weight_V[index_BTW]
 
 
 def lay_out_tokens(

@@ -16,6 +16,7 @@ from common.flags import flag, require
 from ..base_config import MemoryConfig
 
 TOKENS = 1 << 24  # more than any vocabulary has
+NEVER = -(1 << 62)  # the place of what does not stand in the text
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,11 @@ def stands_in_text(token_BTX: Tensor, text_BX: Tensor, start_BX: Tensor, window:
     # One number for document, token and place: the last occurrence up to a position is the number below.
     key_BX = ((document_BX * TOKENS + text_BX) * n + place_X).sort(dim=1).values
     here_BT1 = place_X[-T:].expand(B, T)[..., None]
-    asked_BTX = (document_BX[:, -T:, None] * TOKENS + token_BTX) * n + here_BT1
-    slot_BTX = torch.searchsorted(key_BX, asked_BTX.flatten(1), right=True).view_as(asked_BTX) - 1
-    found_BTX = key_BX.gather(1, slot_BTX.clamp(min=0).flatten(1)).view_as(asked_BTX)
-    return (slot_BTX >= 0) & (asked_BTX - found_BTX <= here_BT1.clamp(max=window - 1))
+    asked_BTX = torch.add(document_BX[:, -T:, None] * (TOKENS * n) + here_BT1, token_BTX, alpha=n)
+    # Before all keys stands one that is far below whatever is asked for.
+    found_BTX = torch.searchsorted(key_BX, asked_BTX.flatten(1), right=True)
+    found_BTX = F.pad(key_BX, (1, 0), value=NEVER).gather(1, found_BTX).view_as(asked_BTX)
+    return asked_BTX - found_BTX <= here_BT1.clamp(max=window - 1)
 
 
 def text_so_far(

@@ -94,7 +94,7 @@ class TokenAttention(nn.Module):
         logit_BTW = logit_BTW + self.follows_bias[0] * tokens.follows_BTW + self.follows_bias[1] * tokens.follows2_BTW
         if self.has_places:
             place_BTP = nn.functional.linear(query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
-            logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW)
+            logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW.long())
         if self.has_unsaid:
             weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
             logit_BTW = logit_BTW - unsaid_before(weight_V, tokens)

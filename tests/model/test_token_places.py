@@ -5,7 +5,7 @@ import torch
 
 from common.constants import PADDING
 from model.config import ModelConfig
-from model.memory.entry_tokens import PLACES, lay_out_tokens, place_of_tokens, unsaid_before
+from model.memory.entry_tokens import PLACES, lay_out_tokens, looked_up, place_of_tokens, unsaid_before
 from model.memory.text import stands_in_text, starts
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
@@ -48,6 +48,15 @@ def test_a_token_bears_the_weight_of_what_its_entry_says_before_it_and_the_text_
         assert unsaid_before(weight_V, tokens)[0, 0].tolist() == unsaid_W.tolist()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("n_copies", [1, 3, 64])
+def test_weights_read_from_copies_have_the_values_and_gradients_of_one(n_copies):
+    weight_V, index_BTW = torch.rand(9, requires_grad=True), torch.randint(0, 9, (2, 7, 5))
+    read_BTW, gradient_BTW = looked_up(weight_V, index_BTW, n_copies), torch.randint(-5, 6, index_BTW.shape).float()
+    assert torch.equal(read_BTW, weight_V[index_BTW])
+    read_BTW.backward(gradient_BTW)
+    assert torch.equal(weight_V.grad, torch.zeros(9).index_add(0, index_BTW.flatten(), gradient_BTW.flatten()))
 
 
 @pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer"])

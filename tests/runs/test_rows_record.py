@@ -22,7 +22,7 @@ def fill(monkeypatch, tmp_path, number: str, answers: dict, protocol: str = "wik
 
 
 def test_a_record_from_rows_holds_their_numbers_and_says_what_is_not_known(monkeypatch, tmp_path, capsys):
-    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681, 1.6.0 为 3.0377 (-2.3%)", "DECISION": "检索"})
+    fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_1": "验证 Loss 2.9681, 1.6.0 为 3.0382 (-2.3%)", "DECISION": "检索"})
     assert "2 answers written; 4 blanks are left for people, 50 for an analysis" in capsys.readouterr().out
     text = (tmp_path / "experiment/archive/EXPERIMENT_1_6_8.md").read_text()  # where its script is
     values = filled(text)
