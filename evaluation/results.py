@@ -3,9 +3,10 @@
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
 many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`; of
 several sets (`sets`) each does so by itself.
-Results of other weights, or of another `pointer_scale` or `pointer_edited`, are renamed to eval_step{step}.json. Those of an edited bank
-stand in eval_bank_{digest}.json, for eval.json and the record tell of the bank as trained. Every result that was ever
-measured is a line of evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in the same way.
+Results of other weights, or of another `pointer_scale` or `pointer_edited`, are renamed to eval_step{step}.json. Those
+of an edited bank stand in eval_bank_{digest}.json, for eval.json and the record tell of the bank as trained. Every
+result that was ever measured is a line of evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in
+the same way.
 """
 
 import fcntl

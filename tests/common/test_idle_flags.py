@@ -44,8 +44,8 @@ OTHER = {
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
     "suffix_often": [2], "suffix_often_tokens": 1, "suffix_topic_dim": 3, "suffix_topic_window": 1,
 }  # fmt: skip
-# Of data and edits; of letters, kernels and long texts that are not here; of what is drawn only where the first token is
-# not the bank's.
+# Of data and edits; of letters, kernels and long texts that are not here; of what is drawn only where the first token
+# is not the bank's.
 NOT_TRIED = {
     "max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words", "bm25_common_words",
     "bm25_pair_recency", "pointer_edited",

@@ -74,10 +74,11 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
         run("--object_path", str(tmp_path / "dev.jsonl"))
 
 
-def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path):
+@pytest.mark.parametrize("flag, name", [("pointer_scale", "scale"), ("pointer_edited", "edited")])
+def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name):
     for scale in (1.0, 3.0):
-        assert tiny_model(**BM25 | {"pointer": True, "pointer_scale": scale}).pointer.scale == scale
-        (tmp_path / "config.json").write_text(json.dumps({"pointer_scale": scale}))
+        assert getattr(tiny_model(**BM25 | {"pointer": True, flag: scale}).pointer, name) == scale
+        (tmp_path / "config.json").write_text(json.dumps({flag: scale}))
         about = about_evaluation(tmp_path, torch.device("cpu"), None)
         ResultFile(tmp_path, about).add("object", "", {"accuracy": scale / 4, "n": 1})
     assert json.loads((tmp_path / "eval.json").read_text())["object"]["accuracy"] == 0.75
