@@ -164,11 +164,13 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
     return value
 
 
-def summary(found: RowEvidence) -> str:
-    """The main results beside those of base and plain model, and where they come from."""
+def summary(found: RowEvidence, is_whole: bool = True) -> str:
+    """The main results beside those of base and plain model, and their origin. `is_whole`: no run stands above."""
     loss, shown = found.loss, tables.results_table(found, [name for name, _ in found.references])
     told = (
-        f"脚本没有照原样运行过, 数值是改了参数的 ({found.variant}), 见 与基础实验不同的参数。" if found.variant else ""
+        f"脚本没有照原样运行过, 数值是改了参数的 ({found.variant}), 见 与基础实验不同的参数。"
+        if found.variant and is_whole
+        else ""
     )
     noise = "; 单个种子的 Loss 波动未知" if len(loss.seeds) < 2 else ""
     return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{told}{ORIGIN}"
@@ -197,7 +199,7 @@ def is_of_a_run(text: str) -> bool:
 def table_beside(found: RowEvidence) -> str:
     """The main results of one more protocol, as they stand below the summary of a run."""
     variant = f"; {CHANGED_FLAGS} {found.variant}" if found.variant else ""
-    return f"**另一协议的结果: {found.protocol}{variant}**\n\n{summary(found)}"
+    return f"**另一协议的结果: {found.protocol}{variant}**\n\n{summary(found, is_whole=False)}"
 
 
 def with_table_beside(text: str, found: RowEvidence) -> str:

@@ -30,8 +30,11 @@ QUESTIONS = (
 )  # fmt: skip
 # What the rows of a protocol name instead of the number: the plain model at its best learning rate.
 ALIASES = {(protocol, "1.4.0"): "AdamW, 32 heads, learning rate 1e-3" for protocol in ("wiki-49M", "mixed-49M")}
-# The protocol in which the plain model trained for as long as an experiment did under another.
-EQUAL_TIME = {("1.5.0", "text-2000"): "text-2950"}
+# The protocol in which the plain model trained for as long as an experiment did under another, or longer.
+EQUAL_TIME = {
+    ("1.5.0", "text-2000"): "text-2950",
+    ("1.6.10", OWN_FLAGS[1]): f"{OWN_FLAGS[1]}, 1.36 times the steps",
+} | {(name, OWN_FLAGS[1]): f"{OWN_FLAGS[1]}, 2.64 times the steps" for name in ("1.6.2", "1.6.12", "1.6.13", "1.6.14")}
 # The questions of the scripts, in Chinese; one that is missing here is shown as its script has it.
 ASKED = {
     "1.4.0": "普通模型: 所有记录与它相比", "1.4.7": "乘积键记忆代替前馈层, 用门控 MLP 融合, 能否降低 Loss?",
@@ -100,16 +103,18 @@ def equal_time(rows: Rows, name: str, arms: tuple[str, ...]) -> str:
     for split, protocol in TEXTS:
         loss, plain = pair_of_equal_time(rows, name, arms, (split, protocol))
         if loss and plain:
-            return f"{gap_text(loss, plain)}, {protocol}"
+            worse = f"; {plain.experiment} 训练更久更差" if plain.protocol == protocol else ""
+            return f"{gap_text(loss, plain)}, {protocol}{worse}"
     return NOT_MEASURED
 
 
 def pair_of_equal_time(rows: Rows, name: str, arms: tuple[str, ...], where: tuple[str, str]):
-    """The loss of an experiment, and that of the plain model that trained for as long."""
+    """The loss of an experiment, and the plain model's best within its time: of as many tokens, or longer."""
     split, protocol = where
     longer = EQUAL_TIME.get((name, protocol), f"{protocol}, time of {name}")
-    plain = first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, longer),))
-    return first(rows, name, arms, "val_loss", (where,)), plain
+    plain = [first(rows, plain_of(rows, name), ("plain",), "val_loss", ((split, own),)) for own in (longer, protocol)]
+    best = min(filter(None, plain), key=lambda row: row.value) if plain[0] else None
+    return first(rows, name, arms, "val_loss", (where,)), best
 
 
 def equal_time_gap(rows: Rows, name: str, arms: tuple[str, ...], where: tuple[str, str]) -> float | None:

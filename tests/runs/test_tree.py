@@ -11,6 +11,7 @@ from runs.check import check_script
 from runs.documents import leaderboard as board
 from runs.documents import leaderboard_figure, tree_figure
 from runs.documents.figures import LIGHT
+from runs.documents.leaderboard import equal_time
 from runs.documents.page import Page
 from runs.documents.rows import Rows, tree_of_scripts
 from runs.new import new_experiment, script_flags
@@ -208,6 +209,10 @@ def test_the_picture_of_the_leaderboard_shows_what_was_run_with_its_own_flags(tm
         ("1.4.7", 0.1, None, 1),
     ]
     assert lines[2]["time"] == pytest.approx(0.1) and lines[3]["time"] is None and lines[2]["shuffled"] == 25
+    longer = row("1.6.0", "plain", "val_loss", 2.7, None, protocol="own-flags-42M, 2.64 times the steps")
+    overfitted = Rows([*rows, longer], [], [], [], [], tree)
+    assert leaderboard_figure.data(overfitted)[0]["time"] == pytest.approx(-0.05)  # the best within that time
+    assert equal_time(overfitted, "1.6.12", ("memory",)) == "-0.050 (-2.0%), own-flags-42M; 1.6.0 训练更久更差"
     drawn = leaderboard_figure.draw(lines, LIGHT)
     assert "1.4.8, n 2: 3.400" in drawn and "1.5.0" not in drawn and drawn.count(">not shuffled<") == 1
     assert "loss minus that of 1.4.0 (1.6.12: of 1.6.0), nats a token" in drawn
