@@ -7,6 +7,7 @@ of equally new ones the last in its file.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from common.files import parse_json, read_lines
@@ -82,9 +83,17 @@ class Rows:
 
     def result(self, *key: str) -> Row | None:
         """The newest row of experiment, arm, measure, split and protocol; the experiment * is any."""
-        wanted = "/".join(key)
-        found = [row for row in self.results if wanted in (row.key, row.key.replace(row.experiment, "*", 1))]
-        return max(reversed(found), key=lambda row: row.date) if found else None
+        return self.newest_results.get("/".join(key))
+
+    @cached_property
+    def newest_results(self) -> dict[str, Row]:
+        """The newest row of each key, also of keys with * for the experiment."""
+        found: dict[str, Row] = {}
+        for row in self.results:
+            for key in (row.key, row.key.replace(row.experiment, "*", 1)):
+                if key not in found or row.date >= found[key].date:
+                    found[key] = row
+        return found
 
     def benchmark(self, benchmark: str, **fields) -> dict | None:
         return newest(self.benchmarks, {"benchmark": benchmark} | fields)
