@@ -8,6 +8,7 @@ from .rows import Rows
 
 WIDTH, ROW, INDENT, TOP = 1310, 27, 26, 44
 CHANGE_END, LETTER = 860, 5.9  # where a change must end, and the mean width of its letters
+PROTOCOL_LETTERS = 24  # of a protocol's name that fit beside the plain model's number
 ANSWERS_AT, SHOWS_READING = 1296, 5  # the end of the answers; points above a shuffled bank that are coloured
 BAR_AT, BAR_WIDTH, BAR_MOST = 930, 110, 8.0  # the bars of the loss: from -8 % to +8 % of the plain model's
 
@@ -39,7 +40,7 @@ def against_plain(rows: Rows, number: str) -> dict:
     plain = loss and first(rows, base, ("plain",), "val_loss", ((loss.split, loss.protocol),))
     if not plain or number == PLAIN:
         return {"percent": None, "protocol": None}
-    protocol = loss.protocol + (f", {base}" if base != PLAIN else "")
+    protocol = cut(loss.protocol, PROTOCOL_LETTERS) + (f", {base}" if base != PLAIN else "")
     return {"percent": round(100 * (loss.value / plain.value - 1), 2), "protocol": protocol}
 
 
@@ -76,12 +77,16 @@ def draw(nodes: list[dict], colors) -> str:
     )
 
 
+def cut(words: str, most: int) -> str:
+    """The words, or as many of their letters as there is room for."""
+    return words if len(words) <= most else words[: most - 1].rstrip(" ,") + "…"
+
+
 def draw_node(node: dict, x: float, y: float, colors) -> list[str]:
     ink = colors.plain if node["archived"] else colors.memory
     width = 14 + 7.3 * len(node["number"])
     change = node["change"] + (" (archive)" if node["archived"] else "")
-    most = int((CHANGE_END - x - width) / LETTER)
-    change = change if len(change) <= most else change[: most - 1].rstrip() + "…"
+    change = cut(change, int((CHANGE_END - x - width) / LETTER))
     return [
         f'<rect x="{x}" y="{y - 9.5}" width="{width:.1f}" height="19" rx="5" fill="{ink}" fill-opacity="0.13" '
         f'stroke="{ink}"/>',
