@@ -6,6 +6,7 @@ import platform
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
@@ -178,6 +179,7 @@ class Cases:
         try:
             return function()
         except Exception as problem:  # of any kind, Triton's own too: its row says so
+            traceback.print_exc()  # a row has room for its first line alone
             return self.add(case, error=f"{type(problem).__name__}: {problem}".split("\n")[0][:200])
 
     def add(self, case: dict, **measured) -> None:
