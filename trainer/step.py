@@ -6,6 +6,7 @@ kernels, and launching them one by one from Python takes longer than running the
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +166,9 @@ class MicroStep:
     def __init__(self, forward: Callable, backward: Callable, refresh: Callable, graphed: bool):
         self.forward, self.backward, self.refresh, self.graphed = forward, backward, refresh, graphed
         self.calls, self.graphs = 0, None
+        # The eager calls run on the stream of the capture: a gradient's autograd node that outlives them would
+        # otherwise tie the capture to another stream, which CUDA forbids.
+        self.stream = torch.cuda.Stream() if graphed else None
 
     def __call__(self, batch: dict[str, Tensor], lm_weight: Tensor, aux_weight: float, watch: Callable):
         """The model's output, without gradient; of a replayed step it is overwritten by the next.
@@ -179,10 +183,11 @@ class MicroStep:
         device = lm_weight.device
         if not self.graphed or self.calls <= EAGER_CALLS:
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            with watch("forward"):
-                out, loss = self._forward(batch, lm_weight, aux_weight)
-            with watch("backward"):
-                self.backward(loss)
+            with self._on_own_stream():
+                with watch("forward"):
+                    out, loss = self._forward(batch, lm_weight, aux_weight)
+                with watch("backward"):
+                    self.backward(loss)
             return detached(out)
         if self.graphs is None:
             self._capture(batch, lm_weight, aux_weight)
@@ -194,6 +199,18 @@ class MicroStep:
                 graph.replay()
         return self.out
 
+    @contextmanager
+    def _on_own_stream(self):
+        """Between what the current stream has done and what it will do; without graphs simply on it."""
+        if self.stream is None:
+            yield
+            return
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            yield
+        current.wait_stream(self.stream)
+
     def _forward(self, batch, lm_weight: Tensor, aux_weight: float):
         out = self.forward(batch)
         return out, out.lm_loss * lm_weight + (out.loss - out.lm_loss) * aux_weight
@@ -203,13 +220,13 @@ class MicroStep:
         self.batch = {name: value.to(lm_weight.device, copy=True) for name, value in batch.items()}
         self.lm_weight = lm_weight.clone()
         torch.cuda.synchronize()
-        gc.collect()  # a graph of the eager calls that a cycle keeps alive would tie this capture to their stream
+        gc.collect()  # graphs of the eager calls that a cycle keeps alive
         torch.cuda.empty_cache()  # the graphs have memory of their own; what the eager calls used goes back
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # The thread that fetches batches pins memory meanwhile, which a capture of "global" mode forbids.
-        with torch.cuda.graph(forward, capture_error_mode="thread_local"):
+        with torch.cuda.graph(forward, stream=self.stream, capture_error_mode="thread_local"):
             self.out, loss = self._forward(self.batch, self.lm_weight, aux_weight)
-        with torch.cuda.graph(backward, pool=forward.pool(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(backward, forward.pool(), self.stream, capture_error_mode="thread_local"):
             self.backward(loss)
         self.out = detached(self.out)
         self.graphs = (forward, backward)
