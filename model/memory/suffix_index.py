@@ -20,7 +20,7 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
 
 from ..base_config import MemoryConfig
-from ..ops import suffix_bounds
+from ..ops import suffix_bounds, suffix_neighbours
 from .bank_index import BankIndex, last, pack
 from .suffix_counts import Counted, count_next
 from .topics import Topics
@@ -149,28 +149,30 @@ class SuffixIndex(BankIndex):
         return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
 
     def find(
-        self, text_BX: Tensor, start_BX: Tensor, n: int, n_ranked: int, shuffle: bool = False
+        self, text_BX: Tensor, start_BX: Tensor, T: int, n: int, n_ranked: int, shuffle: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The places with the longest suffixes in common with the text up to each position.
+        """The places with the longest suffixes in common with the text up to each of the last T positions.
 
         Args:
             start_BX: bool, True at the first token of each document; suffixes stay inside a document.
             n: S.  n_ranked: how many places around the text's own are looked at, at least 2n.
             shuffle: a control; other places are given, always the same in place of the same.
         Returns:
-            place_BXS: int64, NO_ENTRY where fewer share a token.  matched_BXS: int64, the common tokens, 0 there.
+            place_BTS: int64, NO_ENTRY where fewer share a token.  matched_BTS: int64, the common tokens, 0 there.
         """
-        query_KBX = self.queries(text_BX, start_BX)
-        search = query_KBX, n, n_ranked, shuffle
-        found = self._neighbours(self.base, *search)
-        if self.edits is not None:
-            stale_BXS = self.stale_N[found[0].clamp(min=0) // self.token_NL.shape[1]]
-            found = found[0].masked_fill(stale_BXS, NO_ENTRY), found[1].masked_fill(stale_BXS, 0)
-            edited = self._neighbours(self.edits, *search)  # they come first, as the newer text
-            found = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
-        place_BXY, matched_BXY = found
-        matched_BXY, slot_BXY = matched_BXY.sort(dim=-1, descending=True, stable=True)
-        return place_BXY.gather(-1, slot_BXY[..., :n]), matched_BXY[..., :n]
+        query_KX = self.queries(text_BX, start_BX)[..., -T:].flatten(1)
+        if self.edits is None:
+            found = self._neighbours(self.base, query_KX, n, n_ranked, n, shuffle)
+            return tuple(x.view(len(text_BX), T, n) for x in found)
+        search = query_KX, n, n_ranked, n_ranked, shuffle
+        place_XY, matched_XY = self._neighbours(self.base, *search)
+        stale_XY = self.stale_N[place_XY.clamp(min=0) // self.token_NL.shape[1]]
+        found = place_XY.masked_fill(stale_XY, NO_ENTRY), matched_XY.masked_fill(stale_XY, 0)
+        edited = self._neighbours(self.edits, *search)  # they come first, as the newer text
+        place_XY, matched_XY = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
+        matched_XY, slot_XY = matched_XY.sort(dim=-1, descending=True, stable=True)
+        found = place_XY.gather(-1, slot_XY[:, :n]), matched_XY[:, :n]
+        return tuple(x.view(len(text_BX), T, n) for x in found)
 
     def queries(self, text_BX: Tensor, start_BX: Tensor) -> Tensor:
         """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
@@ -190,33 +192,14 @@ class SuffixIndex(BankIndex):
         return Counted(*(x.view(len(text_BX), T, -1) for x in counted))
 
     def _neighbours(
-        self, places: Places, query_KBX: Tensor, n: int, n_ranked: int, shuffle: bool
+        self, places: Places, query_KX: Tensor, n: int, n_ranked: int, n_given: int, shuffle: bool
     ) -> tuple[Tensor, Tensor]:
-        """The places around each query, or n evenly spaced ones of those that equal it, if there are as many.
+        """(X, n_given): the places around each query, or n of those that equal it, the best first.
 
         The places of an equal suffix stand in the order of what follows: the taken ones go on in as many ways as all.
         """
-        P, slot_Y = len(places.place_P), torch.arange(n_ranked, device=query_KBX.device)
-        low_BX, high_BX = (x.view(query_KBX.shape[1:]) for x in suffix_bounds(query_KBX.flatten(1), places.key_KP))
-        count_BX = high_BX - low_BX
-        many_BX = count_BX >= n
-        around_BX = (low_BX - (n_ranked - count_BX).clamp(min=0) // 2).clamp(max=P - n_ranked).clamp(min=0)
-        spaced_BXY = low_BX[..., None] + slot_Y * count_BX[..., None] // n
-        index_BXY = torch.where(many_BX[..., None], spaced_BXY, around_BX[..., None] + slot_Y)
-        beyond_BXY = (index_BXY >= P) | many_BX[..., None] & (slot_Y >= n)
-        index_BXY = index_BXY.clamp(max=max(P - 1, 0))
-        matched_BXY = self._matched(places.key_KP[:, index_BXY], query_KBX[..., None]).masked_fill(beyond_BXY, 0)
-        if shuffle:
-            places, index_BXY = self.base, (index_BXY + len(self.base.place_P) // 2) % len(self.base.place_P)
-        return places.place_P[index_BXY].long().masked_fill(matched_BXY == 0, NO_ENTRY), matched_BXY
-
-    def _matched(self, key_KX: Tensor, query_KX: Tensor) -> Tensor:
-        """(X,) int64: how many tokens two suffixes have in common."""
-        matched_X = torch.zeros_like(key_KX[0])
-        going_X = torch.ones_like(key_KX[0], dtype=torch.bool)
-        for m in range(self.config.suffix_length):
-            k, shift = m // self.per_key, self.bits * (self.per_key - 1 - m % self.per_key)
-            token_X = (query_KX[k] >> shift) & ((1 << self.bits) - 1)
-            going_X = going_X & (key_KX[k] >> shift == query_KX[k] >> shift) & (token_X != PADDING)
-            matched_X = matched_X + going_X
-        return matched_X
+        low_X, high_X = suffix_bounds(query_KX, places.key_KP)
+        given_P = self.base.place_P if shuffle else places.place_P
+        given = given_P, len(given_P) // 2 if shuffle else 0
+        form = self.config.suffix_length, self.bits, self.per_key
+        return suffix_neighbours(query_KX, places.key_KP, low_X, high_X, *given, n, n_ranked, n_given, *form)

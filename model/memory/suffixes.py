@@ -13,10 +13,10 @@ from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
 
+from ..ops.place_counts import unpack_score
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
-from .suffix_counts import unpack_score
 from .suffix_index import SuffixConfig, SuffixIndex
 from .text import TextSearchConfig, previous, remember, starts, text_so_far, tokens_in_common
 
@@ -110,8 +110,7 @@ def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor
     index, shuffle = bank.index(SuffixIndex), config.bank_control == "shuffled"
     past = min(text_BX.shape[1], T + config.suffix_length)  # what the longest suffix may reach
     text = text_BX[:, -past:], start_BX[:, -past:]
-    found = index.find(*text, config.num_selected - config.n_counted, config.num_candidates, shuffle)
-    place_BTS, score_BTS = (x[:, -T:] for x in found)
+    place_BTS, score_BTS = index.find(*text, T, config.num_selected - config.n_counted, config.num_candidates, shuffle)
     if not config.n_counted:
         return place_BTS, score_BTS
     counted = index.count_next(text_BX, start_BX, T, shuffle)

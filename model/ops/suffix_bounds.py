@@ -1,6 +1,6 @@
 """The places of a sorted list of texts, each of a few numbers, that equal a query.
 
-Axes: X queries · P places · K numbers of a text, the first one counts most
+Axes: X queries · P places · K numbers of a text, the first one counts most · M tokens that are compared
 """
 
 import torch
@@ -39,3 +39,23 @@ def suffix_bounds(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
             low_X, high_X = (middle_X + 1).where(open_X & on_X, low_X), middle_X.where(open_X & ~on_X, high_X)
         bounds.append(low_X)
     return tuple(bounds)
+
+
+def _levels_kernel(query_X: Tensor, key_P: Tensor, free_M: Tensor) -> tuple[Tensor, Tensor]:
+    from .triton.suffix_bounds import suffix_levels as kernel
+
+    return kernel(query_X, key_P, free_M)
+
+
+@twin(_levels_kernel, deterministic=True)
+def suffix_levels(query_X: Tensor, key_P: Tensor, free_M: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place that shares the first 1, 2, ... tokens with a query, and the first after them, (M, X) int64 each.
+
+    Args:
+        query_X, key_P: int64, one number of a text; `key_P` ascends.
+        free_M: int64, of each M the lowest bits of a number, all set, that hold the other tokens.
+    """
+    free_M1 = free_M[:, None]
+    low_MX, _ = suffix_bounds((query_X & ~free_M1).flatten()[None], key_P[None])
+    _, high_MX = suffix_bounds((query_X | free_M1).flatten()[None], key_P[None])
+    return low_MX.view(len(free_M), -1), high_MX.view(len(free_M), -1)

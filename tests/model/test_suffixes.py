@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from common.constants import NO_ENTRY
-from model.memory.suffix_counts import pack_score, unpack_score
 from model.memory.suffix_index import SuffixIndex
 from model.memory.suffixes import place_in_entry
 from model.ops import suffix_bounds
+from model.ops.place_counts import pack_score, unpack_score
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {"retrieval": "suffix", "fusion": "continuations", "keep_ffn": True, "suffix_length": 5, "suffix_tokens": 2}
@@ -47,7 +47,7 @@ def test_places_share_the_longest_suffixes_with_the_text(bank, vocabulary, most)
     index, text = SuffixIndex(bank, config), torch.randint(3, 8, (3, 30))
     start = torch.zeros_like(text, dtype=torch.bool)
     start[:, [0, 13]] = True
-    place, matched = index.find(text, start, 6, n_ranked=12)
+    place, matched = index.find(text, start, 30, 6, n_ranked=12)
     for b in range(3):
         for t in range(30):
             begin = 13 if t >= 13 else 0
@@ -80,7 +80,7 @@ def test_an_edited_entry_is_found_by_its_new_text_alone_and_undo_is_exact():
 
     def entries(row_L):
         text, L = row_L[None, :3].long(), model.bank.tokens.shape[1]
-        place, matched = model.bank.index(SuffixIndex).find(text, torch.tensor([[True, False, False]]), 4, 8)
+        place, matched = model.bank.index(SuffixIndex).find(text, torch.tensor([[True, False, False]]), 3, 4, 8)
         return (place[0, -1] // L).tolist()[0], matched[0, -1].tolist()[0]
 
     before = [x.clone() for x in model.bank.index(SuffixIndex).base]
@@ -137,8 +137,8 @@ def test_a_shuffled_bank_gives_other_places_of_edited_entries_too():
     model.bank.write(torch.tensor([7]), torch.randint(40, 60, (1, model.bank.tokens.shape[1])))
     text, start = model.bank.tokens[7][None, :3].long(), torch.tensor([[True, False, False]])
     index, L = model.bank.index(SuffixIndex), model.bank.tokens.shape[1]
-    assert (index.find(text, start, 2, 4)[0][0, -1] // L).tolist()[0] == 7
-    assert 7 not in (index.find(text, start, 2, 4, shuffle=True)[0][0, -1] // L).tolist()
+    assert (index.find(text, start, text.shape[1], 2, 4)[0][0, -1] // L).tolist()[0] == 7
+    assert 7 not in (index.find(text, start, text.shape[1], 2, 4, shuffle=True)[0][0, -1] // L).tolist()
 
 
 def test_a_shuffled_bank_gives_other_places(bank):
@@ -146,7 +146,10 @@ def test_a_shuffled_bank_gives_other_places(bank):
     text = torch.randint(3, 8, (2, 12))
     start = torch.zeros_like(text, dtype=torch.bool)
     start[:, 0] = True
-    right, other = index.find(text, start, 4, 8), index.find(text, start, 4, 8, shuffle=True)
+    right, other = (
+        index.find(text, start, text.shape[1], 4, 8),
+        index.find(text, start, text.shape[1], 4, 8, shuffle=True),
+    )
     assert torch.equal(right[1], other[1]) and not (right[0] == other[0]).where(right[0] != NO_ENTRY, False).any()
 
 

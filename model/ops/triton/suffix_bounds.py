@@ -1,6 +1,6 @@
 """Binary search in a sorted list of texts: one lane a query, both bounds in one launch.
 
-Axes: X queries · P places · K numbers of a text
+Axes: X queries · P places · K numbers of a text · M tokens that are compared
 """
 
 import torch
@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128
+LANES = 32  # a search of several levels is long, and waits for memory: many short programs
 
 
 @triton.jit(do_not_specialize=["P"])  # 1 would be no tensor
@@ -41,3 +42,39 @@ def suffix_bounds(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
         query_KX.contiguous(), key_KP.contiguous(), low_X, high_X, X, P, P.bit_length(), K, BLOCK, num_warps=4
     )
     return low_X, high_X
+
+
+@triton.jit(do_not_specialize=["P"])
+def _levels(query_ptr, key_ptr, free_ptr, low_ptr, high_ptr, X, P, M: tl.constexpr, BLOCK: tl.constexpr):
+    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = query < X
+    wanted = tl.load(query_ptr + query, mask=inside, other=0)
+    first = tl.zeros([BLOCK], dtype=tl.int64)
+    end = tl.where(inside, first + P, 0)
+    for m in tl.static_range(M):  # each inside of the one before
+        free = tl.load(free_ptr + m)
+        low, high = first, end
+        while tl.max((low < high).to(tl.int32), axis=0) > 0:
+            middle, is_open = (low + high) // 2, low < high
+            key = tl.load(key_ptr + middle, mask=is_open, other=0)
+            on = key < (wanted & ~free)
+            low, high = tl.where(is_open & on, middle + 1, low), tl.where(is_open & ~on, middle, high)
+        first, high = low, end
+        while tl.max((low < high).to(tl.int32), axis=0) > 0:
+            middle, is_open = (low + high) // 2, low < high
+            key = tl.load(key_ptr + middle, mask=is_open, other=0)
+            on = key <= (wanted | free)
+            low, high = tl.where(is_open & on, middle + 1, low), tl.where(is_open & ~on, middle, high)
+        end = low
+        tl.store(low_ptr + m * X + query, first, mask=inside)
+        tl.store(high_ptr + m * X + query, end, mask=inside)
+
+
+def suffix_levels(query_X: Tensor, key_P: Tensor, free_M: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place that shares the first 1, 2, ... tokens with a query, and the first after them, (M, X) int64."""
+    X, M = len(query_X), len(free_M)
+    low_MX, high_MX = query_X.new_empty(M, X), query_X.new_empty(M, X)
+    _levels[(triton.cdiv(X, LANES),)](
+        query_X.contiguous(), key_P.contiguous(), free_M, low_MX, high_MX, X, len(key_P), M, LANES, num_warps=1
+    )
+    return low_MX, high_MX

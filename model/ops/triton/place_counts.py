@@ -1,0 +1,147 @@
+"""Next tokens after many places, counted in registers: a warp for each position, where torch takes some forty passes.
+
+Three kernels: which places; the token and the topic of each, which are reads of single lines of a large bank; then, for
+each position, the tokens sorted, their weights added up, and the best of them taken.
+
+Axes: X positions · P sorted places · Y places looked at · U next tokens given · N bank entries · L tokens per entry
+      K width of a topic
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra import libdevice
+
+from common.constants import NO_ENTRY, PADDING
+
+from ..place_counts import MATCHED_BITS, SHARE_BITS, SHARE_STEPS, SHARPNESS, UNITS
+
+ROWS, PLACES = 4, 64  # of a program: positions, and places at a time
+
+
+@triton.jit(do_not_specialize=["X", "P", "n_places", "shift"])
+def _spaced(
+    low_ptr, count_ptr, place_ptr, out_ptr, X, P, n_places, shift, n: tl.constexpr, NONE: tl.constexpr,
+    ROWS: tl.constexpr, YB: tl.constexpr,
+):  # fmt: skip
+    row, slot = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, YB)
+    low = tl.load(low_ptr + row, mask=row < X, other=0)[:, None]
+    count = tl.load(count_ptr + row, mask=row < X, other=0)[:, None]
+    wide = slot.to(tl.int64)[None, :]
+    at = low + tl.where(count > n, wide * count // n, wide)
+    at = (tl.minimum(at, n_places.to(tl.int64) - 1) + shift.to(tl.int64)) % P.to(tl.int64)
+    inside = (row < X)[:, None] & (slot < n)[None, :]
+    place = tl.load(place_ptr + at, mask=inside & (wide < count), other=NONE)
+    tl.store(out_ptr + row.to(tl.int64)[:, None] * n + slot[None, :], place, mask=inside)
+
+
+@triton.jit
+def _look_up(
+    place_ptr, token_ptr, topic_ptr, topics_ptr, next_ptr, near_ptr, n_tokens, Y, L, K, vocab_size,
+    TOPICS: tl.constexpr, PADDING: tl.constexpr, YB: tl.constexpr, KB: tl.constexpr,
+):  # fmt: skip
+    position, slot = tl.program_id(0).to(tl.int64), tl.program_id(1) * YB + tl.arange(0, YB)
+    place = tl.load(place_ptr + position * Y + slot, mask=slot < Y, other=-1)
+    following = tl.minimum(place + 1, n_tokens - 1)
+    token = tl.load(token_ptr + following, mask=place >= 0, other=PADDING).to(tl.int32)
+    is_place = token != PADDING
+    tl.store(next_ptr + position * Y + slot, tl.where(is_place, token, vocab_size), mask=slot < Y)
+    if TOPICS:
+        column = tl.arange(0, KB)
+        topic = tl.load(topic_ptr + position * K + column, mask=column < K, other=0.0).to(tl.float32)
+        entry = (place // L).to(tl.int64)
+        rows = topics_ptr + entry[:, None] * K + column[None, :]
+        row = tl.load(rows, mask=is_place[:, None] & (column < K)[None, :], other=0.0).to(tl.float32)
+        near = tl.where(is_place, tl.sum(row * topic[None, :], axis=1), -1.0)
+        tl.store(near_ptr + position * Y + slot, near, mask=slot < Y)
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _step(numerator, denominator, STEPS: tl.constexpr, BITS: tl.constexpr):
+    share = tl.div_rn(numerator.to(tl.float32), denominator.to(tl.float32))
+    step = libdevice.rint(-STEPS * libdevice.log(share))
+    return tl.minimum(tl.maximum(step, 0.0), (1 << BITS) - 1.0).to(tl.int64)
+
+
+@triton.jit
+def _merge(
+    place_ptr, next_ptr, near_ptr, matched_ptr, out_ptr, score_ptr, Y, U, vocab_size, TOPICS: tl.constexpr,
+    NONE: tl.constexpr, SHARPNESS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, MATCHED: tl.constexpr,
+    SHARE: tl.constexpr, YB: tl.constexpr, UB: tl.constexpr,
+):  # fmt: skip
+    position, slot = tl.program_id(0).to(tl.int64), tl.arange(0, YB)
+    token = tl.load(next_ptr + position * Y + slot, mask=slot < Y, other=vocab_size)
+    is_place = (token != vocab_size).to(tl.int32)
+    weight = is_place * UNITS
+    if TOPICS:
+        near = tl.load(near_ptr + position * Y + slot, mask=slot < Y, other=float("-inf"))
+        near = near - tl.max(near, axis=0)
+        weight = libdevice.rint(libdevice.exp(SHARPNESS * near) * UNITS).to(tl.int32) * is_place
+    # Sorted by token, then by slot; what is no place comes last.
+    key = tl.sort(token * YB + slot)
+    token, from_slot = key // YB, key % YB
+    weight = tl.gather(weight, from_slot, 0)
+    sums = tl.cumsum(weight, axis=0)
+    is_first = (slot == 0) | (token != tl.gather(token, tl.maximum(slot - 1, 0), 0))
+    is_last = (slot == YB - 1) | (token != tl.gather(token, tl.minimum(slot + 1, YB - 1), 0))
+    # Both grow along the row: the largest so far is that of the token's own first slot.
+    before = tl.associative_scan(tl.where(is_first, sums - weight, 0), 0, _larger)
+    first = tl.associative_scan(tl.where(is_first, slot, 0), 0, _larger)
+    own = tl.where(is_last & (token != vocab_size), sums - before, 0)
+    best = tl.topk(own.to(tl.int64) * YB + (YB - 1 - slot), UB)  # of equal ones the first
+    own, last = (best // YB).to(tl.int32), YB - 1 - (best % YB).to(tl.int32)
+    first = tl.gather(first, last, 0)
+    from_slot = tl.gather(from_slot, first, 0)
+    given, found = tl.arange(0, UB), own > 0
+    place = tl.load(place_ptr + position * Y + from_slot, mask=found, other=NONE).to(tl.int64)
+    score = tl.load(matched_ptr + position)
+    score += _step(own, tl.maximum(tl.sum(weight, axis=0), 1), STEPS, SHARE) << MATCHED
+    score += _step(last - first + 1, tl.maximum(tl.sum(is_place, axis=0), 1), STEPS, SHARE) << (MATCHED + SHARE)
+    tl.store(out_ptr + position * U + given, place, mask=given < U)
+    tl.store(score_ptr + position * U + given, tl.where(found, score, 0), mask=given < U)
+
+
+def spaced_places(low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int) -> Tensor:
+    """(X, n) int32: n of `count_X` places from `low_X` on, evenly spaced, NO_ENTRY beyond them."""
+    X, block = len(low_X), triton.next_power_of_2(n)
+    out_XY = place_P.new_empty(X, n)
+    _spaced[(triton.cdiv(X, ROWS),)](
+        low_X.contiguous(), count_X.contiguous(), place_P, out_XY, X, len(place_P), n_places, shift, n, NO_ENTRY, ROWS,
+        block, num_warps=min(max(ROWS * block // 128, 1), 8),
+    )  # fmt: skip
+    return out_XY
+
+
+def next_tokens(
+    place_XY: Tensor, matched_X: Tensor, token_NL: Tensor, vocab_size: int, topic_XK: Tensor | None,
+    topic_NK: Tensor | None, n_given: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The most frequent tokens after some places, of which one is given, and their scores, (X, U) int64 each."""
+    (X, Y), L, has_topics = place_XY.shape, token_NL.shape[1], topic_XK is not None
+    place_XY, next_XY = place_XY.int().contiguous(), torch.empty_like(place_XY, dtype=torch.int32)
+    near_XY, topics, K = next_XY, (next_XY, next_XY), 1  # never read
+    if has_topics:
+        near_XY, K = torch.empty_like(next_XY, dtype=torch.float32), topic_NK.shape[1]
+        topics = topic_XK.to(topic_NK.dtype).contiguous(), topic_NK
+    block = min(PLACES, triton.next_power_of_2(Y))
+    block_K = triton.next_power_of_2(K)
+    _look_up[(X, triton.cdiv(Y, block))](
+        place_XY, token_NL, *topics, next_XY, near_XY, token_NL.numel(), Y, L, K, vocab_size, has_topics, PADDING,
+        block, block_K, num_warps=min(max(block * block_K // 1024, 1), 8),
+    )  # fmt: skip
+    U, block = min(n_given, Y), max(triton.next_power_of_2(Y), 32)
+    place_XU, score_XU = matched_X.new_empty(X, U), matched_X.new_empty(X, U)
+    _merge[(X,)](
+        place_XY, next_XY, near_XY, matched_X.contiguous(), place_XU, score_XU, Y, U, vocab_size, has_topics, NO_ENTRY,
+        SHARPNESS, UNITS, SHARE_STEPS, MATCHED_BITS, SHARE_BITS, block, max(triton.next_power_of_2(U), 2),
+        num_warps=max(block // 128, 1),
+    )  # fmt: skip
+    beyond = (0, n_given - U)  # fewer places than tokens asked for
+    return F.pad(place_XU, beyond, value=NO_ENTRY), F.pad(score_XU, beyond)
