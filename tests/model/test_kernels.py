@@ -367,6 +367,64 @@ def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
         assert torch.equal(actual, expected)
 
 
+def assert_same(actual, expected) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == e.dtype and a.shape == e.shape and int((a != e).sum()) == 0
+
+
+@pytest.mark.parametrize("n_tokens, n_places, bits, length", [(3, 1, 2, 1), (5, 700, 3, 5), (9, 77777, 13, 8)])
+def test_the_places_of_a_suffix_equal_the_reference(n_tokens, n_places, bits, length):
+    from model.ops import spaced_places, suffix_bounds, suffix_levels, suffix_neighbours
+
+    per_key = 62 // bits
+    token_PM = torch.randint(0, n_tokens, (n_places, -(-length // per_key) * per_key), device="cuda")
+    token_PM[:, length:] = 0
+    shift = torch.arange(per_key - 1, -1, -1, device="cuda") * bits
+    query = token_PM[torch.randint(n_places, (500,), device="cuda")]
+    query = query.where(torch.rand(500, 1, device="cuda") < 0.5, token_PM[:1])
+    key, query = ((x.unflatten(-1, (-1, per_key)) << shift).sum(dim=-1).T.contiguous() for x in (token_PM, query))
+    for row in reversed(range(len(key))):
+        key = key[:, key[row].argsort(stable=True)]
+    free = torch.tensor([(1 << bits * (per_key - m)) - 1 for m in range(1, min(per_key, length) + 1)], device="cuda")
+    assert_same(suffix_levels(query[0], key[0], free), suffix_levels.op.reference(query[0], key[0], free))
+
+    low, high = suffix_bounds(query, key)
+    place = torch.randperm(n_places, device="cuda").int()
+    for n, n_ranked, n_given, further in ((4, 8, 4, 0), (3, 20, 20, n_places // 2), (1, 2, 1, 0), (16, 32, 16, 0)):
+        args = query, key, low, high, place, further, n, n_ranked, n_given, length, bits, per_key
+        expected = suffix_neighbours.op.reference(*args)
+        assert_same(suffix_neighbours(*args), expected)
+        assert (expected[1] > 0).any()
+    for n in (1, 7, 128):
+        args = low, high - low, place, n, max(n_places - 5, 1), n_places // 2
+        assert_same([spaced_places(*args)], [spaced_places.op.reference(*args)])
+
+
+@pytest.mark.parametrize(
+    "X, Y, entries, length, vocabulary, width, given",
+    [
+        (1, 1, 1, 4, 9, 5, 1), (70, 7, 50, 9, 9, 33, 9), (3000, 128, 3000, 64, 6400, 64, 16),
+        (300, 256, 300, 16, 40, 26, 16), (50, 130, 300, 16, 5, None, 4), (20, 1024, 300, 16, 900, 64, 16),
+        (5, 1030, 300, 16, 900, 64, 16),
+    ],
+)  # fmt: skip
+def test_counted_next_tokens_equal_the_reference(X, Y, entries, length, vocabulary, width, given):
+    from model.ops import next_tokens
+
+    bank = torch.randint(0, vocabulary, (entries, length), device="cuda", dtype=torch.int16)
+    place = torch.randint(-1, entries * length, (X, Y), device="cuda", dtype=torch.int32)
+    place[:, Y // 2 + 1 :] = place[:, :1]  # often the same
+    place[0] = -1
+    topics = None, None
+    if width:
+        topics = (F.normalize(torch.randn(n, width, device="cuda"), dim=-1) for n in (X, entries))
+        topics = next(topics), next(topics).half()
+    args = place, torch.randint(1, 5, (X,), device="cuda"), bank, vocabulary, *topics, given
+    expected = next_tokens.op.reference(*args)
+    assert_same(next_tokens(*args), expected)
+    assert (expected[1] > 0).any() or X == 1
+
+
 @pytest.mark.parametrize("X, C, K, Q", [(1, 1, 1, 1), (37, 64, 26, 16), (200, 5, 9, 17)])
 def test_the_words_that_entries_share_with_the_text_equal_the_reference(X, C, K, Q):
     from model.ops import shared_words
@@ -394,4 +452,8 @@ KERNEL_TESTS = {
     "row_products": test_products_with_rows_equal_the_reference,
     "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
     "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
+    "suffix_levels": test_the_places_of_a_suffix_equal_the_reference,
+    "suffix_neighbours": test_the_places_of_a_suffix_equal_the_reference,
+    "spaced_places": test_the_places_of_a_suffix_equal_the_reference,
+    "next_tokens": test_counted_next_tokens_equal_the_reference,
 }  # by operation; `test_ops.py` checks that none is missing

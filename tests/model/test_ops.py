@@ -31,6 +31,10 @@ KERNEL_ON_GPU = {
     "row_products": ALWAYS,
     "shared_words": ALWAYS,
     "suffix_bounds": ALWAYS,
+    "suffix_levels": ALWAYS,
+    "suffix_neighbours": ALWAYS,
+    "spaced_places": ALWAYS,
+    "next_tokens": ALWAYS,
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message
     "attend_own": (True, False, False),
 }
