@@ -20,8 +20,8 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag, require
 
 from ..base_config import MemoryConfig
-from ..ops import suffix_bounds, suffix_neighbours
-from .bank_index import BankIndex, last, pack
+from ..ops import suffix_bounds, suffix_neighbours, suffix_queries
+from .bank_index import BankIndex
 from .suffix_counts import Counted, count_next
 from .topics import Topics
 
@@ -119,11 +119,6 @@ class SuffixIndex(BankIndex):
             trained = torch.stack([self.edited[row] for row in rows]) if rows else None
             self.replaced = self.index(trained, row_X) if rows else None
 
-    def pack_suffixes(self, suffix_XM: Tensor) -> Tensor:
-        """(K, X) int64: the suffixes, given with their last token first."""
-        suffix_XM = F.pad(suffix_XM, (0, self.n_keys * self.per_key - suffix_XM.shape[-1]), value=PADDING)
-        return torch.stack([pack(part, self.bits) for part in suffix_XM.split(self.per_key, dim=-1)])
-
     def index(self, token_XL: Tensor, row_X: Tensor) -> Places:
         L = token_XL.shape[1]
         is_place_XL = (token_XL != PADDING) & (F.pad(token_XL[:, 1:], (0, 1), value=PADDING) != PADDING)
@@ -176,10 +171,7 @@ class SuffixIndex(BankIndex):
 
     def queries(self, text_BX: Tensor, start_BX: Tensor) -> Tensor:
         """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
-        document_BX, M = start_BX.int().cumsum(dim=1), self.config.suffix_length
-        same_BXM = last(document_BX, M, -1) == document_BX[..., None]
-        suffix_BXM = last(text_BX, M, PADDING).masked_fill(~same_BXM, PADDING).flip(-1)
-        return self.pack_suffixes(suffix_BXM)
+        return suffix_queries(text_BX, start_BX, self.config.suffix_length, self.bits, self.per_key)
 
     def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool) -> Counted:
         """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""

@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
 
-from ..ops.place_counts import unpack_score
+from ..ops import read_places
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
@@ -79,23 +79,22 @@ class Suffixes(Retrieval):
             (place_BTS, *places), (score_BTS, *scores) = place_BTS.split(sizes, -1), score_BTS.split(sizes, -1)
             place_BTS, score_BTS = read_first(oracle_BX[:, -T:, None], place_BTS, score_BTS, certain, 0)
             place_BTS, score_BTS = (torch.cat(x, dim=-1) for x in ([place_BTS, *places], [score_BTS, *scores]))
-        missing_BTS = place_BTS == NO_ENTRY
-        place_BTS, begin_BTS = place_BTS.clamp(min=0), place_BTS.clamp(min=0) % L - 1
-        entry_BTS, Y = place_BTS // L, config.suffix_tokens
-        index_BTSX = begin_BTS[..., None] + torch.arange(Y + 2, device=begin_BTS.device)  # two tokens before, and Y
-        token_BTSX = bank.tokens[entry_BTS[..., None], index_BTSX.clamp(min=0, max=L - 1)].long()
-        outside_BTSX = (index_BTSX < 0) | (index_BTSX >= L) | missing_BTS[..., None]
-        before_BTS2, token_BTSY = token_BTSX.masked_fill(outside_BTSX, PADDING).split([2, Y], dim=-1)
-        tokens = None
-        if lay_out:
-            read_BTS = place_BTS.masked_fill(missing_BTS, NO_ENTRY)
-            text = input_BT, previous(text_BX, start_BX)[:, -T:]
-            tokens = lay_out_tokens(token_BTSY, read_BTS, *text, before_BTS2)
+        entry_BTS, token_BTS, missing_BTS, log_weight_BTS, log_share_BTS = read_places(
+            place_BTS, score_BTS, bank.tokens
+        )
+        token_BTSY, tokens = token_BTS[..., None], None
+        if lay_out or config.suffix_tokens > 1:
+            begin_BTS, Y = place_BTS.clamp(min=0) % L - 1, config.suffix_tokens
+            index_BTSX = begin_BTS[..., None] + torch.arange(Y + 2, device=begin_BTS.device)  # two tokens before, and Y
+            token_BTSX = bank.tokens[entry_BTS[..., None], index_BTSX.clamp(min=0, max=L - 1)].long()
+            outside_BTSX = (index_BTSX < 0) | (index_BTSX >= L) | missing_BTS[..., None]
+            before_BTS2, token_BTSY = token_BTSX.masked_fill(outside_BTSX, PADDING).split([2, Y], dim=-1)
+            if lay_out:
+                text = input_BT, previous(text_BX, start_BX)[:, -T:]
+                tokens = lay_out_tokens(token_BTSY, place_BTS, *text, before_BTS2)
         if not config.n_counted:
-            return Found(entry_BTS, token_BTSY, score_BTS.float(), missing_BTS, tokens, is_normalised=False)
-        matched_BTS, log_share_BTS, log_plain_share_BTS = unpack_score(score_BTS)
-        weight_BTS = matched_BTS + log_share_BTS  # as of so many places that have as much in common
-        return Found(entry_BTS, token_BTSY, weight_BTS, missing_BTS, tokens, None, False, log_plain_share_BTS)
+            log_share_BTS = None
+        return Found(entry_BTS, token_BTSY, log_weight_BTS, missing_BTS, tokens, None, False, log_share_BTS)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
         found = context.shared

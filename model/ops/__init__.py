@@ -11,8 +11,8 @@
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
 | `shared_words` | the words that entries share with the text (BM25) |
 | `suffix_bounds` | binary search in a suffix index; `suffix_levels`: of suffixes of every length |
-| `suffix_neighbours` | the places of a suffix index that share most with the text |
-| `place_counts` | `spaced_places`, `next_tokens`: what follows many places, counted |
+| `suffix_neighbours` | the places of a suffix index that share most with the text; `suffix_queries`: its suffixes |
+| `place_counts` | `spaced_places`, `next_tokens`: what follows many places, counted; `read_places` |
 
 `OPS` lists them all, with the rule that chooses between reference and kernel (`twin.Op`). A new operation:
 1. Write the reference in a file of its own, and test it on a CPU.
@@ -27,17 +27,18 @@ from .best_of_rows import best_of_rows
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .keep_best import keep_best
-from .place_counts import next_tokens, spaced_places
+from .place_counts import next_tokens, read_places, spaced_places
 from .search_grid import search_grid
 from .shared_words import shared_words
 from .suffix_bounds import suffix_bounds, suffix_levels
-from .suffix_neighbours import suffix_neighbours
+from .suffix_neighbours import suffix_neighbours, suffix_queries
 from .token_attention import score_tokens, sum_tokens
 from .twin import OPS, Op, twin
 from .words import row_products, score_words, sum_words
 
 __all__ = [
     "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "next_tokens", "read_entries",
-    "row_products", "score_tokens", "score_words", "search_grid", "shared_words", "spaced_places", "suffix_bounds",
-    "suffix_levels", "suffix_neighbours", "sum_tokens", "sum_words", "twin", "unit_entries",
+    "read_places", "row_products", "score_tokens", "score_words", "search_grid", "shared_words", "spaced_places",
+    "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens", "sum_words", "twin",
+    "unit_entries",
 ]  # fmt: skip

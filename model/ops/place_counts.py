@@ -113,3 +113,26 @@ def next_tokens(
     score_XU = pack_score(matched_X[:, None].expand(-1, U), share_XU, plain_share_XU).masked_fill(~found_XU, 0)
     beyond = (0, n_given - U)  # fewer places than tokens asked for
     return F.pad(place_XU, beyond, value=NO_ENTRY), F.pad(score_XU, beyond)
+
+
+def _read_kernel(place_X: Tensor, score_X: Tensor, token_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from .triton.place_counts import read_places as kernel
+
+    return kernel(place_X, score_X, token_NL)
+
+
+@twin(_read_kernel, deterministic=True)
+def read_places(place_X: Tensor, score_X: Tensor, token_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What stands after places of the bank, and what their scores say.
+
+    Args:
+        place_X: int64, entry * L + the index of a token; NO_ENTRY for none.  score_X: int64, of `pack_score`.
+    Returns:
+        entry_X: int64, 0 for none.  token_X: int64, PADDING for none and at the end of an entry.  missing_X: bool.
+        log_weight_X: float32, tokens in common, plus the logarithm of the share.  log_plain_share_X: float32.
+    """
+    L, missing_X = token_NL.shape[1], place_X == NO_ENTRY
+    entry_X, index_X = place_X.clamp(min=0) // L, place_X.clamp(min=0) % L + 1
+    token_X = token_NL[entry_X, index_X.clamp(max=L - 1)].long().masked_fill(missing_X | (index_X >= L), PADDING)
+    matched_X, log_share_X, log_plain_share_X = unpack_score(score_X)
+    return entry_X, token_X, missing_X, matched_X + log_share_X, log_plain_share_X

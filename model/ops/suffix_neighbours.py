@@ -1,9 +1,11 @@
 """The places of a suffix index that share most tokens with a query, around where it would stand.
 
-Axes: X queries · P places · K numbers of a suffix · Y places looked at · S places given
+Axes: B batch · T position · X queries · P places · K numbers of a suffix · Y places looked at · S places given
+      M tokens of a suffix
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
@@ -52,3 +54,26 @@ def suffix_neighbours(
     place_XY = place_P[(index_XY + shift) % len(place_P)].long().masked_fill(matched_XY == 0, NO_ENTRY)
     matched_XY, slot_XY = matched_XY.sort(dim=-1, descending=True, stable=True)
     return place_XY.gather(-1, slot_XY[:, :n_given]), matched_XY[:, :n_given]
+
+
+def _queries_kernel(text_BT: Tensor, start_BT: Tensor, length: int, bits: int, per_key: int) -> Tensor:
+    from .triton.suffix_neighbours import suffix_queries as kernel
+
+    return kernel(text_BT, start_BT, length, bits, per_key)
+
+
+@twin(_queries_kernel, deterministic=True)
+def suffix_queries(text_BT: Tensor, start_BT: Tensor, length: int, bits: int, per_key: int) -> Tensor:
+    """(K, B, T) int64: the last M tokens up to each position, the last one in the highest bits, inside its document.
+
+    Args:
+        text_BT: int64.  start_BT: bool, True at the first token of each document.
+        length: M.  bits: of a token.  per_key: tokens of one of the K numbers.
+    """
+    T, document_BT = text_BT.shape[1], start_BT.int().cumsum(dim=1)
+    query_KBT = text_BT.new_zeros(-(-length // per_key), *text_BT.shape)
+    for m in range(length):
+        same_BT = F.pad(document_BT, (m, 0), value=-1)[:, :T] == document_BT
+        token_BT = F.pad(text_BT, (m, 0), value=PADDING)[:, :T].masked_fill(~same_BT, PADDING)
+        query_KBT[m // per_key] |= token_BT << bits * (per_key - 1 - m % per_key)
+    return query_KBT

@@ -400,6 +400,16 @@ def test_the_places_of_a_suffix_equal_the_reference(n_tokens, n_places, bits, le
         assert_same([spaced_places(*args)], [spaced_places.op.reference(*args)])
 
 
+@pytest.mark.parametrize("shape, bits, length", [((1, 1), 2, 1), ((3, 70), 3, 25), ((48, 512), 13, 8)])
+def test_the_suffixes_of_a_text_equal_the_reference(shape, bits, length):
+    from model.ops import suffix_queries
+
+    text = torch.randint(0, 1 << bits, shape, device="cuda")
+    start = torch.rand(shape, device="cuda") < 0.05
+    args = text, start, length, bits, 62 // bits
+    assert_same(suffix_queries(*args), suffix_queries.op.reference(*args))
+
+
 @pytest.mark.parametrize(
     "X, Y, entries, length, vocabulary, width, given",
     [
@@ -437,6 +447,18 @@ def test_the_words_that_entries_share_with_the_text_equal_the_reference(X, C, K,
     assert (expected > 0).any() or K == 1
 
 
+@pytest.mark.parametrize("shape, length", [((1,), 1), ((2, 33, 32), 9), ((24, 512, 32), 64)])
+def test_what_stands_after_counted_places_equals_the_reference(shape, length):
+    from model.ops import read_places
+    from model.ops.place_counts import pack_score
+
+    bank = torch.randint(0, 6400, (900, length), device="cuda", dtype=torch.int16)
+    place = torch.randint(-1, bank.numel(), shape, device="cuda")
+    matched, shares = torch.randint(0, 9, shape, device="cuda"), torch.rand(2, *shape, device="cuda")
+    score = pack_score(matched, *shares).where(torch.rand(shape, device="cuda") < 0.5, matched)
+    assert_same(read_places(place, score, bank), read_places.op.reference(place, score, bank))
+
+
 KERNEL_TESTS = {
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
@@ -454,6 +476,8 @@ KERNEL_TESTS = {
     "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
     "suffix_levels": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_neighbours": test_the_places_of_a_suffix_equal_the_reference,
+    "suffix_queries": test_the_suffixes_of_a_text_equal_the_reference,
     "spaced_places": test_the_places_of_a_suffix_equal_the_reference,
     "next_tokens": test_counted_next_tokens_equal_the_reference,
+    "read_places": test_what_stands_after_counted_places_equals_the_reference,
 }  # by operation; `test_ops.py` checks that none is missing

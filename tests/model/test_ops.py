@@ -33,8 +33,10 @@ KERNEL_ON_GPU = {
     "suffix_bounds": ALWAYS,
     "suffix_levels": ALWAYS,
     "suffix_neighbours": ALWAYS,
+    "suffix_queries": ALWAYS,
     "spaced_places": ALWAYS,
     "next_tokens": ALWAYS,
+    "read_places": ALWAYS,
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message
     "attend_own": (True, False, False),
 }

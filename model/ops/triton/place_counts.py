@@ -18,7 +18,7 @@ from common.constants import NO_ENTRY, PADDING
 
 from ..place_counts import MATCHED_BITS, SHARE_BITS, SHARE_STEPS, SHARPNESS, UNITS
 
-ROWS, PLACES = 4, 64  # of a program: positions, and places at a time
+ROWS, PLACES, READ = 4, 64, 512  # of a program: positions; places of one at a time; places that are read
 
 
 @triton.jit(do_not_specialize=["X", "P", "n_places", "shift"])
@@ -108,6 +108,26 @@ def _merge(
     tl.store(score_ptr + position * U + given, tl.where(found, score, 0), mask=given < U)
 
 
+@triton.jit
+def _read(
+    place_ptr, score_ptr, token_ptr, entry_ptr, next_ptr, missing_ptr, weight_ptr, plain_ptr, X, L,
+    PADDING: tl.constexpr, STEPS: tl.constexpr, MATCHED: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.load(place_ptr + at, mask=at < X, other=-1)
+    is_place, place = place >= 0, tl.maximum(place, 0)
+    token = tl.load(token_ptr + place + 1, mask=is_place & (place % L + 1 < L), other=PADDING).to(tl.int64)
+    score = tl.load(score_ptr + at, mask=at < X, other=0)
+    step = (score >> MATCHED) & ((1 << SHARE) - 1)
+    plain_step = (score >> (MATCHED + SHARE)) & ((1 << SHARE) - 1)
+    weight = (score & ((1 << MATCHED) - 1)).to(tl.float32) + step.to(tl.float32) * (-1.0 / STEPS)
+    tl.store(entry_ptr + at, place // L, mask=at < X)
+    tl.store(next_ptr + at, token, mask=at < X)
+    tl.store(missing_ptr + at, ~is_place, mask=at < X)
+    tl.store(weight_ptr + at, weight, mask=at < X)
+    tl.store(plain_ptr + at, plain_step.to(tl.float32) * (-1.0 / STEPS), mask=at < X)
+
+
 def spaced_places(low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int) -> Tensor:
     """(X, n) int32: n of `count_X` places from `low_X` on, evenly spaced, NO_ENTRY beyond them."""
     X, block = len(low_X), triton.next_power_of_2(n)
@@ -145,3 +165,16 @@ def next_tokens(
     )  # fmt: skip
     beyond = (0, n_given - U)  # fewer places than tokens asked for
     return F.pad(place_XU, beyond, value=NO_ENTRY), F.pad(score_XU, beyond)
+
+
+def read_places(place_X: Tensor, score_X: Tensor, token_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What stands after places of the bank, and what their scores say: entry, token, whether none, two log-weights."""
+    place_X, score_X = place_X.contiguous(), score_X.contiguous()
+    numbers = torch.empty_like(place_X), torch.empty_like(place_X), torch.empty_like(place_X, dtype=torch.bool)
+    weights = (torch.empty_like(place_X, dtype=torch.float32) for _ in range(2))
+    made = *numbers, *weights
+    _read[(triton.cdiv(place_X.numel(), READ),)](
+        place_X, score_X, token_NL, *made, place_X.numel(), token_NL.shape[1], PADDING, SHARE_STEPS, MATCHED_BITS,
+        SHARE_BITS, READ, num_warps=4,
+    )  # fmt: skip
+    return made

@@ -1,6 +1,6 @@
 """The places that share most tokens with a query: a warp for each query, all of its places in registers.
 
-Axes: X queries · P places · K numbers of a suffix · Y places looked at · S places given
+Axes: B batch · T position · X queries · P places · K numbers of a suffix · Y places looked at · S places given
 """
 
 import triton
@@ -8,6 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from common.constants import NO_ENTRY
+
+BLOCK = 128
 
 
 @triton.jit(do_not_specialize=["P", "n_places", "shift"])
@@ -55,3 +57,33 @@ def suffix_neighbours(
         block, num_warps=max(block // 128, 1),
     )  # fmt: skip
     return place_XS, matched_XS
+
+
+@triton.jit(do_not_specialize=["T", "n"])
+def _queries(
+    text_ptr, start_ptr, query_ptr, T, n, LENGTH: tl.constexpr, BITS: tl.constexpr, PER_KEY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    goes_on = inside
+    for k in tl.static_range((LENGTH + PER_KEY - 1) // PER_KEY):
+        query = tl.zeros([BLOCK], dtype=tl.int64)
+        for m in tl.static_range(PER_KEY):
+            back = k * PER_KEY + m
+            if k * PER_KEY + m < LENGTH:
+                goes_on = goes_on & (at % T >= back)
+                token = tl.load(text_ptr + at - back, mask=goes_on, other=0)
+                query |= token << (BITS * (PER_KEY - 1 - m))
+                goes_on = goes_on & (tl.load(start_ptr + at - back, mask=goes_on, other=1) == 0)
+        tl.store(query_ptr + k * n.to(tl.int64) + at, query, mask=inside)
+
+
+def suffix_queries(text_BT: Tensor, start_BT: Tensor, length: int, bits: int, per_key: int) -> Tensor:
+    """(K, B, T) int64: the last M tokens up to each position, the last one in the highest bits, inside its document."""
+    n, T = text_BT.numel(), text_BT.shape[1]
+    query_KBT = text_BT.new_empty(triton.cdiv(length, per_key), *text_BT.shape)
+    _queries[(triton.cdiv(n, BLOCK),)](
+        text_BT.contiguous(), start_BT.contiguous(), query_KBT, T, n, length, bits, per_key, BLOCK, num_warps=4
+    )
+    return query_KBT

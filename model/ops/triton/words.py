@@ -19,42 +19,48 @@ NO_ROW = -1
 
 
 @triton.jit
-def _tokens(token_ptr, position, word, W, SKIP: tl.constexpr):
-    return tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
+def _row(ptr, position, stride, word, W, other):
+    return tl.load(ptr + position * stride + word, mask=word < W, other=other)
 
 
 @triton.jit
-def _score(query_ptr, table_ptr, token_ptr, score_ptr, W, R, SKIP: tl.constexpr, WB: tl.constexpr, RB: tl.constexpr):
+def _score(
+    query_ptr, table_ptr, token_ptr, score_ptr, stride, token_stride, W, R, SKIP: tl.constexpr, WB: tl.constexpr,
+    RB: tl.constexpr,
+):  # fmt: skip
     position, column = tl.program_id(0).to(tl.int64), tl.arange(0, RB)
     word = tl.program_id(1) * WB + tl.arange(0, WB)
-    query = tl.load(query_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
-    row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP).to(tl.float32)
+    query = _row(query_ptr, position, stride, column, R, 0.0).to(tl.float32)
+    row = _rows(table_ptr, _row(token_ptr, position, token_stride, word, W, SKIP), column, R, SKIP).to(tl.float32)
     tl.store(score_ptr + position * W + word, tl.sum(row * query[None, :], axis=1), mask=word < W)
 
 
 @triton.jit
-def _sum(weight_ptr, table_ptr, token_ptr, sum_ptr, W, R, SKIP: tl.constexpr, WB: tl.constexpr, RB: tl.constexpr):
+def _sum(
+    weight_ptr, table_ptr, token_ptr, sum_ptr, stride, token_stride, W, R, SKIP: tl.constexpr, WB: tl.constexpr,
+    RB: tl.constexpr,
+):  # fmt: skip
     position, column = tl.program_id(0).to(tl.int64), tl.arange(0, RB)
     total = tl.zeros([RB], dtype=tl.float32)
     for begin in range(0, W, WB):
         word = begin + tl.arange(0, WB)
-        weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
-        row = _rows(table_ptr, _tokens(token_ptr, position, word, W, SKIP), column, R, SKIP).to(tl.float32)
+        weight = _row(weight_ptr, position, stride, word, W, 0.0).to(tl.float32)
+        row = _rows(table_ptr, _row(token_ptr, position, token_stride, word, W, SKIP), column, R, SKIP).to(tl.float32)
         total += tl.sum(row * weight[:, None], axis=0)
     tl.store(sum_ptr + position * R + column, total.to(sum_ptr.dtype.element_ty), mask=column < R)
 
 
 @triton.jit
 def _spread(
-    weight_ptr, vector_ptr, token_ptr, table_ptr, W, R, SKIP: tl.constexpr, WB: tl.constexpr, RB: tl.constexpr,
-    n_rows, n_copies,
+    weight_ptr, vector_ptr, token_ptr, table_ptr, stride, token_stride, W, R, SKIP: tl.constexpr, WB: tl.constexpr,
+    RB: tl.constexpr, n_rows, n_copies,
 ):  # fmt: skip
     position, column = tl.program_id(0).to(tl.int64), tl.arange(0, RB)
     table_ptr += (position % n_copies) * n_rows * R
     word = tl.program_id(1) * WB + tl.arange(0, WB)
     vector = tl.load(vector_ptr + position * R + column, mask=column < R, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0).to(tl.float32)
-    token = _tokens(token_ptr, position, word, W, SKIP)
+    weight = _row(weight_ptr, position, stride, word, W, 0.0).to(tl.float32)
+    token = _row(token_ptr, position, token_stride, word, W, SKIP)
     add = ((token != SKIP) & (weight != 0.0))[:, None] & (column < R)[None, :]
     place = table_ptr + token[:, None] * R + column[None, :]
     tl.atomic_add(place, weight[:, None] * vector[None, :], mask=add, sem="relaxed")
@@ -64,9 +70,13 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, out: Tensor
     (X, W), R = token_XW.shape, second.shape[1]
     block_W, block_R = min(WORDS, triton.next_power_of_2(W)), triton.next_power_of_2(R)
     parts = 1 if kernel is _sum else triton.cdiv(W, block_W)
-    tensors = (x.contiguous() for x in (first, second, token_XW))
+    # Part of a wider row is read where it stands.
+    first, token_XW = (x if x.stride(1) == 1 else x.contiguous() for x in (first, token_XW))
+    strides = first.stride(0), token_XW.stride(0)
     warps = min(max(block_W * block_R // 1024, 1), 8)
-    kernel[(X, parts)](*tensors, out, W, R, skip, block_W, block_R, *more, num_warps=warps)
+    kernel[(X, parts)](
+        first, second.contiguous(), token_XW, out, *strides, W, R, skip, block_W, block_R, *more, num_warps=warps
+    )
     return out
 
 
