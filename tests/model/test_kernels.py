@@ -344,6 +344,19 @@ def test_reading_words_errs_no_more_than_torch(positions, words, width, vocabula
     )  # fmt: skip
 
 
+def test_words_that_are_part_of_a_wider_row_are_read_where_they_stand():
+    from model.ops.triton.words import score_words, spread_words, sum_words
+
+    token, weight = torch.randint(0, 50, (90, 32), device="cuda"), torch.rand(90, 17, device="cuda")
+    query, table = torch.randn(90, 128, device="cuda"), torch.randn(50, 64, device="cuda")
+    parts = token[:, 16:], weight[:, :16], query[:, 64:]
+    (own_token, own_weight, own_query), (token, weight, query) = (x.contiguous() for x in parts), parts
+    assert torch.equal(score_words(query, table, token, 0), score_words(own_query, table, own_token, 0))
+    torch.testing.assert_close(sum_words(weight, table, token, 0), sum_words(own_weight, table, own_token, 0))
+    spread = [spread_words(*args, 50, 0) for args in ((weight, query, token), (own_weight, own_query, own_token))]
+    torch.testing.assert_close(*spread)
+
+
 @pytest.mark.parametrize("positions, words, width, rows", [(1, 1, 5, 3), (70, 130, 64, 900)])
 def test_products_with_rows_equal_the_reference(positions, words, width, rows):
     from model.ops import row_products
