@@ -35,6 +35,7 @@ FIRST_TOKENS, WORDS_COMPARED = 8, 4  # the words of an entry's beginning, and ho
 WORDS, RECENCY = 4, 0.95  # ended words that a query is made of, and the factor of each for every word after it
 COLUMN_WIDTHS, ROW_WIDTH = (16.0, 3.0), 0.7  # how far away sub-keys are still alike, in columns and rows
 STEPS = 256  # of the integers that codes are rounded to, in 1
+KEPT = 0.95  # factor of a found entry's weight from one token to the next
 LEAST = 0.25  # of ln N nats: an entry must be likelier than by chance by so much to be found
 TEXT_BEFORE, ASKED = 16, 2  # tokens of the batch before an entry in training; positions asked in each
 
@@ -125,6 +126,7 @@ class WordKeysIndex(BM25Index):
     """
 
     finder: KeyFinder | None = None  # the bank names it
+    decay = KEPT
 
     def prepare(self, token_NL: Tensor) -> None:
         super().prepare(token_NL)
