@@ -191,7 +191,7 @@ class BM25Index(BankIndex):
         sum_BTR = (idf_BTW.gather(-1, slot_BTR) + idf_BT1).where(key_BTR != 0, 0.0)
         found = []
         for lists in (self.edits, self.base):  # edited entries come first, as the newer text
-            if lists is not None:
+            if lists:
                 found += [self._look_up(lists["words"], word_BT1, idf_BT1, lists is self.base)]
                 found += [self._look_up(lists["pairs"], key_BTR, sum_BTR, lists is self.base)]
         entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
