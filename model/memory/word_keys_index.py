@@ -254,7 +254,7 @@ class WordKeysIndex(BM25Index):
         distance_BYX = at_BY[..., None] - place_BX
         seen_BYX = (distance_BYX >= 0) & (distance_BYX < self.config.bm25_window) & (back_BYX < WORDS)
         seen_BYX &= (there_BY[..., None] == document_BX[:, None]) & ended_BX[:, None]
-        weight_BYX = torch.where(seen_BYX, RECENCY ** back_BYX.clamp(0, WORDS), 0.0)
+        weight_BYX = torch.where(seen_BYX, (back_BYX.clamp(0, WORDS) * math.log(RECENCY)).exp(), 0.0)
         return weight_BYX @ self._look_up_vectors(words.ended_BX2) + self._look_up_vectors(current_BY2)
 
     def _look_up_vectors(self, row_BX2: Tensor) -> Tensor:
