@@ -6,7 +6,8 @@ python -m benchmark.step --experiments 1_6_0 1_6_14 --data_path TEXT.jsonl --dat
 
 A step is forward, backward, clipping and the experiment's optimizer on one micro-batch of packed documents. Each model
 takes turns of a few steps with the plain one, so that a drift of the machine's speed meets both; ratio_to_plain is of
-these turns. The most telling models come first, and the table names those that were left out for time.
+these turns. As in training, nothing waits for the device within a turn: step_ms is the median of the turns' means. The
+most telling models come first, and the table names those that were left out for time.
 `--batch_sizes 48 96 192` adds the first model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 Without --data_path, tokens are random. How long a retrieval by words or suffixes takes depends on the text: measure it
@@ -36,7 +37,18 @@ from trainer.flops import flops_per_token
 from trainer.optim import make_optimizer
 
 from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, script_optim, set_up, sizes_of
-from .subject import Subject, Text, make_batches, next_batch, prepare, release, start, take_turn, train_step
+from .subject import (
+    Subject,
+    Text,
+    forget_times,
+    make_batches,
+    next_batch,
+    prepare,
+    release,
+    start,
+    take_turn,
+    train_step,
+)
 
 PAIRS = [
     ("fast float32", "reference float32"), ("fast float32", "eager float32"), ("eager float32", "reference float32"),
@@ -52,8 +64,8 @@ def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int,
     try:
         if subject is not plain:
             start(subject, bank_NL, device)
-        plain.step_ms = []
-        while (done := len(subject.step_ms)) < steps:
+        forget_times(plain)
+        while (done := subject.steps_timed) < steps:
             for model in (plain, subject) if subject is not plain else (plain,):
                 take_turn(model, min(turn, steps - done), device)
         measured = numbers(subject, plain)
@@ -98,7 +110,7 @@ def numbers(subject: Subject, plain: Subject) -> dict:
         "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
         "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
         "mfu": flops_per_token(subject.model) * speed / known[0] if known else None,
-        "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": len(subject.step_ms),
+        "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": subject.steps_timed,
     }  # fmt: skip
 
 
@@ -158,7 +170,8 @@ def parse() -> argparse.Namespace:
     add("--data_path", help="real text in place of random tokens; with a bank of --database_init_path")
     add("--database_init_path", help="the knowledge file of that bank")
     add("--cache_dir", default="dataset/cache", help="where its tokens are kept")
-    add("--turn", type=int, default=6, help="steps of a model before the plain one's turn")
+    parser.set_defaults(steps=48)
+    add("--turn", type=int, default=8, help="steps of a model before the plain one's turn")
     add("--profile", type=Path, help="append each model's most expensive kernels to this text file")
     args = parser.parse_args()
     if args.database_init_path and not args.data_path:

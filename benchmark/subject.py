@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle, islice
 
 import torch
@@ -56,7 +57,8 @@ class Subject:
     parameters: int = 0
     first_step_s: float = 0.0
     peak_gib: float = 0.0
-    step_ms: list[float] = field(default_factory=list)
+    step_ms: list[float] = field(default_factory=list)  # of each turn the mean
+    steps_timed: int = 0
 
 
 def make_batches(config: ModelConfig, bank_NL: torch.Tensor, batch_size: int, n: int, device) -> list[dict]:
@@ -127,13 +129,25 @@ def next_batch(subject: Subject, device) -> dict:
 
 
 def take_turn(subject: Subject, n: int, device) -> None:
+    """Time `n` steps in a row, as training makes them: nothing waits for the device between them."""
+
+    def steps(n: int) -> None:
+        for _ in range(n):
+            train_step(subject, next_batch(subject, device), device)
+
     if device.type == "cuda":
+        torch.cuda.synchronize()  # another model's search may still run on a stream of its own
         torch.cuda.reset_peak_memory_stats()
         others = torch.cuda.memory_allocated() - resident_bytes(subject)
-    for _ in range(n):
-        subject.step_ms.append(timed_ms(lambda: train_step(subject, next_batch(subject, device), device), device))
+        steps(1)  # not timed: the device is idle until it is launched
+    subject.step_ms.append(timed_ms(partial(steps, n), device) / n)
+    subject.steps_timed += n
     if device.type == "cuda":
         subject.peak_gib = max(subject.peak_gib, (torch.cuda.max_memory_allocated() - others) / 2**30)
+
+
+def forget_times(subject: Subject) -> None:
+    subject.step_ms, subject.steps_timed = [], 0
 
 
 def resident_bytes(subject: Subject) -> int:
@@ -164,4 +178,4 @@ def start(subject: Subject, bank_NL: torch.Tensor, device) -> None:
         subject.batches = text_batches(subject.text, subject.batch_size, TEXT_BATCHES, device)
     prepare(subject, bank_NL, subject.batches[0], device)
     take_turn(subject, EAGER_CALLS + 2, device)
-    subject.step_ms = []  # the peak is that of the warm-up: a replay allocates nothing
+    forget_times(subject)  # the peak is that of the warm-up: a replay allocates nothing

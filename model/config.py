@@ -28,7 +28,8 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     retrieval: str = flag(
         "product_key",
         "how entries are found: by learned product keys in each block, or once a position by the n-grams, by the "
-        "rare words (bm25), or by the longest suffix that they share with the text so far",
+        "rare words (bm25), by product keys over words (word_keys), or by the longest suffix that they share with the "
+        "text so far",
         choices=list(RETRIEVALS), basic=True,
         only_with=["--model_type model_memory", READER],
     )  # fmt: skip

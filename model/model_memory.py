@@ -6,6 +6,7 @@ Which file to open for which change (all but the first in `model/memory/`):
     ngrams.py            retrieval by n-grams; `ngram_index.py` and `ngram_search.py` below it
     cross_attention.py   fusion by attention to entries' vectors;   pooled.py   gated MLP and concatenation
     tokens.py            fusion by attention to entries' tokens, and the pointer
+    word_keys.py         retrieval by product keys over words; `word_keys_index.py` below it
     suffixes.py          retrieval by the longest suffix of the text;   continuations.py   fusion of what follows it
     bank.py, ema.py      the texts, their edits and access counts; their moving averages in training
     interfaces.py        what a retrieval and a fusion are given and return: read it before adding one
@@ -67,6 +68,8 @@ class MemoryTransformer(Transformer):
     def __init__(self, config: MemoryHFConfig):
         super().__init__(config)
         self.bank = MemoryBank(self.settings)
+        if self.finder is not None:
+            self.bank.finder = (self.finder,)
         self.derived = DerivedWeights()
         self.counted_steps = 0  # whose reads the bank has counted
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
@@ -88,6 +91,8 @@ class MemoryTransformer(Transformer):
 
     def make_blocks(self) -> None:
         super().make_blocks()
+        reads = self.settings.reads_bank
+        self.finder = self.settings.retrieval_class.make_finder(self.settings) if reads else None
         if self.settings.pointer:
             self.pointer = Pointer(self.settings)
         self.copying_loss = copying_loss
@@ -127,6 +132,11 @@ class MemoryTransformer(Transformer):
             common=self.bank.common_tokens() if "common" in needs and has_kernel else None,
             unit_embedding_VD=unit_VD, text=text, **shared,
         )  # fmt: skip
+
+    def run_blocks(self, x_BTD: Tensor, context: Context, hidden_states: list | None = None):
+        x_BTD, terms, readings = super().run_blocks(x_BTD, context, hidden_states)
+        finder_loss = getattr(getattr(context, "shared", None), "loss", None)
+        return x_BTD, terms if finder_loss is None else terms | {"finder": finder_loss}, readings
 
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:

@@ -110,7 +110,7 @@ class OptimConfig:
     warmup_ratio: float = flag(0.02, "share of the steps in which the learning rate rises linearly", within=(0, 1))
     memory_lr_scale: float = flag(
         1.0, "learning rate of queries and sub-keys, relative to the other parameters", within=(0, None),
-        only_with=["--model_type model_memory", "--retrieval product_key"],
+        only_with=["--model_type model_memory", "--retrieval product_key|word_keys"],
     )  # fmt: skip
     muon_lr_scale: float = flag(
         3.0, "learning rate of Muon's matrices, relative to the other parameters", within=(0, None),

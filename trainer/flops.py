@@ -4,9 +4,9 @@ Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
 
 FLOPs a token, forward and backward: 6 N + 12 L T D. N counts each matrix that a token passes through: projections,
 feed-forward, the experts that a token uses, sub-keys, the output layer. Tables that are looked up count nothing: token
-and value embeddings, the n-gram table, the bank. 12 L T D is attention to all T positions, though a causal one needs
-half. What is done for each entry that is read, or again in the backward pass, is not counted. So the figure compares
-one model on several machines; between models it is a lower bound.
+and value embeddings, the n-gram table, vectors of words, the bank. 12 L T D is attention to all T positions, though a
+causal one needs half. What is done for each entry that is read, or again in the backward pass, is not counted. So the
+figure compares one model on several machines; between models it is a lower bound.
 """
 
 import re
@@ -20,7 +20,7 @@ PEAKS = {
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12,
     "L40S": 362e12, "L4": 121e12, "A10": 125e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
 }  # fmt: skip
-LOOKED_UP = ("embedding.weight", "ngram_table.rows.weight")
+LOOKED_UP = ("embedding.weight", "ngram_table.rows.weight", "finder.vectors.weight")
 
 
 def flops_per_token(model) -> float:

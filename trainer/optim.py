@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from .config import OptimConfig
 from .muon import Muon
 
-MEMORY_PARAMETERS = ("query_proj", "keys_2RK")
+MEMORY_PARAMETERS = ("query_proj", "keys_2RK", "finder")
 MUON_SKIPS = ("router", "value_embedding")  # a head over the experts, a table of tokens
 NARROWEST = 8  # rows and columns of a matrix worth orthogonalising; narrower ones are a few vectors
 

@@ -30,7 +30,7 @@ SHARDED = {  # what Accelerate's launcher and its config file ask for, by the va
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism other than that of the data",
 }  # fmt: skip
-MEMORY_PART = re.compile(r"blocks\.\d+\.(retrieval|fusion|memory_norm)|pointer")
+MEMORY_PART = re.compile(r"blocks\.\d+\.(retrieval|fusion|memory_norm)|pointer|finder")
 SILENT_S = 20.0  # seconds that a process waits for the others without a word
 
 

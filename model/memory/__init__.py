@@ -12,12 +12,14 @@ from .pooled import Concat, GatedMLP
 from .product_keys import ProductKeys
 from .suffixes import Suffixes
 from .tokens import Pointer, TokenFusion
+from .word_keys import WordKeys
 
 RETRIEVALS = {
     "product_key": ProductKeys,
     "ngram": Ngrams,
     "bm25": BM25,
     "suffix": Suffixes,
+    "word_keys": WordKeys,
 }
 FUSIONS = {
     "gated_mlp": GatedMLP,

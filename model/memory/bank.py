@@ -46,6 +46,7 @@ class MemoryBank(nn.Module):
         self._indexes: dict[type, BankIndex] = {}
         self._common: CommonTokens | None = None
         self._count_MN = None
+        self.finder = ()  # the module that the index searches by, if any; a tuple, for it is no part of the bank
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
         """Put the entries in and freeze a random `freeze_ratio` of them.
@@ -113,6 +114,8 @@ class MemoryBank(nn.Module):
         if index is None or index.stale_N.device != self.tokens.device:
             edited = index.edited if index else None
             self._indexes[kind] = kind(self.tokens, self.config, edited, getattr(self, "spelling", None))
+            if self.finder:
+                self._indexes[kind].finder = self.finder[0]
         return self._indexes[kind]
 
     def ngrams(self) -> NgramIndex:

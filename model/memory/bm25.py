@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .bm25_index import BM25Config, BM25Index
 from .ngrams import Ngrams, NoiseConfig
+from .text import TextSearchConfig
 
 SCALE = 0.25  # of a score in nats, where a block begins
 
@@ -17,7 +18,9 @@ class BM25(Ngrams):
 
     @dataclass(frozen=True)
     class Config(BM25Config, NoiseConfig):
-        pass
+        def check(self) -> None:
+            BM25Config.check(self)
+            TextSearchConfig.check(self)
 
     @classmethod
     def log_weight(cls, score_BTS: Tensor) -> Tensor:

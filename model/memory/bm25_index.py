@@ -2,7 +2,7 @@
 
 Axes: B batch · T position · N bank entries · L tokens per entry · K words per entry · W tokens of the window
       X any number of rows; or entries that a position points to · P postings · R partners of a word
-      Q words of the text
+      Q words of the text · A words added to an entry
 
 A word of the text points to the entries in which it weighs most, and so does each pair with a word shortly before it:
 a common name has too many entries, a pair of words few. What is found is ranked by BM25 over the words of the window.
@@ -21,14 +21,17 @@ from common.flags import flag
 
 from ..base_config import MemoryConfig
 from ..ops import shared_words
+from .also_words import AlsoWords, closed_up, read_also
 from .bank_index import ROWS_AT_ONCE, BankIndex, last
 from .ngram_index import Matches, PostingList
-from .spelling import LONGEST, numbers_of, words_so_far
+from .spelling import LONGEST, numbers_of, only_first, words_so_far
 
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
 COMMON = 1.0  # nats that a common word weighs at most
+WIDTH = 32  # words kept of an entry, if it does not have more of its own
+ADDED_WITH = 3  # rarest words of an entry that words added to it make pairs with
 PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
 
 
@@ -56,13 +59,26 @@ class BM25Config(MemoryConfig):
         "words that weigh little (1 nat at most), though few entries have them: those that questions have and "
         "statements seldom",
     )
+    bm25_also_words: list[str] | None = flag(
+        None,
+        "words that entries also count as having, as in occupation=job,trade: an entry with the first is found by the "
+        "others too (python -m dataset.also_words)",
+    )
+
+    bm25_current_word: bool = flag(
+        False,
+        "a word finds entries where it stands, as far as it is written; False: when the next token has ended it",
+    )
+
+    def check(self) -> None:
+        read_also(self.bm25_also_words)
 
 
 class BM25Index(BankIndex):
     """Posting lists of words and pairs, and the words of each entry.
 
     Memory: 4 bytes for each word of an entry, up to the longest one's, and 12 for each posting: of a million facts,
-    0.3 GiB.
+    0.3 GiB; 0.4 with words added to entries.
     """
 
     needs_spelling = keeps_matches = True
@@ -72,15 +88,18 @@ class BM25Index(BankIndex):
         self.window = self.config.bm25_window + LONGEST + 1
         self.stop_X = numbers_of(self.config.bm25_stop_words).to(token_NL.device)
         self.common_X = numbers_of(self.config.bm25_common_words or []).int().to(token_NL.device)
+        self.also = AlsoWords(self.config.bm25_also_words, token_NL.device)
         word_NL = self.words(token_NL)
-        self.word_V, count_V = word_NL[word_NL > 0].unique(return_counts=True)
+        every_NL = torch.cat([word_NL, self.added(word_NL)], dim=1)
+        self.word_V, count_V = every_NL[every_NL > 0].unique(return_counts=True)
         if not len(self.word_V):  # an empty bank
             self.word_V, count_V = word_NL.new_ones(1), torch.ones(1, device=word_NL.device)
         self.idf_V = torch.log(len(token_NL) / count_V).clamp(min=0.01).float()
         self.unknown_idf = math.log(max(len(token_NL), 2))
         n_words_N = (word_NL > 0).sum(dim=1)
         self.mean_words = float(n_words_N.sum() / (n_words_N > 0).sum().clamp(min=1))
-        self.word_NK = self._rarest_first(word_NL)[0][:, : max(int(n_words_N.max()), 1)].contiguous()
+        self.n_own = max(int(n_words_N.max()), 1)
+        self.word_NK = self._kept(word_NL).contiguous()
         self.norm_N = self._norms(n_words_N)
 
     def words(self, token_XL: Tensor) -> Tensor:
@@ -94,6 +113,19 @@ class BM25Index(BankIndex):
             again_XL = F.pad(word_XL[:, 1:] == word_XL[:, :-1], (1, 0), value=False)
             parts.append(word_XL.masked_fill(again_XL, 0).sort(dim=1).values)
         return torch.cat(parts) if parts else token_XL.int()
+
+    def added(self, word_XL: Tensor) -> Tensor:
+        """(X, A) int32: the words that entries with these words also count as having; 0 fills up."""
+        parts = [self.also.added_to(part_XL) for part_XL in word_XL.split(ROWS_AT_ONCE)]
+        return torch.cat(parts) if parts else word_XL[:, :0]
+
+    def _kept(self, word_XL: Tensor) -> Tensor:
+        """(X, K) int32: the words of each entry that rank it: its own, rarest first, then those added to it."""
+        own_XK, added_XA = self._rarest_first(word_XL)[0][:, : self.n_own], self.added(word_XL)
+        if not added_XA.shape[1]:
+            return own_XK
+        n = min(self.n_own + added_XA.shape[1], max(self.n_own, WIDTH))
+        return closed_up(torch.cat([own_XK, added_XA], dim=1), n)
 
     def idf(self, word_X: Tensor) -> Tensor:
         """float32, ln(N / entries with the word) in the bank as trained; 0 for no word, ln N for an unknown one.
@@ -119,12 +151,16 @@ class BM25Index(BankIndex):
         return 1 / (1 - LENGTH_SHARE + LENGTH_SHARE * n_words_X / self.mean_words)
 
     def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
-        word_XL, idf_XL = self._rarest_first(self.words(token_XL))
+        word_XL = self.words(token_XL)
+        added_XA, (word_XL, idf_XL) = self.added(word_XL), self._rarest_first(word_XL)
         mass_X, n_pairs = idf_XL.sum(dim=1), min(self.config.bm25_pairs, word_XL.shape[1])
         order_X = mass_X.argsort(stable=True)  # a word weighs most where little else stands
-        word_XL, row_X = word_XL[order_X].long(), row_X[order_X]
+        word_XL, added_XA, row_X = word_XL[order_X].long(), added_XA[order_X].long(), row_X[order_X]
         first_P, second_P = torch.combinations(torch.arange(n_pairs, device=row_X.device)).unbind(dim=1)
         pair_XP = pair_keys(word_XL[:, first_P], word_XL[:, second_P])
+        if added_XA.shape[1]:
+            more_XP = pair_keys(word_XL[:, :ADDED_WITH, None], added_XA[:, None]).flatten(1)
+            pair_XP = torch.cat([pair_XP, more_XP], dim=1)
         return {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X)}
 
     def _postings(self, key_XP: Tensor, row_X: Tensor) -> PostingList:
@@ -141,26 +177,36 @@ class BM25Index(BankIndex):
         super().edit(row_X, old_XL)
         word_XL = self.words(self.token_NL[row_X])
         self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
-        word_XK = self._rarest_first(word_XL)[0][:, : self.word_NK.shape[1]]
+        word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
     def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries that a word which has just ended points to, alone and with partners, and weights in nats.
+        """The entries that a word points to, alone and with partners, and weights in nats.
+
+        It is the word that has just ended, or the current one, where it is another one than at the token before.
 
         Args: what `read` returns.
         Returns:
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
         """
-        word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
-        back_W = torch.arange(idf_BTW.shape[-1] - 1, 0, -1, device=word_BT.device)
-        worth_BTW = idf_BTW[..., :-1] * self.config.bm25_pair_recency**back_W
+        if self.config.bm25_current_word:
+            # Until a word of this document has ended, the token before may be another document's.
+            is_new_BT = (word_BTW[..., -1] != 0) | (word_BTW == 0).all(dim=-1)
+            is_new_BT |= F.pad(word_BT[:, 1:] != word_BT[:, :-1], (1, 0), value=True)
+            word_BT1 = word_BT.where(is_new_BT, 0)[..., None]
+            idf_BT1 = self.idf(word_BT1.int())
+        else:
+            word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
+            word_BTW, idf_BTW = word_BTW[..., :-1], idf_BTW[..., :-1]
+        back_W = torch.arange(idf_BTW.shape[-1], 0, -1, device=word_BT.device)
+        worth_BTW = idf_BTW * self.config.bm25_pair_recency**back_W
         slot_BTR = worth_BTW.topk(min(PARTNERS, len(back_W)), dim=-1).indices
         partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
         key_BTR = pair_keys(word_BT1, partner_BTR)
         sum_BTR = (idf_BTW.gather(-1, slot_BTR) + idf_BT1).where(key_BTR != 0, 0.0)
         found = []
         for lists in (self.edits, self.base):  # edited entries come first, as the newer text
-            if lists is not None:
+            if lists:
                 found += [self._look_up(lists["words"], word_BT1, idf_BT1, lists is self.base)]
                 found += [self._look_up(lists["pairs"], key_BTR, sum_BTR, lists is self.base)]
         entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
@@ -217,9 +263,3 @@ def pair_keys(first_X: Tensor, second_X: Tensor) -> Tensor:
     """int64: a number for two different words, in whatever order; 0 where one is missing."""
     key_X = (first_X.minimum(second_X) << 32) | first_X.maximum(second_X)
     return key_X.masked_fill((first_X == 0) | (second_X == 0) | (first_X == second_X), 0)
-
-
-def only_first(word_BTX: Tensor) -> Tensor:
-    """The words, with 0 in place of those that have come before."""
-    same_BTXX = word_BTX[..., :, None] == word_BTX[..., None, :]
-    return word_BTX.masked_fill(same_BTXX.tril(-1).any(dim=-1), 0)

@@ -35,6 +35,7 @@ class Found(NamedTuple):
         tokens: the tokens as `lay_out_tokens` gives them, if the retrieval has them; None: the fusion lays them out.
         query_BTD: what selected the entries, without gradient; None: no query did.
         edited_BTS: bool, entries whose text was edited since the training; None: nobody asks.
+        loss: scalar in nats, of the retrieval's own training, where it learns; None: it does not.
     """
 
     entry_BTS: Tensor
@@ -46,6 +47,7 @@ class Found(NamedTuple):
     is_normalised: bool = True
     log_share_BTS: Tensor | None = None
     edited_BTS: Tensor | None = None
+    loss: Tensor | None = None
 
 
 class Reading(NamedTuple):
@@ -129,6 +131,10 @@ class Retrieval(nn.Module):
     def groups(cls, config: MemoryConfig) -> list[int]:
         """How many of the S places of a position, in their order, compete with each other; they sum to S."""
         return [config.num_selected]
+
+    @classmethod
+    def make_finder(cls, config: MemoryConfig) -> nn.Module | None:
+        """What the search of the whole model learns; None: its parameters, if any, are those of each block."""
 
     @classmethod
     def refresh(cls, config: MemoryConfig, bank, embedding_VD: Tensor) -> None:

@@ -29,7 +29,7 @@ class TextSearchConfig(MemoryConfig):
         None,
         "control, for training and evaluation; shuffled: what is found is replaced by another entry or place, always "
         "the same",
-        choices=["shuffled"], needs="--retrieval ngram|bm25|suffix",
+        choices=["shuffled"], needs="--retrieval ngram|bm25|word_keys|suffix",
     )  # fmt: skip
 
     def check(self) -> None:

@@ -36,13 +36,13 @@ class TokenConfig(MemoryConfig):
         False,
         "queries also compare the place of a token: its distance from the entry's end, and whether it and the token "
         "before it stand in the recent text",
-        needs="--retrieval ngram|bm25",
+        needs="--retrieval ngram|bm25|word_keys",
     )  # fmt: skip
     unsaid_tokens: bool = flag(
         False,
         "a token counts less, the more its entry says before it that the recent text has not said; each token of the "
         "vocabulary has a learned weight",
-        needs="--retrieval ngram|bm25",
+        needs="--retrieval ngram|bm25|word_keys",
     )  # fmt: skip
 
     @property
@@ -167,7 +167,7 @@ class Pointer(nn.Module):
     class Config(TokenConfig):
         pointer: bool = flag(
             False, "a pointer at the end may copy the next token from an entry",
-            needs="--retrieval ngram|bm25|suffix: the pointer reads what the text has found",
+            needs="--retrieval ngram|bm25|word_keys|suffix: the pointer reads what the text has found",
         )  # fmt: skip
         pointer_scale: float = flag(
             1.0,
@@ -179,7 +179,7 @@ class Pointer(nn.Module):
             0.0,
             "nats that the pointer adds to entries edited since the training: of entries that match alike, it copies "
             "the newer text",
-            within=(0, None), only_with="--pointer", needs="--retrieval ngram|bm25",
+            within=(0, None), only_with="--pointer", needs="--retrieval ngram|bm25|word_keys",
         )  # fmt: skip
 
     def __init__(self, config: Config):

@@ -15,7 +15,7 @@ from io import StringIO
 from itertools import cycle
 from pathlib import Path
 
-from . import drawing, leaderboard_figure, tree_figure
+from . import bank_figure, drawing, leaderboard_figure, tree_figure
 from .rows import Rows
 
 HELD_OUT = ("held-out", "knowledge-10k")
@@ -205,6 +205,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "reading": (reading_data, draw_reading), "memory": (drawing.data, drawing.draw),
     "tree": (tree_figure.data, tree_figure.draw), "leaderboard": (leaderboard_figure.data, leaderboard_figure.draw),
     "leaderboard_zh": (leaderboard_figure.data, leaderboard_figure.draw_chinese),
+    "bank": (bank_figure.data, bank_figure.draw),
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The tables of results: each is a function of a page; `marks.py` finds it by its name."""
 
+from collections.abc import Callable
+
 from runs.significance import welch_half
 
 from .leaderboard import ASKED_ANYHOW, OWN_FLAGS
@@ -254,20 +256,32 @@ def wiki(page: Page) -> str:
     )
 
 
+BEST_ADAMW = "AdamW, 32 heads, learning rate 1e-3"
+
+
 def recipe(page: Page, where: tuple[str, str] = ("val", "wiki-49M")) -> str:
-    """Every run of the recipe's protocol, best first, each against the recipe of 1.4.0 at its best learning rate."""
+    """Every plain run of the recipe's protocol and the first memories, against 1.4.0 at its best learning rate."""
+    return losses_against(page, where, BEST_ADAMW, lambda name: name == "1.6.0" or name[:3] != "1.6")
+
+
+def sentences(page: Page) -> str:
+    """Every run on Wikipedia from 1.6.0 on, with a bank or without, against 1.6.0."""
+    return losses_against(page, ("val", "wiki-49M"), "1.6.0", lambda name: name.startswith("1.6."))
+
+
+def losses_against(page: Page, where: tuple[str, str], base: str, chosen: Callable[[str], bool]) -> str:
+    """The chosen runs of a protocol, best first, each against the plain run `base`."""
     runs = dict.fromkeys((row.experiment, row.arm) for row in page.rows.results if row.protocol == where[1])
-    losses = {run: row for run in runs if (row := page.result(where, *run, "val_loss"))}
-    best = sorted(losses.items(), key=lambda item: item[1].value)
-    base = next(row for (name, _), row in best if name.startswith("AdamW, 32 heads"))
-    lines = []
-    for run, row in best:
+    losses = {run: row for run in runs if chosen(run[0]) and (row := page.result(where, *run, "val_loss"))}
+    plain, lines = losses[base, "plain"], []
+    for run, row in sorted(losses.items(), key=lambda item: item[1].value):
         cost = page.cells(where, *run, "tokens_per_s", "peak_gpu_mib")
-        gap = f"{100 * (row.value / base.value - 1):.1f}"
-        if row is not base and min(len(row.values), len(base.values)) > 1:
-            gap += f" ± {100 * welch_half(row.values, base.values) / base.value:.1f}"
-        lines.append([run[0], page.cell(where, *run, "val_loss"), str(len(row.seeds)), gap, *cost])
-    head = ["run", "loss", "seeds", "against AdamW and 32 heads, %", "tokens/s in training", "GPU memory, MiB"]
+        gap = f"{100 * (row.value / plain.value - 1):.1f}"
+        if row is not plain and min(len(row.values), len(plain.values)) > 1:
+            gap += f" ± {100 * welch_half(row.values, plain.values) / plain.value:.1f}"
+        label = run[0] + (", its bank shuffled afterwards" if run[1] == "shuffled" else "")
+        lines.append([label, page.cell(where, *run, "val_loss"), str(len(row.seeds)), gap, *cost])
+    head = ["run", "loss", "seeds", f"against {base}, %", "tokens/s in training", "GPU memory, MiB"]
     return page.table(head, lines)
 
 
@@ -328,5 +342,5 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, recipe_mixed, own_flags, cpu, first_memories, several_gpus, public_tests,
+    recipe, recipe_mixed, sentences, own_flags, cpu, first_memories, several_gpus, public_tests,
 )  # fmt: skip

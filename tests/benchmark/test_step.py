@@ -137,8 +137,9 @@ def test_a_step_is_measured_as_training_makes_it_its_text_searched_before(name, 
     subject.start(model, torch.randint(3, 99, (256, config.knowledge_length)), torch.device("cpu"))
     seen = []
     monkeypatch.setattr(subject, "train_step", lambda of, batch, device: seen.append(batch))
+    monkeypatch.setattr(subject, "timed_ms", lambda turn, device: turn() or 50.0)
     subject.take_turn(model, 5, torch.device("cpu"))
-    assert len(seen) == len(model.step_ms) == 5
+    assert len(seen) == model.steps_timed == 5 and model.step_ms == [10.0]  # timed as one, without a wait between
     for batch in seen:
         found = model.model.search_text(**{key: batch[key] for key in ("input_ids", "document_ids")})
         assert bool(found) == searches and set(batch) == {"input_ids", "labels", "document_ids", *found}

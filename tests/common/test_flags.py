@@ -9,6 +9,8 @@ from model.memory.product_keys import ProductKeys
 from trainer.config import CONFIGS, parse_cli
 from trainer.parser import BASIC, OneSentenceParser
 
+SEARCHED = "--retrieval ngram|bm25|word_keys|suffix"
+
 
 @dataclass(frozen=True)
 class Base:
@@ -64,8 +66,14 @@ def test_zero_of_a_flag_that_divides_another_stands_for_its_default():
     "argv, sentence",
     [
         ("--num_selected 0", "--num_selected 0 must lie in [1, --num_candidates 16]"),
-        ("--pointer True", "--pointer needs --retrieval ngram|bm25|suffix: the pointer reads what the text has found"),
-        ("--pointer", "--pointer needs --retrieval ngram|bm25|suffix: the pointer reads what the text has found"),
+        (
+            "--pointer True",
+            "--pointer needs --retrieval ngram|bm25|word_keys|suffix: the pointer reads what the text has found",
+        ),
+        (
+            "--pointer",
+            "--pointer needs --retrieval ngram|bm25|word_keys|suffix: the pointer reads what the text has found",
+        ),
         ("--teacher_forcing 0.5", "--teacher_forcing needs --retrieval_loss_coef"),
     ],
 )

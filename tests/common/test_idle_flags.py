@@ -42,13 +42,14 @@ OTHER = {
     "fusion_heads": 2, "attention_dropout": 0.6, "word_key_dim": 8, "word_value_dim": 8,
     "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
+    "finder_rows": 30, "finder_dim": 8, "finder_found": 1, "finder_entries": 3, "finder_loss_coef": 0.5,
     "suffix_often": [2], "suffix_often_tokens": 1, "suffix_topic_dim": 3, "suffix_topic_window": 1,
 }  # fmt: skip
 # Of data and edits; of letters, kernels and long texts that are not here; of what is drawn only where the first token
 # is not the bank's.
 NOT_TRIED = {
     "max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words", "bm25_common_words",
-    "bm25_pair_recency", "pointer_edited",
+    "bm25_pair_recency", "bm25_also_words", "pointer_edited",
 }  # fmt: skip
 
 

@@ -34,7 +34,14 @@ def reordered(model, seed: int) -> None:
 def test_a_model_that_finds_by_content_predicts_the_same_from_a_bank_in_another_order(variant):
     every = variant.get("knowledge_num", 49)
     model = tiny_model(
-        **variant | {"num_candidates": 2 * every, "num_selected": every, "ngram_max_matches": 0, "bm25_postings": 64}
+        **variant
+        | {
+            "num_candidates": 2 * every,
+            "num_selected": every,
+            "ngram_max_matches": 0,
+            "bm25_postings": 64,
+            "finder_found": 9,
+        }
     )
     ids = torch.randint(3, 61, (2, 20))
     before, rows = model(ids), torch.randint(0, every, (2, 20))

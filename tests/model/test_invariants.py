@@ -135,7 +135,7 @@ def test_the_language_model_loss_alone_trains_every_parameter(variant):
     model, ids = tiny_model(**{**variant, **off}).train(), random_ids(8, 32)
     model(ids, labels=ids).lm_loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert without == []
+    assert [name for name in without if not name.startswith("finder.")] == []  # which has a loss of its own
 
 
 @all_variants

@@ -35,8 +35,9 @@ OFTEN = {
     "suffix_topic_window": 7,
 }  # fmt: skip
 BM25 = {"retrieval": "bm25", "bm25_window": 6, "bm25_postings": 2, "bm25_pairs": 3, "keep_ffn": True}
+KEYS = BM25 | {"retrieval": "word_keys", "finder_rows": 100, "finder_dim": 16, "finder_found": 3, "finder_entries": 8}
 # Flags of each retrieval that suit tiny models.
-BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25}
+BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25, "word_keys": KEYS}
 
 
 def scopes(fusion: str) -> list[str]:
@@ -89,6 +90,7 @@ NGRAMS = {
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
     "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True, "unsaid_tokens": True},
+    "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},

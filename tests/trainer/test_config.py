@@ -74,7 +74,7 @@ def printed(capsys, *argv: str) -> str:
 def test_help_about_a_word_shows_the_flags_that_have_it(capsys):
     text = printed(capsys, "--dim", "64", "--help", "fusion")
     assert "--fusion_heads N" in text and "--fusion cross_attention:" in text and "--learning_rate" not in text
-    assert printed(capsys, "--help", "--retrieval").count("--retrieval {product_key,ngram,bm25,suffix}") == 1
+    assert printed(capsys, "--help", "--retrieval").count("--retrieval {product_key,ngram,bm25,suffix,word_keys}") == 1
     with pytest.raises(ValueError, match="no flag is about nonsense"):
         parse_cli(["--help", "nonsense"])
 
