@@ -48,7 +48,8 @@ class Topics:
 
     def of_text(self, text_BX: Tensor, document_BX: Tensor, window: int) -> Tensor:
         """(B, X, K) float32 of length 1, or zero: the last `window` tokens of the document up to each position."""
-        sum_BXK = F.pad(self.vector_VK[text_BX].long().cumsum(dim=1), (0, 0, 1, 0))
+        # Of a long text the sums pass the largest number and start again; their differences stay right.
+        sum_BXK = F.pad(self.vector_VK[text_BX].cumsum(dim=1, dtype=torch.int32), (0, 0, 1, 0))
         place_X = torch.arange(text_BX.shape[1], device=text_BX.device)
         begin_BX = torch.searchsorted(document_BX, document_BX)  # the first of each document
         begin_BX = torch.maximum(begin_BX, place_X + 1 - window)

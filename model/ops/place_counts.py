@@ -17,7 +17,7 @@ SHARPNESS = 12.0  # a place counts exp(SHARPNESS * cosine of its topic and the t
 UNITS = 1 << 20  # of the largest weight; whole numbers add up the same in every order
 SHARE_BITS, SHARE_STEPS = 16, 256  # of the logarithm of a share that stands in a score, and its steps for a nat
 MATCHED_BITS = 8
-MOST_PLACES = 1024  # of a row that the kernel sorts in registers, where its sums fit 32 bits
+MOST_PLACES, MOST_TOKENS = 1024, 1 << 20  # of a row that the kernel sorts, and of the vocabulary: its sums have 32 bits
 
 
 def pack_score(matched_X: Tensor, share_X: Tensor, plain_share_X: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ def _counts_kernel(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton.place_counts import next_tokens as kernel
 
-    run = kernel if place_XY.shape[1] <= MOST_PLACES else next_tokens.op.reference
+    fits = place_XY.shape[1] <= MOST_PLACES and vocab_size < MOST_TOKENS
+    run = kernel if fits else next_tokens.op.reference
     return run(place_XY, matched_X, token_NL, vocab_size, topic_XK, topic_NK, n_given)
 
 
@@ -73,7 +74,7 @@ def next_tokens(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The most frequent tokens after some places; places that the same token follows become one.
 
-    More than `MOST_PLACES` at a position have no kernel.
+    More than `MOST_PLACES` at a position have no kernel, nor has a vocabulary of `MOST_TOKENS`.
 
     Args:
         place_XY: int32, entry * L + the index of a token; NO_ENTRY for none.  matched_X: int64, tokens in common.

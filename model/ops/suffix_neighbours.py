@@ -67,10 +67,11 @@ def suffix_queries(text_BT: Tensor, start_BT: Tensor, length: int, bits: int, pe
     """(K, B, T) int64: the last M tokens up to each position, the last one in the highest bits, inside its document.
 
     Args:
-        text_BT: int64.  start_BT: bool, True at the first token of each document.
+        text_BT: integer.  start_BT: bool, True at the first token of each document.
         length: M.  bits: of a token.  per_key: tokens of one of the K numbers.
     """
     T, document_BT = text_BT.shape[1], start_BT.int().cumsum(dim=1)
+    text_BT = text_BT.long()
     query_KBT = text_BT.new_zeros(-(-length // per_key), *text_BT.shape)
     for m in range(length):
         same_BT = F.pad(document_BT, (m, 0), value=-1)[:, :T] == document_BT

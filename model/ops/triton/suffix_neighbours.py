@@ -3,6 +3,7 @@
 Axes: B batch · T position · X queries · P places · K numbers of a suffix · Y places looked at · S places given
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -73,7 +74,7 @@ def _queries(
             back = k * PER_KEY + m
             if k * PER_KEY + m < LENGTH:
                 goes_on = goes_on & (at % T >= back)
-                token = tl.load(text_ptr + at - back, mask=goes_on, other=0)
+                token = tl.load(text_ptr + at - back, mask=goes_on, other=0).to(tl.int64)
                 query |= token << (BITS * (PER_KEY - 1 - m))
                 goes_on = goes_on & (tl.load(start_ptr + at - back, mask=goes_on, other=1) == 0)
         tl.store(query_ptr + k * n.to(tl.int64) + at, query, mask=inside)
@@ -82,7 +83,7 @@ def _queries(
 def suffix_queries(text_BT: Tensor, start_BT: Tensor, length: int, bits: int, per_key: int) -> Tensor:
     """(K, B, T) int64: the last M tokens up to each position, the last one in the highest bits, inside its document."""
     n, T = text_BT.numel(), text_BT.shape[1]
-    query_KBT = text_BT.new_empty(triton.cdiv(length, per_key), *text_BT.shape)
+    query_KBT = text_BT.new_empty(triton.cdiv(length, per_key), *text_BT.shape, dtype=torch.int64)
     _queries[(triton.cdiv(n, BLOCK),)](
         text_BT.contiguous(), start_BT.contiguous(), query_KBT, T, n, length, bits, per_key, BLOCK, num_warps=4
     )
