@@ -65,6 +65,11 @@ class BM25Config(MemoryConfig):
         "others too (python -m dataset.also_words)",
     )
 
+    bm25_current_word: bool = flag(
+        False,
+        "a word finds entries where it stands, as far as it is written; False: when the next token has ended it",
+    )
+
     def check(self) -> None:
         read_also(self.bm25_also_words)
 
@@ -176,15 +181,25 @@ class BM25Index(BankIndex):
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
     def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries that a word which has just ended points to, alone and with partners, and weights in nats.
+        """The entries that a word points to, alone and with partners, and weights in nats.
+
+        It is the word that has just ended, or the current one, where it is another one than at the token before.
 
         Args: what `read` returns.
         Returns:
             entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
         """
-        word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
-        back_W = torch.arange(idf_BTW.shape[-1] - 1, 0, -1, device=word_BT.device)
-        worth_BTW = idf_BTW[..., :-1] * self.config.bm25_pair_recency**back_W
+        if self.config.bm25_current_word:
+            # Until a word of this document has ended, the token before may be another document's.
+            is_new_BT = (word_BTW[..., -1] != 0) | (word_BTW == 0).all(dim=-1)
+            is_new_BT |= F.pad(word_BT[:, 1:] != word_BT[:, :-1], (1, 0), value=True)
+            word_BT1 = word_BT.where(is_new_BT, 0)[..., None]
+            idf_BT1 = self.idf(word_BT1.int())
+        else:
+            word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
+            word_BTW, idf_BTW = word_BTW[..., :-1], idf_BTW[..., :-1]
+        back_W = torch.arange(idf_BTW.shape[-1], 0, -1, device=word_BT.device)
+        worth_BTW = idf_BTW * self.config.bm25_pair_recency**back_W
         slot_BTR = worth_BTW.topk(min(PARTNERS, len(back_W)), dim=-1).indices
         partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
         key_BTR = pair_keys(word_BT1, partner_BTR)

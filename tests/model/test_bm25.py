@@ -127,6 +127,28 @@ def test_common_words_find_entries_and_weigh_little(tokenizer):
     assert found("Nowhere,", ["nowhere"]) == []
 
 
+def test_the_current_word_finds_entries_before_another_one_begins(tokenizer):
+    bank = torch.from_numpy(encode_entries(tokenizer, ["Oslo founded Hardrada.", *FACTS, "Oslo is Oslo."], 16)[0])
+
+    def index_of(current):
+        config = tiny_config(**CONFIG, num_candidates=8, bm25_postings=1, bm25_current_word=current)
+        return BM25Index(bank, config, None, spell(tokenizer, 6400))
+
+    late, now = index_of(False), index_of(True)
+    assert best(late, tokenizer, "Oslo founded") == best(now, tokenizer, "Oslo") == [9]
+    assert set(best(now, tokenizer, "Oslo founded")) > {9}  # that pair's entry too
+    one, two = (encode_as_text(tokenizer, text) for text in ("Norway borders Gold", "Gold has a symbol, Oslo"))
+    ids, document = torch.tensor([one + two]), torch.tensor([[0] * len(one) + [1] * len(two)])
+    both, _ = find_matches(now, ids, document)
+    for text, part in ((one, slice(0, len(one))), (two, slice(len(one), None))):
+        alone, _ = find_matches(now, torch.tensor([text]), None)
+        assert torch.equal(alone.entry_BTC[0], both.entry_BTC[0, part])
+        assert torch.equal(alone.score_BTC[0], both.score_BTC[0, part])
+    for n in range(1, len(one) + len(two)):
+        begun, _ = find_matches(now, ids[:, :n], document[:, :n])
+        assert torch.equal(begun.entry_BTC, both.entry_BTC[:, :n])
+
+
 def test_scores_are_those_of_the_definition(index, tokenizer):
     text = "In Norway, Oslo is older than the director of Gold"
     text_1T = torch.tensor([encode_as_text(tokenizer, text)])
