@@ -62,8 +62,8 @@ class WordKeysConfig(BM25Config):
 
     @property
     def finder_side(self) -> int:
-        """R: rows and columns of the grid; cells without an entry find nothing."""
-        return isqrt(self.knowledge_num - 1) + 1
+        """R: rows and columns of the grid, a multiple of 16 for the kernels; empty cells find nothing."""
+        return -(-(isqrt(self.knowledge_num - 1) + 1) // 16) * 16
 
 
 class TextWords(NamedTuple):
