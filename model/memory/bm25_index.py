@@ -87,7 +87,7 @@ class BM25Index(BankIndex):
     def prepare(self, token_NL: Tensor) -> None:
         self.window = self.config.bm25_window + LONGEST + 1
         self.stop_X = numbers_of(self.config.bm25_stop_words).to(token_NL.device)
-        self.common_X = numbers_of(self.config.bm25_common_words or []).int().to(token_NL.device)
+        self.common_X = numbers_of(self.config.bm25_common_words or []).int().sort().values.to(token_NL.device)
         self.also = AlsoWords(self.config.bm25_also_words, token_NL.device)
         word_NL = self.words(token_NL)
         every_NL = torch.cat([word_NL, self.added(word_NL)], dim=1)
@@ -135,7 +135,9 @@ class BM25Index(BankIndex):
         at_X = torch.searchsorted(self.word_V, word_X).clamp(max=len(self.word_V) - 1)
         idf_X = self.idf_V[at_X].where(self.word_V[at_X] == word_X, self.unknown_idf).masked_fill(word_X == 0, 0.0)
         if len(self.common_X):
-            idf_X = idf_X.clamp(max=COMMON).where(torch.isin(word_X, self.common_X), idf_X)
+            # Not torch.isin, which waits for the device: steps of one token are captured.
+            near_X = torch.searchsorted(self.common_X, word_X).clamp(max=len(self.common_X) - 1)
+            idf_X = idf_X.clamp(max=COMMON).where(self.common_X[near_X] == word_X, idf_X)
         return idf_X
 
     def _rarest_first(self, word_XL: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,16 @@ NGRAMS = {
     "ngram-concat-token": NGRAM | {"fusion": "concat", "fusion_scope": "token"},
     "ngram-cross_attention": NGRAM | {"fusion": "cross_attention"},
     "ngram-recipe": NGRAM | {"fusion": "words", "pointer": True, "ngram_max_matches": 7} | RECIPE,
-    "bm25-pointer": BM25 | {"fusion": "words", "pointer": True, "token_places": True, "unsaid_tokens": True},
+    "bm25-pointer": BM25
+    | {
+        "fusion": "words",
+        "pointer": True,
+        "token_places": True,
+        "unsaid_tokens": True,
+        "bm25_common_words": ["what"],
+        "bm25_current_word": True,
+        "bm25_pair_recency": 0.95,
+    },
     "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
