@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from runs.significance import welch_half
 
-from .leaderboard import ASKED_ANYHOW, OWN_FLAGS
+from .asked_tables import all_edits, public_tests
+from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
-from .rows import MISSING, Row
+from .rows import MISSING
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
 FIRST_ROWS = "val_loss_first_500"  # of the validation text; read with the bank shuffled too
@@ -31,18 +32,6 @@ VARIANTS = {
     "1.5.14, 16 read": "1.5.12, tokens",
     "1.5.15": "1.5.12, tokens, 64 read",
 }
-
-# The columns of the public tests, and the measures in each.
-PUBLIC = {
-    "ParaRel: own / other wordings / all agree": ("pararel_own", "pararel_other", "pararel_consistent"),
-    "PopQA: of five / exact": ("insert_popqa", "insert_popqa_exact"),
-    "zsRE: of five / exact": ("insert_zsre", "insert_zsre_exact"),
-    "our object questions: own / other words / free": ("object", "object_reworded", "exact_match"),
-    "verification": ("verification",),
-    "CounterFact: ES / PS / NS / NS without entry": (
-        "counterfact_es_all", "counterfact_ps_made_all", "counterfact_ns_entry_all", "counterfact_ns_no_entry_all",
-    ),
-}  # fmt: skip
 
 
 def headline(page: Page) -> str:
@@ -106,46 +95,6 @@ def middle(page: Page) -> str:
         "peak_mib": "GPU memory, MiB",
     }
     return answers_of(page, "middle", without | MODELS, ANSWERS | more)
-
-
-def public_tests(page: Page) -> str:
-    """A line for each model, a column for each set; its last line is half of the widest interval of each score."""
-    asked, more, text = (("dev", protocol) for protocol in ASKED_ANYHOW)
-    lines = {
-        "chance": (text, "1.6.14", "chance"),
-        "look-up without a model": (text, "1.6.14", "lookup"),
-        "search alone, without a model": (text, "1.6.14", "search_alone"),
-        "an untrained pointer, width 32": (asked, "1.6.12, untrained pointer", "memory"),
-        "plain (1.6.0)": (text, "1.6.0", "plain"),
-        "memory (1.6.12), 1,959 wordings": (asked, "1.6.12", "memory"),
-        "memory (1.6.12), 3,038 wordings": (more, "1.6.12", "memory"),
-        "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
-        "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
-        "the same, calibrated, two seeds, on a CPU": (("dev", f"{text[1]}, pointer_scale 2"), "1.6.14", "memory"),
-        "memory (1.6.15): that scale from the start of training": (text, "1.6.15", "memory"),
-    }
-    halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
-
-    def result(where: tuple[str, str], experiment: str, arm: str, measure: str) -> Row | None:
-        found = page.result(where, experiment, arm, measure)
-        # Without a model our questions were asked with the first banks only.
-        if found or arm not in ("lookup", "search_alone", "chance"):
-            return found
-        first = "1.6.12's index alone" if arm == "search_alone" else "1.6.12"
-        places = [("dev", f"{asked[1]}{bank}") for bank in ("", ", no invented facts")]
-        return next((row for place in places if (row := page.result(place, first, arm, measure))), None)
-
-    def cell(where: tuple[str, str], experiment: str, arm: str, measures: tuple[str, ...]) -> str:
-        found = {name: result(where, experiment, arm, name) for name in measures}
-        for name, row in found.items():
-            if row and row.interval and arm != "chance":
-                halves[name] = max(halves[name], (row.interval[1] - row.interval[0]) / 2)
-        texts = [f"{row.value:.1f}" if row else MISSING for row in found.values()]
-        return MISSING if set(texts) == {MISSING} else " / ".join(texts)
-
-    body = [[label, *(cell(*line, measures) for measures in PUBLIC.values())] for label, line in lines.items()]
-    widest = [" / ".join(f"{halves[name]:.1f}" for name in measures) for measures in PUBLIC.values()]
-    return page.table(["", *PUBLIC], [*body, ["±, at most", *widest]])
 
 
 def held_out(page: Page) -> str:
@@ -265,8 +214,9 @@ def recipe(page: Page, where: tuple[str, str] = ("val", "wiki-49M")) -> str:
 
 
 def sentences(page: Page) -> str:
-    """Every run on Wikipedia from 1.6.0 on, with a bank or without, against 1.6.0."""
-    return losses_against(page, ("val", "wiki-49M"), "1.6.0", lambda name: name.startswith("1.6."))
+    """Every run on Wikipedia from 1.6.0 on, with a bank or without, against 1.6.0 at its best learning rate."""
+    best = "1.6.0, learning rate 4.5e-3"
+    return losses_against(page, ("val", "wiki-49M"), best, lambda name: name.startswith("1.6."))
 
 
 def losses_against(page: Page, where: tuple[str, str], base: str, chosen: Callable[[str], bool]) -> str:
@@ -342,5 +292,5 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, recipe_mixed, sentences, own_flags, cpu, first_memories, several_gpus, public_tests,
+    recipe, recipe_mixed, sentences, own_flags, cpu, first_memories, several_gpus, public_tests, all_edits,
 )  # fmt: skip

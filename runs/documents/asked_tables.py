@@ -1,0 +1,81 @@
+"""The tables of facts that are asked in any words, added, and edited."""
+
+from .leaderboard import ASKED_ANYHOW
+from .page import Page
+from .rows import MISSING, Row
+
+# The columns of the public tests, and the measures in each.
+PUBLIC = {
+    "ParaRel: own / other wordings / all agree": ("pararel_own", "pararel_other", "pararel_consistent"),
+    "PopQA: of five / exact": ("insert_popqa", "insert_popqa_exact"),
+    "zsRE: of five / exact": ("insert_zsre", "insert_zsre_exact"),
+    "our object questions: own / other words / free": ("object", "object_reworded", "exact_match"),
+    "verification": ("verification",),
+    "CounterFact: ES / PS / NS / NS without entry": (
+        "counterfact_es_all", "counterfact_ps_made_all", "counterfact_ns_entry_all", "counterfact_ns_no_entry_all",
+    ),
+}  # fmt: skip
+
+
+def public_tests(page: Page) -> str:
+    """A line for each model, a column for each set; its last line is half of the widest interval of each score."""
+    asked, more, text = (("dev", protocol) for protocol in ASKED_ANYHOW)
+    lines = {
+        "chance": (text, "1.6.14", "chance"),
+        "look-up without a model": (text, "1.6.14", "lookup"),
+        "search alone, without a model": (text, "1.6.14", "search_alone"),
+        "an untrained pointer, width 32": (asked, "1.6.12, untrained pointer", "memory"),
+        "plain (1.6.0)": (text, "1.6.0", "plain"),
+        "memory (1.6.12), 1,959 wordings": (asked, "1.6.12", "memory"),
+        "memory (1.6.12), 3,038 wordings": (more, "1.6.12", "memory"),
+        "memory (1.6.13), 3,038 wordings": (more, "1.6.13", "memory"),
+        "**memory (1.6.14)**, and text before questions": (text, "1.6.14", "memory"),
+        "the same, calibrated, two seeds, on a CPU": (("dev", f"{text[1]}, pointer_scale 2"), "1.6.14", "memory"),
+        "memory (1.6.15): that scale from the start of training": (text, "1.6.15", "memory"),
+        "**memory (1.6.17)**, a better search, calibrated, two seeds": (text, "1.6.17", "memory"),
+        "the same, 16 entries read in place of 8, one seed": (text, "1.6.17, 16 entries read", "memory"),
+        "memory (1.6.19), learned product keys, one seed": (text, "1.6.19", "memory"),
+    }
+    halves = dict.fromkeys(sum(PUBLIC.values(), ()), 0.0)
+
+    def result(where: tuple[str, str], experiment: str, arm: str, measure: str) -> Row | None:
+        found = page.result(where, experiment, arm, measure)
+        # Without a model our questions were asked with the first banks only.
+        if found or arm not in ("lookup", "search_alone", "chance"):
+            return found
+        first = "1.6.12's index alone" if arm == "search_alone" else "1.6.12"
+        places = [("dev", f"{asked[1]}{bank}") for bank in ("", ", no invented facts")]
+        return next((row for place in places if (row := page.result(place, first, arm, measure))), None)
+
+    def cell(where: tuple[str, str], experiment: str, arm: str, measures: tuple[str, ...]) -> str:
+        found = {name: result(where, experiment, arm, name) for name in measures}
+        for name, row in found.items():
+            if row and row.interval and arm != "chance":
+                halves[name] = max(halves[name], (row.interval[1] - row.interval[0]) / 2)
+        texts = [f"{row.value:.1f}" if row else MISSING for row in found.values()]
+        return MISSING if set(texts) == {MISSING} else " / ".join(texts)
+
+    body = [[label, *(cell(*line, measures) for measures in PUBLIC.values())] for label, line in lines.items()]
+    widest = [" / ".join(f"{halves[name]:.1f}" for name in measures) for measures in PUBLIC.values()]
+    return page.table(["", *PUBLIC], [*body, ["±, at most", *widest]])
+
+
+def all_edits(page: Page) -> str:
+    """CounterFact with every edit of the dev part made at once."""
+    every, scaled = f"{ASKED_ANYHOW[2]}, all dev edits", f"{ASKED_ANYHOW[2]}, all dev edits, pointer_scale 2"
+    lines = {
+        "search of 1.6.15 and a rule, no model": (every, "1.6.15", "search_alone"),
+        "search of 1.6.18 and a rule, no model": (every, "1.6.18", "search_alone"),
+        "the same, 16 entries": (every, "1.6.18, 16 entries read", "search_alone"),
+        "1.6.14, calibrated, two seeds, on a CPU": (scaled, "1.6.14", "memory"),
+        "1.6.15, one seed": (every, "1.6.15", "memory"),
+        "**1.6.18**, calibrated, two seeds": (every, "1.6.18", "memory"),
+        "1.6.18, 16 entries read, one seed": (every, "1.6.18, 16 entries read", "memory"),
+    }
+    columns = {
+        "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",
+        "written freely: ES": "free_es_all", "PS ": "free_ps_made_all",
+    }  # fmt: skip
+    measures = [f"counterfact_{name}" for name in columns.values()]
+    body = [[label, *page.cells(("dev", line[0]), *line[1:], *measures)] for label, line in lines.items()]
+    return page.table(["", *columns], body)
