@@ -49,6 +49,7 @@ OF_MEMORY = {
 }  # fmt: skip
 UNSET = ("max_steps", "memory_layers", "init_path", "cluster_cache_path")  # shown though they are None
 DRAWN = 12  # points of a curve in numbers
+LONGEST = 300  # characters of a flag's value; of a longer list the beginning is shown, and its length
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -132,10 +133,10 @@ def knowledge(run: Run) -> str:
 
 def question_table(found: Evidence) -> str:
     """A row for each kind of question, a column for each control; empty where nothing was asked."""
-    arms = found.controls
     rows = []
-    parts_of_text = [measure for measure in found.measures if measure.startswith("val_loss_first_")]
-    for measure in (*QUESTIONS, *parts_of_text):
+    measures = [*QUESTIONS, *(measure for measure in found.measures if measure.startswith("val_loss_first_"))]
+    arms = [arm for arm in found.controls if any((arm, measure) in found.results for measure in measures)]
+    for measure in measures:
         cells = [own(found.results, measure), *(found.results.get((arm, measure)) for arm in arms)]
         if any(cells):
             n = next((str(number.n) for number in cells if number and number.n), "-")
@@ -254,7 +255,11 @@ def changed_flag_table(run: Run) -> str:
 
 
 def change_table(base: str, changes: dict[str, tuple]) -> str:
-    rows = [[name, f"`{old}`", f"`{new}`"] for name, (old, new) in changes.items()]
+    def short(value) -> str:
+        text = str(value)
+        return f"`{text}`" if len(text) <= LONGEST else f"`{text[:LONGEST]}` …, 共 {len(value)} 个"
+
+    rows = [[name, short(old), short(new)] for name, (old, new) in changes.items()]
     return table(["参数名", base, "本实验"], rows) if rows else "参数与基础实验相同"
 
 

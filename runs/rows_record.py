@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.bank_size import without_auto
@@ -17,7 +18,7 @@ from . import record_tables as tables
 from .blanks import AI, write_answers
 from .documents.leaderboard import plain_of
 from .documents.rows import Row, Rows
-from .evidence import Evidence, Number
+from .evidence import OWN, Evidence, Number
 from .known import Known
 from .metrics import METRICS, metric
 from .new import script_flags
@@ -34,8 +35,12 @@ HEAD = re.compile(rf"\*\*另一协议的结果: (.+?)(?:; {CHANGED_FLAGS} (.+))?
 NOT_MEASURED = "未测(该协议的行中没有这一项)"
 # A command that starts an experiment's script, and the flags that it adds.
 STARTED = re.compile(r"\brun_file/experiment_(\w+)\.sh\b([^;]*)")
+# What such a command says of more seeds: `--seed 42 (1, 2)`.
+MORE_SEEDS = re.compile(r"\s\(\d[\d, ]*\)")
 # Rows of runs on a GPU may name the peak as the GPU does.
 SAME = {"peak_gpu_mib": "peak_mib"}
+# Benchmarks of edits have a measure for each number of edits, "all" for every case.
+EDITS, EDIT_NUMBER = tables.OPTIONAL["公开编辑题"], re.compile(r"_(?:\d+|all)$")
 SCORES = {
     "TEXT_GENERATION_SAMPLES", "COHERENCE_SCORE", "FLUENCY_SCORE", "DIVERSITY_SCORE", "CURRENT_QUALITY",
     "BASELINE_QUALITY", "QUALITY_IMPROVEMENT",
@@ -46,16 +51,19 @@ def numbers_of(rows: list[Row]) -> dict[tuple[str, str], Number]:
     """(arm, measure) -> the number of the newest row, of all measures that a record knows."""
     known, found = {m.name for m in METRICS}, {}
     for row in sorted(rows, key=lambda row: row.date):
-        if (name := SAME.get(row.measure, row.measure)) in known:
-            found[row.arm, name] = Number(metric(name), name, tuple(row.values or [row.value]), row.n)
+        name = SAME.get(row.measure, row.measure)
+        of = name if name in known or not name.startswith(EDITS) else EDIT_NUMBER.sub("_*", name)
+        if of in known:
+            found[row.arm, name] = Number(metric(of), name, tuple(row.values or [row.value]), row.n)
     return found
 
 
 def flags_of(row: Row) -> tuple[Flags, dict]:
     """The flags of the command that made a row, and what it says in words alone, such as `--knowledge_num auto`."""
     if started := STARTED.search(row.command):
+        given = MORE_SEEDS.sub("", started[2])
         # Files without a name here stand in capitals, and several are one folder; the size of that bank is in no row.
-        words, auto = without_auto(shlex.split(re.sub(r"\b([A-Z]+) (?=[A-Z]+\b)", r"\1+", started[2])))
+        words, auto = without_auto(shlex.split(re.sub(r"\b([A-Z]+) (?=[A-Z]+\b)", r"\1+", given)))
         flags = parse_cli([*script_flags(find_script(started[1], ROOT)), *words])
         return flags, {"knowledge_num": "auto"} if auto else {}
     words = shlex.split(row.command)
@@ -68,15 +76,20 @@ def flat_and_idle(flags: Flags, told: dict | None = None) -> tuple[dict, list[st
     return flat | (told or {}), sorted(flags.idle(every=True))
 
 
+def own_loss(rows: list[Row]) -> Row | None:
+    """The newest row of the loss of the model itself, under no control."""
+    return next((row for row in reversed(rows) if row.measure == "val_loss" and row.arm in OWN), None)
+
+
 class RowEvidence(Evidence):
     """The numbers of an experiment in rows of one protocol, beside those of its base and of its plain model.
 
     It is named by its number, or as rows name it with other flags: "1.6.1, dropout 0.1".
 
     Attributes:
-        variants: rows of the experiment with other flags, whose names begin with its number, those of protocols that
-            add to this one, such as "asked-74M, more wordings", also of the base and of the plain model.
-        loss: the row of its own loss, or None.
+        variants: rows of the experiment, its base and the plain model with other flags, whose names begin with their
+            numbers, and in protocols that add to this one, such as "asked-74M, more wordings".
+        loss: the row of its own loss, or None.  head: that row, else the newest that names its script, or None.
 
     Raises:
         FileNotFoundError: the experiment has no script.
@@ -92,13 +105,15 @@ class RowEvidence(Evidence):
         base, self.plain = base_of(self.script), plain_of(rows, name)
         self.base_number = base and base.replace("_", ".")
         self.rows = [row for row in held if row.experiment == number]
-        self.variants = [row for row in held if row.experiment.startswith((f"{name},", f"{name} "))]
+        of = [other for other in (name, self.base_number, self.plain) if other]
+        self.variants = [row for row in held if row.experiment.startswith(tuple(f"{other}," for other in of))]
         added = [row for row in rows.results if row.protocol.startswith(f"{protocol}, ")]
-        self.variants += [row for row in added if row.experiment in (number, self.base_number, self.plain)]
+        self.variants += [row for row in added if row.experiment in (number, *of)]
         if not self.rows:
             raise ValueError(f"no row of the protocol {protocol!r} is of {number}: name another protocol")
         self.protocol = protocol
-        self.loss = next((row for row in reversed(self.rows) if row.measure == "val_loss"), None)
+        self.loss = own_loss(self.rows)
+        self.head = self.loss or next((row for row in reversed(self.rows) if STARTED.search(row.command)), None)
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
         self.plain_rows = [row for row in held if row.experiment == self.plain]
@@ -111,7 +126,7 @@ class RowEvidence(Evidence):
 
 
 class RowKnown(Known):
-    """What a text about such an experiment may state: numbers of rows, of their notes, and of the flags."""
+    """What a text about such an experiment may state: numbers of rows, of their names and notes, and of the flags."""
 
     def __init__(self, found: RowEvidence, flags: Flags):
         self.flags, self.by_step, self.of_flags = flat_and_idle(flags)[0], {}, {}
@@ -120,7 +135,7 @@ class RowKnown(Known):
         self.text = json.dumps([row.as_line() for row in rows], ensure_ascii=False)
         base = found.base_number and find_script(found.base_number, ROOT)
         self.take_flags({"与基础实验不同的参数": flat_and_idle(parse_cli(script_flags(base)))[0] if base else {}})
-        self.put(self.anywhere, [[row.note, row.n, row.seeds] for row in rows])
+        self.put(self.anywhere, [[row.experiment.partition(",")[2], row.note, row.n, row.seeds] for row in rows])
         self.take_results(found)
         for row in rows:
             self.take_interval(row.measure, row.interval, row.unit == "%")
@@ -131,22 +146,23 @@ class RowKnown(Known):
 
 def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
     """The value of each marker of a record, or why there is none."""
-    loss, (flat, idle) = found.loss, flat_and_idle(*flags_of(found.loss))
+    head, (flat, idle) = found.head, flat_and_idle(*flags_of(found.head))
     against = found.against("val_loss", "baseline")
     peak, memory = found.number("peak_mib"), found.against("peak_mib", "baseline")
     plain = f" ({found.plain})"
     known = {
-        "EXPERIMENT": f"experiment_{found.experiment.replace('.', '_')}", "CREATED": loss.date, "GPU": loss.machine,
-        "SCRIPT": found.script.relative_to(ROOT).as_posix(), "COMMAND_LINE": loss.command, "COMMIT_HASH": loss.commit,
-        "BASE_EXPERIMENT": f"experiment_{found.base_number}", "ENVIRONMENT": loss.machine,
+        "EXPERIMENT": f"experiment_{found.experiment.replace('.', '_')}", "CREATED": head.date, "GPU": head.machine,
+        "SCRIPT": found.script.relative_to(ROOT).as_posix(), "COMMAND_LINE": head.command, "COMMIT_HASH": head.commit,
+        "BASE_EXPERIMENT": f"experiment_{found.base_number}", "ENVIRONMENT": head.machine,
         "STATE": "✅ 完成", "ALL_METRICS": tables.all_metrics(found), "KNOWLEDGE": knowledge(found),
         "SUMMARY": summary(found),
         "MODEL_FLAGS": tables.flag_table(tables.MODEL_FLAGS, flat.get, idle),
         "TRAIN_FLAGS": tables.flag_table(tables.TRAIN_FLAGS, flat.get, idle),
         "CHANGED_FLAGS": changed(found), "TARGET_LOSS": "未设目标", "LOSS_ACHIEVED": "未设目标",
         "TARGET_PPL": "未设目标", "PPL_ACHIEVED": "未设目标",
-        "FINAL_LOSS": found.number("val_loss").text, "CURRENT_LOSS": found.number("val_loss").text,
     }  # fmt: skip
+    if found.loss:
+        known |= dict.fromkeys(("FINAL_LOSS", "CURRENT_LOSS"), found.number("val_loss").text)
     if peak:
         known |= dict.fromkeys(("PEAK_GPU_MEM", "CURRENT_MEM"), f"{peak.text} MiB")
     if against:
@@ -166,28 +182,45 @@ def values_of_rows(found: RowEvidence) -> Callable[[str], str]:
 
 def summary(found: RowEvidence, is_whole: bool = True) -> str:
     """The main results beside those of base and plain model, and their origin. `is_whole`: no run stands above."""
-    loss, shown = found.loss, tables.results_table(found, [name for name, _ in found.references])
+    names = [name for name, _ in found.references]
+    head, shown = found.head, tables.results_table(found, names) or edit_table(found, "_all")
     told = (
         f"脚本没有照原样运行过, 数值是改了参数的 ({found.variant}), 见 与基础实验不同的参数。"
         if found.variant and is_whole
         else ""
     )
-    noise = "; 单个种子的 Loss 波动未知" if len(loss.seeds) < 2 else ""
-    return f"{shown}\n\n协议: {loss.protocol}; 种子: {', '.join(map(str, loss.seeds))}{noise}。{told}{ORIGIN}"
+    noise = "; 单个种子的 Loss 波动未知" if found.loss and len(head.seeds) < 2 else ""
+    return f"{shown}\n\n协议: {head.protocol}; 种子: {', '.join(map(str, head.seeds))}{noise}。{told}{ORIGIN}"
 
 
 def knowledge(found: RowEvidence) -> str:
-    """The questions under every control, where rows hold any."""
+    """The questions, and the edits of benchmarks, under every control, where rows hold any."""
     asked = any(measure in tables.QUESTIONS and measure != "val_loss" for _, measure in found.results)
-    return tables.question_table(found) if asked else NOT_MEASURED
+    parts = [tables.question_table(found) if asked else "", edit_table(found)]
+    return "\n\n".join(filter(None, parts)) or NOT_MEASURED
+
+
+def edit_table(found: RowEvidence, end: str = "") -> str:
+    """The measures of benchmarks of edits whose names have this end, under every control; empty where none is."""
+    rows = []
+    for measure in found.measures:
+        if measure.startswith(EDITS) and measure.endswith(end):
+            own, *others = (found.results.get((arm, measure)) for arm in ("memory", *found.controls))
+            label = own.label.replace("all 次编辑", "全部编辑")
+            rows.append([label, str(own.n or "-"), *map(tables.cell, (own, *others))])
+    head = ["公开编辑题", "题数", "本实验", *(tables.ARMS[arm] for arm in found.controls)]
+    return tables.table(head, rows) if rows else ""
 
 
 def changed(found: RowEvidence) -> str:
-    """The flags that differ from those of the base experiment's row."""
-    row = next((row for row in reversed(found.base_rows) if row.measure == "val_loss"), None)
+    """The flags that differ from those of the base experiment's row; without a loss, from its script's."""
+    row = own_loss(found.base_rows)
+    if found.loss is None and found.base_number:  # trained with the same words
+        scripts = [f"experiment_{number.replace('.', '_')}.sh" for number in (found.experiment, found.base_number)]
+        row = replace(found.head, command=found.head.command.replace(*scripts))
     if row is None:
         return missing(f"{found.base_number} 在该协议下没有行")
-    changes = tables.changed_between(*(flat_and_idle(*flags_of(each)) for each in (row, found.loss)))
+    changes = tables.changed_between(*(flat_and_idle(*flags_of(each)) for each in (row, found.head)))
     return tables.change_table(f"experiment_{found.base_number}", changes)
 
 
@@ -249,10 +282,10 @@ def fill_from_rows(number: str, protocol: str, notes: dict[str, str], experiment
             text = with_table_beside(text, found)
         known = RowKnown(found, parse_cli(script_flags(found.script)))
         known.put(known.anywhere, text)
-    elif found.loss is None:
-        raise ValueError(f"no row of the protocol {protocol!r} holds the loss of {number}: name another protocol")
+    elif found.head is None:
+        raise ValueError(f"no row of the protocol {protocol!r} tells how {number} was trained: name another protocol")
     else:
-        known, text = RowKnown(found, flags_of(found.loss)[0]), fill_text(text_of_record(path), values_of_rows(found))
+        known, text = RowKnown(found, flags_of(found.head)[0]), fill_text(text_of_record(path), values_of_rows(found))
     require_known(notes, text, known, path)
     write_text(path, write_answers(text, notes, AI))
     return path
