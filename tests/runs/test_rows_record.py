@@ -60,6 +60,21 @@ def test_a_record_of_a_started_script_has_its_flags_its_controls_and_numbers_of_
     assert "| 对象准确率 | 1999 | 98.9% ± 0.1% | 27.9% ± 0.3% |" in values["KNOWLEDGE"]
 
 
+def test_the_seeds_are_those_of_its_own_loss_and_other_flags_of_base_and_plain_may_be_stated(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.6.20", {"FINDING_1": "1.6.0 训练 2,442 步, Loss 为 2.9876"})
+    values = filled((tmp_path / "experiment/EXPERIMENT_1_6_20.md").read_text())  # a row under a control is newer
+    assert "种子: 42, 1, 2。" in values["SUMMARY"]
+
+
+def test_an_experiment_without_a_loss_shows_its_edits_and_the_flags_of_its_script(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.6.18", {"FINDING_1": "ES 98.7%"}, "asked-74M, text before questions, all dev edits")
+    values = filled((tmp_path / "experiment/EXPERIMENT_1_6_18.md").read_text())
+    assert "ES, 全部编辑 | 300 | 98.7% ± 0.5% | 97.8% ± 0.0% |" in values["SUMMARY"]
+    assert "ES, 100 次编辑 | 100 | 98.0% ± 0.0% |" in values["KNOWLEDGE"] and "100 次" not in values["SUMMARY"]
+    assert values["CHANGED_FLAGS"].strip().splitlines()[2:] == ["| pointer_edited | `0.0` | `2.0` |"]
+    assert values["FINAL_LOSS"].startswith("未记录")
+
+
 @pytest.mark.parametrize(
     "number, answer, sentence",
     [
