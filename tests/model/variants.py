@@ -53,7 +53,7 @@ MEMORY = {
 OTHERS = {
     f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion} | BASES.get(retrieval, {})
     for retrieval, fusion in product(RETRIEVALS, FUSIONS)
-    if retrieval != "product_key" and (retrieval != "word_keys" or fusion in ("words", "gated_mlp"))  # as bm25
+    if retrieval != "product_key" and (retrieval != "word_keys" or fusion == "gated_mlp")  # as bm25
 }
 EXTRAS = {
     "gumbel-top1": {"selection": "gumbel", "num_selected": 1, "similarity_loss_coef": 0.1, "diversity_loss_coef": 0.1},
