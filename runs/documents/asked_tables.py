@@ -24,6 +24,7 @@ def public_tests(page: Page) -> str:
         "chance": (text, "1.6.14", "chance"),
         "look-up without a model": (text, "1.6.14", "lookup"),
         "search alone, without a model": (text, "1.6.14", "search_alone"),
+        "search of 1.6.17 alone, without a model": (text, "1.6.17", "search_alone"),
         "an untrained pointer, width 32": (asked, "1.6.12, untrained pointer", "memory"),
         "plain (1.6.0)": (text, "1.6.0", "plain"),
         "memory (1.6.12), 1,959 wordings": (asked, "1.6.12", "memory"),
@@ -40,8 +41,8 @@ def public_tests(page: Page) -> str:
 
     def result(where: tuple[str, str], experiment: str, arm: str, measure: str) -> Row | None:
         found = page.result(where, experiment, arm, measure)
-        # Without a model our questions were asked with the first banks only.
-        if found or arm not in ("lookup", "search_alone", "chance"):
+        # Without a model our questions were asked with the first banks only, and with the search of 1.6.14.
+        if found or arm not in ("lookup", "search_alone", "chance") or experiment != "1.6.14":
             return found
         first = "1.6.12's index alone" if arm == "search_alone" else "1.6.12"
         places = [("dev", f"{asked[1]}{bank}") for bank in ("", ", no invented facts")]
@@ -74,7 +75,7 @@ def all_edits(page: Page) -> str:
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",
-        "written freely: ES": "free_es_all", "PS ": "free_ps_made_all",
+        "written freely: ES": "free_es_all", "written freely: PS": "free_ps_made_all",
     }  # fmt: skip
     measures = [f"counterfact_{name}" for name in columns.values()]
     body = [[label, *page.cells(("dev", line[0]), *line[1:], *measures)] for label, line in lines.items()]
