@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.constants import PADDING
+from common.constants import NO_DOCUMENT, PADDING
 from common.files import LONGEST, atomic, explained, open_text, require_text, whole
 
 from .cache import content_key, remember, tokenizer_key
@@ -25,6 +25,7 @@ BANK_ORDER = "bank_rows.npy"  # in a run folder: the sentence of the knowledge f
 CHARACTERS_AT_ONCE = 1 << 20
 LONGEST_LITERAL = 16  # characters of a JSON literal or escape, which the end of a block may cut
 SENTENCES_AT_ONCE = 16384
+DOCUMENTS = "documents.npy"  # of a bank, where its knowledge file tells them
 COUNTS = ("read", "empty", "duplicated", "unused")  # of sentences, for the report
 
 
@@ -42,6 +43,7 @@ class Fact:
     object: str = ""
     uuid: str = ""
     source: str = ""
+    document: str = ""  # of the training text that it stands in, counted from 0 (`dataset.passages`)
 
 
 def triple_uuid(subject: str, predicate: str, object: str) -> str:
@@ -191,6 +193,11 @@ class Bank:
     folder: Path
     order_N: np.ndarray | None = None
 
+    def documents(self) -> np.ndarray | None:
+        """(N,) int32: the document of the training text that each row was cut from, -1 for none; None without any."""
+        path = self.folder / DOCUMENTS
+        return np.load(path) if path.exists() else None
+
     def fact(self, row: int) -> Fact | None:
         """The fact that row `row` was made from; None for an entry in reserve."""
         index = row if self.order_N is None else self.order_N[row]
@@ -274,7 +281,7 @@ def build_bank(
     folder.mkdir(parents=True)
     dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max + 1 else np.int32
     counts, wanted = dict.fromkeys(COUNTS, 0), knowledge_num - reserve_entries
-    lengths, offsets, known_objects, objects_kept = [], [0], 0, 0
+    lengths, offsets, documents, known_objects, objects_kept = [], [0], [], 0, 0
     facts = different_facts(path, wanted, counts)
     # Written piece by piece, not through a memory map: on a full disk a map kills the process without a message.
     with open(folder / "facts.jsonl", "wb") as out, open(folder / "tokens.npy", "wb") as table:
@@ -286,6 +293,7 @@ def build_bank(
             lengths += length_X.tolist()
             for fact, token_L, length in zip(chunk, token_XL, length_X, strict=True):
                 offsets.append(offsets[-1] + out.write(json.dumps(asdict(fact), ensure_ascii=False).encode() + b"\n"))
+                documents.append(int(fact.document) if fact.document.isdecimal() else NO_DOCUMENT)
                 if fact.object:
                     known_objects += 1
                     text = fact.sentence if length <= knowledge_length else tokenizer.decode(token_L.tolist())
@@ -306,6 +314,8 @@ def build_bank(
         "object_kept_share": round(objects_kept / known_objects, 4) if known_objects else None,
     } | ({"reserve": reserve_entries} if reserve_entries else {})  # fmt: skip
     np.save(folder / "offsets.npy", np.array(offsets[:-1]))
+    if max(documents) != NO_DOCUMENT:
+        np.save(folder / DOCUMENTS, np.array(documents + [NO_DOCUMENT] * reserve_entries, dtype=np.int32))
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 

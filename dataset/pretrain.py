@@ -148,7 +148,7 @@ def open_token_cache(path: str | Path, tokenizer, cache_dir: str | Path, flag: s
 class PretrainDataset(torch.utils.data.Dataset):
     """Rows of `max_seq_len` tokens over a range of a cache's documents.
 
-    packed: the stream of documents, cut into full rows; `document_ids` count the documents of a row from 0. A document
+    packed: the stream of documents, cut into full rows; `document_ids` count the documents of the file. A document
     that crosses the end of a row continues in the next one. The tokens after the last full row are left out.
     padded: one document per row, cut at the end, padded with label -100; no `document_ids`.
 
@@ -228,7 +228,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         return {
             "input_ids": np.where(inside_BT, input_BT, self.pad_token_id),
             "labels": np.where(inside_BT & ~given_BT, input_BT, IGNORED),
-            "document_ids": document_BT - document_BT[:, :1],
+            "document_ids": document_BT,
         }
 
     def _fetch_padded(self, rows: np.ndarray) -> dict[str, np.ndarray]:

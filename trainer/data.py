@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from common.constants import NO_DOCUMENT
 from common.files import read_json, require_file
 from dataset.cache import content_key, tokenizer_key
 from dataset.formats import require_data
@@ -13,6 +16,8 @@ from dataset.questions import FIELDS, VAL_QUESTIONS, read_questions
 from dataset.tokenizer import load_tokenizer, vocabulary_size, with_padding_first
 
 from .config import Flags
+
+PASSAGES_LOOKED_AT = 32  # of a bank that says where they stand
 
 
 @dataclass
@@ -90,6 +95,8 @@ def load_data(flags: Flags, accelerator, run) -> Data:
             val_path, tokenizer, model.max_seq_len, part="train" if data.val_path else "val",
             val_fraction=held_out, **options,
         )  # fmt: skip
+        if bank is not None:
+            require_own_documents(bank, train, flags, tokenizer)
         run.report("train", train.report)
         run.report("val", val.report)
         files = {"--data_path": data.data_path, "--val_path": data.val_path}
@@ -103,6 +110,35 @@ def load_data(flags: Flags, accelerator, run) -> Data:
         entries = open_entries(bank.tokens, tokenizer, model.max_seq_len)
     run.note(f"{len(train)} rows to train, {len(val)} to validate")
     return Data(tokenizer, train, val, bank, entries, inputs)
+
+
+def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer) -> None:
+    """Refuse a bank with passages of the training text where training could read a position's own document.
+
+    Raises:
+        ValueError: the retrieval cannot leave them out, they are of another text, or held-out documents are among them.
+    """
+    document_N, data, offset_D = bank.documents(), flags.data, train.cache.offset_D
+    if document_N is None:
+        return
+    path = data.database_init_path
+    if not flags.model.retrieval_class.leaves_out_own:
+        raise ValueError(
+            f"{path} holds passages of a training text, and --retrieval {flags.model.retrieval} would read the "
+            "document that it learns: take --retrieval suffix, or a knowledge file of other texts"
+        )
+    if not data.val_path:
+        raise ValueError(f"{path} holds passages of the held-out documents too: give a --val_path with other texts")
+    rows = np.flatnonzero(document_N != NO_DOCUMENT)
+    for row in rows[:: max(len(rows) // PASSAGES_LOOKED_AT, 1)].tolist():
+        number, text = document_N[row], ""
+        if number < len(offset_D) - 1:
+            text = tokenizer.decode(train.cache.token_N[offset_D[number] : offset_D[number + 1]].tolist())
+        if bank.fact(row).sentence not in text:
+            raise ValueError(
+                f"{path}: an entry is said to stand in document {number} of --data_path {data.data_path} and does not: "
+                "write the passages anew with python -m dataset.passages"
+            )
 
 
 def tell_unused(report: dict, path: str, log) -> None:

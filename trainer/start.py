@@ -123,6 +123,8 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
     model = build_model(flags.model, tokens, seed=flags.run.seed).to(accelerator.device)
     if flags.model.reads_bank:
         model.bank.spell(load_tokenizer(flags.data.tokenizer_path))
+    if bank is not None and (document_N := bank.documents()) is not None:
+        model.bank.document = torch.from_numpy(document_N).to(accelerator.device)
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():

@@ -27,6 +27,8 @@ class MemoryBank(nn.Module):
         tokens: (N, L) int16 where the vocabulary allows it, else int32; row n is entry n, padded with PADDING.
         frozen: (N,) bool; training never changes these rows.
         spelling: (V,) int64, only with retrieval by words: how each token is spelled (`spelling.py`).
+        document: (N,) int32, the document of the training text that each entry was cut from; None: none was. It is
+            no part of the weights.
         average: (N_unfrozen, D) float16 moving averages, only with `ema_interval`; in the order of `unfrozen_rows()`.
     """
 
@@ -37,6 +39,7 @@ class MemoryBank(nn.Module):
         dtype = torch.int16 if config.vocab_size <= torch.iinfo(torch.int16).max else torch.int32
         self.register_buffer("tokens", torch.zeros(N, L, dtype=dtype))
         self.register_buffer("frozen", torch.zeros(N, dtype=torch.bool))
+        self.register_buffer("document", None, persistent=False)
         if config.index_class is not None and config.index_class.needs_spelling:
             self.register_buffer("spelling", tokens_as_words(config.vocab_size))
         if config.ema_interval:

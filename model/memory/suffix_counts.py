@@ -28,6 +28,25 @@ class Counted(NamedTuple):
     score: Tensor
 
 
+class Own(NamedTuple):
+    """What each position may not read: what was cut from its own document of the training text.
+
+    Attributes:
+        document_N: int32, of each entry.  L: tokens per entry.  document_X: of each position.
+    """
+
+    document_N: Tensor
+    L: int
+    document_X: Tensor
+
+    def places(self, place_XY: Tensor) -> Tensor:
+        """(X, Y) bool: the places that stand in their position's own document."""
+        return self.document_N[place_XY.clamp(min=0) // self.L] == self.document_X[:, None]
+
+    def split(self, n: int) -> list["Own"]:
+        return [self._replace(document_X=document_Z) for document_Z in self.document_X.split(n)]
+
+
 def ranges(index, places, query_X: Tensor) -> tuple[Tensor, Tensor]:
     """(M, X) int64: the first place that shares the last 1, 2, ... tokens, and how many do. M fill one number.
 
@@ -41,8 +60,9 @@ def ranges(index, places, query_X: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_next(
-    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool = False
-) -> Counted:
+    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool = False,
+    own: Own | None = None,
+) -> Counted:  # fmt: skip
     """The next tokens after n places, evenly spaced, of the longest suffix that so many share; else of the last token.
 
     Edited entries count as they are: the number of places, too, is that of the bank as it is.
@@ -52,19 +72,21 @@ def count_next(
         topic_XK: float32, the topic of the text; None: all places count the same.
         often: n, several of them, side by side in the result.  n_given: U, for each.
         shuffle: a control; the tokens after other places are counted.
+        own: places that are not counted. They are among the n, so that as many others are as without them.
     """
     part = max(PLACES_AT_ONCE // max(often), 1)
     topics = [None] * len(query_X) if topic_XK is None else topic_XK.split(part)
+    owns = [None] * len(topics) if own is None else own.split(part)
     parts = [
-        _count_part(index, query_Z, topic_ZK, often, n_given, shuffle)
-        for query_Z, topic_ZK in zip(query_X.split(part), topics, strict=False)
+        _count_part(index, query_Z, topic_ZK, often, n_given, shuffle, own_Z)
+        for query_Z, topic_ZK, own_Z in zip(query_X.split(part), topics, owns, strict=False)
     ]
     return Counted(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
 def _count_part(
-    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool
-) -> Counted:  # fmt: skip
+    index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool, own: Own | None
+) -> Counted:
     """`count_next` of some positions."""
     low_MX, count_MX = ranges(index, index.base, query_X)
     total_MX, edited = count_MX, None
@@ -79,6 +101,8 @@ def _count_part(
             stale_XY = index.stale_N[place_XY.clamp(min=0) // index.token_NL.shape[1]]
             newer_XY = taken(index, index.edits, *edited, level_1X, n, shuffle)
             place_XY = torch.cat([newer_XY, place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
+        if own is not None:
+            place_XY = place_XY.masked_fill(own.places(place_XY), NO_ENTRY)
         topic_NK = None if index.topics is None else index.topics.topic_NK
         bank = index.token_NL, index.config.vocab_size
         return Counted(*next_tokens(place_XY, level_1X[0] + 1, *bank, topic_XK, topic_NK, n_given))

@@ -173,14 +173,14 @@ class SuffixIndex(BankIndex):
         """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
         return suffix_queries(text_BX, start_BX, self.config.suffix_length, self.bits, self.per_key)
 
-    def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool) -> Counted:
+    def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool, own=None) -> Counted:
         """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""
         config, topic_XK = self.config, None
         if self.topics is not None:
             document_BX = start_BX.long().cumsum(dim=1)
             topic_XK = self.topics.of_text(text_BX, document_BX, config.suffix_topic_window)[:, -T:].flatten(0, 1)
         query_X = self.queries(text_BX, start_BX)[0, :, -T:].flatten()
-        counted = count_next(self, query_X, topic_XK, config.suffix_often, config.suffix_often_tokens, shuffle)
+        counted = count_next(self, query_X, topic_XK, config.suffix_often, config.suffix_often_tokens, shuffle, own)
         return Counted(*(x.view(len(text_BX), T, -1) for x in counted))
 
     def _neighbours(

@@ -17,6 +17,7 @@ from ..ops import read_places
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
+from .suffix_counts import Own
 from .suffix_index import SuffixConfig, SuffixIndex
 from .text import TextSearchConfig, previous, remember, starts, text_so_far, tokens_in_common
 
@@ -29,6 +30,7 @@ class Suffixes(Retrieval):
     """
 
     index_class = SuffixIndex
+    leaves_out_own = True
 
     @dataclass(frozen=True)
     class Config(SuffixConfig, TextSearchConfig):
@@ -59,7 +61,8 @@ class Suffixes(Retrieval):
     @classmethod
     def search_text(cls, config: Config, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches:
         """Places and the tokens that match, as the entries and scores of `Matches`."""
-        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT), input_BT.shape[1]))
+        own_BT = None if bank.document is None else document_BT
+        return Matches(*find_places(config, bank, input_BT, starts(input_BT, document_BT), input_BT.shape[1], own_BT))
 
     @classmethod
     @torch.no_grad()
@@ -104,15 +107,25 @@ class Suffixes(Retrieval):
         return found._replace(log_weight_BTS=log_weight_BTS), {}
 
 
-def find_places(config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    """Places and scores (B, T, S) at the last T positions: `SuffixIndex.find`, then `count_next` as the flags say."""
+def find_places(
+    config: Suffixes.Config, bank, text_BX: Tensor, start_BX: Tensor, T: int, own_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Places and scores (B, T, S) at the last T positions: `SuffixIndex.find`, then `count_next` as the flags say.
+
+    Args:
+        own_BT: the document of each position; places in entries that were cut from it are left out.
+    """
     index, shuffle = bank.index(SuffixIndex), config.bank_control == "shuffled"
     past = min(text_BX.shape[1], T + config.suffix_length)  # what the longest suffix may reach
     text = text_BX[:, -past:], start_BX[:, -past:]
     place_BTS, score_BTS = index.find(*text, T, config.num_selected - config.n_counted, config.num_candidates, shuffle)
+    own = None if own_BT is None else Own(bank.document, bank.tokens.shape[1], own_BT.flatten())
+    if own is not None:
+        is_own_BTS = own.places(place_BTS.flatten(0, 1)).view_as(place_BTS)
+        place_BTS, score_BTS = place_BTS.masked_fill(is_own_BTS, NO_ENTRY), score_BTS.masked_fill(is_own_BTS, 0)
     if not config.n_counted:
         return place_BTS, score_BTS
-    counted = index.count_next(text_BX, start_BX, T, shuffle)
+    counted = index.count_next(text_BX, start_BX, T, shuffle, own)
     return torch.cat([place_BTS, counted.place], dim=-1), torch.cat([score_BTS, counted.score], dim=-1)
 
 

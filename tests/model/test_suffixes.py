@@ -304,3 +304,25 @@ def test_an_edited_entry_has_another_topic_until_the_edit_is_undone():
 def test_counted_tokens_that_cannot_be_read_are_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**OFTEN | flags)
+
+
+COUNTED = {"suffix_tokens": 1, "suffix_often": [4], "suffix_often_tokens": 2, "num_candidates": 12, "num_selected": 6}
+
+
+@pytest.mark.parametrize("topics", [0, 8])
+def test_training_reads_nothing_that_was_cut_from_the_document_of_its_position(topics):
+    model = tiny_model(**CONFIG | COUNTED | {"suffix_topic_dim": topics})
+    token_NL = torch.randint(3, 6, model.bank.tokens.shape)
+    model.bank.fill(token_NL)
+    input_BT, document_BT = torch.randint(3, 6, (4, 24)), torch.randint(0, 3, (4, 24)).sort(dim=1).values
+    everything = model.search_text(input_BT, document_ids=document_BT)["match_entry_BTC"]
+    model.bank.document = torch.arange(len(token_NL)).int() % 4 - 1
+    found = model.search_text(input_BT, document_ids=document_BT)["match_entry_BTC"]
+
+    def own(place_BTS):
+        document_BTS = model.bank.document[place_BTS.clamp(min=0) // token_NL.shape[1]]
+        return (place_BTS != NO_ENTRY) & (document_BTS == document_BT[..., None])
+
+    assert own(everything).any() and not own(found).any() and (found != NO_ENTRY).any()
+    # Without the own entries in the bank the same is found, but for how many are looked at.
+    assert (found != NO_ENTRY).sum() < (everything != NO_ENTRY).sum()

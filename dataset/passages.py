@@ -1,0 +1,66 @@
+"""The training text as entries of a bank: passages of whole sentences, each with the number of its document.
+
+python -m dataset.passages dataset/stable/wiki_train.jsonl --out dataset/stable/wiki_passages.jsonl
+
+A model whose bank holds its own training text must not read, in training, the document that it is learning: the next
+token would stand there. Training therefore leaves out the entries of each position's own document, as RETRO does.
+Related: Khandelwal et al. 2020, arXiv:1911.00172 (kNN-LM: the training text as datastore); Borgeaud et al. 2022,
+arXiv:2112.04426 (RETRO: no neighbour from the same document).
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.cli import run_command
+from common.files import atomic
+
+from .formats import require_data
+from .pretrain import read_documents
+
+END_OF_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
+LONGEST, SHORTEST = 200, 20  # characters of a passage: about 60 tokens of this tokenizer at most
+
+
+def passages(text: str) -> Iterator[str]:
+    """Neighbouring sentences of a line, joined up to LONGEST characters; a longer sentence is cut between words."""
+    for line in text.split("\n"):
+        passage = ""
+        for sentence in filter(None, (part.strip() for part in END_OF_SENTENCE.split(line))):
+            if passage and len(passage) + 1 + len(sentence) > LONGEST:
+                yield passage
+                passage = ""
+            passage = f"{passage} {sentence}" if passage else sentence
+            while len(passage) > LONGEST:
+                cut = passage.rfind(" ", 1, LONGEST + 1)
+                cut = LONGEST if cut < 1 else cut
+                yield passage[:cut]
+                passage = passage[cut:].strip()
+        if passage:
+            yield passage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="the --data_path of the training: a file or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="knowledge file to write, as JSON Lines")
+    args = parser.parse_args()
+    number = written = 0
+    with atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for document in read_documents(require_data(args.text, "text")):
+            if not document.text.strip():
+                continue  # training does not count it either
+            for passage in passages(document.text):
+                if len(passage) >= SHORTEST:
+                    file.write(json.dumps({"sentence": passage, "document": str(number)}, ensure_ascii=False) + "\n")
+                    written += 1
+            number += 1
+    if not written:
+        raise ValueError(f"{args.text} holds no passage of {SHORTEST} characters: give another text")
+    print(f"{args.out}: {written:,} passages of {number:,} documents")
+
+
+if __name__ == "__main__":
+    run_command(main)

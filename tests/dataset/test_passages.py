@@ -1,0 +1,52 @@
+"""Passages of the training text as entries, and the refusals of a bank that holds them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dataset.passages import LONGEST, passages
+
+from ..tiny_runs import metrics
+
+SUFFIX = (
+    "--model_type model_memory --retrieval suffix --fusion continuations --keep_ffn --suffix_tokens 1 "
+    "--num_candidates 6 --num_selected 3 --freeze_ratio 1.0 --knowledge_num 300 --fusion_dropout 0"
+).split()  # fmt: skip
+
+
+def test_passages_hold_all_words_in_order_and_end_with_sentences():
+    text = "One is short. " * 30 + "\n" + "A sentence without any end " * 20 + "\n\nLast."
+    found = list(passages(text))
+    assert " ".join(found).split() == text.split()
+    assert all(len(passage) <= LONGEST for passage in found)
+    assert found[0].endswith("short.") and found[-1] == "Last."
+
+
+@pytest.fixture
+def own_text(run_data, tmp_path, monkeypatch):
+    """A knowledge file made of the training text."""
+    import sys
+
+    from dataset.passages import main
+
+    out = tmp_path / "passages.jsonl"
+    monkeypatch.setattr(sys, "argv", ["passages", str(run_data / "text.jsonl"), "--out", str(out)])
+    main()
+    return out
+
+
+def test_a_run_learns_with_its_own_text_in_the_bank(runs, run_data, own_text):
+    val = run_data / "other.jsonl"
+    val.write_text(json.dumps({"text": "The village of number 999 has 3 houses, 4 wells and a bridge. " * 40}) + "\n")
+    bank = ("--database_init_path", str(own_text))
+    ended = runs.start("own", *SUFFIX, *bank, "--val_path", str(val))
+    assert ended.code == 0, ended.output
+    assert np.isfinite([loss for _, loss in metrics(runs.folder / "own", "val/loss")]).all()
+
+    held_out = runs.start("held_out", *SUFFIX, *bank)
+    assert held_out.code == 1 and "give a --val_path" in held_out.output
+    keys = runs.start("keys", "--model_type", "model_memory", *bank, "--val_path", str(val))
+    assert keys.code == 1 and "take --retrieval suffix" in keys.output
+    other = runs.start("other", *SUFFIX, *bank, "--val_path", str(val), "--data_path", str(val))
+    assert other.code == 1 and "write the passages anew" in other.output
