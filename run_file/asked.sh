@@ -6,8 +6,9 @@
 #
 # DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
 # python -m dataset.convert writes it: pararel.jsonl, insert.jsonl, counterfact.jsonl. A test without its file is told
-# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run; flags on the command line
-# go to both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
+# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run, CAPITALS and ABSENT (shares
+# of the invented facts: python -m dataset.invented --help) what is learned; flags on the command line go to both
+# trainings, EVAL_FLAGS (--limit 500) to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
@@ -25,7 +26,8 @@ mkdir -p $asked/{text,bank,object,verification}
 link() { # FILE, FOLDER, NAME: reads the file as one of the folder
     ln -s "$(realpath "$1")" "$2/$3"
 }
-"$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --out $asked/invented
+"$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --capitals "${CAPITALS:-0}" \
+    --absent "${ABSENT:-0}" --out $asked/invented
 for kind in object:object_mcq verification:fact_verification; do
     link "$data/${kind#*:}_train.jsonl" $asked/${kind%:*} own.jsonl
     link $asked/invented/${kind%:*}.jsonl $asked/${kind%:*} invented.jsonl
