@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Facts asked in any words, on one GPU: a plain and a memory model learn text and questions together, among them
-# questions about invented facts. Then they are asked about other facts, and the memory model the public tests:
+# questions about invented facts. Then they are asked about other facts, and the public tests:
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
 #
@@ -60,7 +60,9 @@ evaluate "$memory" --tasks language "${questions[@]}" frequency lookup search_al
 for task in pararel:pararel insertion:insert counterfact:counterfact; do
     file=$data/${task#*:}.jsonl
     if [ -e "$file" ]; then
-        evaluate "$memory" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
+        for name in "$plain" "$memory"; do
+            evaluate "$name" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
+        done
     else
         echo "left out: the test ${task%:*}, for there is no $file"
     fi
