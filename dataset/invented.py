@@ -5,13 +5,18 @@
 The folder gets knowledge.json (the invented facts, in the sentences of the given ones; train with both in the bank) and
 object.jsonl and verification.jsonl (questions about them, for `python -m dataset.questions`). Each name has the facts
 of a real subject, one for each predicate. No fact of the given file is asked.
+
+Two shares make reading harder. `--capitals`: an entry writes "Jazz" where its question is answered by "jazz".
+`--absent`: a fact is asked and has no entry, while others of like names state the same predicate.
 """
 
 import argparse
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli import positive_int, run_command
 
@@ -20,6 +25,15 @@ from .knowledge import Fact, read_knowledge, triple_uuid
 from .making import BLANK, draw, object_question, pools, write_lines
 
 N_CHOICES, TRIES = 5, 20
+
+
+class Invented(NamedTuple):
+    """A fact as its entry states it, its sentence with a blank, and its object as an answer has it."""
+
+    fact: Fact
+    question: str
+    asked: str
+    has_entry: bool
 
 
 def mixed_name(first: str, second: str) -> str:
@@ -69,43 +83,82 @@ def invented_facts(facts: list[Fact], most: int, rng: random.Random) -> Iterator
                 yield invented, f"{before}{name}{between}{BLANK}{after}"
 
 
-def write_invented(knowledge: Path, most: int, out: Path, seed: int) -> None:
+def varied(
+    made: list[tuple[Fact, str]], objects: dict[str, list[str]], capitals: float, absent: float, seed: int
+) -> Iterator[Invented]:
+    """The facts, shares of which have their object capitalised in the entry, or have no entry.
+
+    A common noun is an object that its predicate also has in lower case. Proper names stay as they are.
+    """
+    kinds = {predicate: set(pool) for predicate, pool in objects.items()}
+    of_capitals, of_absent = (random.Random(f"{name} {seed}") for name in ("capitals", "absent"))
+    for fact, question in made:
+        asked, has_entry = fact.object, of_absent.random() >= absent
+        noun = asked[:1].lower() + asked[1:]
+        if noun[:2].islower() and noun in kinds[fact.predicate] and of_capitals.random() < capitals:
+            asked, written = noun, noun[:1].upper() + noun[1:]
+            uuid = triple_uuid(fact.subject, fact.predicate, written)
+            fact = replace(fact, sentence=question.replace(BLANK, written), object=written, uuid=uuid)
+        yield Invented(fact, question, asked, has_entry)
+
+
+def write_invented(
+    knowledge: Path, most: int, out: Path, seed: int, capitals: float = 0.0, absent: float = 0.0
+) -> None:
     """Write the three files.
 
+    Args:
+        capitals: share of the common nouns that are capitalised in their entries alone.
+        absent: share of the facts that are asked for their objects and have no entry.
     Raises:
-        FileNotFoundError, ValueError: the knowledge is missing or malformed, or names no subjects and objects.
+        FileNotFoundError, ValueError: the knowledge is missing or malformed, names no subjects and objects, or a share
+            is none.
     """
+    for name, share in (("capitals", capitals), ("absent", absent)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"--{name} must lie in [0, 1], got {share}")
     rng, facts = random.Random(seed), [f for f in read_knowledge(knowledge) if f.subject and f.predicate and f.object]
-    invented = list(invented_facts(facts, most, rng))
-    if not invented:
+    made, objects = list(invented_facts(facts, most, rng)), pools(facts)
+    if not made:
         raise ValueError(f"{knowledge} has no sentence with its subject before its object: give facts of that form")
-    objects = pools(facts)
+    invented = list(varied(made, objects, capitals, absent, seed))
     asked, verified = [], []
-    for number, (fact, question) in enumerate(invented):
-        known = {"uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": fact.object}
-        if wrong := draw(objects[fact.predicate], N_CHOICES - 1, {fact.object}, rng):
-            if any(len(choice) < 2 for choice in (fact.object, *wrong)):
+    for number, one in enumerate(invented):
+        fact = one.fact
+        known = {"uuid": fact.uuid, "subject": fact.subject, "predicate": fact.predicate, "object": one.asked}
+        if wrong := draw(objects[fact.predicate], N_CHOICES - 1, {one.asked, fact.object}, rng):
+            if any(len(choice) < 2 for choice in (one.asked, *wrong)):
                 continue  # it would be taken for a letter or an index of a choice
-            asked.append(object_question(known, question, wrong, rng))
-            stated = fact.object if number % 2 else wrong[0]
-            statement = question.replace(BLANK, stated)
+            asked.append(object_question(known, one.question, wrong, rng))
+            if not one.has_entry:
+                continue  # nothing could tell whether it is true
+            stated = one.asked if number % 2 else wrong[0]
+            statement = one.question.replace(BLANK, stated)
             verified.append(known | {"object": stated, "statement": statement, "answer": "yes" if number % 2 else "no"})
     out.mkdir(parents=True, exist_ok=True)
-    write_knowledge(out / "knowledge.json", (fact for fact, _ in invented))
+    n_entries = write_knowledge(out / "knowledge.json", (one.fact for one in invented if one.has_entry))
     write_lines(out / "object.jsonl", asked)
     write_lines(out / "verification.jsonl", verified)
-    predicates = len({fact.predicate for fact, _ in invented})
-    print(f"{len(invented)} invented facts of {predicates} predicates, with questions, written to {out}")
+    predicates = len({one.fact.predicate for one in invented})
+    text = f"{len(invented)} invented facts of {predicates} predicates, with questions, written to {out}"
+    text += f"; {len(invented) - n_entries} of them have no entry" if absent else ""
+    n_capitals = sum(one.asked != one.fact.object for one in invented)
+    print(text + (f"; {n_capitals} objects are capitalised in their entries alone" if capitals else ""))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file with subjects and objects")
     parser.add_argument("--most", type=positive_int, default=2000, help="facts of a predicate, at most")
+    parser.add_argument(
+        "--capitals", type=float, default=0.0,
+        help="share of the common nouns among the objects that are capitalised in their entries alone",
+    )  # fmt: skip
+    parser.add_argument("--absent", type=float, default=0.0, help="share of the facts that are asked and have no entry")
     parser.add_argument("--seed", type=int, default=0, help="seed of names, objects and wrong choices")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    write_invented(args.knowledge, args.most, args.out, args.seed)
+    write_invented(args.knowledge, args.most, args.out, args.seed, args.capitals, args.absent)
 
 
 if __name__ == "__main__":

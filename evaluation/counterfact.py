@@ -16,7 +16,6 @@ free: does greedy generation begin with the new object?
 Neighbours that are cases themselves are left out when many edits are made.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,12 +27,12 @@ from dataset.tokenizer import encode_texts
 
 from .config import EvalConfig
 from .deletion import deletion
-from .edits import Edits, fingerprint, write_edits
+from .edit_rules import LookUpAnswers, SearchAnswers
+from .edits import Edits, fingerprint, written
 from .facts import starts_with_word
 from .generation import continuations
-from .in_context import EntryFinder
 from .likelihood import ended, log_likelihoods
-from .lookup import LookUp, choose, mean_share
+from .lookup import mean_share
 from .places import asked_first, place_cases
 from .search_alone import finder_of
 
@@ -75,18 +74,6 @@ def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
             options = (f" {one.object}", new)
             asked.append(Asked("NS" if has_entry else "NS_no_entry", i, one.prompt.rstrip(" "), options, one.edited))
     return asked
-
-
-@contextmanager
-def written(model, tokenizer, edits: Edits) -> Iterator[float]:
-    """The bank of a model with these edits, written at once; yields the seconds that they took."""
-    start = time.perf_counter()
-    row_X, old_XL = write_edits(model, tokenizer, edits)
-    seconds = time.perf_counter() - start
-    try:
-        yield seconds
-    finally:
-        model.bank.write(row_X, old_XL)
 
 
 class ModelAnswers:
@@ -137,66 +124,6 @@ class ModelAnswers:
         """The bank with these edits, written at once; yields the seconds that they took."""
         with written(self.model, self.tokenizer, edits) as seconds:
             yield seconds
-
-
-class LookUpAnswers:
-    """The answers of a word index, as in lookup.py: which option stands in the best entry with any of them?"""
-
-    def __init__(self, look_up: LookUp):
-        self.look_up, self.found = look_up, {}
-
-    def entries(self, prompts: list[str]) -> list[list[str]]:
-        return self.look_up.entries(prompts)
-
-    def choose(self, asked: list[Asked]) -> list[float]:
-        """1 or 0, or 0.5 where the entries hold neither option.
-
-        Where one entry holds both, an option that the prompt names already, as part of the subject, is not the answer.
-        """
-        values, new = [], list(dict.fromkeys(one.prompt for one in asked if one.prompt not in self.found))
-        self.found |= dict(zip(new, self.entries(new), strict=True))  # many cases share their neighbours
-        for one in asked:
-            chosen = choose(self.found[one.prompt], [*one.options, ""])  # all three: neither option was found
-            if len(chosen) == 2:
-                named = choose([one.prompt], [*one.options, ""])
-                chosen = [i for i in chosen if i not in named or len(named) > 1]
-            values.append(0.5 if len(chosen) > 1 else float(chosen == [0]))
-        return values
-
-    def compared(self, asked: list[Asked]) -> tuple[list[float], list[float]]:
-        """As `choose`; it has no log-probabilities whose sums could be compared."""
-        return self.choose(asked), []
-
-    write = None  # it writes nothing
-
-    @contextmanager
-    def edited(self, edits: Edits) -> Iterator[float]:
-        start, kept, found = time.perf_counter(), self.look_up, self.found
-        self.look_up, self.found = kept.replaced(dict(edits)), {}
-        seconds = time.perf_counter() - start
-        try:
-            yield seconds
-        finally:
-            self.look_up, self.found = kept, found
-
-
-class SearchAnswers(LookUpAnswers):
-    """The same rule over what the model's own search finds in its bank, which is edited for a while."""
-
-    def __init__(self, finder: EntryFinder):
-        self.finder, self.found = finder, {}
-
-    def entries(self, prompts: list[str]) -> list[list[str]]:
-        return self.finder.entries(prompts)
-
-    @contextmanager
-    def edited(self, edits: Edits) -> Iterator[float]:
-        found, self.found = self.found, {}
-        try:
-            with written(self.finder.model, self.finder.tokenizer, edits) as seconds:
-                yield seconds
-        finally:
-            self.found = found
 
 
 class Measured(NamedTuple):
@@ -295,13 +222,26 @@ def standard(numbers: dict) -> dict:
     return parts["ES"] | {"parts": parts | free, "numbers": numbers}
 
 
+def unedited(model, tokenizer, config: EvalConfig, cases: list[Case]) -> dict:
+    """The scores of a model without a bank: no edit changes it, so it answers after all edits as before them."""
+    asked = asked_of([cases[i] for i in asked_first(len(cases), config)][: config.asked_cases], None)
+    wanted = [i for i, one in enumerate(asked) if not one.edited]
+    answers = ModelAnswers(model, tokenizer, config)
+    measured = answers_to(answers, asked, wanted)
+    own = by_name(asked, measured.chosen, config, 0.5, measured.by_sum)
+    free = {"free": by_name(asked, measured.written, config, 0.0, {})} if measured.written else {}
+    return standard({"0": own, "all": {"edits": 0} | own | free})
+
+
 def edit_benchmark(model, tokenizer, config: EvalConfig, path: str | None, flag: str) -> dict | None:
     """ES, PS and NS after each number of edits; the same without the model; deletion; whether undo is exact.
 
-    None without a bank or a file.
+    None without a file; without a bank only what the model answers unedited.
     """
-    if path is None or not model.settings.reads_bank:
+    if path is None:
         return None
+    if not model.settings.reads_bank:
+        return unedited(model, tokenizer, config, read_cases(path, config.limit, flag))
     cases, rows, places = place_cases(read_cases(path, config.limit, flag), model, tokenizer, config.gold)
     order, held = asked_first(len(cases), config), places.pop("held")
     cases, rows, held = ([values[i] for i in order] for values in (cases, rows, held))

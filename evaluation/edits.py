@@ -133,6 +133,18 @@ def write_edits(model, tokenizer, edits: Edits) -> tuple[Tensor, Tensor]:
     return row_X, model.bank.write(row_X, torch.from_numpy(token_XL).to(model.device))
 
 
+@contextmanager
+def written(model, tokenizer, edits: Edits) -> Iterator[float]:
+    """The bank of a model with these edits, written at once; yields the seconds that they took."""
+    start = time.perf_counter()
+    row_X, old_XL = write_edits(model, tokenizer, edits)
+    seconds = time.perf_counter() - start
+    try:
+        yield seconds
+    finally:
+        model.bank.write(row_X, old_XL)
+
+
 def wins(model, tokenizer, questions: list[dict[str, Pairs]], config: EvalConfig) -> dict[str, list[bool]]:
     """For each score, whether the option that should win is the likelier one."""
     flat = [(name, pair) for question in questions for name, own in question.items() for pair in own]

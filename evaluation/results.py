@@ -3,7 +3,7 @@
 A result is of one task, of one control or none. `limit` tells how many questions it was allowed (null: all), `n` how
 many there were. A result replaces that of an earlier evaluation unless that one had a larger limit or a larger `n`; of
 several sets (`sets`) each does so by itself.
-Results of other weights, or of another `pointer_scale` or `pointer_edited`, are renamed to eval_step{step}.json. Those
+Results of other weights, or of another of the `POINTER` flags, are renamed to eval_step{step}.json. Those
 of an edited bank stand in eval_bank_{digest}.json, for eval.json and the record tell of the bank as trained. Every
 result that was ever measured is a line of evaluations.jsonl. harness.json holds the tasks of lm-evaluation-harness in
 the same way.
@@ -25,6 +25,7 @@ from runs.journal import Journal
 from runs.run import Run, git, now, set_aside, write_json
 
 FILE, LOG = "eval.json", "evaluations.jsonl"
+POINTER = {"pointer_scale": 1.0, "pointer_edited": 0.0, "pointer_edited_said": False}  # changed after the training too
 
 
 def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> dict:
@@ -38,8 +39,7 @@ def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> 
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": limit,
         "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
-        "pointer_scale": config.get("pointer_scale", 1.0), "pointer_edited": config.get("pointer_edited", 0.0),
-    }  # fmt: skip
+    } | {name: config.get(name, default) for name, default in POINTER.items()}  # fmt: skip
 
 
 def read_results(path: Path) -> dict:
@@ -149,7 +149,7 @@ class ResultFile:
         step = about.get("step", self.about["step"])
         # An earlier version counted the edits, and did not name the bank.
         bank = about.get("bank", "unknown" if about.get("edits") else None)
-        pointers = [(one.get("pointer_scale", 1.0), one.get("pointer_edited", 0.0)) for one in (about, self.about)]
+        pointers = [[one.get(name, default) for name, default in POINTER.items()] for one in (about, self.about)]
         if results and (step, bank, pointers[0]) != (self.about["step"], self.about["bank"], pointers[1]):
             moved = set_aside(self.path, step)
             print(f"{self.path.name} is of other weights or another bank: it is now {moved.name}", file=sys.stderr)

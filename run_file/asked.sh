@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Facts asked in any words, on one GPU: a plain and a memory model learn text and questions together, among them
-# questions about invented facts. Then they are asked about other facts, and the memory model the public tests:
+# questions about invented facts. Then they are asked about other facts, and the public tests:
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
 #
 # DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
 # python -m dataset.convert writes it: pararel.jsonl, insert.jsonl, counterfact.jsonl. A test without its file is told
-# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run; flags on the command line
-# go to both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
+# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run, CAPITALS and ABSENT (shares
+# of the invented facts: python -m dataset.invented --help) what is learned; flags on the command line go to both
+# trainings, EVAL_FLAGS (--limit 500) to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
@@ -25,7 +26,8 @@ mkdir -p $asked/{text,bank,object,verification}
 link() { # FILE, FOLDER, NAME: reads the file as one of the folder
     ln -s "$(realpath "$1")" "$2/$3"
 }
-"$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --out $asked/invented
+"$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --capitals "${CAPITALS:-0}" \
+    --absent "${ABSENT:-0}" --out $asked/invented
 for kind in object:object_mcq verification:fact_verification; do
     link "$data/${kind#*:}_train.jsonl" $asked/${kind%:*} own.jsonl
     link $asked/invented/${kind%:*}.jsonl $asked/${kind%:*} invented.jsonl
@@ -58,7 +60,9 @@ evaluate "$memory" --tasks language "${questions[@]}" frequency lookup search_al
 for task in pararel:pararel insertion:insert counterfact:counterfact; do
     file=$data/${task#*:}.jsonl
     if [ -e "$file" ]; then
-        evaluate "$memory" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
+        for name in "$plain" "$memory"; do
+            evaluate "$name" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
+        done
     else
         echo "left out: the test ${task%:*}, for there is no $file"
     fi

@@ -79,8 +79,15 @@ class TokenAttention(nn.Module):
         self.has_places, self.has_unsaid = config.token_places, config.unsaid_tokens
         self.derived = DerivedWeights()
 
-    def forward(self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor) -> Tensor:
-        """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing."""
+    def forward(
+        self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
+        once_said_BTS: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
+
+        Args:
+            once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
+        """
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
         entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
         projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
@@ -97,7 +104,11 @@ class TokenAttention(nn.Module):
             logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW.long())
         if self.has_unsaid:
             weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
-            logit_BTW = logit_BTW - unsaid_before(weight_V, tokens)
+            unsaid_BTW = unsaid_before(weight_V, tokens)
+            logit_BTW = logit_BTW - unsaid_BTW
+            if once_said_BTS is not None:
+                more_BTSL = once_said_BTS[..., None] * (-unsaid_BTW).exp().unflatten(-1, (self.entries, -1))
+                logit_BTW = logit_BTW + more_BTSL.flatten(-2)
 
         match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
         match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
@@ -181,6 +192,12 @@ class Pointer(nn.Module):
             "the newer text",
             within=(0, None), only_with="--pointer", needs="--retrieval ngram|bm25|word_keys",
         )  # fmt: skip
+        pointer_edited_said: bool = flag(
+            False,
+            "--pointer_edited counts for a token as far as the text has said what its entry says before it: not for "
+            "entries about another subject",
+            only_with="--pointer_edited", needs="--unsaid_tokens",
+        )  # fmt: skip
 
     def __init__(self, config: Config):
         super().__init__()
@@ -188,6 +205,7 @@ class Pointer(nn.Module):
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
         self.scale, self.edited = config.pointer_scale, config.pointer_edited
+        self.edited_said = config.pointer_edited_said
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -196,10 +214,12 @@ class Pointer(nn.Module):
 
     def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
-        log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
-        if self.edited:
+        log_weight_BTS, once_said_BTS = self.scale * self.score_scale * found.log_weight_BTS, None
+        if self.edited and self.edited_said:
+            once_said_BTS = self.edited * found.edited_BTS
+        elif self.edited:
             log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
-        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD)
+        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS)
         return self.gate(x_BTD).float().sigmoid() * attention_BTW
 
 

@@ -75,6 +75,37 @@ def test_the_files_are_questions_and_knowledge(facts, tmp_path):
     assert first == (tmp_path / "again" / "object.jsonl").read_text()
 
 
+def test_shares_of_the_facts_are_capitalised_in_their_entries_or_have_none(facts, tmp_path, capsys):
+    kinds = ["jazz", "Jazz", "blues", "iOS", "soul", "Berlin school"]
+    music = [fact(p, "plays", kind, f"{p} plays {kind}.") for p, kind in zip(PEOPLE, kinds, strict=True)]
+    write_knowledge(tmp_path / "k.json", facts + music)
+    write_invented(tmp_path / "k.json", 4, tmp_path / "plain", seed=1)
+    write_invented(tmp_path / "k.json", 4, tmp_path / "out", seed=1, capitals=1.0, absent=0.5)
+    assert "have no entry; " in capsys.readouterr().out
+    plain, made = (list(read_knowledge(tmp_path / name / "knowledge.json")) for name in ("plain", "out"))
+    asked = read_questions(tmp_path / "out" / "object.jsonl", FIELDS["object"], None, "object_path")
+    bank, rights = {one.uuid: one for one in made}, set()
+    assert len(asked) == len(plain) and 0 < len(made) < len(plain)
+    assert {one.sentence.casefold() for one in made} < {one.sentence.casefold() for one in plain}
+    for row in asked:
+        right = row["choices"]["ABCDE".index(row["answer"])]
+        assert right == row["object"] and right not in ("Jazz", "Blues", "Soul")
+        rights.add(right)
+        if one := bank.get(row["uuid"]):
+            noun = right in ("jazz", "blues", "soul")
+            assert one.object == (right.capitalize() if noun else right) and one.sentence.endswith(f" {one.object}.")
+            assert one.object == right or one.object not in row["choices"]
+    assert rights & {"jazz", "blues", "soul"} and rights & set(TOWNS)
+    verified = read_questions(tmp_path / "out" / "verification.jsonl", FIELDS["verification"], None, "v")
+    assert {row["uuid"] for row in verified} == set(bank)
+
+
+@pytest.mark.parametrize("name", ["capitals", "absent"])
+def test_shares_beyond_one_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"--{name} must lie in"):
+        write_invented(tmp_path / "k.json", 4, tmp_path / "out", 0, **{name: 1.5})
+
+
 def test_choices_that_could_be_taken_for_letters_are_not_asked(facts, tmp_path):
     grades = [fact(p, "grade", g, f"{p} has grade {g}.") for p, g in zip(PEOPLE, "ABCDEF", strict=True)]
     write_knowledge(tmp_path / "k.json", facts + grades)

@@ -74,12 +74,19 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
         run("--object_path", str(tmp_path / "dev.jsonl"))
 
 
-@pytest.mark.parametrize("flag, name", [("pointer_scale", "scale"), ("pointer_edited", "edited")])
-def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name):
-    for scale in (1.0, 3.0):
-        assert getattr(tiny_model(**BM25 | {"pointer": True, flag: scale}).pointer, name) == scale
-        (tmp_path / "config.json").write_text(json.dumps({flag: scale}))
+@pytest.mark.parametrize(
+    "flag, name, values",
+    [
+        ("pointer_scale", "scale", (1.0, 3.0)), ("pointer_edited", "edited", (1.0, 3.0)),
+        ("pointer_edited_said", "edited_said", (False, True)),
+    ],
+)  # fmt: skip
+def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name, values):
+    for accuracy, value in zip((0.25, 0.75), values, strict=True):
+        flags = BM25 | {"pointer": True, "unsaid_tokens": True, "pointer_edited": 2.0, flag: value}
+        assert getattr(tiny_model(**flags).pointer, name) == value
+        (tmp_path / "config.json").write_text(json.dumps({flag: value}))
         about = about_evaluation(tmp_path, torch.device("cpu"), None)
-        ResultFile(tmp_path, about).add("object", "", {"accuracy": scale / 4, "n": 1})
+        ResultFile(tmp_path, about).add("object", "", {"accuracy": accuracy, "n": 1})
     assert json.loads((tmp_path / "eval.json").read_text())["object"]["accuracy"] == 0.75
     assert json.loads((tmp_path / "eval_stepNone.json").read_text())["object"]["accuracy"] == 0.25

@@ -13,7 +13,8 @@ from common.constants import NO_ENTRY, PADDING
 from dataset.edit_cases import read_cases
 from evaluation import TASKS
 from evaluation.config import EvalConfig
-from evaluation.counterfact import Asked, LookUpAnswers, ModelAnswers, asked_of
+from evaluation.counterfact import Asked, ModelAnswers, asked_of
+from evaluation.edit_rules import LookUpAnswers
 from evaluation.edits import fingerprint, write_edits
 from evaluation.generation import continuations, continue_prompt
 from evaluation.gold import Gold
@@ -286,7 +287,12 @@ def test_a_malformed_case_is_named(cases_file, change, words):
 
 def test_without_a_bank_there_is_nothing_to_edit(model, tokenizer, config):
     plain = tiny_model(vocab_size=6400, model_type="model_original")
-    assert counterfact(plain, tokenizer, config) is None
+    result, edited = (counterfact(one, tokenizer, config)["numbers"] for one in (plain, model))
+    assert set(result) == {"0", "all"} and result["all"]["edits"] == 0
+    assert "free" in result["all"] and result["all"] == {"edits": 0} | result["0"] | {"free": result["all"]["free"]}
+    for name, share in edited["0"].items():  # the same prompts
+        assert result["0"][name]["n"] == share["n"]
+    assert counterfact(plain, tokenizer, EvalConfig()) is None
     assert counterfact(model, tokenizer, EvalConfig()) is None
 
 

@@ -68,3 +68,30 @@ def test_an_edited_entry_counts_more_by_as_much_as_the_flag_says_and_nothing_els
         torch.testing.assert_close(factor_S[is_new_S], expected.expand(int(is_new_S.sum())), rtol=1e-3, atol=0)
     model.bank.write(row_X, old_XL)
     assert torch.equal(model(ids).logits, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_said", [True, False])
+def test_an_edited_entry_counts_more_only_where_the_text_has_said_what_stands_before_a_token(is_said):
+    variant = MEMORY_VARIANTS["bm25-pointer"] | {"unsaid_tokens": True, "pointer_edited": 2.0}
+    plain, model = (tiny_model(**variant | {"pointer_edited_said": said}) for said in (False, True))
+    plain.pointer.edited = 0.0
+    model.load_state_dict(plain.state_dict())
+    for one in (plain, model):
+        one.pointer.attention.unsaid.bias.fill_(3.0)  # each token weighs 3 nats
+        one.pointer.gate.bias.fill_(30.0)
+        one.pointer.attention.nothing.bias.fill_(-30.0)
+    token_NL = torch.full_like(model.bank.tokens, PADDING)
+    token_NL[0] = torch.tensor([20, 21, 22, 23, 40])
+    token_NL[1] = torch.tensor([20, 21, 22, 23, 41])
+    for one in (plain, model):
+        one.bank.fill(token_NL)
+    new_XL = torch.tensor([[20, 21, 22, 23, 42]] if is_said else [[20, 31, 32, 23, 42]])
+    for one in (plain, model):
+        one.bank.write(torch.tensor([1]), new_XL)
+    ids = torch.tensor([[50, 20, 21, 22, 23]])
+    before, after = (one(ids).logits[0, -1].exp() for one in (plain, model))
+    factor = float(((after[42] / before[42]) / (after[40] / before[40])).log())
+    assert abs(factor - (2.0 if is_said else 0.0)) < 0.02, factor
+    for p_V in (before, after):
+        assert p_V[40] > 1e-4 and p_V[42] > 1e-6 and abs(float(p_V.sum()) - 1) < 1e-5
