@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from runs.significance import welch_half
-
 from .asked_tables import all_edits, public_tests
+from .gain_tables import BEST_ADAMW, MIXED, WIKI, family, gap_text, is_of_family, mixed_sources
 from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
 from .rows import MISSING
@@ -205,18 +204,19 @@ def wiki(page: Page) -> str:
     )
 
 
-BEST_ADAMW = "AdamW, 32 heads, learning rate 1e-3"
-
-
-def recipe(page: Page, where: tuple[str, str] = ("val", "wiki-49M")) -> str:
+def recipe(page: Page, where: tuple[str, str] = WIKI) -> str:
     """Every plain run of the recipe's protocol and the first memories, against 1.4.0 at its best learning rate."""
-    return losses_against(page, where, BEST_ADAMW, lambda name: name == "1.6.0" or name[:3] != "1.6")
+
+    def chosen(name: str) -> bool:
+        return name == "1.6.0" or not (name.startswith("1.6") or is_of_family(name))
+
+    return losses_against(page, where, BEST_ADAMW, chosen)
 
 
 def sentences(page: Page) -> str:
     """Every run on Wikipedia from 1.6.0 on, with a bank or without, against 1.6.0 at its best learning rate."""
     best = "1.6.0, learning rate 4.5e-3"
-    return losses_against(page, ("val", "wiki-49M"), best, lambda name: name.startswith("1.6."))
+    return losses_against(page, WIKI, best, lambda name: name.startswith("1.6.") and not is_of_family(name))
 
 
 def losses_against(page: Page, where: tuple[str, str], base: str, chosen: Callable[[str], bool]) -> str:
@@ -226,17 +226,14 @@ def losses_against(page: Page, where: tuple[str, str], base: str, chosen: Callab
     plain, lines = losses[base, "plain"], []
     for run, row in sorted(losses.items(), key=lambda item: item[1].value):
         cost = page.cells(where, *run, "tokens_per_s", "peak_gpu_mib")
-        gap = f"{100 * (row.value / plain.value - 1):.1f}"
-        if row is not plain and min(len(row.values), len(plain.values)) > 1:
-            gap += f" ± {100 * welch_half(row.values, plain.values) / plain.value:.1f}"
         label = run[0] + (", its bank shuffled afterwards" if run[1] == "shuffled" else "")
-        lines.append([label, page.cell(where, *run, "val_loss"), str(len(row.seeds)), gap, *cost])
+        lines.append([label, page.cell(where, *run, "val_loss"), str(len(row.seeds)), gap_text(row, plain), *cost])
     head = ["run", "loss", "seeds", f"against {base}, %", "tokens/s in training", "GPU memory, MiB"]
     return page.table(head, lines)
 
 
 def recipe_mixed(page: Page) -> str:
-    return recipe(page, ("dev", "mixed-49M"))
+    return recipe(page, MIXED)
 
 
 def own_flags(page: Page) -> str:
@@ -292,5 +289,6 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, recipe_mixed, sentences, own_flags, cpu, first_memories, several_gpus, public_tests, all_edits,
+    recipe, recipe_mixed, sentences, family, mixed_sources, own_flags, cpu, first_memories, several_gpus, public_tests,
+    all_edits,
 )  # fmt: skip

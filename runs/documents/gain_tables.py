@@ -1,0 +1,97 @@
+"""The tables of what a change gains: 1.4.8 by single changes, and each source of the mixed text.
+
+Both stand before all of their runs are measured: what has no row is a dash.
+"""
+
+from runs.significance import welch_half
+
+from .leaderboard import ALIASES
+from .page import Page
+from .rows import MISSING, Row
+
+WIKI, MIXED = ("val", "wiki-49M"), ("dev", "mixed-49M")
+BEST_ADAMW = ALIASES[WIKI[1], "1.4.0"]
+# Each builds on the one above it.
+FAMILY = {
+    "1.4.8": "a memory in place of the feed-forward",
+    "1.6.23": "feed-forward kept",
+    "1.6.24": "two blocks read, not eight",
+    "1.6.25": "tokens of entries read, not vectors",
+    "1.6.26": "entries found by n-grams",
+}
+# Names of rows: 1.6.0, and 1.6.20 with banks of this many facts and sentences, half of each.
+MIXED_RUNS = ("1.6.0", "1.6.20, facts and sentences", "1.6.20, 2 million facts and sentences")
+RATES = ("", ", learning rate 4.5e-3")  # ends of these names
+SOURCE = "val_loss_"  # what the measure of a source begins with
+
+
+def is_of_family(experiment: str) -> bool:
+    """Whether a row is of 1.4.8 by single changes, or of a control, which is named after a comma."""
+    return experiment.split(",")[0] in FAMILY
+
+
+def gap_text(row: Row | None, base: Row | None) -> str:
+    """A loss against another in %, ± Welch's half interval where both have seeds; a dash where one is missing."""
+    if row is None or base is None:
+        return MISSING
+    text = f"{100 * (row.value / base.value - 1):.1f}"
+    if row is not base and min(len(row.values), len(base.values)) > 1:
+        text += f" ± {100 * welch_half(row.values, base.values) / base.value:.1f}"
+    return text
+
+
+def family(page: Page) -> str:
+    """1.4.0 and, a change a line, 1.4.8 to 1.6.26; then their controls, as far as there are any."""
+    known = {row.experiment for row in page.rows.results if row.protocol == WIKI[1]}
+    controls = sorted(name for name in known if is_of_family(name) and name not in FAMILY)
+    plain, before = page.result(WIKI, BEST_ADAMW, "plain", "val_loss"), None
+    lines = [["1.4.0", "plain", *cells_of(page, BEST_ADAMW, "plain"), MISSING, MISSING, MISSING]]
+    for name in (*FAMILY, *controls):
+        experiment, _, control = name.partition(", ")
+        row = page.result(WIKI, name, "memory", "val_loss")
+        shuffled = page.result(WIKI, name, "shuffled", "val_loss")
+        step = MISSING if control else gap_text(row, before)
+        gaps = [gap_text(row, plain), step, gap_text(shuffled, row)]
+        lines.append([experiment, control or FAMILY[name], *cells_of(page, name, "memory"), *gaps])
+        before = row
+    head = [
+        "experiment", "change", "loss", "seeds", "tokens/s in training", "against 1.4.0, %",
+        "against the line above, %", "bank shuffled afterwards, %",
+    ]  # fmt: skip
+    return page.table(head, lines)
+
+
+def cells_of(page: Page, name: str, arm: str) -> list[str]:
+    row = page.result(WIKI, name, arm, "val_loss")
+    loss, speed = page.cells(WIKI, name, arm, "val_loss", "tokens_per_s")
+    return [loss, str(len(row.seeds)) if row else MISSING, speed]
+
+
+def mixed_sources(page: Page) -> str:
+    """The loss of each source of the mixed text: plain, and 1.6.20 with facts and sentences in one bank."""
+    runs = [(name, "memory" if name.startswith("1.6.20") else "plain") for name in MIXED_RUNS]
+    best = [(best_rate(page, name, arm), arm) for name, arm in runs]
+    of_runs = [row for row in page.rows.results if row.protocol == MIXED[1] and (row.experiment, row.arm) in best]
+    measures = {row.measure for row in of_runs if row.measure.startswith(SOURCE) and row.unit == "nats/token"}
+    lines = []
+    for measure in ("val_loss", *sorted(measures)):
+        plain, *others = (page.result(MIXED, *run, measure) for run in best)
+        source = measure.removeprefix(SOURCE).replace("_", " ") if measure in measures else "all text"
+        tokens = f"{plain.n:,}" if plain and plain.n else MISSING
+        losses = [page.cell(MIXED, *run, measure) for run in best]
+        gaps = [gap_text(row, plain) for row in others]
+        lines.append(
+            [source, tokens, losses[0], *(cell for pair in zip(losses[1:], gaps, strict=True) for cell in pair)]
+        )
+    (plain_name, _), *banks = best
+    head = ["source", "tokens", plain_name]
+    for name, _ in banks:
+        head += [name, "against plain, %"]
+    return page.table(head, lines)
+
+
+def best_rate(page: Page, name: str, arm: str) -> str:
+    """The name of the run with the learning rate that gives the lower loss of all text; without rows the first."""
+    known = {name + end: page.rows.result(name + end, arm, "val_loss", *MIXED) for end in RATES}
+    losses = {own: row.value for own, row in known.items() if row}
+    return min(losses, key=losses.get) if losses else name
