@@ -27,23 +27,23 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from common.cli import run_command
-from dataset.knowledge import load_bank
-from dataset.pretrain import open_pretrain_data
-from dataset.tokenizer import load_tokenizer, with_padding_first
 from model import build_model
 from model.config import ModelConfig
-from trainer.config import DataConfig, OptimConfig
+from trainer.config import OptimConfig
 from trainer.flops import flops_per_token
 from trainer.optim import make_optimizer
 
-from .harness import Cases, make_parser, peaks, quartiles, random_bank, script_config, script_optim, set_up, sizes_of
+from .harness import Cases, make_parser, peaks, quartiles, script_config, script_optim, set_up, sizes_of
 from .subject import (
     Subject,
     Text,
+    add_text_flags,
+    banks_of,
     forget_times,
     make_batches,
     next_batch,
     prepare,
+    read_text,
     release,
     start,
     take_turn,
@@ -167,31 +167,11 @@ def parse() -> argparse.Namespace:
     add("--batch_sizes", nargs="*", type=int, default=[], help="the plain model at these sizes as well")
     add("--fusion_scope", choices=["sequence", "token"], help="instead of the experiments' own")
     add("--knowledge_num", type=int, help="instead of the experiments' own")
-    add("--data_path", help="real text in place of random tokens; with a bank of --database_init_path")
-    add("--database_init_path", help="the knowledge file of that bank")
-    add("--cache_dir", default="dataset/cache", help="where its tokens are kept")
+    add_text_flags(parser)
     parser.set_defaults(steps=48)
     add("--turn", type=int, default=8, help="steps of a model before the plain one's turn")
     add("--profile", type=Path, help="append each model's most expensive kernels to this text file")
-    args = parser.parse_args()
-    if args.database_init_path and not args.data_path:
-        parser.error("--database_init_path needs --data_path: a bank is measured with the text that searches it")
-    return args
-
-
-def read_text(args: argparse.Namespace, configs: list[ModelConfig]) -> Text | None:
-    """The text of --data_path; None without it.
-
-    Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed, or a bank is needed and not given.
-    """
-    if not args.data_path:
-        return None
-    if any(config.reads_bank for config in configs) and not args.database_init_path:
-        raise ValueError("--data_path with an experiment that reads a bank needs --database_init_path")
-    tokenizer = with_padding_first(load_tokenizer(DataConfig.tokenizer_path))
-    rows = open_pretrain_data(args.data_path, tokenizer, args.seq_len, "packed", args.cache_dir, labelled_only=True)
-    return Text(rows, tokenizer)
+    return parser.parse_args()
 
 
 def subjects_of(args: argparse.Namespace, sizes: dict, quiet: ModelConfig, text: Text | None) -> list[Subject]:
@@ -233,17 +213,8 @@ def main() -> None:
     cases = Cases("step", args, device)
     sizes = sizes_of(args) | {"knowledge_num": args.knowledge_num, "fusion_scope": args.fusion_scope}
     quiet = replace(script_config("1_4_8", **sizes), attention_dropout=0.0, fusion_dropout=0.0)
-    text, banks = read_text(args, [script_config(name) for name in args.experiments]), {}
-
-    def bank_of(config: ModelConfig) -> torch.Tensor:
-        shape = (config.knowledge_num, config.knowledge_length)
-        if shape not in banks and text and config.reads_bank:
-            bank = load_bank(args.database_init_path, text.tokenizer, *shape, args.cache_dir)
-            banks[shape] = torch.tensor(bank.tokens)
-        elif shape not in banks:
-            banks[shape] = random_bank(config)
-        return banks[shape]
-
+    text = read_text(args, [script_config(name) for name in args.experiments])
+    bank_of = banks_of(args, text)
     measure_all(subjects_of(args, sizes, quiet, text), cases, bank_of, args, device)
     columns = {"model": "", "tokens_per_s": ",.0f", "step_ms": ".2f", "ratio_to_plain": ".3f", "peak_gib": ".2f"}
     print(cases.table(columns | {"mfu": ".1%", "first_step_s": ".1f"}))

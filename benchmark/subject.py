@@ -4,9 +4,10 @@ A step is forward, backward, clipping and the experiment's optimizer on one micr
 file of text, tokens are random, as frequent as those of text, and up to a third of them stand in entries of the bank.
 """
 
+import argparse
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,16 +15,18 @@ from itertools import cycle, islice
 
 import torch
 
+from dataset.knowledge import load_bank
 from dataset.loader import BatchLoader
-from dataset.pretrain import PretrainDataset
+from dataset.pretrain import PretrainDataset, open_pretrain_data
+from dataset.tokenizer import load_tokenizer, with_padding_first
 from model import build_model
 from model.config import ModelConfig
 from trainer.ahead import prepared_ahead
-from trainer.config import OptimConfig
+from trainer.config import DataConfig, OptimConfig
 from trainer.optim import make_optimizer
 from trainer.step import EAGER_CALLS, MicroStep, graphable
 
-from .harness import random_tokens, timed_ms
+from .harness import random_bank, random_tokens, timed_ms
 from .reference import build_reference
 
 LEARNING_RATE = 1e-4  # of every model; it changes no time
@@ -36,6 +39,48 @@ class Text:
 
     rows: PretrainDataset
     tokenizer: object
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data_path", help="real text in place of random tokens; with a bank of --database_init_path")
+    add("--database_init_path", help="the knowledge file of that bank")
+    add("--cache_dir", default="dataset/cache", help="where its tokens are kept")
+
+
+def read_text(args: argparse.Namespace, configs: list[ModelConfig]) -> Text | None:
+    """The text of --data_path; None without it.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed; a bank is needed and not given, or the reverse.
+    """
+    if not args.data_path:
+        if args.database_init_path:
+            raise ValueError(
+                "--database_init_path needs --data_path: a bank is measured with the text that searches it"
+            )
+        return None
+    if any(config.reads_bank for config in configs) and not args.database_init_path:
+        raise ValueError("--data_path with an experiment that reads a bank needs --database_init_path")
+    tokenizer = with_padding_first(load_tokenizer(DataConfig.tokenizer_path))
+    rows = open_pretrain_data(args.data_path, tokenizer, args.seq_len, "packed", args.cache_dir, labelled_only=True)
+    return Text(rows, tokenizer)
+
+
+def banks_of(args: argparse.Namespace, text: Text | None) -> Callable[[ModelConfig], torch.Tensor]:
+    """What gives the bank of a model: the sentences of the knowledge file where there is text, else random entries."""
+    banks = {}
+
+    def bank_of(config: ModelConfig) -> torch.Tensor:
+        shape = (config.knowledge_num, config.knowledge_length)
+        if shape not in banks and text and config.reads_bank:
+            bank = load_bank(args.database_init_path, text.tokenizer, *shape, args.cache_dir)
+            banks[shape] = torch.tensor(bank.tokens)
+        elif shape not in banks:
+            banks[shape] = random_bank(config)
+        return banks[shape]
+
+    return bank_of
 
 
 @dataclass

@@ -33,6 +33,7 @@ from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
 from .model_original import Block, Transformer
 from .ops import unit_entries
+from .static_cache import beside
 from .visibility import Visibility
 
 
@@ -51,6 +52,8 @@ class MemoryBlock(Block):
         x_BTD = self.enter(x_BTD, context)
         h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
         m_BTD = in_autocast(self.memory_norm(h_BTD))
+        if context.searched is not None:
+            context.searched.wait()
         found, aux = self.retrieval(m_BTD, context)
         y_BTD, weight_BTS = self.fusion(m_BTD, found, context)
         out_BTD = h_BTD + self.fusion_dropout(y_BTD)
@@ -121,13 +124,14 @@ class MemoryTransformer(Transformer):
             input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses,
             matches=matches and Matches(*matches),
         )  # fmt: skip
-        found = retrieval.search(config, self.bank, inputs, lay_out="text" in needs)
+        found, searched = beside(cache, lambda: retrieval.search(config, self.bank, inputs, lay_out="text" in needs))
         text = None
         if "text" in needs and retrieval.index_class is None:
             text = input_BT, previous_tokens(input_BT, visible.document_BX, cache, config.cache_layers - 1)
         has_kernel = torch.is_grad_enabled() and unit_entries.op.uses_kernel(embedding_VD.device)
         return MemoryContext(
-            bank_token_NL=self.bank.tokens, embedding_VD=embedding_VD, shared=found, oracle_B=oracle_B,
+            bank_token_NL=self.bank.tokens, embedding_VD=embedding_VD, shared=found, searched=searched,
+            oracle_B=oracle_B,
             mask=config.fusion_class.make_mask(config, visible, len(input_BT)) if "mask" in needs else None,
             common=self.bank.common_tokens() if "common" in needs and has_kernel else None,
             unit_embedding_VD=unit_VD, text=text, **shared,
@@ -141,6 +145,8 @@ class MemoryTransformer(Transformer):
     def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
         if not self.settings.pointer:
             return super().predict(x_BTD, context, labels, logits_to_keep, return_logits)
+        if context.searched is not None:
+            context.searched.wait()
         copy_BTW = self.pointer(x_BTD, context.shared, context.unit_embedding_VD)
         reading = pointer_reading(copy_BTW, context.shared)
         token_BTW, logits_BTV = context.shared.tokens.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])

@@ -6,6 +6,7 @@ Axes: B batch · P positions of the cache · T new positions · G heads · E wid
 """
 
 import gc
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,19 @@ EAGER_CALLS = 1  # compile the kernels, and fill `DerivedWeights`, before the ca
 def check_room(length: int, capacity: int) -> None:
     if length > capacity:
         raise ValueError(f"a cache of {capacity} positions is full; StaticCache takes the length of the whole text")
+
+
+def beside(cache, work: Callable):
+    """`work()` and, where a step is captured, the event of its end: replays run it beside what the step does next.
+
+    What reads the result must wait for the event first, and `work` must read nothing that is freed before.
+    """
+    stream = getattr(cache, "branch", None)
+    if stream is None:
+        return work(), None
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        return work(), stream.record_event()
 
 
 class StaticLayer(DynamicLayer):
@@ -87,6 +101,7 @@ class StaticCache(Cache):
         super().__init__(layers=[])
         self.capacity = -(-capacity // ALIGNMENT) * ALIGNMENT
         self.step_position_T = None  # of a step's token, int64 on the device; None outside of steps
+        self.branch = None  # a stream beside that of a step's capture; None outside of captures
         self.step = None
 
     def update(self, key_BGTE: Tensor, value_BGTE: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
@@ -179,12 +194,13 @@ class Step:
 
     def capture(self, model: nn.Module, cache: StaticCache) -> None:
         torch.cuda.synchronize()
-        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        graph, collects, cache.branch = torch.cuda.CUDAGraph(), gc.isenabled(), torch.cuda.Stream()
         gc.disable()  # others' graphs that wait to be freed would end the capture
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 out = self.run(model, cache)
         finally:
+            cache.branch = None
             if collects:
                 gc.enable()
         self.graph = graph

@@ -6,16 +6,14 @@ Axes: B batch · T position · D width · V vocabulary · S places per position,
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from common.constants import MASKED, PADDING
 from common.flags import flag
 
 from ..base_config import MemoryConfig
 from ..layers import DerivedWeights, StreamLinear
-from ..ops import score_words, sum_words
+from ..ops import attend_continuations
 from .interfaces import Found, Fusion, MemoryContext
 
 
@@ -49,22 +47,23 @@ class ContinuationFusion(Fusion):
         init.constant_(self.nothing.bias, 2.0)
 
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
-        unit_VD, R = context.unit_embedding_VD, self.q_proj.out_features
+        unit_VD = context.unit_embedding_VD
         key_VR, value_VR = self.derived(
             lambda: [project(unit_VD) for project in (self.k_proj, self.v_proj)],
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
-        token_BTYS = found.token_BTSL.long().transpose(-1, -2)
-        query_XR = (self.q_proj(x_BTD) * R**-0.5).flatten(0, 1)
-        logit_BTYS = score_words(query_XR, key_VR, token_BTYS.reshape(len(query_XR), -1)).view(token_BTYS.shape)
-        logit_BTYS = logit_BTYS + found.log_weight_BTS[:, :, None]
-        logit_BTYS = logit_BTYS.masked_fill(token_BTYS == PADDING, MASKED)
-        read, weights = [], []
-        nothing = self.nothing(x_BTD).float().split(token_BTYS.shape[2], dim=-1)
-        groups = (x.split(self.groups, dim=-1) for x in (logit_BTYS, token_BTYS))
-        for nothing_BTY, logit_BTYS, token_BTYS in zip(nothing, *groups, strict=True):
-            attention_BTYS = torch.cat([logit_BTYS, nothing_BTY[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
-            read_XR = sum_words(attention_BTYS.flatten(0, 2), value_VR, token_BTYS.flatten(0, 2))
-            read.append(read_XR.view(*x_BTD.shape[:2], -1))
-            weights.append(attention_BTYS.detach().mean(dim=2) / len(self.groups))
-        return self.out_proj(torch.cat(read, dim=-1)), torch.cat(weights, dim=-1)
+        token_XYS = found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
+        query_XR, nothing_XGY = (
+            self.q_proj(x_BTD).flatten(0, 1),
+            self.nothing(x_BTD).unflatten(-1, (len(self.groups), -1)),
+        )
+        read_XGYR, weight_XS = attend_continuations(
+            query_XR,
+            key_VR,
+            value_VR,
+            token_XYS,
+            found.log_weight_BTS.flatten(0, 1),
+            nothing_XGY.flatten(0, 1),
+            self.groups,
+        )
+        return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)

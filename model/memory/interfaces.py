@@ -101,6 +101,7 @@ class MemoryContext(Context):
     bank_token_NL: Tensor
     embedding_VD: Tensor  # in the precision of autocast
     shared: object  # the result of the retrieval's `search`
+    searched: torch.cuda.Event | None  # what reads `shared` waits for it; None: it is there
     oracle_B: Tensor | None
     mask: object  # "mask": the result of the fusion's `make_mask`
     common: CommonTokens | None  # "common": frequent tokens of the bank, while a kernel's gradient needs them

@@ -47,15 +47,20 @@ class Own(NamedTuple):
         return [self._replace(document_X=document_Z) for document_Z in self.document_X.split(n)]
 
 
+def joined(parts: list[Counted], dim: int) -> Counted:
+    if len(parts) == 1:  # a copy would be two launches more in decoding
+        return parts[0]
+    return Counted(*(torch.cat(fields, dim=dim) for fields in zip(*parts, strict=True)))
+
+
 def ranges(index, places, query_X: Tensor) -> tuple[Tensor, Tensor]:
     """(M, X) int64: the first place that shares the last 1, 2, ... tokens, and how many do. M fill one number.
 
     Args:
         places: of the index.  query_X: the first number of each suffix.
     """
-    free_M1 = index.free_M[:, None]
     low_MX, high_MX = suffix_levels(query_X, places.key_KP[0], index.free_M)
-    known_MX = (query_X & (((1 << index.bits) - 1) * (free_M1 + 1))) != 0  # no suffix reaches before its document
+    known_MX = (query_X & index.last_M[:, None]) != 0  # no suffix reaches before its document
     return low_MX, (high_MX - low_MX) * known_MX
 
 
@@ -81,7 +86,7 @@ def count_next(
         _count_part(index, query_Z, topic_ZK, often, n_given, shuffle, own_Z)
         for query_Z, topic_ZK, own_Z in zip(query_X.split(part), topics, owns, strict=False)
     ]
-    return Counted(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+    return joined(parts, 0)
 
 
 def _count_part(
@@ -107,7 +112,7 @@ def _count_part(
         bank = index.token_NL, index.config.vocab_size
         return Counted(*next_tokens(place_XY, level_1X[0] + 1, *bank, topic_XK, topic_NK, n_given))
 
-    return Counted(*(torch.cat(parts, dim=-1) for parts in zip(*map(counted, often), strict=True)))
+    return joined([counted(n) for n in often], -1)
 
 
 def taken(

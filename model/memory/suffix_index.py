@@ -106,6 +106,7 @@ class SuffixIndex(BankIndex):
         # Of the first number of a suffix, the bits that a shorter one leaves open.
         free = [(1 << self.bits * (self.per_key - m)) - 1 for m in levels]
         self.free_M = torch.tensor(free, device=token_NL.device)
+        self.last_M = ((1 << self.bits) - 1) * (self.free_M + 1)  # the bits of the last of these tokens
         if config.suffix_often and config.suffix_topic_dim:
             self.topics = Topics(token_NL, config.vocab_size, config.suffix_topic_dim)
 
@@ -177,7 +178,7 @@ class SuffixIndex(BankIndex):
         """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""
         config, topic_XK = self.config, None
         if self.topics is not None:
-            document_BX = start_BX.long().cumsum(dim=1)
+            document_BX = start_BX.cumsum(dim=1)
             topic_XK = self.topics.of_text(text_BX, document_BX, config.suffix_topic_window)[:, -T:].flatten(0, 1)
         query_X = self.queries(text_BX, start_BX)[0, :, -T:].flatten()
         counted = count_next(self, query_X, topic_XK, config.suffix_often, config.suffix_often_tokens, shuffle, own)

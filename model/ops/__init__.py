@@ -8,6 +8,7 @@
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
+| `continuations` | `attend_continuations`: attention to tokens after places; without gradient a kernel of its own |
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
 | `shared_words` | the words that entries share with the text (BM25) |
 | `suffix_bounds` | binary search in a suffix index; `suffix_levels`: of suffixes of every length |
@@ -24,6 +25,7 @@
 """
 
 from .best_of_rows import best_of_rows
+from .continuations import attend_continuations
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .keep_best import keep_best
@@ -37,8 +39,8 @@ from .twin import OPS, Op, twin
 from .words import row_products, score_words, sum_words
 
 __all__ = [
-    "OPS", "Op", "attend_entries", "attend_own", "best_of_rows", "keep_best", "next_tokens", "read_entries",
-    "read_places", "row_products", "score_tokens", "score_words", "search_grid", "shared_words", "spaced_places",
-    "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens", "sum_words", "twin",
-    "unit_entries",
+    "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best", "next_tokens",
+    "read_entries", "read_places", "row_products", "score_tokens", "score_words", "search_grid", "shared_words",
+    "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens",
+    "sum_words", "twin", "unit_entries",
 ]  # fmt: skip

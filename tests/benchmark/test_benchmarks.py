@@ -55,6 +55,27 @@ def test_decoding_chooses_what_the_whole_forward_pass_would(design, fixed):
     assert torch.equal(model(text_BT).logits.argmax(dim=-1)[:, 8:-1], new_BT)
 
 
+def test_decoding_a_given_text_reads_it_in_place_of_what_is_chosen():
+    model = tiny_model(retrieval="suffix", fusion="continuations", keep_ffn=True)
+    text_BT = torch.randint(3, 61, (2, 15))
+    _, _, new_BT = decode.decode(model, text_BT[:, :9], 6, True, text_BT[:, 9:])
+    assert torch.equal(model(text_BT).logits.argmax(dim=-1)[:, 8:], new_BT)
+
+
+def test_decode_on_real_text_with_a_bank_of_sentences(run, tmp_path, monkeypatch):
+    text, bank, seen, build = tmp_path / "text.jsonl", tmp_path / "bank.jsonl", [], decode.build_model
+    facts = [f"Person{i} was born in town number {i}." for i in range(256)]
+    text.write_text("".join(json.dumps({"text": f"We know that {fact}"}) + "\n" for fact in facts))
+    bank.write_text("".join(json.dumps({"sentence": fact}) + "\n" for fact in facts))
+    monkeypatch.setattr(decode, "build_model", lambda *args: seen.append(args) or build(*args))
+    sizes = "--dim 32 --n_layers 8 --n_heads 4 --knowledge_num 256 --batch_sizes 2 --prompt_tokens 9 --new_tokens 3"
+    paths = f"--data_path {text} --database_init_path {bank} --cache_dir {tmp_path / 'cache'}"
+    rows, _ = run("decode", f"{sizes} --prompts 1 --experiments 1_6_0 1_6_20 --caches fixed --seq_len 32 {paths}")
+    assert [row["model"] for row in rows] == ["1_6_0", "1_6_20"] and {row["text"] for row in rows} == {"real"}
+    assert rows[0]["ratio_to_plain"] == 1 and rows[1]["ratio_to_plain"] > 0 and not rows[1]["error"]
+    assert (seen[1][1] > 0).sum(dim=1).min() > 4 and seen[0][1] is None  # whole sentences; a plain model has none
+
+
 def test_decode(run):
     sizes = "--dim 32 --n_layers 1 --n_heads 4 --knowledge_num 256 --batch_sizes 2 --prompt_tokens 9 --new_tokens 3"
     rows, printed = run("decode", f"{sizes} --prompts 2 --experiments 1_4_0 1_4_10 1_5_1")

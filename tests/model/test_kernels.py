@@ -376,8 +376,8 @@ def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
     for part in key.flip(0):
         order = order[part[order].argsort(stable=True)]
     key, query = key[:, order].contiguous(), torch.randint(-1, 10, (n_keys, 500), device="cuda")
-    for actual, expected in zip(suffix_bounds(query, key), suffix_bounds.op.reference(query, key), strict=True):
-        assert torch.equal(actual, expected)
+    for n in (500, 40):  # many and few have kernels of their own
+        assert_same(suffix_bounds(query[:, :n], key), suffix_bounds.op.reference(query[:, :n], key))
 
 
 def assert_same(actual, expected) -> None:
@@ -399,7 +399,9 @@ def test_the_places_of_a_suffix_equal_the_reference(n_tokens, n_places, bits, le
     for row in reversed(range(len(key))):
         key = key[:, key[row].argsort(stable=True)]
     free = torch.tensor([(1 << bits * (per_key - m)) - 1 for m in range(1, min(per_key, length) + 1)], device="cuda")
-    assert_same(suffix_levels(query[0], key[0], free), suffix_levels.op.reference(query[0], key[0], free))
+    for n in (500, 40):
+        args = query[0, :n], key[0], free
+        assert_same(suffix_levels(*args), suffix_levels.op.reference(*args))
 
     low, high = suffix_bounds(query, key)
     place = torch.randperm(n_places, device="cuda").int()
@@ -472,9 +474,38 @@ def test_what_stands_after_counted_places_equals_the_reference(shape, length):
     assert_same(read_places(place, score, bank), read_places.op.reference(place, score, bank))
 
 
+@pytest.mark.parametrize(
+    "X, Y, groups, width, words",
+    [(1, 1, [1], 5, 9), (7, 1, [16, 16], 64, 900), (5, 3, [3, 2, 2], 33, 50), (33, 8, [16], 64, 6400)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_to_continuations_errs_no_more_than_torch(X, Y, groups, width, words, dtype):
+    from model.ops import attend_continuations
+
+    token = torch.randint(0, words, (X, Y, sum(groups)), device="cuda")
+    token[0] = 0  # nothing is found
+    exact = [torch.randn(n, width, device="cuda", dtype=torch.float64) for n in (X, words, words)]
+    log_weight = 3 * torch.randn(X, sum(groups), device="cuda")
+    nothing = torch.randn(X, len(groups), Y, device="cuda").to(dtype)
+
+    def run(function, dtype):
+        return function(*(x.to(dtype) for x in exact), token, log_weight, nothing, groups)
+
+    with torch.no_grad():
+        truth = run(attend_continuations.op.reference, torch.float64)
+        eager, kernel = run(attend_continuations.op.reference, dtype), run(attend_continuations, dtype)
+    for t, e, k in zip(truth, eager, kernel, strict=True):
+        assert k.dtype == e.dtype and k.shape == e.shape
+        assert (k - t).norm() <= 1.05 * (e - t).norm() + 1e-6 * t.norm()
+    query = exact[0].to(dtype).requires_grad_()
+    read, _ = attend_continuations(query, *(x.to(dtype) for x in exact[1:]), token, log_weight, nothing, groups)
+    assert torch.autograd.grad(read.sum(), query)[0].isfinite().all()  # the reference, for there is a gradient
+
+
 KERNEL_TESTS = {
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
+    "attend_continuations": test_attention_to_continuations_errs_no_more_than_torch,
     "read_entries": test_reading_entries_errs_no_more_than_torch,
     "unit_entries": test_vectors_of_entries_err_no_more_than_torch,
     "attend_entries": test_attending_to_entries_errs_no_more_than_torch,
