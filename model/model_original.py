@@ -32,6 +32,7 @@ from .layers import (
 from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
 from .static_cache import CACHE, StaticCache
+from .stretches import compiled_stretch, make_stretches
 from .visibility import Visibility
 
 
@@ -56,6 +57,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
+        self.joins_stretches = not config.use_moe
         # What the block enters with is this times the stream, and times the token embeddings.
         self.enter_scale = nn.Parameter(torch.empty(2)) if config.residual_scalars else None
         self.ngram_gate = NgramGate(config) if config.ngram_table_rows and layer in config.ngram_table_layers else None
@@ -124,6 +126,7 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
 
     def make_blocks(self) -> None:
+        self.stretches = []  # of blocks that a training step runs in one compilation; empty: none
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(self.settings.n_layers))
 
     def make_block(self, layer: int) -> nn.Module:
@@ -207,9 +210,14 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         self.lm_head = lm_head
 
     def compile_parts(self) -> None:
-        """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon."""
+        """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon.
+
+        Blocks with residual scalars are compiled in stretches: what one adds to the stream joins the norm of the next,
+        and the gradients of the embeddings that all of them add are summed where they arise.
+        """
         for block in self.blocks:
             block.compile()
+        self.stretches = make_stretches(self.blocks) if self.settings.residual_scalars else []
         if self.ngram_table:
             self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
@@ -310,8 +318,13 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             hidden_states: a list that gets the stream after each block.
         """
         terms, readings = {}, []
-        for block in self.blocks:
-            x_BTD, aux, reading = block(x_BTD, context)
+        in_stretches = self.training and hidden_states is None and context.cache is None and self.stretches
+        for blocks in in_stretches or ([block] for block in self.blocks):
+            if len(blocks) > 1:
+                x_BTD = compiled_stretch(blocks, x_BTD, context)
+                readings += [None] * len(blocks)
+                continue
+            x_BTD, aux, reading = blocks[0](x_BTD, context)
             readings.append(reading)
             if hidden_states is not None:
                 hidden_states.append(x_BTD)
