@@ -143,6 +143,22 @@ class DerivedWeights:
         return DerivedWeights, ()
 
 
+def normed(norm: nn.RMSNorm, x_BTD: Tensor, fold: bool) -> tuple[Tensor, Tensor | None]:
+    """The normed states, and a gain that the weights that read them are still to be multiplied by; None: 1.
+
+    Args:
+        fold: leave out the norm's gain. Its gradient is then a sum over the rows of a matrix, not over all tokens.
+    """
+    if not fold:
+        return norm(x_BTD), None
+    return in_autocast(F.rms_norm(x_BTD, norm.normalized_shape, eps=norm.eps)), norm.weight
+
+
+def project(linear: nn.Linear, x_BTD: Tensor, gain_D: Tensor | None) -> Tensor:
+    """`linear(gain * x)`; a gain of None is 1."""
+    return linear(x_BTD) if gain_D is None else F.linear(x_BTD, linear.weight * gain_D)
+
+
 class StreamLinear(nn.Linear):
     """A projection that writes to the residual stream; the only difference is a smaller start."""
 
@@ -167,9 +183,9 @@ class Attention(nn.Module):
             init.ones_(self.q_gain_E)
             init.ones_(self.k_gain_E)
 
-    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+    def forward(self, x_BTD: Tensor, context: Context, gain_D: Tensor | None = None) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
-        qkv_BTHE = self.qkv_proj(in_autocast(x_BTD)).unflatten(-1, (H + 2 * G, -1))
+        qkv_BTHE = project(self.qkv_proj, in_autocast(x_BTD), gain_D).unflatten(-1, (H + 2 * G, -1))
         qk_BTHE, v_BTGE = qkv_BTHE.split([H + G, G], dim=2)
         if self.config.qk_norm:
             gain_HE = torch.cat([self.q_gain_E.expand(H, -1), self.k_gain_E.expand(G, -1)])
@@ -194,8 +210,8 @@ class FeedForward(nn.Module):
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        gate_BTF, up_BTF = project(self.gate_up_proj, x_BTD, gain_D).chunk(2, dim=-1)
         return self.dropout(self.out_proj(F.silu(gate_BTF) * up_BTF)), {}
 
 
@@ -208,8 +224,8 @@ class SquaredReLU(nn.Module):
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.dropout(self.out_proj(F.relu(self.up_proj(x_BTD)).square())), {}
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.dropout(self.out_proj(F.relu(project(self.up_proj, x_BTD, gain_D)).square())), {}
 
 
 FEED_FORWARDS = {"swiglu": FeedForward, "relu2": SquaredReLU}
@@ -230,8 +246,8 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(make(config) for _ in range(config.n_experts))
         self.shared_experts = nn.ModuleList(make(config) for _ in range(config.n_shared_experts))
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        flat_ND = x_BTD.flatten(0, 1)
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        flat_ND = (x_BTD if gain_D is None else x_BTD * gain_D).flatten(0, 1)
         probability_NM = self.router(flat_ND).float().softmax(dim=-1)
         weight_NK, expert_NK = probability_NM.topk(self.n_chosen, dim=-1)
         weight_NK = weight_NK / weight_NK.sum(dim=-1, keepdim=True)

@@ -3,14 +3,11 @@
 Axes: B batch · T position · D width · V vocabulary
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .compat import earlier_state
@@ -27,29 +24,15 @@ from .layers import (
     in_autocast,
     make_feed_forward,
     make_norm,
+    normed,
     rotary_table,
 )
 from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
+from .output import LanguageModelOutput
 from .static_cache import CACHE, StaticCache
 from .stretches import compiled_stretch, make_stretches
 from .visibility import Visibility
-
-
-@dataclass
-class LanguageModelOutput(CausalLMOutputWithPast):
-    """What a forward pass returns: transformers' output with `loss`, `logits` and cache, and more.
-
-    Attributes:
-        lm_loss: scalar in nats a token; None without labels.
-        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term; the memory's terms are
-            there in training mode or with labels.
-        readings: for each block what it read (a Reading), None for a block without memory; then the pointer's, if any.
-    """
-
-    lm_loss: Tensor | None = None
-    aux_losses: dict[str, Tensor] | None = None
-    readings: list | None = None
 
 
 class Block(nn.Module):
@@ -71,11 +54,13 @@ class Block(nn.Module):
         if self.enter_scale is not None:
             init.copy_(self.enter_scale, torch.tensor([1.0, 0.0]))
 
-    def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
-        """The stream after this block, its named loss terms, and what it read."""
+    def forward(self, x_BTD: Tensor, context: Context, fold: bool = False) -> tuple[Tensor, dict[str, Tensor], None]:
+        """The stream after this block, its named loss terms, and what it read; `fold` as of `normed`."""
         x_BTD = self.enter(x_BTD, context)
-        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
-        y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
+        n_BTD, gain_D = normed(self.attention_norm, x_BTD, fold)
+        h_BTD = x_BTD + self.attention(n_BTD, context, gain_D)
+        n_BTD, gain_D = normed(self.ffn_norm, h_BTD, fold)
+        y_BTD, aux = self.feed_forward(n_BTD, gain_D)
         return h_BTD + y_BTD, aux, None
 
     def enter(self, x_BTD: Tensor, context: Context) -> Tensor:

@@ -17,7 +17,8 @@ LONGEST_STRETCH = 4  # blocks; the time of the first step grows with them
 def run_stretch(blocks: list[nn.Module], x_BTD: Tensor, context: Context) -> Tensor:
     """The stream after blocks that have no loss of their own and read no memory."""
     for block in blocks:
-        x_BTD, _, _ = block.forward(x_BTD, context)  # not by a call: that would go to the block's own compilation
+        # Not by a call, which would go to the block's own compilation.
+        x_BTD, _, _ = block.forward(x_BTD, context, fold=True)
     return x_BTD
 
 
