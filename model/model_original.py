@@ -19,9 +19,7 @@ from .layers import (
     Attention,
     Context,
     StreamLinear,
-    at_unit_scale,
     autocast_dtype,
-    in_autocast,
     make_feed_forward,
     make_norm,
     normed,
@@ -31,7 +29,7 @@ from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
 from .output import LanguageModelOutput
 from .static_cache import CACHE, StaticCache
-from .stretches import compiled_stretch, make_stretches
+from .stretches import begin_stream, compiled_begin, compiled_end, compiled_stretch, end_stream, make_stretches
 from .visibility import Visibility
 
 
@@ -258,7 +256,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
         hidden_states = [x_BTD] if output_hidden_states else None
         x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)
-        x_BTD = in_autocast(self.norm(x_BTD))
+        end = compiled_end if self.training and self.stretches else end_stream
+        x_BTD = end(x_BTD, self.norm)
         if hidden_states:
             hidden_states = (*hidden_states[:-1], x_BTD)
         logits_BTV, lm_loss, more_readings = self.predict(x_BTD, context, labels, logits_to_keep, return_logits)
@@ -282,14 +281,13 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             past = cache.capacity - T
         visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
-        x_BTD = self.embedding(input_ids)
-        if not self.settings.residual_in_fp32:
-            x_BTD = in_autocast(x_BTD)
+        start = compiled_begin if self.training and self.stretches else begin_stream
+        x_BTD, embedded_BTD = start(self.embedding(input_ids), self.settings)
         context = self.make_context(
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
-            embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
+            embedded_BTD=embedded_BTD,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
         return x_BTD, context

@@ -1,4 +1,6 @@
-"""Neighbouring blocks in one compilation, so that what one adds to the stream joins the norm of the next.
+"""What a training step compiles together: neighbouring blocks, and the stream's beginning and end.
+
+So what one block adds to the stream joins the norm of the next, and no conversion is a pass over memory of its own.
 
 Axes: B batch · T position · D width
 """
@@ -9,7 +11,8 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from .layers import Context
+from .config import ModelConfig
+from .layers import Context, at_unit_scale, in_autocast
 
 LONGEST_STRETCH = 4  # blocks; the time of the first step grows with them
 
@@ -22,7 +25,18 @@ def run_stretch(blocks: list[nn.Module], x_BTD: Tensor, context: Context) -> Ten
     return x_BTD
 
 
-compiled_stretch = torch.compile(run_stretch)
+def begin_stream(x_BTD: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
+    """The stream before the first block, and the embeddings at unit scale that blocks with `residual_scalars` add."""
+    x_BTD = x_BTD if config.residual_in_fp32 else in_autocast(x_BTD)
+    return x_BTD, in_autocast(at_unit_scale(x_BTD)) if config.residual_scalars else None
+
+
+def end_stream(x_BTD: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """What the output layer reads."""
+    return in_autocast(norm(x_BTD))
+
+
+compiled_stretch, compiled_begin, compiled_end = map(torch.compile, (run_stretch, begin_stream, end_stream))
 
 
 def make_stretches(blocks: Iterable[nn.Module]) -> list[list[nn.Module]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import model_original, stretches
-from model.stretches import make_stretches, run_stretch
+from model.stretches import begin_stream, end_stream, make_stretches, run_stretch
 from tests.conftest import tiny_model
 
 PLAIN = {"model_type": "model_original"}
@@ -32,7 +32,7 @@ def test_equal_neighbours_without_a_memory_stand_together(design, lengths):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """A model whose stretches are of two blocks and traced, not turned into kernels; and how often each one ran."""
+    """A model whose stretches are of two blocks and traced, not turned into kernels; and the stretches that ran."""
     calls, traced = [], torch.compile(run_stretch, backend="eager", fullgraph=True)
 
     def counted(blocks, *rest):
@@ -41,6 +41,8 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(stretches, "LONGEST_STRETCH", 2)
     monkeypatch.setattr(model_original, "compiled_stretch", counted)
+    for name, function in (("compiled_begin", begin_stream), ("compiled_end", end_stream)):
+        monkeypatch.setattr(model_original, name, torch.compile(function, backend="eager", fullgraph=True))
     torch._dynamo.reset()
     model = tiny_model(**PLAIN, n_layers=6, residual_scalars=True).train()
     model.stretches = make_stretches(model.blocks)
@@ -58,7 +60,7 @@ def test_stretches_share_a_compilation_and_leave_loss_and_gradients_as_they_are(
         outs = [each(ids, labels=ids, document_ids=documents, return_logits=False) for each in (model, alone)]
         for out in outs:
             out.loss.backward()
-    assert calls == [2] * 6 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert calls == [2] * 6 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
     assert outs[0].readings == [None] * 6
     torch.testing.assert_close(*(out.loss for out in outs), rtol=1e-6, atol=0)
     for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
