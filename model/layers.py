@@ -1,7 +1,7 @@
 """Rotary positions, attention with a key-value cache, feed-forward, norm: shared by both models.
 
 Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward
-      V vocabulary · X attended keys: the past and the present
+      V vocabulary · X attended keys: the past and the present; in projections: queries, keys, values joined
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from .base_config import CoreConfig
 from .flash import DocumentStarts, computes, flash_attention
+from .ops.normed_heads import normed_heads, rotate
 from .visibility import Visibility
 
 INIT_STD = 0.02
@@ -47,11 +48,6 @@ def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tens
     angle_TE = positions_T[:, None].float() * theta**-exponent_E
     angle_T1E = torch.cat([-angle_TE, angle_TE], dim=-1)[:, None]
     return angle_T1E.cos(), angle_T1E.sin()
-
-
-def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
-    """Turn each channel of the first half and its partner in the second by their angle, whose sign is the half's."""
-    return (x_BTHE * cos_T1E + x_BTHE.roll(x_BTHE.shape[-1] // 2, dims=-1) * sin_T1E).to(x_BTHE.dtype)
 
 
 def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: CoreConfig) -> Tensor:
@@ -185,16 +181,17 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context, gain_D: Tensor | None = None) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
-        qkv_BTHE = project(self.qkv_proj, in_autocast(x_BTD), gain_D).unflatten(-1, (H + 2 * G, -1))
-        qk_BTHE, v_BTGE = qkv_BTHE.split([H + G, G], dim=2)
+        qkv_BTX = project(self.qkv_proj, in_autocast(x_BTD), gain_D)
+        turn = context.cos_T1E, context.sin_T1E
         if self.config.qk_norm:
-            gain_HE = torch.cat([self.q_gain_E.expand(H, -1), self.k_gain_E.expand(G, -1)])
-            qk_BTHE = F.rms_norm(qk_BTHE, qk_BTHE.shape[-1:], eps=self.config.norm_eps) * gain_HE
+            gains = self.q_gain_E, self.k_gain_E
+            q_BTHE, k_BTGE, v_BTGE = normed_heads(qkv_BTX, *gains, *turn, H, G, self.config.norm_eps)
+        else:
+            qk_BTHE, v_BTGE = qkv_BTX.unflatten(-1, (H + 2 * G, -1)).split([H + G, G], dim=2)
+            q_BTHE, k_BTGE = rotate(qk_BTHE, *turn).to(v_BTGE.dtype).split([H, G], dim=2)
         if self.value_embedding is not None:
             v_BTGE = v_BTGE + self.value_embedding(context.token_BT).view_as(v_BTGE).to(v_BTGE.dtype)
-        qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E).to(v_BTGE.dtype)
-        q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
-        v_BGTE = v_BTGE.transpose(1, 2)
+        q_BHTE, k_BGTE, v_BGTE = (x_BTHE.transpose(1, 2) for x_BTHE in (q_BTHE, k_BTGE, v_BTGE))
         if context.cache is not None:
             k_BGTE, v_BGTE = context.cache.update(k_BGTE, v_BGTE, self.layer)
         out_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, context.attention_mask, self.config)
