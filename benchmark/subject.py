@@ -132,7 +132,7 @@ def train_step(subject: Subject, batch: dict, device) -> torch.Tensor:
     torch.nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
     subject.optimizer.step()
     torch.autograd.graph.increment_version(subject.model.parameters())  # as step_if_finite does
-    subject.optimizer.zero_grad(set_to_none=False)
+    subject.micro_step.clear_gradients(subject.optimizer)
     return out.lm_loss.detach().clone()
 
 
@@ -144,7 +144,8 @@ def make_micro_step(subject: Subject, device, dtype: torch.dtype) -> MicroStep:
             return subject.model(**batch, return_logits=False)
 
     graphed = graphable(subject.config, device, "bfloat16", subject.compiled) is None
-    return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed)
+    stores = subject.optim.accumulation_steps == 1
+    return MicroStep(forward, lambda loss: loss.backward(), subject.model.refresh, graphed, stores)
 
 
 def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=torch.bfloat16) -> None:

@@ -1,7 +1,7 @@
 """Rotary positions, attention with a key-value cache, feed-forward, norm: shared by both models.
 
 Axes: B batch · T position · D width · H query heads · G key/value heads · E per-head width · F feed-forward
-      V vocabulary · X attended keys: the past and the present
+      V vocabulary · X attended keys: the past and the present; in projections: queries, keys, values joined
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from .base_config import CoreConfig
 from .flash import DocumentStarts, computes, flash_attention
+from .ops.normed_heads import normed_heads, rotate
 from .visibility import Visibility
 
 INIT_STD = 0.02
@@ -47,11 +48,6 @@ def rotary_table(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tens
     angle_TE = positions_T[:, None].float() * theta**-exponent_E
     angle_T1E = torch.cat([-angle_TE, angle_TE], dim=-1)[:, None]
     return angle_T1E.cos(), angle_T1E.sin()
-
-
-def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
-    """Turn each channel of the first half and its partner in the second by their angle, whose sign is the half's."""
-    return (x_BTHE * cos_T1E + x_BTHE.roll(x_BTHE.shape[-1] // 2, dims=-1) * sin_T1E).to(x_BTHE.dtype)
 
 
 def attend(q_BHTE: Tensor, k_BGXE: Tensor, v_BGXE: Tensor, mask, config: CoreConfig) -> Tensor:
@@ -143,6 +139,22 @@ class DerivedWeights:
         return DerivedWeights, ()
 
 
+def normed(norm: nn.RMSNorm, x_BTD: Tensor, fold: bool) -> tuple[Tensor, Tensor | None]:
+    """The normed states, and a gain that the weights that read them are still to be multiplied by; None: 1.
+
+    Args:
+        fold: leave out the norm's gain. Its gradient is then a sum over the rows of a matrix, not over all tokens.
+    """
+    if not fold:
+        return norm(x_BTD), None
+    return in_autocast(F.rms_norm(x_BTD, norm.normalized_shape, eps=norm.eps)), norm.weight
+
+
+def project(linear: nn.Linear, x_BTD: Tensor, gain_D: Tensor | None) -> Tensor:
+    """`linear(gain * x)`; a gain of None is 1."""
+    return linear(x_BTD) if gain_D is None else F.linear(x_BTD, linear.weight * gain_D)
+
+
 class StreamLinear(nn.Linear):
     """A projection that writes to the residual stream; the only difference is a smaller start."""
 
@@ -167,18 +179,19 @@ class Attention(nn.Module):
             init.ones_(self.q_gain_E)
             init.ones_(self.k_gain_E)
 
-    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+    def forward(self, x_BTD: Tensor, context: Context, gain_D: Tensor | None = None) -> Tensor:
         H, G = self.config.n_heads, self.config.kv_heads
-        qkv_BTHE = self.qkv_proj(in_autocast(x_BTD)).unflatten(-1, (H + 2 * G, -1))
-        qk_BTHE, v_BTGE = qkv_BTHE.split([H + G, G], dim=2)
+        qkv_BTX = project(self.qkv_proj, in_autocast(x_BTD), gain_D)
+        turn = context.cos_T1E, context.sin_T1E
         if self.config.qk_norm:
-            gain_HE = torch.cat([self.q_gain_E.expand(H, -1), self.k_gain_E.expand(G, -1)])
-            qk_BTHE = F.rms_norm(qk_BTHE, qk_BTHE.shape[-1:], eps=self.config.norm_eps) * gain_HE
+            gains = self.q_gain_E, self.k_gain_E
+            q_BTHE, k_BTGE, v_BTGE = normed_heads(qkv_BTX, *gains, *turn, H, G, self.config.norm_eps)
+        else:
+            qk_BTHE, v_BTGE = qkv_BTX.unflatten(-1, (H + 2 * G, -1)).split([H + G, G], dim=2)
+            q_BTHE, k_BTGE = rotate(qk_BTHE, *turn).to(v_BTGE.dtype).split([H, G], dim=2)
         if self.value_embedding is not None:
             v_BTGE = v_BTGE + self.value_embedding(context.token_BT).view_as(v_BTGE).to(v_BTGE.dtype)
-        qk_BTHE = rotate(qk_BTHE, context.cos_T1E, context.sin_T1E).to(v_BTGE.dtype)
-        q_BHTE, k_BGTE = qk_BTHE.transpose(1, 2).split([H, G], dim=1)
-        v_BGTE = v_BTGE.transpose(1, 2)
+        q_BHTE, k_BGTE, v_BGTE = (x_BTHE.transpose(1, 2) for x_BTHE in (q_BTHE, k_BTGE, v_BTGE))
         if context.cache is not None:
             k_BGTE, v_BGTE = context.cache.update(k_BGTE, v_BGTE, self.layer)
         out_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, context.attention_mask, self.config)
@@ -194,8 +207,8 @@ class FeedForward(nn.Module):
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        gate_BTF, up_BTF = project(self.gate_up_proj, x_BTD, gain_D).chunk(2, dim=-1)
         return self.dropout(self.out_proj(F.silu(gate_BTF) * up_BTF)), {}
 
 
@@ -208,8 +221,8 @@ class SquaredReLU(nn.Module):
         self.out_proj = StreamLinear(config.hidden_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.dropout(self.out_proj(F.relu(self.up_proj(x_BTD)).square())), {}
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.dropout(self.out_proj(F.relu(project(self.up_proj, x_BTD, gain_D)).square())), {}
 
 
 FEED_FORWARDS = {"swiglu": FeedForward, "relu2": SquaredReLU}
@@ -230,8 +243,8 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(make(config) for _ in range(config.n_experts))
         self.shared_experts = nn.ModuleList(make(config) for _ in range(config.n_shared_experts))
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        flat_ND = x_BTD.flatten(0, 1)
+    def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        flat_ND = (x_BTD if gain_D is None else x_BTD * gain_D).flatten(0, 1)
         probability_NM = self.router(flat_ND).float().softmax(dim=-1)
         weight_NK, expert_NK = probability_NM.topk(self.n_chosen, dim=-1)
         weight_NK = weight_NK / weight_NK.sum(dim=-1, keepdim=True)

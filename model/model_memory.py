@@ -42,6 +42,7 @@ class MemoryBlock(Block):
 
     def __init__(self, config: ModelConfig, layer: int, memory_index: int):
         super().__init__(config, layer, has_ffn=config.keep_ffn)
+        self.joins_stretches = False
         self.keeps_ffn = config.keep_ffn
         self.memory_norm = make_norm(config)
         self.retrieval = config.retrieval_class(config)

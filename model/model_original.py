@@ -3,14 +3,11 @@
 Axes: B batch · T position · D width · V vocabulary
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .compat import earlier_state
@@ -22,33 +19,18 @@ from .layers import (
     Attention,
     Context,
     StreamLinear,
-    at_unit_scale,
     autocast_dtype,
-    in_autocast,
     make_feed_forward,
     make_norm,
+    normed,
     rotary_table,
 )
 from .losses import language_model_loss, softcapped
 from .memory.ngram_table import NgramGate, NgramTable
+from .output import LanguageModelOutput
 from .static_cache import CACHE, StaticCache
+from .stretches import begin_stream, compiled_begin, compiled_end, compiled_stretch, end_stream, make_stretches
 from .visibility import Visibility
-
-
-@dataclass
-class LanguageModelOutput(CausalLMOutputWithPast):
-    """What a forward pass returns: transformers' output with `loss`, `logits` and cache, and more.
-
-    Attributes:
-        lm_loss: scalar in nats a token; None without labels.
-        aux_losses: name -> scalar, unweighted, averaged over the blocks that have the term; the memory's terms are
-            there in training mode or with labels.
-        readings: for each block what it read (a Reading), None for a block without memory; then the pointer's, if any.
-    """
-
-    lm_loss: Tensor | None = None
-    aux_losses: dict[str, Tensor] | None = None
-    readings: list | None = None
 
 
 class Block(nn.Module):
@@ -56,6 +38,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, has_ffn: bool = True):
         super().__init__()
+        self.joins_stretches = not config.use_moe
         # What the block enters with is this times the stream, and times the token embeddings.
         self.enter_scale = nn.Parameter(torch.empty(2)) if config.residual_scalars else None
         self.ngram_gate = NgramGate(config) if config.ngram_table_rows and layer in config.ngram_table_layers else None
@@ -69,11 +52,13 @@ class Block(nn.Module):
         if self.enter_scale is not None:
             init.copy_(self.enter_scale, torch.tensor([1.0, 0.0]))
 
-    def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], None]:
-        """The stream after this block, its named loss terms, and what it read."""
+    def forward(self, x_BTD: Tensor, context: Context, fold: bool = False) -> tuple[Tensor, dict[str, Tensor], None]:
+        """The stream after this block, its named loss terms, and what it read; `fold` as of `normed`."""
         x_BTD = self.enter(x_BTD, context)
-        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
-        y_BTD, aux = self.feed_forward(self.ffn_norm(h_BTD))
+        n_BTD, gain_D = normed(self.attention_norm, x_BTD, fold)
+        h_BTD = x_BTD + self.attention(n_BTD, context, gain_D)
+        n_BTD, gain_D = normed(self.ffn_norm, h_BTD, fold)
+        y_BTD, aux = self.feed_forward(n_BTD, gain_D)
         return h_BTD + y_BTD, aux, None
 
     def enter(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -124,6 +109,7 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
 
     def make_blocks(self) -> None:
+        self.stretches = []  # of blocks that a training step runs in one compilation; empty: none
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(self.settings.n_layers))
 
     def make_block(self, layer: int) -> nn.Module:
@@ -207,9 +193,14 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         self.lm_head = lm_head
 
     def compile_parts(self) -> None:
-        """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon."""
+        """Compile each block and the loss in place; equal blocks share a compilation, so the first step comes soon.
+
+        Blocks with residual scalars are compiled in stretches: what one adds to the stream joins the norm of the next,
+        and the gradients of the embeddings that all of them add are summed where they arise.
+        """
         for block in self.blocks:
             block.compile()
+        self.stretches = make_stretches(self.blocks) if self.settings.residual_scalars else []
         if self.ngram_table:
             self.ngram_table.compile()
         self.language_model_loss = torch.compile(language_model_loss)
@@ -265,7 +256,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
         hidden_states = [x_BTD] if output_hidden_states else None
         x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)
-        x_BTD = in_autocast(self.norm(x_BTD))
+        end = compiled_end if self.training and self.stretches else end_stream
+        x_BTD = end(x_BTD, self.norm)
         if hidden_states:
             hidden_states = (*hidden_states[:-1], x_BTD)
         logits_BTV, lm_loss, more_readings = self.predict(x_BTD, context, labels, logits_to_keep, return_logits)
@@ -289,14 +281,13 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             past = cache.capacity - T
         visible = Visibility(past, T, document_ids, input_ids.device, step_position_T)
         cos_T1E, sin_T1E = rotary_table(visible.position_T, self.settings.head_dim, self.settings.rope_theta)
-        x_BTD = self.embedding(input_ids)
-        if not self.settings.residual_in_fp32:
-            x_BTD = in_autocast(x_BTD)
+        start = compiled_begin if self.training and self.stretches else begin_stream
+        x_BTD, embedded_BTD = start(self.embedding(input_ids), self.settings)
         context = self.make_context(
             input_ids, labels, entry_B, matches, visible=visible, cos_T1E=cos_T1E, sin_T1E=sin_T1E, cache=cache,
             attention_mask=self.attention_mask(visible),
             needs_losses=self.training or labels is not None, token_BT=input_ids,
-            embedded_BTD=in_autocast(at_unit_scale(x_BTD)) if self.settings.residual_scalars else None,
+            embedded_BTD=embedded_BTD,
             ngram_BTU=self.ngram_table and self.ngram_table(input_ids, visible, cache),
         )  # fmt: skip
         return x_BTD, context
@@ -310,8 +301,13 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             hidden_states: a list that gets the stream after each block.
         """
         terms, readings = {}, []
-        for block in self.blocks:
-            x_BTD, aux, reading = block(x_BTD, context)
+        in_stretches = self.training and hidden_states is None and context.cache is None and self.stretches
+        for blocks in in_stretches or ([block] for block in self.blocks):
+            if len(blocks) > 1:
+                x_BTD = compiled_stretch(blocks, x_BTD, context)
+                readings += [None] * len(blocks)
+                continue
+            x_BTD, aux, reading = blocks[0](x_BTD, context)
             readings.append(reading)
             if hidden_states is not None:
                 hidden_states.append(x_BTD)

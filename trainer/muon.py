@@ -29,17 +29,27 @@ def orthogonalized(x_MIO: Tensor) -> Tensor:
     """Each matrix, in bfloat16, with its singular values brought near 1, between about 0.7 and 1.2; zeros stay zeros.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Differs: many matrices at once; tall ones
-    are multiplied from the right instead of being transposed.
+    are multiplied from the right instead of being transposed; the norm is the trace of the first small matrix.
     """
     a, b, c = COEFFICIENTS
     tall = x_MIO.shape[-2] > x_MIO.shape[-1]
-    x_MIO = x_MIO / x_MIO.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
-    for _ in range(ITERATIONS):
+    for iteration in range(ITERATIONS):
         gram_MII = x_MIO.mT @ x_MIO if tall else x_MIO @ x_MIO.mT
+        if iteration == 0:
+            norm_M11 = diagonal(gram_MII).float().sum(dim=-1).sqrt()[:, None, None]
+            scale_M11 = norm_M11.clamp(min=SMALLEST_NORM).reciprocal()
+            gram_MII.mul_(scale_M11.square())
         factor_MII = torch.baddbmm(gram_MII, gram_MII, gram_MII, beta=b, alpha=c)
+        if iteration == 0:  # The norm is divided out of the small factor; in later iterations this would round more.
+            diagonal(factor_MII).add_(a)
+            factor_MII.mul_(scale_M11)
         left, right = (x_MIO, factor_MII) if tall else (factor_MII, x_MIO)
-        x_MIO = torch.baddbmm(x_MIO, left, right, beta=a)
+        x_MIO = left @ right if iteration == 0 else torch.baddbmm(x_MIO, left, right, beta=a)
     return x_MIO
+
+
+def diagonal(x_MII: Tensor) -> Tensor:
+    return x_MII.diagonal(dim1=-2, dim2=-1)
 
 
 def nesterov(gradient_X: Tensor, momentum_X: Tensor, decay: float, skip: Tensor) -> Tensor:
@@ -113,9 +123,12 @@ class Stack:
         make = compiled_nesterov if self.momentum_MIO.is_cuda else nesterov
         update_X = make(self.gradients().flatten(), self.momentum_MIO.view(-1), momentum, skip)
         update_MIO = orthogonalized(update_X.view_as(self.momentum_MIO)).float()
-        torch._foreach_mul_(self.parameters, 1 - lr * weight_decay * (1 - skip))
-        updates = update_MIO.split([piece.n for piece in self.pieces])
-        torch._foreach_add_(self.parameters, updates, alpha=-lr * UPDATE_RMS * sqrt(max(update_MIO.shape[1:])))
+        updates = list(update_MIO.split([piece.n for piece in self.pieces]))
+        scale = UPDATE_RMS * sqrt(max(update_MIO.shape[1:]))
+        torch._fused_sgd_(  # decay and update in one pass over the memory
+            self.parameters, updates, [], lr=lr * scale, weight_decay=weight_decay / scale, found_inf=skip,
+            momentum=0.0, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
 
 
 class Muon(torch.optim.Optimizer):

@@ -56,7 +56,9 @@ class TrainStep:
         if run.use_cuda_graph and obstacle:
             raise ValueError(f"--use_cuda_graph is not possible: {obstacle}")
         self.graphed = run.use_cuda_graph is not False and obstacle is None
-        self.micro_step = MicroStep(self.forward, accelerator.backward, model.refresh, self.graphed)
+        self.micro_step = MicroStep(
+            self.forward, accelerator.backward, model.refresh, self.graphed, stores=self.n_micro_steps == 1
+        )
         self.watch = Stopwatch(self.device)
         self.every_bad_step_ends_the_run = run.max_skipped_in_row == 1
         self.last_skipped: Tensor | None = None
@@ -92,7 +94,7 @@ class TrainStep:
             first_bad = first_bad_gradient(self.model) if timed and self.may_end_the_run() else None
             grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.grad_clip)
             skipped = step_if_finite(self.accelerated, loss, grad_norm)
-            self.accelerated.zero_grad(set_to_none=not self.graphed)
+            self.micro_step.clear_gradients(self.accelerated)
         self.last_skipped = skipped
         return Outcome(
             lr, loss, grad_norm, skipped, out.readings, out.aux_losses, first_bad, self.watch.shares() if timed else {}
@@ -161,10 +163,12 @@ class MicroStep:
             Every batch must have the shapes of the first.
         backward: called with the loss.
         refresh: called before each forward pass, outside of the graph.
+        stores: each optimizer step has one micro-batch. A replay then overwrites the gradients of the last one.
     """
 
-    def __init__(self, forward: Callable, backward: Callable, refresh: Callable, graphed: bool):
+    def __init__(self, forward: Callable, backward: Callable, refresh: Callable, graphed: bool, stores: bool = False):
         self.forward, self.backward, self.refresh, self.graphed = forward, backward, refresh, graphed
+        self.stores = stores
         self.calls, self.graphs = 0, None
         # The eager calls run on the stream of the capture: a gradient's autograd node that outlives them would
         # otherwise tie the capture to another stream, which CUDA forbids.
@@ -198,6 +202,15 @@ class MicroStep:
             with watch(part):
                 graph.replay()
         return self.out
+
+    def clear_gradients(self, optimizer) -> None:
+        """What every optimizer step ends with.
+
+        A replay adds to the gradients that were there at its capture, so these stay and become zero. Where none were,
+        it writes them where its own backward pass makes them, so there is nothing to do.
+        """
+        if not (self.stores and self.graphs):
+            optimizer.zero_grad(set_to_none=self.stores or not self.graphed)
 
     @contextmanager
     def _on_own_stream(self):

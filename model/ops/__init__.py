@@ -1,7 +1,8 @@
-"""The memory's hot operations. Each file has the reference in plain torch; `triton/` has the kernels for CUDA.
+"""The hot operations. Each file has the reference in plain torch; `triton/` has the kernels for CUDA.
 
 | file | operations |
 |---|---|
+| `normed_heads` | queries and keys, normed and rotated |
 | `search_grid` | product-key search over the grid of entries |
 | `best_of_rows` | the k largest values of each row |
 | `keep_best` | the running best entries of an n-gram search |
@@ -29,6 +30,7 @@ from .continuations import attend_continuations
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .keep_best import keep_best
+from .normed_heads import normed_heads
 from .place_counts import next_tokens, read_places, spaced_places
 from .search_grid import search_grid
 from .shared_words import shared_words
@@ -40,7 +42,7 @@ from .words import row_products, score_words, sum_words
 
 __all__ = [
     "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best", "next_tokens",
-    "read_entries", "read_places", "row_products", "score_tokens", "score_words", "search_grid", "shared_words",
-    "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens",
-    "sum_words", "twin", "unit_entries",
+    "normed_heads", "read_entries", "read_places", "row_products", "score_tokens", "score_words", "search_grid",
+    "shared_words", "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries",
+    "sum_tokens", "sum_words", "twin", "unit_entries",
 ]  # fmt: skip

@@ -502,7 +502,39 @@ def test_attention_to_continuations_errs_no_more_than_torch(X, Y, groups, width,
     assert torch.autograd.grad(read.sum(), query)[0].isfinite().all()  # the reference, for there is a gradient
 
 
+# The rows of the last shape take the programs of a gradient several turns.
+@pytest.mark.parametrize("shape", [(2, 7, 3, 2, 16), (1, 33, 2, 2, 24), (3, 300, 8, 8, 64), (20, 512, 8, 8, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norming_and_rotating_heads_errs_no_more_than_torch(shape, dtype, monkeypatch):
+    from model.layers import rotary_table
+    from model.ops import normed_heads
+
+    B, T, H, G, E = shape
+    qkv_BTX = (1.5 * torch.randn(B, T, (H + 2 * G) * E, device="cuda")).to(dtype)
+    gains = [torch.rand(E, device="cuda") + 0.5 for _ in range(2)]
+    turn = rotary_table(torch.arange(T, device="cuda"), E, 10000.0)
+    # As FlexAttention hands its gradients back: heads before positions.
+    weights = [torch.randn(B, T, n, E, device="cuda").to(dtype).double() for n in (H, G, G)]
+    weights[0] = weights[0].transpose(1, 2).contiguous().transpose(1, 2)
+
+    def run(function, kind):
+        leaves = [qkv_BTX.to(kind or dtype), *(gain.to(kind or torch.float32) for gain in gains)]
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        outs = function(*leaves, *(angle.to(kind or torch.float32) for angle in turn), H, G, 1e-5)
+        grads = torch.autograd.grad(outs, leaves, [w.to(out.dtype) for w, out in zip(weights, outs, strict=True)])
+        return [x.detach().double() for x in (*outs, *grads)]
+
+    with monkeypatch.context() as patch:
+        poison(patch)
+        kernel, again = run(normed_heads, None), run(normed_heads, None)
+    reference, exact = run(normed_heads.op.reference, None), run(normed_heads.op.reference, torch.float64)
+    for k, a, r, e in zip(kernel, again, reference, exact, strict=True):
+        assert torch.equal(k, a)
+        assert (k - e).norm() <= 1.05 * (r - e).norm() + 1e-6 * e.norm()
+
+
 KERNEL_TESTS = {
+    "normed_heads": test_norming_and_rotating_heads_errs_no_more_than_torch,
     "best_of_rows": test_best_of_rows_equals_topk,
     "search_grid": test_the_grid_search_and_its_gradient_equal_the_reference,
     "attend_continuations": test_attention_to_continuations_errs_no_more_than_torch,

@@ -38,6 +38,7 @@ KERNEL_ON_GPU = {
     "next_tokens": ALWAYS,
     "read_places": ALWAYS,
     "attend_continuations": ALWAYS,
+    "normed_heads": (True, False, True),
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message
     "attend_own": (True, False, False),
 }

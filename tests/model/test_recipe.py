@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.constants import IGNORED
 from model import ModelConfig
 from model.losses import copying_loss, language_model_loss, softcapped
 from tests.conftest import tiny_config, tiny_model
@@ -115,6 +116,27 @@ def test_capped_logits_stay_below_the_cap_and_their_loss_is_that_of_the_logits()
         copying_loss(logits_BTV, copy_BTW, token_BTW, labels_BT, 15.0),
         copying_loss(capped_BTV, copy_BTW, token_BTW, labels_BT),
     )
+
+
+@pytest.mark.parametrize("cap", [0.05, 15.0, 64.0])
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_the_loss_to_compile_is_as_near_to_float64_as_cross_entropy_is(cap, scale, monkeypatch):
+    logits_BTV, labels_BT = (scale * torch.randn(4, 50, 700)).bfloat16(), random_ids(4, 50)
+    labels_BT[:, 20:30] = IGNORED
+
+    def of_reference(logits_BTV):
+        capped_NV = (cap * (logits_BTV / cap).tanh())[:, :-1].flatten(0, 1)
+        return F.cross_entropy(capped_NV, labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("model.losses.softcapped", None)  # it takes another way
+    results = []
+    for loss_of, dtype in ((of_reference, torch.float64), (of_reference, torch.float32), (None, torch.float32)):
+        given_BTV = logits_BTV.to(dtype).requires_grad_()
+        loss = loss_of(given_BTV) if loss_of else language_model_loss(given_BTV, labels_BT, cap)
+        results.append((loss.detach().double(), *(g.double() for g in torch.autograd.grad(loss, given_BTV))))
+    for exact, reference, ours in zip(*results, strict=True):
+        assert (ours - exact).norm() <= 2 * (reference - exact).norm() + 2e-7 * exact.norm()
 
 
 @BOTH

@@ -1,0 +1,57 @@
+"""What a training step compiles together: neighbouring blocks, and the stream's beginning and end.
+
+So what one block adds to the stream joins the norm of the next, and no conversion is a pass over memory of its own.
+
+Axes: B batch · T position · D width
+"""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .layers import Context, at_unit_scale, in_autocast
+
+LONGEST_STRETCH = 4  # blocks; the time of the first step grows with them
+
+
+def run_stretch(blocks: list[nn.Module], x_BTD: Tensor, context: Context) -> Tensor:
+    """The stream after blocks that have no loss of their own and read no memory."""
+    for block in blocks:
+        # Not by a call, which would go to the block's own compilation.
+        x_BTD, _, _ = block.forward(x_BTD, context, fold=True)
+    return x_BTD
+
+
+def begin_stream(x_BTD: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
+    """The stream before the first block, and the embeddings at unit scale that blocks with `residual_scalars` add."""
+    x_BTD = x_BTD if config.residual_in_fp32 else in_autocast(x_BTD)
+    return x_BTD, in_autocast(at_unit_scale(x_BTD)) if config.residual_scalars else None
+
+
+def end_stream(x_BTD: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """What the output layer reads."""
+    return in_autocast(norm(x_BTD))
+
+
+compiled_stretch, compiled_begin, compiled_end = map(torch.compile, (run_stretch, begin_stream, end_stream))
+
+
+def make_stretches(blocks: Iterable[nn.Module]) -> list[list[nn.Module]]:
+    """The blocks in turn, neighbours of one kind together: each run of them is cut into parts of equal length.
+
+    Equal parts share a compilation. A run of 5 or 7 blocks has no parts up to LONGEST_STRETCH: its blocks stay alone.
+    """
+    found = []
+    for kind, run in groupby(blocks, key=kind_of):
+        run = list(run)
+        length = max(n for n in range(1, LONGEST_STRETCH + 1) if len(run) % n == 0) if kind else 1
+        found += [run[first : first + length] for first in range(0, len(run), length)]
+    return found
+
+
+def kind_of(block: nn.Module) -> tuple[str, ...] | None:
+    """What blocks that share a compilation have in common; None for a block that no stretch takes."""
+    return tuple(name for name, _ in block.named_parameters()) if block.joins_stretches else None

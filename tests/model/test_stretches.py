@@ -1,0 +1,103 @@
+"""Neighbouring blocks in one compilation: which they are, how often they are compiled, and that they change nothing."""
+
+import pytest
+import torch
+
+from model import model_original, stretches
+from model.stretches import begin_stream, end_stream, make_stretches, run_stretch
+from tests.conftest import tiny_model
+
+PLAIN = {"model_type": "model_original"}
+
+
+@pytest.mark.parametrize(
+    "design, lengths",
+    [
+        ({**PLAIN, "n_layers": 8}, [4, 4]),
+        ({**PLAIN, "n_layers": 6}, [3, 3]),
+        ({**PLAIN, "n_layers": 3}, [3]),
+        ({**PLAIN, "n_layers": 7}, [1] * 7),
+        ({**PLAIN, "n_layers": 8, "value_embeddings": [1]}, [1, 1, 3, 3]),
+        ({**PLAIN, "n_layers": 4, "use_moe": True}, [1] * 4),
+        ({"n_layers": 8, "memory_layers": [2, 5], "keep_ffn": True}, [2, 1, 2, 1, 2]),
+    ],
+    ids=str,
+)
+def test_equal_neighbours_without_a_memory_stand_together(design, lengths):
+    blocks = tiny_model(**design).blocks
+    found = make_stretches(blocks)
+    assert [len(stretch) for stretch in found] == lengths
+    assert [block for stretch in found for block in stretch] == list(blocks)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """A model whose stretches are of two blocks and traced, not turned into kernels; and the stretches that ran."""
+    calls, traced = [], torch.compile(run_stretch, backend="eager", fullgraph=True)
+
+    def counted(blocks, *rest):
+        calls.append(len(blocks))
+        return traced(blocks, *rest)
+
+    monkeypatch.setattr(stretches, "LONGEST_STRETCH", 2)
+    monkeypatch.setattr(model_original, "compiled_stretch", counted)
+    for name, function in (("compiled_begin", begin_stream), ("compiled_end", end_stream)):
+        monkeypatch.setattr(model_original, name, torch.compile(function, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    model = tiny_model(**PLAIN, n_layers=6, residual_scalars=True).train()
+    model.stretches = make_stretches(model.blocks)
+    return model, calls
+
+
+@pytest.mark.slow
+def test_stretches_share_a_compilation_and_leave_loss_and_gradients_as_they_are(compiled):
+    model, calls = compiled
+    alone = tiny_model(**PLAIN, n_layers=6, residual_scalars=True).train()
+    alone.load_state_dict(model.state_dict())
+    ids, documents = torch.randint(3, 61, (2, 16)), (torch.arange(16) // 7).expand(2, -1)
+    torch._dynamo.utils.counters.clear()
+    for _ in range(2):
+        outs = [each(ids, labels=ids, document_ids=documents, return_logits=False) for each in (model, alone)]
+        for out in outs:
+            out.loss.backward()
+    assert calls == [2] * 6 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+    assert outs[0].readings == [None] * 6
+    torch.testing.assert_close(*(out.loss for out in outs), rtol=1e-6, atol=0)
+    for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+@pytest.mark.slow
+def test_evaluation_caches_and_hidden_states_go_block_by_block(compiled):
+    model, calls = compiled
+    ids = torch.randint(3, 61, (2, 16))
+    assert len(model(ids, labels=ids, output_hidden_states=True).hidden_states) == 7
+    model(ids, use_cache=True)
+    model.eval()(ids)
+    assert not calls
+    model.train()(ids)
+    assert calls == [2, 2, 2]
+
+
+@pytest.mark.parametrize("design", [{}, {"ffn_activation": "relu2", "qk_norm": True}, {"use_moe": True}], ids=str)
+def test_a_gain_in_the_weights_is_the_gain_of_the_norm(design):
+    model, ids = tiny_model(**PLAIN, n_layers=1, **design), torch.randint(3, 61, (2, 16))
+    (block,), ids = model.blocks, torch.randint(3, 61, (2, 16))
+    with torch.no_grad():
+        for gain in (block.attention_norm.weight, block.ffn_norm.weight):
+            gain.uniform_(0.5, 2.0)
+    x_BTD, context = model.begin(ids, None, None, None, None, None, None)
+    outs = [block.forward(x_BTD, context, fold)[0] for fold in (False, True)]
+    torch.testing.assert_close(*outs)
+    gradients = [torch.autograd.grad(out.square().sum(), list(block.parameters()), retain_graph=True) for out in outs]
+    for (name, _), plain, folded in zip(block.named_parameters(), *gradients, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-4, msg=name)
+        assert plain.any() and (not torch.equal(folded, plain) or "norm" not in name)
+
+
+def test_only_models_with_residual_scalars_are_compiled_in_stretches():
+    for scalars in (False, True):
+        model = tiny_model(**PLAIN, n_layers=2, residual_scalars=scalars)
+        assert not model.stretches
+        model.compile_parts()
+        assert [len(stretch) for stretch in model.stretches] == ([2] if scalars else [])
