@@ -110,6 +110,7 @@ def numbers(subject: Subject, plain: Subject) -> dict:
         "tokens_per_s": speed, "step_ms": middle, "step_ms_quartiles": [low, high],
         "ratio_to_plain": speed / plain_speed if plain_speed else None, "peak_gib": subject.peak_gib,
         "mfu": flops_per_token(subject.model) * speed / known[0] if known else None,
+        "index_s": subject.index_s, "index_gib": subject.index_bytes / 2**30, "index_peak_gib": subject.index_peak_gib,
         "first_step_s": subject.first_step_s, "parameters": subject.parameters, "steps": subject.steps_timed,
     }  # fmt: skip
 

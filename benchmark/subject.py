@@ -15,12 +15,13 @@ from itertools import cycle, islice
 
 import torch
 
-from dataset.knowledge import load_bank
+from dataset.knowledge import count_sentences, load_bank
 from dataset.loader import BatchLoader
 from dataset.pretrain import PretrainDataset, open_pretrain_data
 from dataset.tokenizer import load_tokenizer, with_padding_first
 from model import build_model
 from model.config import ModelConfig
+from model.memory.bank_index import ROWS_AT_ONCE
 from trainer.ahead import prepared_ahead
 from trainer.config import DataConfig, OptimConfig
 from trainer.optim import make_optimizer
@@ -68,19 +69,38 @@ def read_text(args: argparse.Namespace, configs: list[ModelConfig]) -> Text | No
 
 
 def banks_of(args: argparse.Namespace, text: Text | None) -> Callable[[ModelConfig], torch.Tensor]:
-    """What gives the bank of a model: the sentences of the knowledge file where there is text, else random entries."""
+    """What gives the bank of a model: the sentences of the knowledge file where there is text, else random entries.
+
+    Where the file has too few, `with_crossed` adds others.
+    """
     banks = {}
 
     def bank_of(config: ModelConfig) -> torch.Tensor:
         shape = (config.knowledge_num, config.knowledge_length)
         if shape not in banks and text and config.reads_bank:
-            bank = load_bank(args.database_init_path, text.tokenizer, *shape, args.cache_dir)
-            banks[shape] = torch.tensor(bank.tokens)
+            number = min(config.knowledge_num, count_sentences(args.database_init_path, args.cache_dir))
+            bank = load_bank(args.database_init_path, text.tokenizer, number, shape[1], args.cache_dir)
+            banks[shape] = with_crossed(torch.tensor(bank.tokens), config.knowledge_num)
         elif shape not in banks:
             banks[shape] = random_bank(config)
         return banks[shape]
 
     return bank_of
+
+
+def with_crossed(token_NL: torch.Tensor, number: int) -> torch.Tensor:
+    """A bank of so many entries: those given, then the beginning of one with the end of another.
+
+    Suffixes of few tokens are as frequent as in real text, so a search takes as long; what is found means nothing.
+    """
+    generator, (N, L) = torch.Generator().manual_seed(0), token_NL.shape
+    bank_NL = token_NL.new_empty(number, L)
+    bank_NL[:N] = token_NL
+    for part_XL in bank_NL[N:].split(ROWS_AT_ONCE):
+        begin_X, end_X = torch.randint(N, (2, len(part_XL)), generator=generator)
+        cut_X1 = (token_NL[begin_X] > 0).sum(dim=1, keepdim=True) // 2
+        part_XL.copy_(token_NL[begin_X].where(torch.arange(L) < cut_X1, token_NL[end_X]))
+    return bank_NL
 
 
 @dataclass
@@ -101,7 +121,10 @@ class Subject:
     micro_step: MicroStep | None = None
     parameters: int = 0
     first_step_s: float = 0.0
-    peak_gib: float = 0.0
+    peak_gib: float = 0.0  # of steps, what stays between them included
+    index_s: float | None = None  # of building the index of the bank, of a model that has one
+    index_bytes: int = 0  # what stays of it on the GPU
+    index_peak_gib: float | None = None  # on the GPU while it is built
     step_ms: list[float] = field(default_factory=list)  # of each turn the mean
     steps_timed: int = 0
 
@@ -155,6 +178,8 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=
     subject.model = build(subject.config, bank_NL if subject.config.reads_bank else None).to(device).train()
     if subject.text is not None and subject.config.reads_bank:
         subject.model.bank.spell(subject.text.tokenizer)
+    if subject.config.index_class is not None and not subject.reference:
+        build_index(subject, device)
     subject.optimizer = make_optimizer(subject.model, replace(subject.optim, learning_rate=LEARNING_RATE), device)
     if subject.compiled:
         subject.model.compile_parts()
@@ -163,6 +188,20 @@ def prepare(subject: Subject, bank_NL: torch.Tensor, batch: dict, device, dtype=
     begin = time.perf_counter()
     float(train_step(subject, batch, device))
     subject.first_step_s = time.perf_counter() - begin
+
+
+def build_index(subject: Subject, device) -> None:
+    """Build the index of the bank, as the first search would, and note what that takes."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    bank, kind = subject.model.bank, subject.config.index_class
+    subject.index_s = timed_ms(lambda: bank.index(kind), device) / 1000
+    if on_gpu:
+        subject.index_bytes = torch.cuda.memory_allocated() - allocated
+        subject.index_peak_gib = (torch.cuda.max_memory_reserved() - reserved) / 2**30
 
 
 def next_batch(subject: Subject, device) -> dict:
@@ -197,13 +236,13 @@ def forget_times(subject: Subject) -> None:
 
 
 def resident_bytes(subject: Subject) -> int:
-    """What a model keeps between steps: parameters, buffers, gradients, and the optimizer's state."""
+    """What a model keeps between steps: parameters, buffers, gradients, the optimizer's state, and its index."""
     state = [
         value for values in subject.optimizer.state.values() for value in values.values() if torch.is_tensor(value)
     ]
     gradients = [p.grad for p in subject.model.parameters() if p.grad is not None]
     kept = [*subject.model.parameters(), *subject.model.buffers(), *gradients, *state]
-    return sum(x.numel() * x.element_size() for x in kept)
+    return sum(x.numel() * x.element_size() for x in kept) + subject.index_bytes
 
 
 def release(*subjects: Subject) -> None:

@@ -117,6 +117,8 @@ class MemoryBank(nn.Module):
         if index is None or index.stale_N.device != self.tokens.device:
             edited = index.edited if index else None
             self._indexes[kind] = kind(self.tokens, self.config, edited, getattr(self, "spelling", None))
+            if self.tokens.is_cuda:  # it is built on the stream of a search, whose free memory no other stream gets
+                torch.cuda.empty_cache()
             if self.finder:
                 self._indexes[kind].finder = self.finder[0]
         return self._indexes[kind]
@@ -172,6 +174,8 @@ class MemoryBank(nn.Module):
             (N, L): the tokens before. To undo, copy them into `tokens`.
         """
         self._build_index()
+        for index in self._indexes.values():
+            index.before_swap()
         old_NL = self.tokens.clone()
         self.tokens.copy_(token_NL)
         return old_NL

@@ -57,6 +57,9 @@ class BankIndex:
     def prepare(self, token_NL: Tensor) -> None:
         """What is worked out once, from the entries as trained."""
 
+    def before_swap(self) -> None:
+        """The rows are about to get other texts, by which nothing is to be found; for what reads them in a search."""
+
     def index(self, token_XL: Tensor, row_X: Tensor):
         raise NotImplementedError
 

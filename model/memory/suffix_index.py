@@ -21,13 +21,15 @@ from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 from ..ops import suffix_bounds, suffix_neighbours, suffix_queries
-from .bank_index import BankIndex
+from ..ops.suffix_bounds import suffix_number
+from .bank_index import ROWS_AT_ONCE, BankIndex
 from .suffix_counts import Counted, count_next
 from .topics import Topics
 
 BITS = 62  # of a number that tokens are packed into
 SUFFIX = "--retrieval suffix"
 MOST_COUNTED = 4096  # places of a position
+PLACES_AT_ONCE = 1 << 22  # that are sorted together, and those of one more token
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,25 @@ class SuffixConfig(MemoryConfig):
 
 
 class Places(NamedTuple):
-    """Sorted places: key_KP int64, the suffixes; place_P int32, entry * L + the index of the suffix's last token."""
+    """Places in the order of their suffixes.
 
-    key_KP: Tensor
+    Attributes:
+        key_P: int64, the first number of each suffix; the others are read from the tokens of the entries.
+        place_P: int32, entry * L + the index of the suffix's last token.
+    """
+
+    key_P: Tensor
     place_P: Tensor
 
 
 class SuffixIndex(BankIndex):
-    """Memory: 4 bytes for each token of the bank, and 8 for each K: 20 with a vocabulary of 6,400 and suffixes of 8."""
+    """Memory: 12 bytes for each token of the bank; once entries have been edited, the tokens as trained, too."""
 
     def prepare(self, token_NL: Tensor) -> None:
         self.per_key = BITS // self.bits
         self.n_keys = -(-self.config.suffix_length // self.per_key)
         config, self.replaced, self.topics = self.config, None, None
+        self.trained_NL, self.newest_NL = token_NL, self.token_NL  # the tokens that `base` and `edits` have sorted
         levels = range(1, min(self.per_key, config.suffix_length) + 1)
         # Of the first number of a suffix, the bits that a shorter one leaves open.
         free = [(1 << self.bits * (self.per_key - m)) - 1 for m in levels]
@@ -111,7 +119,12 @@ class SuffixIndex(BankIndex):
             self.topics = Topics(token_NL, config.vocab_size, config.suffix_topic_dim)
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
+        if self.trained_NL is self.token_NL:
+            self.trained_NL = self.token_NL.index_copy(0, row_X, old_XL)
+        self.newest_NL = self.token_NL
         super().edit(row_X, old_XL)
+        if not self.edited:
+            self.trained_NL = self.token_NL
         if self.topics is not None:
             self.topics.update(self.token_NL, row_X)
         if self.config.suffix_often:  # the places of `base` that are no more
@@ -120,29 +133,54 @@ class SuffixIndex(BankIndex):
             trained = torch.stack([self.edited[row] for row in rows]) if rows else None
             self.replaced = self.index(trained, row_X) if rows else None
 
+    def before_swap(self) -> None:
+        shared = self.token_NL.clone()
+        self.trained_NL, self.newest_NL = (
+            shared if x_NL is self.token_NL else x_NL for x_NL in (self.trained_NL, self.newest_NL)
+        )
+
     def index(self, token_XL: Tensor, row_X: Tensor) -> Places:
-        L = token_XL.shape[1]
-        is_place_XL = (token_XL != PADDING) & (F.pad(token_XL[:, 1:], (0, 1), value=PADDING) != PADDING)
-        if not is_place_XL.any():  # an empty bank: nothing matches its padding
-            is_place_XL[:1, 0] = True
+        """Sorted part by part, by the tokens of the places: the temporary memory is that of the largest part."""
+        L, flat_Y = token_XL.shape[1], token_XL.reshape(-1)
+        place_P = self._places(token_XL)
+        last_P = torch.cat([flat_Y[part_P.long()] for part_P in place_P.split(PLACES_AT_ONCE)])
+        n_of_V = torch.zeros(self.config.vocab_size, dtype=torch.int64, device=row_X.device)
+        for part_P in last_P.split(PLACES_AT_ONCE):
+            n_of_V += torch.bincount(part_P.long(), minlength=len(n_of_V))
+        part_V = (n_of_V.cumsum(dim=0) - n_of_V) // PLACES_AT_ONCE
+        key_P, sorted_P = torch.empty_like(place_P, dtype=torch.int64), torch.empty_like(place_P)
+        end = 0
+        for part in part_V.unique().tolist():
+            token_V = (part_V == part) & (n_of_V > 0)
+            chosen_P = torch.cat([token_V[x.long()] for x in last_P.split(PLACES_AT_ONCE)])
+            begin, place_Y = end, place_P[chosen_P]
+            end = begin + len(place_Y)
+            key_P[begin:end], sorted_P[begin:end] = self._sorted(token_XL, place_Y)
+        for part_P in sorted_P.split(PLACES_AT_ONCE):
+            part_P.copy_(row_X[part_P.long() // L] * L + part_P % L)
+        return Places(key_P, sorted_P)
 
-        def packed(distances: list[int | None]) -> Tensor:
-            """(P,) int64: of each place the tokens at these distances from it, PADDING for None."""
-            key_P = torch.zeros(int(is_place_XL.sum()), dtype=torch.int64, device=token_XL.device)
-            for distance in distances:
-                key_P <<= self.bits
-                if distance is not None and abs(distance) < L:
-                    key_P |= F.pad(token_XL, (-distance, distance), value=PADDING)[is_place_XL]
-            return key_P
+    def _places(self, token_XL: Tensor) -> Tensor:
+        """(P,) int32: the tokens that another one follows."""
+        parts, L = [], token_XL.shape[1]
+        for begin in range(0, len(token_XL), ROWS_AT_ONCE):
+            part_XL = token_XL[begin : begin + ROWS_AT_ONCE]
+            is_place_XL = (part_XL != PADDING) & (F.pad(part_XL[:, 1:], (0, 1), value=PADDING) != PADDING)
+            parts.append((is_place_XL.flatten().nonzero()[:, 0] + begin * L).int())
+        place_P = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=token_XL.device)
+        return place_P if len(place_P) else place_P.new_zeros(1)  # an empty bank: nothing matches its padding
 
-        # By what follows, then by the suffix from its last number to its first, each time stably.
-        order_P = packed(list(range(1, self.per_key + 1))).argsort(stable=True)
-        distances = [-m if m < self.config.suffix_length else None for m in range(self.n_keys * self.per_key)]
-        keys = [packed(distances[k : k + self.per_key]) for k in range(0, len(distances), self.per_key)]
-        for key_P in reversed(keys):
-            order_P = order_P[key_P[order_P].argsort(stable=True)]
-        place_P = (row_X[:, None] * L + torch.arange(L, device=row_X.device)).int()[is_place_XL]
-        return Places(torch.stack([key_P[order_P] for key_P in keys]), place_P[order_P])
+    def _sorted(self, token_XL: Tensor, place_Y: Tensor) -> tuple[Tensor, Tensor]:
+        """By what follows, then by the suffix from its last number to its first, each time stably."""
+        form, L, follows_Y = (self.config.suffix_length, self.bits, self.per_key), token_XL.shape[1], 0
+        for m in range(1, self.per_key + 1):
+            token_Y = token_XL.view(-1)[(place_Y + m).clamp(max=token_XL.numel() - 1)].long()
+            follows_Y = follows_Y << self.bits | token_Y.masked_fill(place_Y % L + m >= L, PADDING)
+        place_Y = place_Y[follows_Y.argsort(stable=True)]
+        for k in reversed(range(self.n_keys)):
+            key_Y, order_Y = suffix_number(place_Y, token_XL, k, *form).sort(stable=True)
+            place_Y = place_Y[order_Y]
+        return key_Y, place_Y
 
     def find(
         self, text_BX: Tensor, start_BX: Tensor, T: int, n: int, n_ranked: int, shuffle: bool = False
@@ -191,8 +229,9 @@ class SuffixIndex(BankIndex):
 
         The places of an equal suffix stand in the order of what follows: the taken ones go on in as many ways as all.
         """
-        low_X, high_X = suffix_bounds(query_KX, places.key_KP)
+        texts = *places, self.trained_NL if places is self.base else self.newest_NL
+        form = self.config.suffix_length, self.bits, self.per_key
+        low_X, high_X = suffix_bounds(query_KX, *texts, *form)
         given_P = self.base.place_P if shuffle else places.place_P
         given = given_P, len(given_P) // 2 if shuffle else 0
-        form = self.config.suffix_length, self.bits, self.per_key
-        return suffix_neighbours(query_KX, places.key_KP, low_X, high_X, *given, n, n_ranked, n_given, *form)
+        return suffix_neighbours(query_KX, *texts, low_X, high_X, *given, n, n_ranked, n_given, *form)

@@ -1,37 +1,38 @@
-"""The places of a sorted list of texts, each of a few numbers, that equal a query.
+"""The places of a suffix index whose suffixes, each of a few numbers, equal a query.
 
-Axes: X queries · P places · K numbers of a text, the first one counts most · M tokens that are compared
+Axes: X queries · P places · K numbers of a suffix, the first one counts most · M tokens that are compared
+      N bank entries · L tokens per entry
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from common.constants import PADDING
+
 from .twin import twin
 
 
-def _kernel(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
-    from .triton.suffix_bounds import suffix_bounds as kernel
+def suffix_number(place_X: Tensor, token_NL: Tensor, k: int, length: int, bits: int, per_key: int) -> Tensor:
+    """The k-th number of the suffix that ends at each place, of any shape: `per_key` tokens, the last one highest."""
+    number_X, L = torch.zeros_like(place_X, dtype=torch.int64), token_NL.shape[1]
+    for m in range(k * per_key, min((k + 1) * per_key, length)):
+        token_X = token_NL.view(-1)[(place_X - m).clamp(min=0).long()].long().masked_fill(place_X % L < m, PADDING)
+        number_X |= token_X << bits * (per_key - 1 - m % per_key)
+    return number_X
 
-    return kernel(query_KX, key_KP)
 
-
-@twin(_kernel, deterministic=True)
-def suffix_bounds(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary search: the first place that is not below a query, and the first above it, each (X,) int64.
-
-    Args:
-        query_KX: int64.  key_KP: int64, its columns in ascending order.
-    """
-    P = key_KP.shape[1]
+def _bounds(query_KX: Tensor, P: int, number: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     bounds = []
     for equal_goes_on in (False, True):
         low_X = torch.zeros_like(query_KX[0])
         high_X = torch.full_like(low_X, P)
         for _ in range(P.bit_length()):
             middle_X = (low_X + high_X) // 2
-            key_KX = key_KP[:, middle_X.clamp(max=max(P - 1, 0))]
             below_X, equal_X = torch.zeros_like(low_X, dtype=torch.bool), torch.ones_like(low_X, dtype=torch.bool)
-            for key_X, query_X in zip(key_KX, query_KX, strict=True):
+            for k, query_X in enumerate(query_KX):
+                key_X = number(k, middle_X.clamp(max=max(P - 1, 0)))
                 below_X |= equal_X & (key_X < query_X)
                 equal_X &= key_X == query_X
             on_X = (below_X | equal_X) if equal_goes_on else below_X
@@ -39,6 +40,32 @@ def suffix_bounds(query_KX: Tensor, key_KP: Tensor) -> tuple[Tensor, Tensor]:
             low_X, high_X = (middle_X + 1).where(open_X & on_X, low_X), middle_X.where(open_X & ~on_X, high_X)
         bounds.append(low_X)
     return tuple(bounds)
+
+
+def _kernel(
+    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, length: int, bits: int, per_key: int
+) -> tuple[Tensor, Tensor]:
+    from .triton.suffix_bounds import suffix_bounds as kernel
+
+    return kernel(query_KX, key_P, place_P, token_NL, length, bits, per_key)
+
+
+@twin(_kernel, deterministic=True)
+def suffix_bounds(
+    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, length: int, bits: int, per_key: int
+) -> tuple[Tensor, Tensor]:
+    """Binary search: the first place whose suffix is not below a query, and the first above it, each (X,) int64.
+
+    Args:
+        query_KX: int64.  key_P: int64, the first number of each place's suffix; the others are read from its tokens.
+        place_P: int32, entry * L + the index of a token; suffixes in ascending order.
+        length: tokens of a suffix.  bits: of a token.  per_key: tokens of one of the K numbers.
+    """
+
+    def number(k: int, index_X: Tensor) -> Tensor:
+        return suffix_number(place_P[index_X], token_NL, k, length, bits, per_key) if k else key_P[index_X]
+
+    return _bounds(query_KX, len(key_P), number)
 
 
 def _levels_kernel(query_X: Tensor, key_P: Tensor, free_M: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +82,7 @@ def suffix_levels(query_X: Tensor, key_P: Tensor, free_M: Tensor) -> tuple[Tenso
         query_X, key_P: int64, one number of a text; `key_P` ascends.
         free_M: int64, of each M the lowest bits of a number, all set, that hold the other tokens.
     """
-    free_M1 = free_M[:, None]
-    low_MX, _ = suffix_bounds((query_X & ~free_M1).flatten()[None], key_P[None])
-    _, high_MX = suffix_bounds((query_X | free_M1).flatten()[None], key_P[None])
+    free_M1, search = free_M[:, None], (len(key_P), lambda k, index_X: key_P[index_X])
+    low_MX, _ = _bounds((query_X & ~free_M1).flatten()[None], *search)
+    _, high_MX = _bounds((query_X | free_M1).flatten()[None], *search)
     return low_MX.view(len(free_M), -1), high_MX.view(len(free_M), -1)

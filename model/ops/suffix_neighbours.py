@@ -1,7 +1,7 @@
 """The places of a suffix index that share most tokens with a query, around where it would stand.
 
 Axes: B batch · T position · X queries · P places · K numbers of a suffix · Y places looked at · S places given
-      M tokens of a suffix
+      N bank entries · L tokens per entry · M tokens of a suffix
 """
 
 import torch
@@ -10,48 +10,52 @@ from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
 
+from .suffix_bounds import suffix_number
 from .twin import twin
 
 
 def _kernel(
-    query_KX: Tensor, key_KP: Tensor, low_X: Tensor, high_X: Tensor, place_P: Tensor, shift: int, n: int, n_ranked: int,
-    n_given: int, length: int, bits: int, per_key: int,
+    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
+    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton.suffix_neighbours import suffix_neighbours as kernel
 
-    return kernel(query_KX, key_KP, low_X, high_X, place_P, shift, n, n_ranked, n_given, length, bits, per_key)
+    places = key_P, place_P, token_NL
+    return kernel(query_KX, *places, low_X, high_X, given_P, shift, n, n_ranked, n_given, length, bits, per_key)
 
 
 @twin(_kernel, deterministic=True)
 def suffix_neighbours(
-    query_KX: Tensor, key_KP: Tensor, low_X: Tensor, high_X: Tensor, place_P: Tensor, shift: int, n: int, n_ranked: int,
-    n_given: int, length: int, bits: int, per_key: int,
+    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
+    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The places around each query, or n evenly spaced ones of those that equal it, if there are as many.
 
     Args:
-        low_X, high_X: as `suffix_bounds` gives them.  place_P: int32, what is given of a place.
+        key_P, place_P, token_NL, low_X, high_X: as `suffix_bounds` takes and gives them.
+        given_P: int32, what is given of a place.
         shift: other places are given, as many places further.  n_ranked: Y.  n_given: S, at most Y.
         length: tokens of a suffix.  bits: of a token.  per_key: tokens of one of the K numbers.
     Returns:
         place_XS: int64, those with most tokens in common first, NO_ENTRY without any.  matched_XS: int64, how many.
     """
-    P, slot_Y = key_KP.shape[1], torch.arange(n_ranked, device=query_KX.device)
-    count_X = high_X - low_X
+    P, slot_Y = len(key_P), torch.arange(n_ranked, device=query_KX.device)
+    count_X, form = high_X - low_X, (length, bits, per_key)
     many_X1 = (count_X >= n)[:, None]
     around_X = (low_X - (n_ranked - count_X).clamp(min=0) // 2).clamp(max=P - n_ranked).clamp(min=0)
     spaced_XY = low_X[:, None] + slot_Y * count_X[:, None] // n
     index_XY = torch.where(many_X1, spaced_XY, around_X[:, None] + slot_Y)
     beyond_XY = (index_XY >= P) | many_X1 & (slot_Y >= n)
     index_XY = index_XY.clamp(max=max(P - 1, 0))
-    key_KXY, query_KX1 = key_KP[:, index_XY], query_KX[..., None]
+    query_KX1, own_XY = query_KX[..., None], place_P[index_XY]
+    key_KXY = [key_P[index_XY], *(suffix_number(own_XY, token_NL, k, *form) for k in range(1, len(query_KX)))]
     matched_XY, going_XY = torch.zeros_like(index_XY), ~beyond_XY
     for m in range(length):
         k, free = m // per_key, bits * (per_key - 1 - m % per_key)
         token_X1 = (query_KX1[k] >> free) & ((1 << bits) - 1)
         going_XY = going_XY & (key_KXY[k] >> free == query_KX1[k] >> free) & (token_X1 != PADDING)
         matched_XY = matched_XY + going_XY
-    place_XY = place_P[(index_XY + shift) % len(place_P)].long().masked_fill(matched_XY == 0, NO_ENTRY)
+    place_XY = given_P[(index_XY + shift) % len(given_P)].long().masked_fill(matched_XY == 0, NO_ENTRY)
     matched_XY, slot_XY = matched_XY.sort(dim=-1, descending=True, stable=True)
     return place_XY.gather(-1, slot_XY[:, :n_given]), matched_XY[:, :n_given]
 

@@ -146,6 +146,17 @@ def test_a_step_is_measured_as_training_makes_it_its_text_searched_before(name, 
         assert all(torch.equal(batch[key], value) for key, value in found.items())
 
 
+def test_a_bank_grows_by_beginnings_and_ends_of_its_entries():
+    bank_NL = torch.randint(1, 99, (30, 8), dtype=torch.int16)
+    bank_NL[::2, 4:] = 0
+    grown_NL = subject.with_crossed(bank_NL, 100)
+    assert grown_NL.shape == (100, 8) and torch.equal(grown_NL[:30], bank_NL)
+    beginnings, ends = ({tuple(row[part].tolist()) for row in bank_NL} for part in (slice(2), slice(4, None)))
+    for row in grown_NL[30:]:
+        assert tuple(row[:2].tolist()) in beginnings and tuple(row[4:].tolist()) in ends
+    assert not {tuple(row.tolist()) for row in bank_NL} >= {tuple(row.tolist()) for row in grown_NL}
+
+
 @pytest.mark.slow
 def test_what_no_time_is_left_for_is_said_and_a_reference_that_parts_is_seen(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"

@@ -367,51 +367,42 @@ def test_products_with_rows_equal_the_reference(positions, words, width, rows):
     torch.testing.assert_close(row_products(query, table, row), row_products.op.reference(query, table, row))
 
 
-@pytest.mark.parametrize("n_keys, n_places", [(1, 1), (2, 1000), (3, 77777)])
-def test_the_bounds_of_a_suffix_equal_the_reference(n_keys, n_places):
-    from model.ops import suffix_bounds
-
-    key = torch.randint(0, 9, (n_keys, n_places), device="cuda")
-    order = torch.arange(n_places, device="cuda")
-    for part in key.flip(0):
-        order = order[part[order].argsort(stable=True)]
-    key, query = key[:, order].contiguous(), torch.randint(-1, 10, (n_keys, 500), device="cuda")
-    for n in (500, 40):  # many and few have kernels of their own
-        assert_same(suffix_bounds(query[:, :n], key), suffix_bounds.op.reference(query[:, :n], key))
-
-
 def assert_same(actual, expected) -> None:
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == e.dtype and a.shape == e.shape and int((a != e).sum()) == 0
 
 
-@pytest.mark.parametrize("n_tokens, n_places, bits, length", [(3, 1, 2, 1), (5, 700, 3, 5), (9, 77777, 13, 8)])
-def test_the_places_of_a_suffix_equal_the_reference(n_tokens, n_places, bits, length):
+@pytest.mark.parametrize(
+    "n_tokens, entries, bits, length", [(3, 1, 2, 1), (5, 70, 3, 5), (4, 900, 3, 25), (9, 9000, 13, 8)]
+)
+def test_the_places_of_a_suffix_equal_the_reference(n_tokens, entries, bits, length):
+    from model.memory.suffix_index import SuffixIndex
     from model.ops import spaced_places, suffix_bounds, suffix_levels, suffix_neighbours
 
-    per_key = 62 // bits
-    token_PM = torch.randint(0, n_tokens, (n_places, -(-length // per_key) * per_key), device="cuda")
-    token_PM[:, length:] = 0
-    shift = torch.arange(per_key - 1, -1, -1, device="cuda") * bits
-    query = token_PM[torch.randint(n_places, (500,), device="cuda")]
-    query = query.where(torch.rand(500, 1, device="cuda") < 0.5, token_PM[:1])
-    key, query = ((x.unflatten(-1, (-1, per_key)) << shift).sum(dim=-1).T.contiguous() for x in (token_PM, query))
-    for row in reversed(range(len(key))):
-        key = key[:, key[row].argsort(stable=True)]
-    free = torch.tensor([(1 << bits * (per_key - m)) - 1 for m in range(1, min(per_key, length) + 1)], device="cuda")
-    for n in (500, 40):
-        args = query[0, :n], key[0], free
+    config = tiny_config(
+        retrieval="suffix", fusion="continuations", keep_ffn=True, vocab_size=1 << bits, suffix_length=length
+    )
+    token = torch.randint(1, n_tokens, (entries, 9), device="cuda", dtype=torch.int16)
+    token[torch.rand(entries, device="cuda") < 0.3, 6:] = 0
+    index, per_key = SuffixIndex(token, config), 62 // bits
+    text = torch.randint(1, n_tokens, (1, 500), device="cuda")
+    query = index.queries(text, torch.rand(1, 500, device="cuda") < 0.05).flatten(1)
+    form, n_places = (length, bits, per_key), len(index.base.place_P)
+    for n in (500, 40):  # many and few have kernels of their own
+        args = query[:, :n], *index.base, token, *form
+        assert_same(suffix_bounds(*args), suffix_bounds.op.reference(*args))
+        args = query[0, :n], index.base.key_P, index.free_M
         assert_same(suffix_levels(*args), suffix_levels.op.reference(*args))
 
-    low, high = suffix_bounds(query, key)
-    place = torch.randperm(n_places, device="cuda").int()
+    low, high = suffix_bounds(query, *index.base, token, *form)
+    given = torch.randperm(n_places, device="cuda").int()
     for n, n_ranked, n_given, further in ((4, 8, 4, 0), (3, 20, 20, n_places // 2), (1, 2, 1, 0), (16, 32, 16, 0)):
-        args = query, key, low, high, place, further, n, n_ranked, n_given, length, bits, per_key
+        args = query, *index.base, token, low, high, given, further, n, n_ranked, n_given, *form
         expected = suffix_neighbours.op.reference(*args)
         assert_same(suffix_neighbours(*args), expected)
-        assert (expected[1] > 0).any()
+        assert (expected[1] > 0).any() or n_places == 1
     for n in (1, 7, 128):
-        args = low, high - low, place, n, max(n_places - 5, 1), n_places // 2
+        args = low, high - low, given, n, max(n_places - 5, 1), n_places // 2
         assert_same([spaced_places(*args)], [spaced_places.op.reference(*args)])
 
 
@@ -549,7 +540,7 @@ KERNEL_TESTS = {
     "sum_words": test_reading_words_errs_no_more_than_torch,
     "row_products": test_products_with_rows_equal_the_reference,
     "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
-    "suffix_bounds": test_the_bounds_of_a_suffix_equal_the_reference,
+    "suffix_bounds": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_levels": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_neighbours": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_queries": test_the_suffixes_of_a_text_equal_the_reference,

@@ -67,10 +67,62 @@ def test_fewer_candidates_than_twice_the_places_read_are_refused():
 
 
 def test_binary_search_finds_the_places_that_equal_a_query():
-    key_2P = torch.tensor([[1, 1, 1, 4, 4], [2, 3, 3, 1, 9]])
+    token_NL = torch.tensor([[2, 1, 3, 1], [3, 1, 1, 4], [9, 4, 0, 0]], dtype=torch.int16)  # a number holds one token
+    place_P = torch.tensor([1, 3, 5, 7, 9], dtype=torch.int32)  # suffixes 1 2, 1 3, 1 3, 4 1 and 4 9, each backwards
+    key_P = token_NL.view(-1)[place_P].long()
     query_2X = torch.tensor([[1, 1, 4, 0, 9, 4], [3, 1, 9, 5, 0, 5]])
-    low_X, high_X = suffix_bounds(query_2X, key_2P)
+    low_X, high_X = suffix_bounds(query_2X, key_P, place_P, token_NL, 2, 4, 1)
     assert low_X.tolist() == [1, 0, 4, 0, 5, 4] and high_X.tolist() == [3, 0, 5, 0, 5, 4]
+
+
+def test_an_index_that_is_sorted_in_parts_is_the_same(monkeypatch):
+    token_NL = torch.randint(0, 8, (300, 9)).sort(dim=1, descending=True).values[:, torch.randperm(9)]
+    token_NL = token_NL.where(torch.arange(9) < torch.randint(1, 10, (300, 1)), 0)
+    config = tiny_config(**CONFIG | {"suffix_length": 9, "vocab_size": 1 << 20, "knowledge_length": 9})
+    whole = SuffixIndex(token_NL, config).base
+    monkeypatch.setattr("model.memory.suffix_index.PLACES_AT_ONCE", 50)
+    monkeypatch.setattr("model.memory.suffix_index.ROWS_AT_ONCE", 7)
+    assert all(map(torch.equal, SuffixIndex(token_NL, config).base, whole))
+    places = [e * 9 + i for e, row in enumerate(token_NL.tolist()) for i in range(8) if row[i] and row[i + 1]]
+    rows = token_NL.tolist()
+
+    def order(place):  # the last token first; of equal suffixes what follows
+        e, i = divmod(place, 9)
+        return rows[e][i::-1] + [0] * (8 - i), (rows[e][i + 1 :] + [0] * 9)[:3], place
+
+    assert whole.place_P.tolist() == sorted(places, key=order)
+
+
+def test_edited_and_swapped_texts_leave_the_order_of_the_index():
+    """The second number of a suffix is read from the entries' tokens: those that were sorted."""
+    model = tiny_model(**CONFIG | {"suffix_length": 12, "vocab_size": 1 << 16, "num_candidates": 8, "num_selected": 4})
+    bank, generator = model.bank, torch.Generator().manual_seed(0)
+
+    def texts(*shape):
+        return torch.randint(3, 5, shape, generator=generator)
+
+    bank.fill(texts(*bank.tokens.shape))
+    text, start, index = texts(8, 20), torch.zeros(8, 20, dtype=torch.bool), bank.index(SuffixIndex)
+
+    def found():
+        return index.find(text, start, 20, 4, 8)
+
+    def found_in_swapped():
+        kept = bank.swap(torch.full_like(bank.tokens, 50))
+        places = found()
+        bank.tokens.copy_(kept)
+        return places
+
+    before = found()
+    assert before[1].max() > 3  # more than one number holds
+    rows, trained_NL = torch.arange(0, len(bank.tokens), 2), bank.tokens.clone()
+    old = bank.write(rows, texts(len(rows), bank.tokens.shape[1]))
+    edited, fresh = found(), SuffixIndex(bank.tokens.clone(), bank.config).find(text, start, 20, 4, 8)
+    assert torch.equal(edited[1][..., 0], fresh[1][..., 0]) and torch.equal(index.trained_NL, trained_NL)
+    assert all(map(torch.equal, found_in_swapped(), edited))
+    bank.write(rows, old)
+    assert all(map(torch.equal, found(), before)) and index.trained_NL is bank.tokens
+    assert all(map(torch.equal, found_in_swapped(), before))
 
 
 def test_an_edited_entry_is_found_by_its_new_text_alone_and_undo_is_exact():

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from common.constants import NO_ENTRY
 
+from .suffix_bounds import _number
+
 BLOCK = 128
 
 
-@triton.jit(do_not_specialize=["P", "n_places", "shift"])
+@triton.jit(do_not_specialize=["P", "n_given", "shift"])
 def _neighbours(
-    query_ptr, key_ptr, low_ptr, high_ptr, place_ptr, out_ptr, matched_ptr, X, P, n_places, shift,
-    n: tl.constexpr, Y: tl.constexpr, S: tl.constexpr, LENGTH: tl.constexpr, BITS: tl.constexpr, PER_KEY: tl.constexpr,
-    NONE: tl.constexpr, YB: tl.constexpr,
+    query_ptr, key_ptr, place_ptr, token_ptr, low_ptr, high_ptr, given_ptr, out_ptr, matched_ptr, X, P, L, n_given,
+    shift, n: tl.constexpr, Y: tl.constexpr, S: tl.constexpr, LENGTH: tl.constexpr, BITS: tl.constexpr,
+    PER_KEY: tl.constexpr, NONE: tl.constexpr, YB: tl.constexpr,
 ):  # fmt: skip
     position, slot = tl.program_id(0).to(tl.int64), tl.arange(0, YB)
     P = P.to(tl.int64)
@@ -31,14 +33,19 @@ def _neighbours(
     matched = tl.zeros([YB], dtype=tl.int32)
     for k in tl.static_range((LENGTH + PER_KEY - 1) // PER_KEY):
         query = tl.load(query_ptr + k * X + position)
-        key = tl.load(key_ptr + k * P + index, mask=going, other=0)
+        if k == 0:
+            key = tl.load(key_ptr + index, mask=going, other=0)
+        else:
+            key = _number(
+                token_ptr, tl.load(place_ptr + index, mask=going, other=0), going, L, k, LENGTH, BITS, PER_KEY
+            )
         for m in tl.static_range(PER_KEY):
             if k * PER_KEY + m < LENGTH:
                 asked = query >> (BITS * (PER_KEY - 1 - m))
                 is_token = (asked & ((1 << BITS) - 1)) != 0
                 going = going & (key >> (BITS * (PER_KEY - 1 - m)) == asked) & is_token
                 matched += going.to(tl.int32)
-    place = tl.load(place_ptr + (index + shift.to(tl.int64)) % n_places.to(tl.int64), mask=matched > 0, other=NONE)
+    place = tl.load(given_ptr + (index + shift.to(tl.int64)) % n_given.to(tl.int64), mask=matched > 0, other=NONE)
     order = tl.sort(matched * YB + (YB - 1 - slot), descending=True)
     place = tl.gather(place, YB - 1 - order % YB, 0)
     tl.store(out_ptr + position * S + slot, place.to(tl.int64), mask=slot < S)
@@ -46,16 +53,16 @@ def _neighbours(
 
 
 def suffix_neighbours(
-    query_KX: Tensor, key_KP: Tensor, low_X: Tensor, high_X: Tensor, place_P: Tensor, shift: int, n: int, n_ranked: int,
-    n_given: int, length: int, bits: int, per_key: int,
+    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
+    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The places around each query, or n evenly spaced ones of those that equal it, if there are as many."""
     X, block = query_KX.shape[1], max(triton.next_power_of_2(n_ranked), 32)
     place_XS, matched_XS = low_X.new_empty(X, n_given), low_X.new_empty(X, n_given)
     _neighbours[(X,)](
-        query_KX.contiguous(), key_KP.contiguous(), low_X.contiguous(), high_X.contiguous(), place_P, place_XS,
-        matched_XS, X, key_KP.shape[1], len(place_P), shift, n, n_ranked, n_given, length, bits, per_key, NO_ENTRY,
-        block, num_warps=max(block // 128, 1),
+        query_KX.contiguous(), key_P, place_P, token_NL, low_X.contiguous(), high_X.contiguous(), given_P, place_XS,
+        matched_XS, X, len(key_P), token_NL.shape[1], len(given_P), shift, n, n_ranked, n_given, length, bits, per_key,
+        NO_ENTRY, block, num_warps=max(block // 128, 1),
     )  # fmt: skip
     return place_XS, matched_XS
 
