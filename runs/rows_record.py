@@ -16,7 +16,7 @@ from trainer.config import Flags, parse_cli
 
 from . import record_tables as tables
 from .blanks import AI, write_answers
-from .documents.leaderboard import plain_of
+from .documents.leaderboard import ALIASES, plain_of
 from .documents.rows import Row, Rows
 from .evidence import OWN, Evidence, Number
 from .known import Known
@@ -116,7 +116,8 @@ class RowEvidence(Evidence):
         self.head = self.loss or next((row for row in reversed(self.rows) if STARTED.search(row.command)), None)
         self.base_rows = [row for row in held if row.experiment == self.base_number]
         self.results, self.base = numbers_of(self.rows), numbers_of(self.base_rows)
-        self.plain_rows = [row for row in held if row.experiment == self.plain]
+        plain = ALIASES.get((protocol, self.plain), self.plain)
+        self.plain_rows = [row for row in held if row.experiment == plain]
         self.baseline = numbers_of(self.plain_rows)
 
     @property

@@ -66,6 +66,12 @@ def test_the_seeds_are_those_of_its_own_loss_and_other_flags_of_base_and_plain_m
     assert "种子: 42, 1, 2。" in values["SUMMARY"]
 
 
+def test_the_plain_model_of_1_4_0_is_the_one_with_the_best_learning_rate_of_its_protocol(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.6.26", {"FINDING_1": "Loss 3.1834, 1.4.0 为 3.3089 (-3.8%)"})
+    values = filled((tmp_path / "experiment/EXPERIMENT_1_6_26.md").read_text())
+    assert values["BASELINE_LOSS"] == "3.3089 ± 0.0126 (1.4.0)" and values["BASELINE_MEM"] == "5,860 MiB (1.4.0)"
+
+
 def test_an_experiment_without_a_loss_shows_its_edits_and_the_flags_of_its_script(monkeypatch, tmp_path):
     fill(monkeypatch, tmp_path, "1.6.18", {"FINDING_1": "ES 98.7%"}, "asked-74M, text before questions, all dev edits")
     values = filled((tmp_path / "experiment/EXPERIMENT_1_6_18.md").read_text())
