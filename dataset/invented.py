@@ -112,7 +112,7 @@ def write_invented(
         absent: share of the facts that are asked for their objects and have no entry.
     Raises:
         FileNotFoundError, ValueError: the knowledge is missing or malformed, names no subjects and objects, or a share
-            is none.
+            lies outside [0, 1].
     """
     for name, share in (("capitals", capitals), ("absent", absent)):
         if not 0 <= share <= 1:

@@ -20,26 +20,29 @@ from common.files import atomic
 from .formats import require_data
 from .pretrain import read_documents
 
-END_OF_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
-LONGEST, SHORTEST = 200, 20  # characters of a passage: about 60 tokens of this tokenizer at most
+SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|[。！？]|$)\s*")  # with the spaces after it
+LONGEST, SHORTEST = 200, 20  # characters of a passage: in English about 60 tokens of this tokenizer at most
 
 
 def passages(text: str) -> Iterator[str]:
-    """Neighbouring sentences of a line, joined up to LONGEST characters; a longer sentence is cut between words."""
+    """Neighbouring sentences of a line, as they stand there, up to LONGEST characters; a longer one is cut at a space.
+
+    A passage is a piece of the text, down to its spaces: what it says is then tokenised as in training.
+    """
     for line in text.split("\n"):
         passage = ""
-        for sentence in filter(None, (part.strip() for part in END_OF_SENTENCE.split(line))):
-            if passage and len(passage) + 1 + len(sentence) > LONGEST:
-                yield passage
+        for sentence in SENTENCE.findall(line.strip()):
+            if passage and len((passage + sentence).rstrip()) > LONGEST:
+                yield passage.rstrip()
                 passage = ""
-            passage = f"{passage} {sentence}" if passage else sentence
-            while len(passage) > LONGEST:
+            passage += sentence
+            while len(passage.rstrip()) > LONGEST:
                 cut = passage.rfind(" ", 1, LONGEST + 1)
                 cut = LONGEST if cut < 1 else cut
-                yield passage[:cut]
-                passage = passage[cut:].strip()
+                yield passage[:cut].rstrip()
+                passage = passage[cut:].lstrip()
         if passage:
-            yield passage
+            yield passage.rstrip()
 
 
 def main() -> None:
@@ -52,7 +55,8 @@ def main() -> None:
         for document in read_documents(require_data(args.text, "text")):
             if not document.text.strip():
                 continue  # training does not count it either
-            for passage in passages(document.text):
+            # The turns of a conversation are documents that repeat each other: to leave out the own one would not do.
+            for passage in () if document.given else passages(document.text):
                 if len(passage) >= SHORTEST:
                     file.write(json.dumps({"sentence": passage, "document": str(number)}, ensure_ascii=False) + "\n")
                     written += 1

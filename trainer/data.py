@@ -116,7 +116,8 @@ def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer)
     """Refuse a bank with passages of the training text where training could read a position's own document.
 
     Raises:
-        ValueError: the retrieval cannot leave them out, they are of another text, or held-out documents are among them.
+        ValueError: the retrieval cannot leave them out, rows have no documents, held-out documents are among the
+            passages, or these are of another text.
     """
     document_N, data, offset_D = bank.documents(), flags.data, train.cache.offset_D
     if document_N is None:
@@ -126,6 +127,11 @@ def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer)
         raise ValueError(
             f"{path} holds passages of a training text, and --retrieval {flags.model.retrieval} would read the "
             "document that it learns: take --retrieval suffix, or a knowledge file of other texts"
+        )
+    if data.data_mode != "packed":
+        raise ValueError(
+            f"{path} holds passages of a training text, and rows of --data_mode {data.data_mode} do not say which "
+            "document they are of: take --data_mode packed"
         )
     if not data.val_path:
         raise ValueError(f"{path} holds passages of the held-out documents too: give a --val_path with other texts")

@@ -158,6 +158,9 @@ class Retrieval(nn.Module):
     def search(cls, config: MemoryConfig, bank, inputs: ForwardPass, lay_out: bool) -> object:
         """Work out once, before the blocks, what they share: `context.shared`.
 
+        In a captured step of decoding it runs beside the first blocks (`static_cache.beside`): it may write to the
+        bank's layer of the cache alone.
+
         Args:
             lay_out: whether something needs the tokens of the entries as `lay_out_tokens` gives them.
         """

@@ -77,7 +77,7 @@ def count_next(
         topic_XK: float32, the topic of the text; None: all places count the same.
         often: n, several of them, side by side in the result.  n_given: U, for each.
         shuffle: a control; the tokens after other places are counted.
-        own: places that are not counted. They are among the n, so that as many others are as without them.
+        own: places that are not counted. They are among the n, so fewer than n others may be.
     """
     part = max(PLACES_AT_ONCE // max(often), 1)
     topics = [None] * len(query_X) if topic_XK is None else topic_XK.split(part)

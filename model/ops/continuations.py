@@ -38,8 +38,8 @@ def attend_continuations(
     Args:
         query_XR: float.  key_VR, value_VR: of every token.
         token_XYS: int64, PADDING for none.  log_weight_XS: float32.
-        nothing_XGY: the logit of nothing.  groups: how many of the S places are in each; after
-            the first one equal numbers, for the kernel.
+        nothing_XGY: the logit of nothing.
+        groups: how many of the S places are in each. The kernel takes any first number and, after it, equal ones.
     Returns:
         read_XGYR: in the table's dtype.  weight_XS: float32, means over distances and groups, without gradient.
     """

@@ -1,11 +1,12 @@
 """Passages of the training text as entries, and the refusals of a bank that holds them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from dataset.passages import LONGEST, passages
+from dataset.passages import LONGEST, main, passages
 
 from ..tiny_runs import metrics
 
@@ -23,13 +24,37 @@ def test_passages_hold_all_words_in_order_and_end_with_sentences():
     assert found[0].endswith("short.") and found[-1] == "Last."
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dr. No  is a film. It ran\u00a0long.\tVery long. " * 9,
+        "我们去了北京。天气很好。“真的吗？”是的。" * 30,
+        "x" * 450,
+    ],
+)
+def test_passages_are_pieces_of_the_text_as_it_stands(text):
+    found, begin = list(passages(text)), 0
+    for passage in found:
+        begin = text.index(passage, begin) + len(passage)
+    assert len(found) > 1 and sum(map(len, found)) > 0.95 * len(text) and max(map(len, found)) <= LONGEST
+
+
+def test_conversations_and_questions_are_counted_and_give_no_passages(tmp_path, monkeypatch):
+    turns = [{"role": role, "content": "A long enough turn of a talk."} for role in ("user", "assistant") * 2]
+    question = {"prompt": "Where does the river Aare begin?", "answer": "In the Alps, at a glacier."}
+    lines = [{"conversations": turns}, question, {"text": "A text that is long enough for a passage."}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(sys, "argv", ["passages", str(tmp_path / "mixed.jsonl"), "--out", str(out)])
+    main()
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"sentence": lines[2]["text"], "document": "3"}  # after two turns and a question
+    ]
+
+
 @pytest.fixture
 def own_text(run_data, tmp_path, monkeypatch):
     """A knowledge file made of the training text."""
-    import sys
-
-    from dataset.passages import main
-
     out = tmp_path / "passages.jsonl"
     monkeypatch.setattr(sys, "argv", ["passages", str(run_data / "text.jsonl"), "--out", str(out)])
     main()
@@ -46,6 +71,8 @@ def test_a_run_learns_with_its_own_text_in_the_bank(runs, run_data, own_text):
 
     held_out = runs.start("held_out", *SUFFIX, *bank)
     assert held_out.code == 1 and "give a --val_path" in held_out.output
+    padded = runs.start("padded", *SUFFIX, *bank, "--val_path", str(val), "--data_mode", "padded")
+    assert padded.code == 1 and "take --data_mode packed" in padded.output
     keys = runs.start("keys", "--model_type", "model_memory", *bank, "--val_path", str(val))
     assert keys.code == 1 and "take --retrieval suffix" in keys.output
     other = runs.start("other", *SUFFIX, *bank, "--val_path", str(val), "--data_path", str(val))
