@@ -55,12 +55,8 @@ def main() -> None:
         for document in read_documents(require_data(args.text, "text")):
             if not document.text.strip():
                 continue  # training does not count it either
-            if document.given:
-                raise ValueError(
-                    f"{args.text} holds prompts or conversations, and the turns of one are documents that repeat each "
-                    "other: give running text"
-                )
-            for passage in passages(document.text):
+            # The turns of a conversation are documents that repeat each other: to leave out the own one would not do.
+            for passage in () if document.given else passages(document.text):
                 if len(passage) >= SHORTEST:
                     file.write(json.dumps({"sentence": passage, "document": str(number)}, ensure_ascii=False) + "\n")
                     written += 1

@@ -19,8 +19,7 @@ FAMILY = {
     "1.6.25": "tokens of entries read, not vectors",
     "1.6.26": "entries found by n-grams",
 }
-# Names of rows: 1.6.0, and 1.6.20 with banks of this many facts and sentences, half of each.
-MIXED_RUNS = ("1.6.0", "1.6.20, facts and sentences", "1.6.20, 2 million facts and sentences")
+MIXED_RUNS = ("1.6.0", "1.6.21")  # the names of their rows
 RATES = ("", ", learning rate 4.5e-3")  # ends of these names
 SOURCE = "val_loss_"  # what the measure of a source begins with
 
@@ -68,8 +67,8 @@ def cells_of(page: Page, name: str, arm: str) -> list[str]:
 
 
 def mixed_sources(page: Page) -> str:
-    """The loss of each source of the mixed text: plain, and 1.6.20 with facts and sentences in one bank."""
-    runs = [(name, "memory" if name.startswith("1.6.20") else "plain") for name in MIXED_RUNS]
+    """The loss of each source of the mixed text: plain, and 1.6.21 with facts, sentences and this text in one bank."""
+    runs = [(name, "plain" if name == MIXED_RUNS[0] else "memory") for name in MIXED_RUNS]
     best = [(best_rate(page, name, arm), arm) for name, arm in runs]
     of_runs = [row for row in page.rows.results if row.protocol == MIXED[1] and (row.experiment, row.arm) in best]
     measures = {row.measure for row in of_runs if row.measure.startswith(SOURCE) and row.unit == "nats/token"}

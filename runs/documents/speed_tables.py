@@ -43,7 +43,7 @@ def decode(page: Page) -> str:
 
     return page.table(
         ["model", "batch 1, ms a token", "of plain", "batch 32, ms a token", "of plain"],
-        map(line, ("1_4_0", "1_4_8", "1_5_2", "1_5_0")),
+        map(line, ("1_4_0", "1_4_8", "1_5_2", "1_5_0", "1_6_0", "1_6_20")),
     )
 
 

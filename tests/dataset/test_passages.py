@@ -39,13 +39,17 @@ def test_passages_are_pieces_of_the_text_as_it_stands(text):
     assert len(found) > 1 and sum(map(len, found)) > 0.95 * len(text) and max(map(len, found)) <= LONGEST
 
 
-def test_conversations_are_refused_as_their_turns_repeat_each_other(tmp_path, monkeypatch):
+def test_conversations_and_questions_are_counted_and_give_no_passages(tmp_path, monkeypatch):
     turns = [{"role": role, "content": "A long enough turn of a talk."} for role in ("user", "assistant") * 2]
-    (tmp_path / "talk.jsonl").write_text(json.dumps({"conversations": turns}) + "\n")
-    monkeypatch.setattr(sys, "argv", ["passages", str(tmp_path / "talk.jsonl"), "--out", str(tmp_path / "out.jsonl")])
-    with pytest.raises(ValueError, match="give running text"):
-        main()
-    assert not (tmp_path / "out.jsonl").exists()
+    question = {"prompt": "Where does the river Aare begin?", "answer": "In the Alps, at a glacier."}
+    lines = [{"conversations": turns}, question, {"text": "A text that is long enough for a passage."}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(sys, "argv", ["passages", str(tmp_path / "mixed.jsonl"), "--out", str(out)])
+    main()
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"sentence": lines[2]["text"], "document": "3"}  # after two turns and a question
+    ]
 
 
 @pytest.fixture
