@@ -165,6 +165,8 @@ def read_knowledge(path: str | Path) -> Iterator[Fact]:
             if not isinstance(sentence, str):
                 raise ValueError(f'{place}: an entry needs a "sentence" or "text" string, or must be a string itself')
             rest = {name: str(fields.get(name) or "") for name in Fact.__dataclass_fields__ if name != "sentence"}
+            if fields.get("document") == 0:  # as a number, a document like any other
+                rest["document"] = "0"
             require_text("".join((sentence, *rest.values())), place)
             yield Fact(sentence.strip(), **rest)
 

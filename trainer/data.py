@@ -133,7 +133,8 @@ def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer)
             f"{path} holds passages of a training text, and rows of --data_mode {data.data_mode} do not say which "
             "document they are of: take --data_mode packed"
         )
-    if not data.val_path:
+    texts = [content_key(Path(text), Path(data.cache_dir)) for text in (data.data_path, data.val_path) if text]
+    if len(set(texts)) < 2:
         raise ValueError(f"{path} holds passages of the held-out documents too: give a --val_path with other texts")
     rows = np.flatnonzero(document_N != NO_DOCUMENT)
     for row in rows[:: max(len(rows) // PASSAGES_LOOKED_AT, 1)].tolist():

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from dataset.knowledge import read_knowledge
 from dataset.passages import LONGEST, main, passages
 
 from ..tiny_runs import metrics
@@ -75,6 +76,7 @@ def tell_what_is_left_out() -> None:
     Own.places = told
 
 
+@pytest.mark.slow
 def test_a_run_learns_with_its_own_text_in_the_bank(runs, run_data, own_text):
     val = run_data / "other.jsonl"
     val.write_text(json.dumps({"text": "The village of number 999 has 3 houses, 4 wells and a bridge. " * 40}) + "\n")
@@ -91,3 +93,10 @@ def test_a_run_learns_with_its_own_text_in_the_bank(runs, run_data, own_text):
     assert keys.code == 1 and "take --retrieval suffix" in keys.output
     other = runs.start("other", *SUFFIX, *bank, "--val_path", str(val), "--data_path", str(val))
     assert other.code == 1 and "write the passages anew" in other.output
+
+
+@pytest.mark.parametrize("document, known", [(0, "0"), ("0", "0"), (7, "7"), (None, "")])
+def test_the_document_of_an_entry_may_be_a_number(tmp_path, document, known):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps({"sentence": "A sentence.", "document": document}) + "\n")
+    assert [fact.document for fact in read_knowledge(path)] == [known]
