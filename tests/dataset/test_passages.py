@@ -91,7 +91,7 @@ def test_a_run_learns_with_its_own_text_in_the_bank(runs, run_data, own_text):
     assert padded.code == 1 and "take --data_mode packed" in padded.output
     keys = runs.start("keys", "--model_type", "model_memory", *bank, "--val_path", str(val))
     assert keys.code == 1 and "take --retrieval suffix" in keys.output
-    other = runs.start("other", *SUFFIX, *bank, "--val_path", str(val), "--data_path", str(val))
+    other = runs.start("other", *SUFFIX, *bank, "--val_path", str(run_data / "text.jsonl"), "--data_path", str(val))
     assert other.code == 1 and "write the passages anew" in other.output
 
 
