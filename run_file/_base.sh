@@ -27,6 +27,7 @@ flags() { # --name value ... : each flag takes the place of an earlier one with 
 
 drop() { # --name : take a flag and its values out
     local rest=() dropped= word
+    [[ " ${resolved[*]} " = *" $1"[\ =]* ]] || return 0  # it is not there, as most often
     for word in "${resolved[@]}"; do
         if [[ $word = --* ]]; then
             [ "${word%%=*}" = "$1" ] && dropped=1 || dropped=
