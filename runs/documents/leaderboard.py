@@ -21,7 +21,7 @@ OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text w
 ASKED_ANYHOW = ("asked-74M", "asked-74M, more wordings", "asked-74M, text before questions")
 # Split and protocol, the first that has a loss.
 TEXTS = (
-    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("dev", "mixed-49M"), ("val", "wiki-49M"),
+    OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "mixed-49M"),
     ("dev", "text-2000"), ("dev", "text-300"), *(("dev", protocol) for protocol in ASKED_ANYHOW),
 )  # fmt: skip
 QUESTIONS = (

@@ -80,7 +80,7 @@ def draw(lines: list[dict], colors, words: dict[str, str] | None = None) -> str:
     others = [line["number"] for line in lines if line["plain"] == STRONG_PLAIN]
     ordered = sorted(others, key=lambda number: [int(part) for part in number.split(".")])
     others = ", ".join(others) if len(others) < 3 else f"{ordered[0]} … {ordered[-1]}"
-    exception = say(" ({}: of {})").format(others, STRONG_PLAIN) if others else ""
+    exception = "\n" + say(" ({}: of {})").strip().format(others, STRONG_PLAIN) if others else ""
     losses.set_xlabel(say("loss minus that of {}{}, nats a token").format(PLAIN, exception))
     answers.set_xlabel(say("right object questions, %").strip())
     answers.set_xlim(0, 102)
