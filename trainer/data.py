@@ -144,7 +144,8 @@ def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer)
         if bank.fact(row).sentence not in text:
             raise ValueError(
                 f"{path}: an entry is said to stand in document {number} of --data_path {data.data_path} and does not: "
-                "write the passages anew with python -m dataset.passages"
+                "write the passages anew with python -m dataset.passages, or leave `document` out of them if this is "
+                "another text"
             )
 
 

@@ -1,10 +1,9 @@
 """The tables of facts that are asked in any words, added, and edited."""
 
-from .leaderboard import ASKED_ANYHOW
+from .leaderboard import ASKED_ANYHOW, OTHER_CASE
 from .page import Page
 from .rows import MISSING, Row
 
-OTHER_CASE = "asked-74M, other case and absent facts"  # the training questions of 1.6.22
 # The columns of the public tests, and the measures in each.
 PUBLIC = {
     "ParaRel: own / other wordings / all agree": ("pararel_own", "pararel_other", "pararel_consistent"),
