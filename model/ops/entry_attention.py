@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import layers  # whole, for it imports an operation itself
 from ..base_config import MemoryConfig
-from ..layers import attend, merge_heads, split_heads
 from ..visibility import DocumentSpans
 from .triton import call
 from .twin import twin
@@ -44,13 +44,13 @@ def attend_entries(
     row_BPZ = torch.cat([state_BTF, entry_BPZ], dim=-1) if entry_BPZ.shape[2] == S * 2 * D else entry_BPZ
     kv_BJF = row_BPZ.unflatten(-1, (S + 1, -1)).flatten(1, 2)
     # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
-    q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
+    q_BHTE, k_BHJE, v_BHJE = (layers.split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
     E = q_BHTE.shape[-1]
     free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
     bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
     bias_BHJ = bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
     k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
-    return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
+    return layers.merge_heads(layers.attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
 
 
 def _own_kernel(
