@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import layers  # whole, for it imports an operation itself
 from ..base_config import MemoryConfig
 from ..visibility import DocumentSpans
 from .triton import call
@@ -39,18 +38,20 @@ def attend_entries(
         drop_BHJ: float32, added to the logits; None: nothing.
         mask: `Visibility.spans` where `attend_entries.op.uses_kernel`, else `Visibility.mask` of X keys a position.
     """
+    from ..layers import attend, merge_heads, split_heads  # the layers import an operation of this folder themselves
+
     S, D = log_weight_BPS.shape[2], packed_BTY.shape[2] // 3
     q_BTD, state_BTF = packed_BTY.split([D, 2 * D], dim=-1)
     row_BPZ = torch.cat([state_BTF, entry_BPZ], dim=-1) if entry_BPZ.shape[2] == S * 2 * D else entry_BPZ
     kv_BJF = row_BPZ.unflatten(-1, (S + 1, -1)).flatten(1, 2)
     # The free channel holds sqrt(E), which the softmax scale turns into 1, and the bias.
-    q_BHTE, k_BHJE, v_BHJE = (layers.split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
+    q_BHTE, k_BHJE, v_BHJE = (split_heads(x, config.fusion_heads) for x in (q_BTD, *kv_BJF.chunk(2, dim=-1)))
     E = q_BHTE.shape[-1]
     free_E = F.pad(q_BHTE.new_zeros(E - 1), (0, 1), value=1.0)
     bias_B1J = F.pad(log_weight_BPS, (1, 0)).flatten(1)[:, None]
     bias_BHJ = bias_B1J if drop_BHJ is None else bias_B1J + drop_BHJ
     k_BHJE = k_BHJE + (bias_BHJ[..., None] * free_E).to(k_BHJE.dtype)
-    return layers.merge_heads(layers.attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
+    return merge_heads(attend(q_BHTE + E**0.5 * free_E, k_BHJE, v_BHJE, mask, config))
 
 
 def _own_kernel(
