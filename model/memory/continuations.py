@@ -53,17 +53,9 @@ class ContinuationFusion(Fusion):
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
         token_XYS = found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
-        query_XR, nothing_XGY = (
-            self.q_proj(x_BTD).flatten(0, 1),
-            self.nothing(x_BTD).unflatten(-1, (len(self.groups), -1)),
-        )
+        nothing_XGY = self.nothing(x_BTD).flatten(0, 1).unflatten(-1, (len(self.groups), -1))
         read_XGYR, weight_XS = attend_continuations(
-            query_XR,
-            key_VR,
-            value_VR,
-            token_XYS,
-            found.log_weight_BTS.flatten(0, 1),
-            nothing_XGY.flatten(0, 1),
-            self.groups,
-        )
+            self.q_proj(x_BTD).flatten(0, 1), key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1),
+            nothing_XGY, self.groups,
+        )  # fmt: skip
         return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)
