@@ -12,7 +12,7 @@ from transformers import initialization as init
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..layers import DerivedWeights, StreamLinear
+from ..layers import DerivedWeights, StreamLinear, project
 from ..ops import attend_continuations
 from .interfaces import Found, Fusion, MemoryContext
 
@@ -26,6 +26,7 @@ class ContinuationFusion(Fusion):
 
     prepares = frozenset({"unit_embeddings"})
     trains_one_entry = True
+    folds_gain = True
 
     @dataclass(frozen=True)
     class Config(MemoryConfig):
@@ -46,16 +47,18 @@ class ContinuationFusion(Fusion):
         init.zeros_(self.nothing.weight)
         init.constant_(self.nothing.bias, 2.0)
 
-    def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, found: Found, context: MemoryContext, gain_D: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         unit_VD = context.unit_embedding_VD
         key_VR, value_VR = self.derived(
             lambda: [project(unit_VD) for project in (self.k_proj, self.v_proj)],
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
+        query_XR = project(self.q_proj, x_BTD, gain_D).flatten(0, 1)
         token_XYS = found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
-        nothing_XGY = self.nothing(x_BTD).flatten(0, 1).unflatten(-1, (len(self.groups), -1))
+        nothing_XGY = project(self.nothing, x_BTD, gain_D).flatten(0, 1).unflatten(-1, (len(self.groups), -1))
         read_XGYR, weight_XS = attend_continuations(
-            self.q_proj(x_BTD).flatten(0, 1), key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1),
-            nothing_XGY, self.groups,
+            query_XR, key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1), nothing_XGY, self.groups
         )  # fmt: skip
         return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)
