@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, DerivedWeights, in_autocast, make_norm, normed, scaled
 from .losses import copying_loss, softcapped
-from .memory.bank import MemoryBank, access_histogram, usage_statistics
+from .memory.bank import MemoryBank, access_histogram, add_reads, usage_statistics
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, MemoryContext, Reading
@@ -80,7 +80,7 @@ class MemoryTransformer(Transformer):
         self.bank = MemoryBank(self.settings)
         if self.finder is not None:
             self.bank.finder = (self.finder,)
-        self.derived = DerivedWeights()
+        self.derived, self.embeddings = DerivedWeights(), embeddings
         self.counted_steps = 0  # whose reads the bank has counted
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
 
@@ -126,7 +126,8 @@ class MemoryTransformer(Transformer):
         if not config.reads_bank:
             return super().make_context(input_BT, labels_BT, oracle_B, matches, **shared)
         retrieval, parameter_VD = config.retrieval_class, self.embedding.weight
-        embedding_VD, unit_VD = self.derived(lambda: embeddings(parameter_VD, "unit_embeddings" in needs), parameter_VD)
+        make = self.embeddings if self.training else embeddings
+        embedding_VD, unit_VD = self.derived(lambda: make(parameter_VD, "unit_embeddings" in needs), parameter_VD)
         inputs = ForwardPass(
             input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses,
             matches=matches and Matches(*matches),
@@ -166,6 +167,9 @@ class MemoryTransformer(Transformer):
 
     def compile_parts(self) -> None:
         super().compile_parts()
+        self.bank.add_reads = torch.compile(add_reads)
+        if "unit_embeddings" in self.settings.prepares:
+            self.embeddings = torch.compile(embeddings)
         if self.settings.pointer:
             self.pointer.compile()
             self.copying_loss = torch.compile(copying_loss)
