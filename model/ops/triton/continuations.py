@@ -47,11 +47,12 @@ def _attention(logit, nothing, slot, FIRST: tl.constexpr, FURTHER: tl.constexpr,
 @triton.jit
 def _attend(
     query_ptr, key_ptr, value_ptr, token_ptr, log_weight_ptr, nothing_ptr, read_ptr, weight_ptr, scale,
-    S: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, FURTHER: tl.constexpr, Y: tl.constexpr, G: tl.constexpr,
-    PADDING: tl.constexpr, MASKED: tl.constexpr, SB: tl.constexpr, RB: tl.constexpr,
+    OF_QUERY: tl.constexpr, OF_NOTHING: tl.constexpr, S: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
+    FURTHER: tl.constexpr, Y: tl.constexpr, G: tl.constexpr, PADDING: tl.constexpr, MASKED: tl.constexpr,
+    SB: tl.constexpr, RB: tl.constexpr,
 ):  # fmt: skip
     position, slot, column = tl.program_id(0).to(tl.int64), tl.arange(0, SB), tl.arange(0, RB)
-    query = _scaled_query(query_ptr, key_ptr, position * R + column, column < R, scale)
+    query = _scaled_query(query_ptr, key_ptr, position * OF_QUERY + column, column < R, scale)
     log_weight = tl.load(log_weight_ptr + position * S + slot, mask=slot < S, other=0.0)
     total_weight = tl.zeros([SB], dtype=tl.float32)
     for y in tl.static_range(Y):
@@ -61,7 +62,7 @@ def _attend(
         logit = _logits(key, query, log_weight, token, PADDING, MASKED)
         for g in tl.static_range(G):
             at = (position * G + g) * Y + y
-            nothing = tl.load(nothing_ptr + at).to(tl.float32)
+            nothing = tl.load(nothing_ptr + position * OF_NOTHING + g * Y + y).to(tl.float32)
             attention, _ = _attention(logit, nothing, slot, FIRST, FURTHER, g)
             total_weight += attention
             read = tl.sum(value * attention[:, None], axis=0)
@@ -72,12 +73,13 @@ def _attend(
 @triton.jit
 def _backward(
     query_ptr, key_ptr, value_ptr, token_ptr, log_weight_ptr, nothing_ptr, grad_read_ptr, grad_query_ptr,
-    grad_log_weight_ptr, grad_nothing_ptr, attention_ptr, grad_logit_ptr, scale, S: tl.constexpr, R: tl.constexpr,
+    grad_log_weight_ptr, grad_nothing_ptr, attention_ptr, grad_logit_ptr, scale, OF_QUERY: tl.constexpr,
+    OF_NOTHING: tl.constexpr, S: tl.constexpr, R: tl.constexpr,
     FIRST: tl.constexpr, FURTHER: tl.constexpr, Y: tl.constexpr, G: tl.constexpr, PADDING: tl.constexpr,
     MASKED: tl.constexpr, SB: tl.constexpr, RB: tl.constexpr,
 ):  # fmt: skip
     position, slot, column = tl.program_id(0).to(tl.int64), tl.arange(0, SB), tl.arange(0, RB)
-    query = _scaled_query(query_ptr, key_ptr, position * R + column, column < R, scale)
+    query = _scaled_query(query_ptr, key_ptr, position * OF_QUERY + column, column < R, scale)
     log_weight = tl.load(log_weight_ptr + position * S + slot, mask=slot < S, other=0.0)
     grad_query, grad_log_weight = tl.zeros([RB], dtype=tl.float32), tl.zeros([SB], dtype=tl.float32)
     for y in tl.static_range(Y):
@@ -89,7 +91,7 @@ def _backward(
         all_attention, grad_logit = tl.zeros([SB], dtype=tl.float32), tl.zeros([SB], dtype=tl.float32)
         for g in tl.static_range(G):
             at = (position * G + g) * Y + y
-            nothing = tl.load(nothing_ptr + at).to(tl.float32)
+            nothing = tl.load(nothing_ptr + position * OF_NOTHING + g * Y + y).to(tl.float32)
             attention, rest = _attention(logit, nothing, slot, FIRST, FURTHER, g)
             grad_read = tl.load(grad_read_ptr + at * R + column, mask=column < R, other=0.0).to(tl.float32)
             grad_attention = tl.sum(value * grad_read[None, :], axis=1)
@@ -110,8 +112,8 @@ def _backward(
 @triton.jit
 def _spread(
     token_ptr, word_ptr, query_ptr, key_ptr, grad_read_ptr, attention_ptr, grad_logit_ptr, grad_key_ptr, grad_value_ptr,
-    scale, Z, S: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, FURTHER: tl.constexpr, Y: tl.constexpr,
-    G: tl.constexpr, PADDING: tl.constexpr, NONE: tl.constexpr, ZB: tl.constexpr, RB: tl.constexpr,
+    scale, Z, OF_QUERY: tl.constexpr, S: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, FURTHER: tl.constexpr,
+    Y: tl.constexpr, G: tl.constexpr, PADDING: tl.constexpr, NONE: tl.constexpr, ZB: tl.constexpr, RB: tl.constexpr,
 ):  # fmt: skip
     at, column = tl.program_id(0) * ZB + tl.arange(0, ZB), tl.arange(0, RB)
     token = tl.load(token_ptr + at, mask=at < Z, other=PADDING).to(tl.int32)
@@ -121,7 +123,7 @@ def _spread(
     group = tl.where(slot < FIRST, 0, (slot - FIRST) // FURTHER + 1)
     position, of_read = (row // Y).to(tl.int64), (row // Y * G + group).to(tl.int64) * Y + row % Y
     mask = is_read[:, None] & (column < R)[None, :]
-    of_key = _scaled_query(query_ptr, key_ptr, position[:, None] * R + column[None, :], mask, scale)
+    of_key = _scaled_query(query_ptr, key_ptr, position[:, None] * OF_QUERY + column[None, :], mask, scale)
     of_key *= tl.load(grad_logit_ptr + word, mask=is_read, other=0.0)[:, None]
     grad_read = tl.load(grad_read_ptr + of_read[:, None] * R + column[None, :], mask=mask, other=0.0)
     of_value = grad_read.to(tl.float32) * tl.load(attention_ptr + word, mask=is_read, other=0.0)[:, None]
@@ -146,10 +148,11 @@ def attend_continuations(
     """What is read, (X, G, Y, R) in the table's dtype, and the weight of each place, (X, S) float32."""
     (X, Y, S), (G, R) = token_XYS.shape, (len(groups), query_XR.shape[1])
     read_XGYR, weight_XS = value_VR.new_empty(X, G, Y, R), log_weight_XS.new_empty(X, S)
+    query_XR, nothing_XGY = _with_whole_rows(query_XR), _with_whole_rows(nothing_XGY)
     block_S, block_R, warps = _blocks(S, R)
     _attend[(X,)](
-        query_XR.contiguous(), key_VR.contiguous(), value_VR.contiguous(), token_XYS.contiguous(),
-        log_weight_XS.contiguous(), nothing_XGY.contiguous(), read_XGYR, weight_XS, R**-0.5, S, R, groups[0],
+        query_XR, key_VR.contiguous(), value_VR.contiguous(), token_XYS.contiguous(), log_weight_XS.contiguous(),
+        nothing_XGY, read_XGYR, weight_XS, R**-0.5, query_XR.stride(0), nothing_XGY.stride(0), S, R, groups[0],
         groups[-1], Y, G, PADDING, MASKED, block_S, block_R, num_warps=warps,
     )  # fmt: skip
     return read_XGYR, weight_XS
@@ -162,26 +165,32 @@ def attend_continuations_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Of queries, keys, values, log-weights and logits of nothing; those of a table are summed in no fixed order."""
     (X, Y, S), (G, R) = token_XYS.shape, (len(groups), query_XR.shape[1])
-    grad_XGYR, query_XR, key_VR, token_XYS = (x.contiguous() for x in (grad_XGYR, query_XR, key_VR, token_XYS))
-    grad_query_XR, grad_log_weight_XS = torch.empty_like(query_XR), log_weight_XS.new_empty(X, S)
+    grad_XGYR, key_VR, token_XYS = (x.contiguous() for x in (grad_XGYR, key_VR, token_XYS))
+    query_XR, nothing_XGY = _with_whole_rows(query_XR), _with_whole_rows(nothing_XGY)
+    grad_query_XR, grad_log_weight_XS = query_XR.new_empty(X, R), log_weight_XS.new_empty(X, S)
     grad_nothing_XGY = nothing_XGY.new_empty(X, G, Y)
     attention_XYS, grad_logit_XYS = (log_weight_XS.new_empty(X, Y, S) for _ in range(2))
     block_S, block_R, warps = _blocks(S, R)
-    sizes = R**-0.5, S, R, groups[0], groups[-1], Y, G, PADDING
+    scale, of_query, sizes = R**-0.5, query_XR.stride(0), (S, R, groups[0], groups[-1], Y, G, PADDING)
     _backward[(X,)](
-        query_XR, key_VR, value_VR.contiguous(), token_XYS, log_weight_XS.contiguous(), nothing_XGY.contiguous(),
-        grad_XGYR, grad_query_XR, grad_log_weight_XS, grad_nothing_XGY, attention_XYS, grad_logit_XYS, *sizes, MASKED,
-        block_S, block_R, num_warps=warps,
+        query_XR, key_VR, value_VR.contiguous(), token_XYS, log_weight_XS.contiguous(), nothing_XGY, grad_XGYR,
+        grad_query_XR, grad_log_weight_XS, grad_nothing_XGY, attention_XYS, grad_logit_XYS, scale, of_query,
+        nothing_XGY.stride(0), *sizes, MASKED, block_S, block_R, num_warps=warps,
     )  # fmt: skip
     kind = torch.int16 if len(key_VR) <= SHORT.max + 1 else torch.int32  # few bits are sorted faster
     token_Z, word_Z = token_XYS.flatten().to(kind).sort()
     grad_tables = [torch.zeros_like(x_VR, dtype=torch.float32) for x_VR in (key_VR, value_VR)]
     _spread[(triton.cdiv(len(word_Z), WORDS),)](
-        token_Z, word_Z, query_XR, key_VR, grad_XGYR, attention_XYS, grad_logit_XYS, *grad_tables, sizes[0],
-        len(word_Z), *sizes[1:], len(key_VR), WORDS, block_R, num_warps=4,
+        token_Z, word_Z, query_XR, key_VR, grad_XGYR, attention_XYS, grad_logit_XYS, *grad_tables, scale,
+        len(word_Z), of_query, *sizes, len(key_VR), WORDS, block_R, num_warps=4,
     )  # fmt: skip
     grad_key_VR, grad_value_VR = (x_VR.to(key_VR.dtype) for x_VR in grad_tables)
     return grad_query_XR, grad_key_VR, grad_value_VR, grad_log_weight_XS, grad_nothing_XGY
+
+
+def _with_whole_rows(x: Tensor) -> Tensor:
+    """Rows may stand apart, as those of a part of a wider matrix do."""
+    return x if x[0].is_contiguous() else x.contiguous()
 
 
 def _blocks(S: int, R: int) -> tuple[int, int, int]:
