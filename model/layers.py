@@ -150,9 +150,14 @@ def normed(norm: nn.RMSNorm, x_BTD: Tensor, fold: bool) -> tuple[Tensor, Tensor 
     return in_autocast(F.rms_norm(x_BTD, norm.normalized_shape, eps=norm.eps)), norm.weight
 
 
+def scaled(x_BTD: Tensor, gain_D: Tensor | None) -> Tensor:
+    """`gain * x`; a gain of None is 1."""
+    return x_BTD if gain_D is None else (x_BTD * gain_D).to(x_BTD.dtype)
+
+
 def project(linear: nn.Linear, x_BTD: Tensor, gain_D: Tensor | None) -> Tensor:
     """`linear(gain * x)`; a gain of None is 1."""
-    return linear(x_BTD) if gain_D is None else F.linear(x_BTD, linear.weight * gain_D)
+    return linear(x_BTD) if gain_D is None else F.linear(x_BTD, linear.weight * gain_D, linear.bias)
 
 
 class StreamLinear(nn.Linear):
@@ -244,7 +249,7 @@ class MixtureOfExperts(nn.Module):
         self.shared_experts = nn.ModuleList(make(config) for _ in range(config.n_shared_experts))
 
     def forward(self, x_BTD: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        flat_ND = (x_BTD if gain_D is None else x_BTD * gain_D).flatten(0, 1)
+        flat_ND = scaled(x_BTD, gain_D).flatten(0, 1)
         probability_NM = self.router(flat_ND).float().softmax(dim=-1)
         weight_NK, expert_NK = probability_NM.topk(self.n_chosen, dim=-1)
         weight_NK = weight_NK / weight_NK.sum(dim=-1, keepdim=True)

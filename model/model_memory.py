@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import MemoryHFConfig, ModelConfig
-from .layers import Context, DerivedWeights, in_autocast, make_norm
+from .layers import Context, DerivedWeights, in_autocast, make_norm, normed, scaled
 from .losses import copying_loss, softcapped
-from .memory.bank import MemoryBank, access_histogram, usage_statistics
+from .memory.bank import MemoryBank, access_histogram, add_reads, usage_statistics
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, MemoryContext, Reading
@@ -42,24 +42,30 @@ class MemoryBlock(Block):
 
     def __init__(self, config: ModelConfig, layer: int, memory_index: int):
         super().__init__(config, layer, has_ffn=config.keep_ffn)
-        self.joins_stretches = False
         self.keeps_ffn = config.keep_ffn
         self.memory_norm = make_norm(config)
         self.retrieval = config.retrieval_class(config)
         self.fusion = config.fusion_class(config, memory_index)
         self.fusion_dropout = nn.Dropout(config.fusion_dropout)
 
-    def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Tensor, dict[str, Tensor], Reading]:
+    def forward(
+        self, x_BTD: Tensor, context: MemoryContext, fold: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], Reading]:
         x_BTD = self.enter(x_BTD, context)
-        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), context)
-        m_BTD = in_autocast(self.memory_norm(h_BTD))
+        n_BTD, gain_D = normed(self.attention_norm, x_BTD, fold)
+        h_BTD = x_BTD + self.attention(n_BTD, context, gain_D)
+        n_BTD, gain_D = normed(self.memory_norm, h_BTD, fold)
+        n_BTD = in_autocast(n_BTD)
+        m_BTD = scaled(n_BTD, gain_D)  # compiled, it costs nothing where nobody reads it
         if context.searched is not None:
             context.searched.wait()
         found, aux = self.retrieval(m_BTD, context)
-        y_BTD, weight_BTS = self.fusion(m_BTD, found, context)
+        folded = self.fusion.folds_gain
+        y_BTD, weight_BTS = self.fusion(*((n_BTD, found, context, gain_D) if folded else (m_BTD, found, context)))
         out_BTD = h_BTD + self.fusion_dropout(y_BTD)
         if self.keeps_ffn:
-            ffn_BTD, ffn_aux = self.feed_forward(self.ffn_norm(h_BTD))
+            n_BTD, gain_D = normed(self.ffn_norm, h_BTD, fold)
+            ffn_BTD, ffn_aux = self.feed_forward(n_BTD, gain_D)
             out_BTD, aux = out_BTD + ffn_BTD, aux | ffn_aux
         return out_BTD, aux, Reading(found.entry_BTS, weight_BTS, found.query_BTD)
 
@@ -74,7 +80,7 @@ class MemoryTransformer(Transformer):
         self.bank = MemoryBank(self.settings)
         if self.finder is not None:
             self.bank.finder = (self.finder,)
-        self.derived = DerivedWeights()
+        self.derived, self.embeddings = DerivedWeights(), embeddings
         self.counted_steps = 0  # whose reads the bank has counted
         self.last_weights = []  # of the entries that the last micro-batch read, for `metrics`
 
@@ -120,7 +126,8 @@ class MemoryTransformer(Transformer):
         if not config.reads_bank:
             return super().make_context(input_BT, labels_BT, oracle_B, matches, **shared)
         retrieval, parameter_VD = config.retrieval_class, self.embedding.weight
-        embedding_VD, unit_VD = self.derived(lambda: embeddings(parameter_VD, "unit_embeddings" in needs), parameter_VD)
+        make = self.embeddings if self.training else embeddings
+        embedding_VD, unit_VD = self.derived(lambda: make(parameter_VD, "unit_embeddings" in needs), parameter_VD)
         inputs = ForwardPass(
             input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses,
             matches=matches and Matches(*matches),
@@ -160,6 +167,9 @@ class MemoryTransformer(Transformer):
 
     def compile_parts(self) -> None:
         super().compile_parts()
+        self.bank.add_reads = torch.compile(add_reads)
+        if "unit_embeddings" in self.settings.prepares:
+            self.embeddings = torch.compile(embeddings)
         if self.settings.pointer:
             self.pointer.compile()
             self.copying_loss = torch.compile(copying_loss)

@@ -304,14 +304,14 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         in_stretches = self.training and hidden_states is None and context.cache is None and self.stretches
         for blocks in in_stretches or ([block] for block in self.blocks):
             if len(blocks) > 1:
-                x_BTD = compiled_stretch(blocks, x_BTD, context)
-                readings += [None] * len(blocks)
-                continue
-            x_BTD, aux, reading = blocks[0](x_BTD, context)
-            readings.append(reading)
+                x_BTD, each_aux, read = compiled_stretch(blocks, x_BTD, context)
+            else:
+                x_BTD, *each = blocks[0](x_BTD, context)
+                each_aux, read = ([x] for x in each)
+            readings += read
             if hidden_states is not None:
                 hidden_states.append(x_BTD)
-            for name, value in aux.items():
+            for name, value in (item for aux in each_aux for item in aux.items()):
                 terms.setdefault(name, []).append(value)
         return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings
 

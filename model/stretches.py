@@ -17,12 +17,15 @@ from .layers import Context, at_unit_scale, in_autocast
 LONGEST_STRETCH = 4  # blocks; the time of the first step grows with them
 
 
-def run_stretch(blocks: list[nn.Module], x_BTD: Tensor, context: Context) -> Tensor:
-    """The stream after blocks that have no loss of their own and read no memory."""
+def run_stretch(blocks: list[nn.Module], x_BTD: Tensor, context: Context) -> tuple[Tensor, list[dict], list]:
+    """The stream after the blocks, and of each one its named loss terms and what it read."""
+    terms, readings = [], []
     for block in blocks:
         # Not by a call, which would go to the block's own compilation.
-        x_BTD, _, _ = block.forward(x_BTD, context, fold=True)
-    return x_BTD
+        x_BTD, aux, reading = block.forward(x_BTD, context, fold=True)
+        terms.append(aux)
+        readings.append(reading)
+    return x_BTD, terms, readings
 
 
 def begin_stream(x_BTD: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
@@ -40,18 +43,14 @@ compiled_stretch, compiled_begin, compiled_end = map(torch.compile, (run_stretch
 
 
 def make_stretches(blocks: Iterable[nn.Module]) -> list[list[nn.Module]]:
-    """The blocks in turn, neighbours of one kind together: each run of them is cut into parts of equal length.
+    """The blocks in turn: each run of neighbours that join is cut into parts of equal length.
 
-    Equal parts share a compilation. A run of 5 or 7 blocks has no parts up to LONGEST_STRETCH: its blocks stay alone.
+    Parts with the same kinds of blocks in the same places share a compilation. A run of 5 or 7 blocks has no equal
+    parts up to LONGEST_STRETCH: its blocks stay alone.
     """
     found = []
-    for kind, run in groupby(blocks, key=kind_of):
+    for joins, run in groupby(blocks, key=lambda block: block.joins_stretches):
         run = list(run)
-        length = max(n for n in range(1, LONGEST_STRETCH + 1) if len(run) % n == 0) if kind else 1
+        length = max(n for n in range(1, LONGEST_STRETCH + 1) if len(run) % n == 0) if joins else 1
         found += [run[first : first + length] for first in range(0, len(run), length)]
     return found
-
-
-def kind_of(block: nn.Module) -> tuple[str, ...] | None:
-    """What blocks that share a compilation have in common; None for a block that no stretch takes."""
-    return tuple(name for name, _ in block.named_parameters()) if block.joins_stretches else None

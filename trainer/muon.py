@@ -10,6 +10,7 @@ Hopper GPUs and further packages); heavyball 3.2.1 (no skipping either).
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from math import sqrt
@@ -22,6 +23,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic; they give slope to sma
 ITERATIONS = 5
 SMALLEST_NORM = 1e-7
 MOMENTUM = "momentum_"  # in the optimizer's state, with the number of the piece
+SMALL = 1 / 16  # of the numbers in the largest stack
 UPDATE_RMS = 0.2  # of AdamW's updates: with it AdamW's learning rate fits
 
 
@@ -101,6 +103,10 @@ class Stack:
         for piece, view in zip(pieces, self.views, strict=True):
             state[piece.parameter][piece.key] = view
 
+    @property
+    def size(self) -> int:
+        return self.momentum_MIO.numel()
+
     def is_current(self) -> bool:
         """Whether the optimizer's state is still this stack's: a checkpoint puts other tensors there."""
         views = zip(self.pieces, self.views, strict=True)
@@ -149,6 +155,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, self.adamw.defaults)
         self._step_supports_amp_scaling = True  # a gradient scaler then sets `found_inf`, too
         self.stacks: list[tuple[dict, list[Stack]]] = []
+        self.side: torch.cuda.Stream | None = None
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -165,11 +172,30 @@ class Muon(torch.optim.Optimizer):
         self.adamw.step()
         if not self._stacks_are_current():
             self.stacks = [(group, self._make_stacks(group)) for group in self.param_groups if "rows" in group]
-        for group, stacks in self.stacks:
-            for stack in stacks:
-                skip = torch.zeros((), device=stack.momentum_MIO.device) if found_inf is None else found_inf
-                stack.step(group["lr"], group["momentum"], group["weight_decay"], skip)
+        all_stacks = [(stack, group) for group, stacks in self.stacks for stack in stacks]
+        if not all_stacks:
+            return loss
+        device, most = all_stacks[0][0].momentum_MIO.device, max(stack.size for stack, _ in all_stacks)
+        skip = torch.zeros((), device=device) if found_inf is None else found_inf
+        with self._beside(device) as side:
+            for stack, group in all_stacks:
+                with torch.cuda.stream(side if stack.size < SMALL * most else None):
+                    stack.step(group["lr"], group["momentum"], group["weight_decay"], skip)
         return loss
+
+    @contextmanager
+    def _beside(self, device: torch.device) -> Iterator[torch.cuda.Stream | None]:
+        """A stream whose work begins after what the current one has done, and ends before what it will do.
+
+        Small stacks go there: they need as many launches as large ones, and each leaves most of a GPU idle.
+        """
+        if device.type != "cuda":
+            yield None
+            return
+        self.side, current = self.side or torch.cuda.Stream(device, priority=-1), torch.cuda.current_stream(device)
+        self.side.wait_stream(current)
+        yield self.side
+        current.wait_stream(self.side)
 
     def _stacks_are_current(self) -> bool:
         groups = [group for group in self.param_groups if "rows" in group]

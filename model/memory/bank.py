@@ -49,6 +49,7 @@ class MemoryBank(nn.Module):
         self._indexes: dict[type, BankIndex] = {}
         self._common: CommonTokens | None = None
         self._count_MN = None
+        self.add_reads = add_reads
         self.finder = ()  # the module that the index searches by, if any; a tuple, for it is no part of the bank
 
     def fill(self, token_NL: Tensor, seed: int = 0) -> None:
@@ -189,7 +190,7 @@ class MemoryBank(nn.Module):
             shape, device = (len(readings), len(self.tokens)), readings[0].entry_BTS.device
             self._count_MN = torch.zeros(shape, dtype=torch.int32, device=device)
         for count_N, reading in zip(self._count_MN, readings, strict=True):
-            count_N.index_add_(0, reading.entry_BTS.flatten(), (reading.weight_BTS.flatten() > 0).int())
+            self.add_reads(count_N, reading.entry_BTS.flatten(), reading.weight_BTS.flatten())
 
     def take_counts(self, n_readers: int) -> Tensor:
         """(M, N) int32 reads of each reader since the last call; the counts start again from zero."""
@@ -198,6 +199,17 @@ class MemoryBank(nn.Module):
         count_MN = self._count_MN.clone()
         self._count_MN.zero_()
         return count_MN
+
+
+def add_reads(count_N: Tensor, entry_X: Tensor, weight_X: Tensor) -> None:
+    """Count each entry as often as it has a weight above 0.
+
+    Where nothing was found the entry is often the same: one row would take all those zeros one after another, so they
+    go to different rows.
+    """
+    is_read_X = weight_X > 0
+    spread_X = torch.arange(len(entry_X), device=entry_X.device) % len(count_N)
+    count_N.index_add_(0, torch.where(is_read_X, entry_X, spread_X), is_read_X.int())
 
 
 def usage_statistics(count_N: Tensor) -> dict[str, float]:

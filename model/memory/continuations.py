@@ -6,15 +6,19 @@ Axes: B batch · T position · D width · V vocabulary · S places per position,
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..layers import DerivedWeights, StreamLinear
+from ..layers import DerivedWeights, StreamLinear, in_autocast, scaled
 from ..ops import attend_continuations
 from .interfaces import Found, Fusion, MemoryContext
+
+ALIGNED = 8  # columns: rows of 16 bytes in bfloat16
 
 
 class ContinuationFusion(Fusion):
@@ -26,6 +30,7 @@ class ContinuationFusion(Fusion):
 
     prepares = frozenset({"unit_embeddings"})
     trains_one_entry = True
+    folds_gain = True
 
     @dataclass(frozen=True)
     class Config(MemoryConfig):
@@ -40,22 +45,38 @@ class ContinuationFusion(Fusion):
         self.groups = config.retrieval_class.groups(config)
         self.nothing = nn.Linear(config.dim, len(self.groups) * Y)
         self.out_proj = StreamLinear(len(self.groups) * Y * R, config.dim, bias=False)
-        self.derived = DerivedWeights()
+        self.derived, self.asking = DerivedWeights(), DerivedWeights()
 
     def init_parameters(self) -> None:
         init.zeros_(self.nothing.weight)
         init.constant_(self.nothing.bias, 2.0)
 
-    def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, found: Found, context: MemoryContext, gain_D: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         unit_VD = context.unit_embedding_VD
         key_VR, value_VR = self.derived(
             lambda: [project(unit_VD) for project in (self.k_proj, self.v_proj)],
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
+        query_XR, nothing_XGY = self.ask(x_BTD, gain_D)
         token_XYS = found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
-        nothing_XGY = self.nothing(x_BTD).flatten(0, 1).unflatten(-1, (len(self.groups), -1))
         read_XGYR, weight_XS = attend_continuations(
-            self.q_proj(x_BTD).flatten(0, 1), key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1),
-            nothing_XGY, self.groups,
+            query_XR, key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1), nothing_XGY, self.groups
         )  # fmt: skip
         return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)
+
+    def ask(self, x_BTD: Tensor, gain_D: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries (X, R), and the logits of nothing (X, G, Y), by one product: a product of few columns is slow."""
+        parts = [self.q_proj.weight, self.nothing.weight, self.nothing.bias, *([] if gain_D is None else [gain_D])]
+        asked_XK = F.linear(x_BTD.flatten(0, 1), *self.asking(lambda: joined(*parts), *parts))
+        R, N = self.q_proj.out_features, self.nothing.out_features
+        return asked_XK[:, :R], asked_XK[:, R : R + N].unflatten(-1, (len(self.groups), -1))
+
+
+def joined(query_RD: Tensor, nothing_ND: Tensor, bias_N: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of both projections of `gain * x`, with rows of zeros up to a number that suits a GPU."""
+    R, N = len(query_RD), len(nothing_ND)
+    n_zeros = -(R + N) % ALIGNED
+    weight_KD = scaled(F.pad(torch.cat([query_RD, nothing_ND]), (0, 0, 0, n_zeros)), gain_D)
+    return in_autocast(weight_KD), in_autocast(F.pad(bias_N, (R, n_zeros)))

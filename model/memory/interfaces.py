@@ -184,6 +184,7 @@ class Fusion(nn.Module):
     Config: type = MemoryConfig
     prepares: frozenset[str] = frozenset()  # fields of MemoryContext: mask, common, unit_embeddings, text
     trains_one_entry = False  # whether a single entry (--num_selected 1) has a weight that the loss can train
+    folds_gain = False  # whether `forward` takes a fourth argument `gain_D`, that the states are still to be scaled by
 
     def __init__(self, config: MemoryConfig, memory_index: int):
         super().__init__()

@@ -9,7 +9,7 @@
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
-| `continuations` | `attend_continuations`: attention to tokens after places; without gradient a kernel of its own |
+| `continuations` | `attend_continuations`: attention to tokens after places |
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
 | `shared_words` | the words that entries share with the text (BM25) |
 | `suffix_bounds` | binary search in a suffix index; `suffix_levels`: of suffixes of every length |

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.constants import MASKED, PADDING
 
+from .triton import call
 from .twin import twin
 from .words import score_words, sum_words
 
@@ -20,26 +21,27 @@ def _kernel(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton.continuations import attend_continuations as kernel
 
-    fits = token_XYS.shape[-1] <= MOST_PLACES and query_XR.shape[-1] <= MOST_WIDTH and len(set(groups[1:])) <= 1
-    has_kernel = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-    run = kernel if fits and has_kernel else attend_continuations.op.reference
-    return run(query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups)
+    inputs = query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups
+    if token_XYS.shape[-1] > MOST_PLACES or query_XR.shape[-1] > MOST_WIDTH or len(set(groups[1:])) > 1:
+        return attend_continuations.op.reference(*inputs)
+    read_XGYR, weight_XS = call(kernel, *inputs)
+    return read_XGYR, weight_XS.detach()
 
 
-@twin(_kernel, deterministic=True)
+# The tables' gradients are summed by atomics, in no fixed order.
+@twin(_kernel, deterministic=False)
 def attend_continuations(
     query_XR: Tensor, key_VR: Tensor, value_VR: Tensor, token_XYS: Tensor, log_weight_XS: Tensor, nothing_XGY: Tensor,
     groups: list[int],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """In each group, for each distance, the tokens after its places compete with each other and with nothing.
 
-    The kernel has no gradient and is no part of a compiled graph: decoding, of few positions, waits for launches.
-
     Args:
         query_XR: float.  key_VR, value_VR: of every token.
         token_XYS: int64, PADDING for none.  log_weight_XS: float32.
         nothing_XGY: the logit of nothing.
-        groups: how many of the S places are in each. The kernel takes any first number and, after it, equal ones.
+        groups: how many of the S places are in each. The kernel takes any first number and, after it, equal ones, up to
+            `MOST_PLACES`.
     Returns:
         read_XGYR: in the table's dtype.  weight_XS: float32, means over distances and groups, without gradient.
     """

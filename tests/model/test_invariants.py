@@ -277,7 +277,14 @@ def build_model_twice():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["original", "original-table", "cross_attention-sequence-product_key", "ngram-words-pointer", "words-cosine"],
+    [
+        "original",
+        "original-table",
+        "cross_attention-sequence-product_key",
+        "ngram-words-pointer",
+        "words-cosine",
+        "memory-recipe",
+    ],  # fmt: skip
 )
 def test_compiled_parts_have_no_graph_break_and_the_same_gradients(name):
     quiet = {"fusion_dropout": 0.0, "attention_dropout": 0.0}

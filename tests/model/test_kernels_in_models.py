@@ -53,7 +53,15 @@ def test_gradients_go_through_a_pass_that_fills_a_cache(fusion):
     torch.testing.assert_close(*grads)
 
 
-def test_a_replayed_step_equals_an_eager_one():
+@pytest.mark.parametrize(
+    "design, compiled",
+    [
+        ({"fusion": "words", "retrieval": "ngram", "pointer": True}, False),
+        ({"fusion": "continuations", "retrieval": "suffix", "residual_scalars": True, "fusion_dropout": 0.0}, True),
+    ],
+    ids=["words", "continuations in a stretch"],
+)
+def test_a_replayed_step_equals_an_eager_one(design, compiled):
     from contextlib import nullcontext
 
     from tests.conftest import tiny_model
@@ -61,7 +69,10 @@ def test_a_replayed_step_equals_an_eager_one():
 
     def train(graphed):
         torch.manual_seed(0)
-        model = tiny_model(fusion="words", retrieval="ngram", pointer=True, keep_ffn=True).cuda().train()
+        model = tiny_model(**design, keep_ffn=True).cuda().train()
+        if graphed and compiled:
+            model.compile_parts()
+            assert model.stretches
         step = MicroStep(
             lambda batch: model(**batch, return_logits=False), lambda loss: loss.backward(), model.refresh, graphed
         )

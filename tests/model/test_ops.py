@@ -37,7 +37,7 @@ KERNEL_ON_GPU = {
     "spaced_places": ALWAYS,
     "next_tokens": ALWAYS,
     "read_places": ALWAYS,
-    "attend_continuations": ALWAYS,
+    "attend_continuations": NOT_DETERMINISTIC,
     "normed_heads": (True, False, True),
     "attend_entries": (True, True, False),  # its kernel refuses float64 with a message
     "attend_own": (True, False, False),

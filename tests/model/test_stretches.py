@@ -8,6 +8,10 @@ from model.stretches import begin_stream, end_stream, make_stretches, run_stretc
 from tests.conftest import tiny_model
 
 PLAIN = {"model_type": "model_original"}
+MEMORY = {
+    "retrieval": "suffix", "fusion": "continuations", "keep_ffn": True, "suffix_length": 2, "suffix_tokens": 2,
+    "memory_layers": [1, 3, 5], "fusion_dropout": 0.0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -17,21 +21,22 @@ PLAIN = {"model_type": "model_original"}
         ({**PLAIN, "n_layers": 6}, [3, 3]),
         ({**PLAIN, "n_layers": 3}, [3]),
         ({**PLAIN, "n_layers": 7}, [1] * 7),
-        ({**PLAIN, "n_layers": 8, "value_embeddings": [1]}, [1, 1, 3, 3]),
+        ({**PLAIN, "n_layers": 8, "value_embeddings": [1]}, [4, 4]),
         ({**PLAIN, "n_layers": 4, "use_moe": True}, [1] * 4),
-        ({"n_layers": 8, "memory_layers": [2, 5], "keep_ffn": True}, [2, 1, 2, 1, 2]),
+        ({"n_layers": 8, "memory_layers": [2, 5], "keep_ffn": True}, [4, 4]),
+        ({"n_layers": 4, "memory_layers": [1], "keep_ffn": True, "use_moe": True}, [1] * 4),
     ],
     ids=str,
 )
-def test_equal_neighbours_without_a_memory_stand_together(design, lengths):
+def test_neighbours_of_any_kind_stand_together(design, lengths):
     blocks = tiny_model(**design).blocks
     found = make_stretches(blocks)
     assert [len(stretch) for stretch in found] == lengths
     assert [block for stretch in found for block in stretch] == list(blocks)
 
 
-@pytest.fixture
-def compiled(monkeypatch):
+@pytest.fixture(params=[PLAIN, MEMORY], ids=["plain", "memory"])
+def compiled(request, monkeypatch):
     """A model whose stretches are of two blocks and traced, not turned into kernels; and the stretches that ran."""
     calls, traced = [], torch.compile(run_stretch, backend="eager", fullgraph=True)
 
@@ -44,7 +49,7 @@ def compiled(monkeypatch):
     for name, function in (("compiled_begin", begin_stream), ("compiled_end", end_stream)):
         monkeypatch.setattr(model_original, name, torch.compile(function, backend="eager", fullgraph=True))
     torch._dynamo.reset()
-    model = tiny_model(**PLAIN, n_layers=6, residual_scalars=True).train()
+    model = tiny_model(**request.param, n_layers=6, residual_scalars=True).train()
     model.stretches = make_stretches(model.blocks)
     return model, calls
 
@@ -52,7 +57,7 @@ def compiled(monkeypatch):
 @pytest.mark.slow
 def test_stretches_share_a_compilation_and_leave_loss_and_gradients_as_they_are(compiled):
     model, calls = compiled
-    alone = tiny_model(**PLAIN, n_layers=6, residual_scalars=True).train()
+    alone = type(model)(model.config).train()
     alone.load_state_dict(model.state_dict())
     ids, documents = torch.randint(3, 61, (2, 16)), (torch.arange(16) // 7).expand(2, -1)
     torch._dynamo.utils.counters.clear()
@@ -61,8 +66,13 @@ def test_stretches_share_a_compilation_and_leave_loss_and_gradients_as_they_are(
         for out in outs:
             out.loss.backward()
     assert calls == [2] * 6 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
-    assert outs[0].readings == [None] * 6
     torch.testing.assert_close(*(out.loss for out in outs), rtol=1e-6, atol=0)
+    torch.testing.assert_close(*(out.aux_losses for out in outs), rtol=1e-6, atol=0)
+    for reading, expected in zip(*(out.readings for out in outs), strict=True):
+        assert (reading is None) == (expected is None)
+        if reading is not None:
+            assert torch.equal(reading.entry_BTS, expected.entry_BTS) and reading.weight_BTS.any()
+            torch.testing.assert_close(reading.weight_BTS, expected.weight_BTS)
     for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-7, msg=name)
 
@@ -79,13 +89,24 @@ def test_evaluation_caches_and_hidden_states_go_block_by_block(compiled):
     assert calls == [2, 2, 2]
 
 
-@pytest.mark.parametrize("design", [{}, {"ffn_activation": "relu2", "qk_norm": True}, {"use_moe": True}], ids=str)
+@pytest.mark.parametrize(
+    "design",
+    [
+        PLAIN,
+        {**PLAIN, "ffn_activation": "relu2", "qk_norm": True},
+        {**PLAIN, "use_moe": True},
+        {**MEMORY, "memory_layers": [0]},
+        {"keep_ffn": True},
+    ],
+    ids=str,
+)
 def test_a_gain_in_the_weights_is_the_gain_of_the_norm(design):
-    model, ids = tiny_model(**PLAIN, n_layers=1, **design), torch.randint(3, 61, (2, 16))
-    (block,), ids = model.blocks, torch.randint(3, 61, (2, 16))
+    model, ids = tiny_model(**design, n_layers=1), torch.randint(3, 61, (2, 16))
+    (block,) = model.blocks
     with torch.no_grad():
-        for gain in (block.attention_norm.weight, block.ffn_norm.weight):
-            gain.uniform_(0.5, 2.0)
+        for name, parameter in block.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.uniform_(0.5, 2.0)
     x_BTD, context = model.begin(ids, None, None, None, None, None, None)
     outs = [block.forward(x_BTD, context, fold)[0] for fold in (False, True)]
     torch.testing.assert_close(*outs)
