@@ -73,8 +73,8 @@ def suffix_neighbours(
     else:
         index_XY, going_XY = _others_looked_at(*equal, given_P, shift, P, n, n_ranked, own)
     index_XY = index_XY.clamp(max=P - 1)
-    query_KX1, own_XY = query_KX[..., None], place_P[index_XY]
-    key_KXY = [key_P[index_XY], *(suffix_number(own_XY, token_NL, k, *form) for k in range(1, len(query_KX)))]
+    query_KX1, here_XY = query_KX[..., None], place_P[index_XY]
+    key_KXY = [key_P[index_XY], *(suffix_number(here_XY, token_NL, k, *form) for k in range(1, len(query_KX)))]
     matched_XY = torch.zeros_like(index_XY)
     for m in range(length):
         k, free = m // per_key, bits * (per_key - 1 - m % per_key)
