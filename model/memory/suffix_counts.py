@@ -12,6 +12,7 @@ from torch import Tensor
 from common.constants import NO_ENTRY
 
 from ..ops import next_tokens, spaced_places, suffix_levels
+from ..ops.own_places import Own
 
 PLACES_AT_ONCE = 1 << 22  # bounds the temporary memory of a search
 
@@ -26,25 +27,6 @@ class Counted(NamedTuple):
 
     place: Tensor
     score: Tensor
-
-
-class Own(NamedTuple):
-    """What each position may not read: what was cut from its own document of the training text.
-
-    Attributes:
-        document_N: int32, of each entry.  L: tokens per entry.  document_X: of each position.
-    """
-
-    document_N: Tensor
-    L: int
-    document_X: Tensor
-
-    def places(self, place_XY: Tensor) -> Tensor:
-        """(X, Y) bool: the places that stand in their position's own document."""
-        return self.document_N[place_XY.clamp(min=0) // self.L] == self.document_X[:, None]
-
-    def split(self, n: int) -> list["Own"]:
-        return [self._replace(document_X=document_Z) for document_Z in self.document_X.split(n)]
 
 
 def joined(parts: list[Counted], dim: int) -> Counted:
@@ -77,7 +59,8 @@ def count_next(
         topic_XK: float32, the topic of the text; None: all places count the same.
         often: n, several of them, side by side in the result.  n_given: U, for each.
         shuffle: a control; the tokens after other places are counted.
-        own: places that are not counted. They are among the n, so fewer than n others may be.
+        own: places that are not counted, and do not make a suffix frequent. Where it has more than 2n places, as many
+            of them are looked at: if most are own ones, a shorter suffix is taken.
     """
     part = max(PLACES_AT_ONCE // max(often), 1)
     topics = [None] * len(query_X) if topic_XK is None else topic_XK.split(part)
@@ -93,21 +76,32 @@ def _count_part(
     index, query_X: Tensor, topic_XK: Tensor | None, often: list[int], n_given: int, shuffle: bool, own: Own | None
 ) -> Counted:
     """`count_next` of some positions."""
-    low_MX, count_MX = ranges(index, index.base, query_X)
-    total_MX, edited = count_MX, None
+    base = ranges(index, index.base, query_X)
+    total_MX, edited = base[1], None
     if index.edits is not None:
         edited = ranges(index, index.edits, query_X)
-        total_MX = count_MX - ranges(index, index.replaced, query_X)[1] + edited[1]
+        total_MX = total_MX - ranges(index, index.replaced, query_X)[1] + edited[1]
+
+    def places(level_1X: Tensor, n: int, fewer_1X: Tensor | None = None) -> Tensor:
+        """Of the positions in `fewer_1X` alone, if it is given."""
+
+        def some(places, low_MX: Tensor, count_MX: Tensor) -> Tensor:
+            asked_MX = count_MX if fewer_1X is None else count_MX * fewer_1X
+            return taken(index, places, low_MX, asked_MX, level_1X, n, shuffle, own)
+
+        place_XY = some(index.base, *base)
+        if edited is None:
+            return place_XY
+        stale_XY = index.stale_N[place_XY.clamp(min=0) // index.token_NL.shape[1]]
+        return torch.cat([some(index.edits, *edited), place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
 
     def counted(n: int) -> Counted:
         level_1X = ((total_MX >= n).sum(dim=0, keepdim=True) - 1).clamp(min=0)
-        place_XY = taken(index, index.base, low_MX, count_MX, level_1X, n, shuffle)
-        if edited is not None:
-            stale_XY = index.stale_N[place_XY.clamp(min=0) // index.token_NL.shape[1]]
-            newer_XY = taken(index, index.edits, *edited, level_1X, n, shuffle)
-            place_XY = torch.cat([newer_XY, place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
-        if own is not None:
-            place_XY = place_XY.masked_fill(own.places(place_XY), NO_ENTRY)
+        place_XY = places(level_1X, n)
+        for _ in range(0 if own is None else len(total_MX) - 1):
+            fewer_1X = ((place_XY != NO_ENTRY).sum(dim=-1) < n) & (level_1X > 0)
+            level_1X = level_1X - fewer_1X.long()
+            place_XY = places(level_1X, n, fewer_1X).where(fewer_1X[0, :, None], place_XY)
         topic_NK = None if index.topics is None else index.topics.topic_NK
         bank = index.token_NL, index.config.vocab_size
         return Counted(*next_tokens(place_XY, level_1X[0] + 1, *bank, topic_XK, topic_NK, n_given))
@@ -116,9 +110,9 @@ def _count_part(
 
 
 def taken(
-    index, places, low_MX: Tensor, count_MX: Tensor, level_1X: Tensor, n: int, shuffle: bool
-) -> Tensor:  # fmt: skip
+    index, places, low_MX: Tensor, count_MX: Tensor, level_1X: Tensor, n: int, shuffle: bool, own: Own | None
+) -> Tensor:
     """(X, Y) int32: up to n of the places that share so many tokens, evenly spaced, NO_ENTRY beyond them."""
     low_X, count_X = low_MX.gather(0, level_1X)[0], count_MX.gather(0, level_1X)[0]
     given_P = index.base.place_P if shuffle else places.place_P
-    return spaced_places(low_X, count_X, given_P, n, len(places.place_P), len(given_P) // 2 if shuffle else 0)
+    return spaced_places(low_X, count_X, given_P, n, len(places.place_P), len(given_P) // 2 if shuffle else 0, own)

@@ -21,6 +21,7 @@ from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 from ..ops import suffix_bounds, suffix_neighbours, suffix_queries
+from ..ops.own_places import Own
 from ..ops.suffix_bounds import suffix_number
 from .bank_index import ROWS_AT_ONCE, BankIndex
 from .suffix_counts import Counted, count_next
@@ -183,22 +184,24 @@ class SuffixIndex(BankIndex):
         return key_Y, place_Y
 
     def find(
-        self, text_BX: Tensor, start_BX: Tensor, T: int, n: int, n_ranked: int, shuffle: bool = False
-    ) -> tuple[Tensor, Tensor]:
+        self, text_BX: Tensor, start_BX: Tensor, T: int, n: int, n_ranked: int, shuffle: bool = False,
+        own: Own | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The places with the longest suffixes in common with the text up to each of the last T positions.
 
         Args:
             start_BX: bool, True at the first token of each document; suffixes stay inside a document.
             n: S.  n_ranked: how many places around the text's own are looked at, at least 2n.
             shuffle: a control; other places are given, always the same in place of the same.
+            own: of the B * T positions, places that are left out; others take their slots (`suffix_neighbours`).
         Returns:
             place_BTS: int64, NO_ENTRY where fewer share a token.  matched_BTS: int64, the common tokens, 0 there.
         """
         query_KX = self.queries(text_BX, start_BX)[..., -T:].flatten(1)
         if self.edits is None:
-            found = self._neighbours(self.base, query_KX, n, n_ranked, n, shuffle)
+            found = self._neighbours(self.base, query_KX, n, n_ranked, n, shuffle, own)
             return tuple(x.view(len(text_BX), T, n) for x in found)
-        search = query_KX, n, n_ranked, n_ranked, shuffle
+        search = query_KX, n, n_ranked, n_ranked, shuffle, own
         place_XY, matched_XY = self._neighbours(self.base, *search)
         stale_XY = self.stale_N[place_XY.clamp(min=0) // self.token_NL.shape[1]]
         found = place_XY.masked_fill(stale_XY, NO_ENTRY), matched_XY.masked_fill(stale_XY, 0)
@@ -212,7 +215,7 @@ class SuffixIndex(BankIndex):
         """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
         return suffix_queries(text_BX, start_BX, self.config.suffix_length, self.bits, self.per_key)
 
-    def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool, own=None) -> Counted:
+    def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool, own: Own | None = None) -> Counted:
         """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""
         config, topic_XK = self.config, None
         if self.topics is not None:
@@ -223,7 +226,7 @@ class SuffixIndex(BankIndex):
         return Counted(*(x.view(len(text_BX), T, -1) for x in counted))
 
     def _neighbours(
-        self, places: Places, query_KX: Tensor, n: int, n_ranked: int, n_given: int, shuffle: bool
+        self, places: Places, query_KX: Tensor, n: int, n_ranked: int, n_given: int, shuffle: bool, own: Own | None
     ) -> tuple[Tensor, Tensor]:
         """(X, n_given): the places around each query, or n of those that equal it, the best first.
 
@@ -234,4 +237,4 @@ class SuffixIndex(BankIndex):
         low_X, high_X = suffix_bounds(query_KX, *texts, *form)
         given_P = self.base.place_P if shuffle else places.place_P
         given = given_P, len(given_P) // 2 if shuffle else 0
-        return suffix_neighbours(query_KX, *texts, low_X, high_X, *given, n, n_ranked, n_given, *form)
+        return suffix_neighbours(query_KX, *texts, low_X, high_X, *given, n, n_ranked, n_given, *form, own)

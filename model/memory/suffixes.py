@@ -14,10 +14,10 @@ from transformers import initialization as init
 from common.constants import NO_ENTRY, PADDING
 
 from ..ops import read_places
+from ..ops.own_places import Own
 from .entry_tokens import lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches
-from .suffix_counts import Own
 from .suffix_index import SuffixConfig, SuffixIndex
 from .text import TextSearchConfig, previous, remember, starts, text_so_far, tokens_in_common
 
@@ -113,16 +113,14 @@ def find_places(
     """Places and scores (B, T, S) at the last T positions: `SuffixIndex.find`, then `count_next` as the flags say.
 
     Args:
-        own_BT: the document of each position; places in entries that were cut from it are left out.
+        own_BT: the document of each position; instead of places in entries that were cut from it others are given.
     """
     index, shuffle = bank.index(SuffixIndex), config.bank_control == "shuffled"
     past = min(text_BX.shape[1], T + config.suffix_length)  # what the longest suffix may reach
     text = text_BX[:, -past:], start_BX[:, -past:]
-    place_BTS, score_BTS = index.find(*text, T, config.num_selected - config.n_counted, config.num_candidates, shuffle)
     own = None if own_BT is None else Own(bank.document, bank.tokens.shape[1], own_BT.flatten())
-    if own is not None:
-        is_own_BTS = own.places(place_BTS.flatten(0, 1)).view_as(place_BTS)
-        place_BTS, score_BTS = place_BTS.masked_fill(is_own_BTS, NO_ENTRY), score_BTS.masked_fill(is_own_BTS, 0)
+    sizes = config.num_selected - config.n_counted, config.num_candidates
+    place_BTS, score_BTS = index.find(*text, T, *sizes, shuffle, own)
     if not config.n_counted:
         return place_BTS, score_BTS
     counted = index.count_next(text_BX, start_BX, T, shuffle, own)

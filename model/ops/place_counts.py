@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
 
+from .own_places import LOOKED_AT, Own
 from .twin import twin
 from .words import row_products
 
@@ -36,24 +37,40 @@ def unpack_score(score_X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return score_X & ((1 << MATCHED_BITS) - 1), *log_shares
 
 
-def _spaced_kernel(low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int) -> Tensor:
+def _spaced_kernel(
+    low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int, own: Own | None = None
+) -> Tensor:
     from .triton.place_counts import spaced_places as kernel
 
-    return kernel(low_X, count_X, place_P, n, n_places, shift)
+    return kernel(low_X, count_X, place_P, n, n_places, shift, own)
+
+
+def _spaced(count_X1: Tensor, n: int) -> Tensor:
+    """(X, n) int64: n of so many, evenly spaced; if these are fewer, all, and numbers beyond them."""
+    slot_Y = torch.arange(n, device=count_X1.device)
+    return torch.where(count_X1 > n, slot_Y * count_X1 // n, slot_Y)
 
 
 @twin(_spaced_kernel, deterministic=True)
-def spaced_places(low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int) -> Tensor:
+def spaced_places(
+    low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int, own: Own | None = None
+) -> Tensor:
     """(X, n) int32: n of `count_X` places from `low_X` on, evenly spaced, NO_ENTRY beyond them.
 
     Args:
         low_X, count_X: int64.  place_P: int32, what is given of a place.
         n_places: how many there are where `low_X` counts.  shift: other places are given, as many places further.
+        own: places that are left out: of 2n places, evenly spaced, n of the others are given.
     """
-    low_X1, count_X1, slot_Y = low_X[:, None], count_X[:, None], torch.arange(n, device=low_X.device)
-    at_XY = low_X1 + torch.where(count_X1 > n, slot_Y * count_X1 // n, slot_Y)
-    at_XY = (at_XY.clamp(max=n_places - 1) + shift) % len(place_P)
-    return place_P[at_XY].masked_fill(slot_Y >= count_X1, NO_ENTRY)
+    count_X1, n_looked = count_X[:, None], n if own is None else LOOKED_AT * n
+    at_XY = (low_X[:, None] + _spaced(count_X1, n_looked)).clamp(max=n_places - 1)
+    beyond_XY = torch.arange(n_looked, device=low_X.device) >= count_X1
+    place_XY = place_P[(at_XY + shift) % len(place_P)].masked_fill(beyond_XY, NO_ENTRY)
+    if own is None:
+        return place_XY
+    left_out_XY = own.places(place_XY) | beyond_XY
+    place_XY = place_XY.masked_fill(left_out_XY, NO_ENTRY).gather(-1, left_out_XY.int().argsort(dim=-1, stable=True))
+    return place_XY.gather(-1, _spaced((~left_out_XY).sum(dim=-1, keepdim=True), n))
 
 
 def _counts_kernel(

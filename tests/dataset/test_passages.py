@@ -63,7 +63,7 @@ def own_text(run_data, tmp_path, monkeypatch):
 
 
 def tell_what_is_left_out() -> None:
-    from model.memory.suffix_counts import Own
+    from model.ops.own_places import Own
 
     places = Own.places
 

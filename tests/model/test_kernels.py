@@ -380,6 +380,7 @@ def assert_same(actual, expected) -> None:
 def test_the_places_of_a_suffix_equal_the_reference(n_tokens, entries, bits, length):
     from model.memory.suffix_index import SuffixIndex
     from model.ops import spaced_places, suffix_bounds, suffix_levels, suffix_neighbours
+    from model.ops.own_places import Own
 
     config = tiny_config(
         retrieval="suffix", fusion="continuations", keep_ffn=True, vocab_size=1 << bits, suffix_length=length
@@ -398,14 +399,16 @@ def test_the_places_of_a_suffix_equal_the_reference(n_tokens, entries, bits, len
 
     low, high = suffix_bounds(query, *index.base, token, *form)
     given = torch.randperm(n_places, device="cuda").int()
-    for n, n_ranked, n_given, further in ((4, 8, 4, 0), (3, 20, 20, n_places // 2), (1, 2, 1, 0), (16, 32, 16, 0)):
-        args = query, *index.base, token, low, high, given, further, n, n_ranked, n_given, *form
-        expected = suffix_neighbours.op.reference(*args)
-        assert_same(suffix_neighbours(*args), expected)
-        assert (expected[1] > 0).any() or n_places == 1
-    for n in (1, 7, 128):
-        args = low, high - low, given, n, max(n_places - 5, 1), n_places // 2
-        assert_same([spaced_places(*args)], [spaced_places.op.reference(*args)])
+    document = torch.arange(entries, device="cuda").int() % 3 - 1
+    for own in (None, Own(document, 9, torch.randint(0, 2, (500,), device="cuda"))):
+        for n, n_ranked, n_given, further in ((4, 8, 4, 0), (3, 20, 20, n_places // 2), (1, 2, 1, 0), (16, 32, 16, 0)):
+            args = query, *index.base, token, low, high, given, further, n, n_ranked, n_given, *form, own
+            expected = suffix_neighbours.op.reference(*args)
+            assert_same(suffix_neighbours(*args), expected)
+            assert (expected[1] > 0).any() or n_places == 1
+        for n in (1, 7, 128):
+            args = low, high - low, given, n, max(n_places - 5, 1), n_places // 2, own
+            assert_same([spaced_places(*args)], [spaced_places.op.reference(*args)])
 
 
 @pytest.mark.parametrize("shape, bits, length", [((1, 1), 2, 1), ((3, 70), 3, 25), ((48, 512), 13, 8)])

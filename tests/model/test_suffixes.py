@@ -7,6 +7,7 @@ from common.constants import NO_ENTRY
 from model.memory.suffix_index import SuffixIndex
 from model.memory.suffixes import place_in_entry
 from model.ops import suffix_bounds
+from model.ops.own_places import Own
 from model.ops.place_counts import pack_score, unpack_score
 from tests.conftest import tiny_config, tiny_model
 
@@ -223,10 +224,10 @@ OFTEN = CONFIG | {
 }
 
 
-def counted(index, row):
+def counted(index, row, own=None):
     """The counted next tokens at the end of a text: {token: (tokens in common, share, share without topics)}."""
     text = torch.tensor([row])
-    place, score = index.count_next(text, torch.arange(len(row))[None] == 0, 1, False)
+    place, score = index.count_next(text, torch.arange(len(row))[None] == 0, 1, False, own)
     matched, log_share, log_plain = unpack_score(score[0, 0])
     numbers = zip(
         place[0, 0].tolist(), matched.tolist(), log_share.exp().tolist(), log_plain.exp().tolist(), strict=True
@@ -375,6 +376,29 @@ def test_training_reads_nothing_that_was_cut_from_the_document_of_its_position(t
         document_BTS = model.bank.document[place_BTS.clamp(min=0) // token_NL.shape[1]]
         return (place_BTS != NO_ENTRY) & (document_BTS == document_BT[..., None])
 
-    assert own(everything).any() and not own(found).any() and (found != NO_ENTRY).any()
-    # Without the own entries in the bank the same is found, but for how many are looked at.
-    assert (found != NO_ENTRY).sum() < (everything != NO_ENTRY).sum()
+    assert own(everything).any() and not own(found).any()
+    assert (found[..., :4] != NO_ENTRY).sum() == (everything[..., :4] != NO_ENTRY).sum()  # others took the slots
+
+
+@pytest.mark.parametrize("most", [2, 5])
+def test_without_its_own_document_a_position_reads_as_if_the_bank_did_not_hold_it(bank, most):
+    text, start = torch.randint(3, 8, (3, 30)), (torch.arange(30) % 13 == 0).expand(3, -1)
+    bank[:3, :5] = text[0, 10:15]  # these are the nearest places of a stretch of the text
+    config = tiny_config(**OFTEN | {"suffix_length": most, "suffix_often": [40], "knowledge_length": 9})
+    own = Own(torch.arange(40).int() // 3, 9, torch.zeros(90, dtype=torch.int64))
+    index, others = SuffixIndex(bank, config), SuffixIndex(bank.where(torch.arange(40)[:, None] >= 3, 0), config)
+    found, expected = index.find(text, start, 30, 6, 12, own=own), others.find(text, start, 30, 6, 12)
+    assert all(map(torch.equal, found, expected)) and not torch.equal(found[0], index.find(text, start, 30, 6, 12)[0])
+    assert (found[0][0, 14] != NO_ENTRY).all()
+    assert all(
+        map(torch.equal, index.count_next(text, start, 30, False, own), others.count_next(text, start, 30, False))
+    )
+
+
+def test_a_suffix_that_is_frequent_in_the_own_document_alone_is_not_frequent():
+    index = SuffixIndex(
+        torch.tensor([[3, 4, 5, 6]] * 4 + [[9, 9, 5, 7]] * 3),
+        tiny_config(**OFTEN | {"knowledge_length": 4, "suffix_often": [3]}),
+    )
+    own = Own(torch.tensor([0] * 4 + [-1] * 3, dtype=torch.int32), 4, torch.tensor([0]))
+    assert counted(index, [3, 4, 5]) == {6: [3, 1, 1]} and counted(index, [3, 4, 5], own) == {7: [1, 1, 1]}

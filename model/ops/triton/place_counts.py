@@ -16,6 +16,7 @@ from triton.language.extra import libdevice
 
 from common.constants import NO_ENTRY, PADDING
 
+from ..own_places import LOOKED_AT, Own
 from ..place_counts import MATCHED_BITS, SHARE_BITS, SHARE_STEPS, SHARPNESS, UNITS
 
 ROWS, PLACES, READ = 4, 64, 512  # of a program: positions; places of one at a time; places that are read
@@ -23,18 +24,32 @@ ROWS, PLACES, READ = 4, 64, 512  # of a program: positions; places of one at a t
 
 @triton.jit(do_not_specialize=["X", "P", "n_places", "shift"])
 def _spaced(
-    low_ptr, count_ptr, place_ptr, out_ptr, X, P, n_places, shift, n: tl.constexpr, NONE: tl.constexpr,
-    ROWS: tl.constexpr, YB: tl.constexpr,
+    low_ptr, count_ptr, place_ptr, document_ptr, own_ptr, out_ptr, X, P, L, n_places, shift, n: tl.constexpr,
+    NONE: tl.constexpr, OWN: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, WB: tl.constexpr,
 ):  # fmt: skip
-    row, slot = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, YB)
+    row, slot = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WB)
     low = tl.load(low_ptr + row, mask=row < X, other=0)[:, None]
     count = tl.load(count_ptr + row, mask=row < X, other=0)[:, None]
     wide = slot.to(tl.int64)[None, :]
-    at = low + tl.where(count > n, wide * count // n, wide)
+    at = low + tl.where(count > W, wide * count // W, wide)
     at = (tl.minimum(at, n_places.to(tl.int64) - 1) + shift.to(tl.int64)) % P.to(tl.int64)
-    inside = (row < X)[:, None] & (slot < n)[None, :]
-    place = tl.load(place_ptr + at, mask=inside & (wide < count), other=NONE)
-    tl.store(out_ptr + row.to(tl.int64)[:, None] * n + slot[None, :], place, mask=inside)
+    inside = (row < X)[:, None] & (slot < W)[None, :]
+    is_place = inside & (wide < count)
+    place = tl.load(place_ptr + at, mask=is_place, other=NONE)
+    out = out_ptr + row.to(tl.int64)[:, None] * n
+    if OWN:
+        document = tl.load(document_ptr + place // L, mask=is_place, other=0)
+        other = is_place & (document != tl.load(own_ptr + row, mask=row < X, other=0)[:, None])
+        rank = tl.cumsum(other.to(tl.int32), axis=1) - 1
+        others = tl.sum(other.to(tl.int32), axis=1)[:, None]
+        spaced = (rank * n + others - 1) // tl.maximum(others, 1)  # the slot that this one has, if it has any
+        given = tl.where(others > n, spaced, rank)
+        is_given = other & ((others <= n) | (spaced * others // n == rank))
+        tl.store(out + given, place, mask=is_given)
+        empty = inside & (slot[None, :] >= others) & (slot < n)[None, :]
+        tl.store(out + slot[None, :], place * 0 + NONE, mask=empty)
+    else:
+        tl.store(out + slot[None, :], place, mask=inside)
 
 
 @triton.jit
@@ -128,13 +143,17 @@ def _read(
     tl.store(plain_ptr + at, plain_step.to(tl.float32) * (-1.0 / STEPS), mask=at < X)
 
 
-def spaced_places(low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int) -> Tensor:
+def spaced_places(
+    low_X: Tensor, count_X: Tensor, place_P: Tensor, n: int, n_places: int, shift: int, own: Own | None = None
+) -> Tensor:
     """(X, n) int32: n of `count_X` places from `low_X` on, evenly spaced, NO_ENTRY beyond them."""
-    X, block = len(low_X), triton.next_power_of_2(n)
-    out_XY = place_P.new_empty(X, n)
+    X, W, documents, L = len(low_X), n, (place_P, place_P), 1  # never read
+    if own is not None:
+        W, documents, L = LOOKED_AT * n, (own.document_N, own.document_X.contiguous()), own.L
+    out_XY, block = place_P.new_empty(X, n), triton.next_power_of_2(W)
     _spaced[(triton.cdiv(X, ROWS),)](
-        low_X.contiguous(), count_X.contiguous(), place_P, out_XY, X, len(place_P), n_places, shift, n, NO_ENTRY, ROWS,
-        block, num_warps=min(max(ROWS * block // 128, 1), 8),
+        low_X.contiguous(), count_X.contiguous(), place_P, *documents, out_XY, X, len(place_P), L, n_places, shift, n,
+        NO_ENTRY, own is not None, W, ROWS, block, num_warps=min(max(ROWS * block // 128, 1), 8),
     )  # fmt: skip
     return out_XY
 
