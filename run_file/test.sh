@@ -20,7 +20,7 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "error: run 'ruff format .' first" >&2; exit 1; }
 # One worker more than cores, up to four, for much of a run of a subprocess is waiting; the tests of a file stay together.
-# Threads that wait do so asleep: by turning in circles they would take the others' time, and the tests three times as long.
+# Each has one thread: more would wait for each other by turning in circles, which takes the others' time.
 workers=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
-export OMP_WAIT_POLICY=PASSIVE
+export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest -n "$workers" --dist loadfile "${marks[@]}" "$@"

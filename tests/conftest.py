@@ -29,7 +29,7 @@ def tiny_model(seed: int = 0, **changes):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
