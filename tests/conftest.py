@@ -1,12 +1,9 @@
-"""Tiny models that every test shares."""
+"""Tiny models that every test shares. The process that hands out the tests reads this too, and needs no torch."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-
-from model import ModelConfig, build_model
 
 from .tiny_runs import Runs, write_data
 
@@ -16,18 +13,26 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny_config(**changes) -> ModelConfig:
+def tiny_config(**changes):
+    from model import ModelConfig
+
     return ModelConfig(**{**TINY, **changes})
 
 
 def tiny_model(seed: int = 0, **changes):
     """A tiny model in evaluation mode; equal arguments give equal weights."""
+    import torch
+
+    from model import build_model
+
     torch.manual_seed(seed)
     return build_model(tiny_config(**changes), seed=seed).eval()
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    import torch
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
