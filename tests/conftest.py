@@ -47,6 +47,14 @@ def runs(run_data, tmp_path) -> Runs:
     return Runs(run_data, tmp_path)
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Records are filled without a picture: to draw it takes ten times as long."""
+    from runs import record
+
+    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
+
+
 @pytest.fixture(autouse=True)
 def fault_mark(request, record_property):
     """Count a test with the mark `fault`: it tries one fault, and survives it if it passes."""
