@@ -23,4 +23,4 @@ fi
 # Each has one thread: more would wait for each other by turning in circles, which takes the others' time.
 workers=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n "$workers" --dist loadfile "${marks[@]}" "$@"
+exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"

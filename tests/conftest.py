@@ -29,6 +29,12 @@ def tiny_model(seed: int = 0, **changes):
     return build_model(tiny_config(**changes), seed=seed).eval()
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The files that take longest come first: with them last, one worker would have work while the others have none."""
+    first = ("reliability", "runs", "evaluation")  # folders
+    items.sort(key=lambda item: (*first, item.path.parent.name).index(item.path.parent.name))
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     import torch
