@@ -5,6 +5,7 @@
 A model learns the right entry from the words of its training questions. Questions in new words need the
 search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. The smallest scale with
 nearly the least loss on the right answers is written; `--scales 1` takes it back. Give questions that test nothing.
+Facts that the bank lacks are left out: where there is nothing to find, any trust in the search is too much.
 `eval_model.py` sets earlier results aside. Training the run again starts from the scale of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from common.cli import choose_device, positive_int, run_command
+from common.constants import NO_ENTRY
 from common.files import read_json
 from dataset.questions import REWORDINGS, answer_index, read_named
 from dataset.tokenizer import load_tokenizer
@@ -22,6 +24,7 @@ from model import load_run
 from runs.run import write_json
 
 from .config import EvalConfig, precision
+from .gold import Gold, find_gold
 from .language import language
 from .likelihood import Encoded, encode, score_sequences
 
@@ -30,15 +33,23 @@ TOLERANCE = 0.03  # of the least loss: the smallest scale within it is chosen, f
 TEXT_ROWS = 64  # of the validation text, whose loss is told beside
 
 
-def right_answers(tokenizer, path: str, limit: int) -> list[Encoded]:
+def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[Encoded]:
     """The questions of a file in each wording of `REWORDINGS`, which no test uses, with their right answers.
 
+    Args:
+        limit: questions at most, before those are left out whose fact the bank lacks.
+        gold: the facts that the bank holds; None: the questions do not say which facts they ask for, so all are taken.
     Raises:
-        FileNotFoundError, ValueError: the file is missing or malformed, or its questions do not name their parts.
+        FileNotFoundError, ValueError: the file is missing or malformed, its questions do not name their parts, or the
+            bank holds none of their facts.
     """
     rows = read_named(path, "object", ("subject", "predicate"), limit, "object_path")
     if rows is None:
         raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
+    if gold is not None:
+        rows = [row for row in rows if gold.row(row) != NO_ENTRY]
+        if not rows:
+            raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
     pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in REWORDINGS for row in rows]
     return encode(tokenizer, pairs)
 
@@ -59,7 +70,10 @@ def calibrate(args: argparse.Namespace) -> None:
     data, config = flags["data"], read_json(run_dir / "config.json")
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
-    encoded, before = right_answers(tokenizer, args.object_path, args.limit), config.get("pointer_scale", 1.0)
+    files = EvalConfig(object_path=args.object_path, limit=args.limit, cache_dir=data["cache_dir"])
+    gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"])
+    encoded = right_answers(tokenizer, args.object_path, args.limit, gold)
+    before = config.get("pointer_scale", 1.0)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         print(

@@ -41,6 +41,13 @@ class EntryTokens(NamedTuple):
     place_BTW: Tensor | None = None
     stands_BTW: Tensor | None = None
 
+    def first(self, n: int) -> "EntryTokens":
+        """The tokens of the first n entries of each position."""
+        S = self.entry_BTS.shape[-1]
+        if n == S:
+            return self
+        return EntryTokens(*(None if x is None else x[..., : x.shape[-1] * n // S].contiguous() for x in self))
+
 
 def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
     """(B, T, W) uint8: each token's distance to the entry's end, and whether it and the one before are in the text.

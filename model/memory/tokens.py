@@ -63,7 +63,6 @@ class TokenAttention(nn.Module):
 
     def __init__(self, config: TokenConfig):
         super().__init__()
-        self.entries = config.num_selected
         self.q_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
         self.previous_k_proj = nn.Linear(config.dim, config.word_key_dim, bias=False)
@@ -88,6 +87,7 @@ class TokenAttention(nn.Module):
         Args:
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
         """
+        S = tokens.entry_BTS.shape[-1]
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
         entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
         projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
@@ -107,13 +107,13 @@ class TokenAttention(nn.Module):
             unsaid_BTW = unsaid_before(weight_V, tokens)
             logit_BTW = logit_BTW - unsaid_BTW
             if once_said_BTS is not None:
-                more_BTSL = once_said_BTS[..., None] * (-unsaid_BTW).exp().unflatten(-1, (self.entries, -1))
+                more_BTSL = once_said_BTS[..., None] * (-unsaid_BTW).exp().unflatten(-1, (S, -1))
                 logit_BTW = logit_BTW + more_BTSL.flatten(-2)
 
         match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
-        match_BTS = match_BTW.unflatten(-1, (self.entries, -1)).sum(dim=-1)
+        match_BTS = match_BTW.unflatten(-1, (S, -1)).sum(dim=-1)
         entry_BTS = match_BTS / tokens.length_BTS + log_weight_BTS
-        logit_BTW = (logit_BTW.unflatten(-1, (self.entries, -1)) + entry_BTS[..., None]).flatten(-2)
+        logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
         nothing_BT1 = self.nothing(x_BTD).float()
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
@@ -143,6 +143,11 @@ class TokenFusion(Fusion):
         word_value_dim: int = flag(
             128, "width of the values that are read from the tokens of entries (fusion words)", within=(1, None)
         )
+        block_selected: int | None = flag(
+            None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",
+            within=(1, "num_selected"),
+            needs=["--fusion words", "--pointer: without it, a smaller --num_selected does the same"],
+        )  # fmt: skip
 
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)
@@ -156,14 +161,17 @@ class TokenFusion(Fusion):
         tokens, unit_embedding_VD = found.tokens, context.unit_embedding_VD
         if tokens is None:
             tokens = lay_out_tokens(found.token_BTSL.long(), found.entry_BTS, *context.text)
-        attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS, unit_embedding_VD)
+        S = self.config.num_selected
+        n = self.config.block_selected or S
+        tokens = tokens.first(n)
+        attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS[..., :n], unit_embedding_VD)
         value_VR = self.derived(lambda: self.v_proj(unit_embedding_VD), unit_embedding_VD, self.v_proj.weight)
         read_BTR = sum_tokens(attention_BTW, value_VR, tokens.token_BTW, tokens.entry_BTS)
         continuing_BT2 = torch.stack(
             [(attention_BTW * follows).sum(dim=-1) for follows in (tokens.follows_BTW, tokens.follows2_BTW)], dim=-1
         )
         y_BTD = self.out_proj(read_BTR + self.follows_proj(continuing_BT2.to(read_BTR.dtype)))
-        return y_BTD, weight_of_entries(attention_BTW, self.config.num_selected)
+        return y_BTD, nn.functional.pad(weight_of_entries(attention_BTW, n), (0, S - n))
 
 
 class Pointer(nn.Module):

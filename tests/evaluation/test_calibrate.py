@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evaluation import calibrate
+from evaluation.gold import Gold
 from evaluation.results import ResultFile, about_evaluation
 from tests.conftest import tiny_model
 from tests.model.variants import BM25
@@ -20,7 +21,8 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     (folder / "flags.json").write_text(
         json.dumps(
             {
-                "data": {"object_path": str(tmp_path / "dev.jsonl"), "val_path": None, "cache_dir": str(tmp_path)},
+                "data": {"val_path": None, "cache_dir": str(tmp_path), "database_init_path": "knowledge.json"}
+                | {"object_path": str(tmp_path / "dev.jsonl")},
                 "optim": {"dtype": "float32"},
             }
         )
@@ -51,6 +53,17 @@ def test_the_scale_with_the_least_loss_is_written_and_taken_back(run, model, mon
     assert scale_of(folder) == 2.0 and json.loads((folder / "config.json").read_text())["dim"] == 32
     assert "scale 4: 2.0000 nats an answer" in (said := capsys.readouterr().out) and "2, before 1" in said
     assert scale_of(run("--scales", "1")) == 1.0
+
+
+def test_facts_that_the_bank_lacks_are_left_out(tokenizer, tmp_path):
+    row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
+    rows = [row | {"subject": name, "uuid": name} for name in ("Oslo", "Bergen", "Cusco")]
+    (path := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    gold = Gold({"Bergen": 3}, {}, lambda: iter(()))
+    everything, held = (calibrate.right_answers(tokenizer, str(path), 9, known) for known in (None, gold))
+    assert len(everything) == 3 * len(held) and held[0] == everything[1]
+    with pytest.raises(ValueError, match="the bank holds no fact"):
+        calibrate.right_answers(tokenizer, str(path), 9, Gold({"Lima": 0}, {}, lambda: iter(())))
 
 
 def test_the_scale_changes_what_is_copied(run, model, capsys):

@@ -5,8 +5,8 @@ import torch
 
 from common.constants import PADDING
 from model.losses import NEVER
-from tests.conftest import tiny_model
-from tests.model.variants import MEMORY_VARIANTS
+from tests.conftest import tiny_config, tiny_model
+from tests.model.variants import BM25, MEMORY_VARIANTS
 
 POINTERS = {name: variant for name, variant in MEMORY_VARIANTS.items() if variant.get("pointer")}
 
@@ -96,3 +96,33 @@ def test_an_edited_entry_counts_more_only_where_the_text_has_said_what_stands_be
     assert abs(factor - (2.0 if is_said else 0.0)) < 0.02, factor
     for p_V in (before, after):
         assert p_V[40] > 1e-4 and p_V[42] > 1e-6 and abs(float(p_V.sum()) - 1) < 1e-5
+
+
+@torch.no_grad()
+def test_blocks_may_read_the_first_entries_alone_while_the_pointer_reads_all():
+    variant = MEMORY_VARIANTS["bm25-pointer"]
+    few, all_read = (tiny_model(**variant | {"block_selected": n}) for n in (2, None))
+    fewer_read = tiny_model(**variant | {"num_selected": 2})
+    for model in (few, fewer_read):
+        model.load_state_dict(all_read.state_dict())
+    ids = torch.randint(3, 61, (2, 24))
+    *blocks, pointer = few(ids).readings
+    *expected, _ = fewer_read(ids).readings
+    assert pointer.entry_BTS.shape[-1] == 3 and (pointer.weight_BTS[..., 2:] > 0).any()
+    for block, other in zip(blocks, expected, strict=True):
+        if block is not None:
+            torch.testing.assert_close(block.weight_BTS[..., :2], other.weight_BTS)
+            assert torch.equal(block.entry_BTS[..., :2], other.entry_BTS) and not block.weight_BTS[..., 2:].any()
+
+
+@pytest.mark.parametrize(
+    "flags, reason",
+    [
+        ({"fusion": "words", "pointer": True, "block_selected": 5}, "must lie in"),
+        ({"fusion": "words", "block_selected": 2}, "needs --pointer"),
+        ({"fusion": "gated_mlp", "pointer": True, "block_selected": 2}, "needs --fusion words"),
+    ],
+)
+def test_fewer_entries_for_blocks_are_refused_where_they_make_no_sense(flags, reason):
+    with pytest.raises(ValueError, match=f"--block_selected .*{reason}"):
+        tiny_config(**BM25 | flags)

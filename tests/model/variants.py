@@ -103,7 +103,7 @@ NGRAMS = {
         "bm25_current_word": True,
         "bm25_pair_recency": 0.95,
     },
-    "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True},
+    "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True, "block_selected": 2},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},
