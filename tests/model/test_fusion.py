@@ -96,7 +96,7 @@ def pairs():
         yield pytest.param(change, name, marks=[] if often else pytest.mark.slow, id=f"{change}-{name}")
 
 
-@pytest.mark.parametrize("change, name", pairs())
+@pytest.mark.parametrize("change, name", list(pairs()))
 def test_a_call_without_gradient_sees_every_change_of_a_weight(change, name):
     model = tiny_model(**VARIANTS[KEEPERS[name]])
     before = logits(model)
