@@ -54,8 +54,8 @@ refuse() { # sentence
 }
 
 script() { # the name of the experiment, such as 1_5_2
-    local name
-    name=$(basename "${BASH_SOURCE[-1]}" .sh)
+    local name=${BASH_SOURCE[-1]##*/}
+    name=${name%.sh}
     echo "${name#experiment_}"
 }
 

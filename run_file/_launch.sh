@@ -12,7 +12,8 @@ if [ "${LIST:-}" = 1 ]; then
     line=
     for word in "$@"; do
         [[ $word != --* ]] || { [ -z "$line" ] || echo "$line"; line=; }
-        line+=${line:+ }$(printf %q "$word")
+        printf -v quoted %q "$word"
+        line+=${line:+ }$quoted
     done
     echo "$line"
     exit

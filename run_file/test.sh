@@ -19,8 +19,8 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "error: run 'ruff format .' first" >&2; exit 1; }
-# One worker more than cores, up to four, for much of a run of a subprocess is waiting; the tests of a file stay together.
-# Threads that wait do so asleep: by turning in circles they would take the others' time, and the tests three times as long.
-workers=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
-export OMP_WAIT_POLICY=PASSIVE
-exec "$PYTHON" -m pytest -n "$workers" --dist loadfile "${marks[@]}" "$@"
+# A worker for each core, up to four: one more costs its imports and gains no time. The tests of a file stay together.
+# A worker has one thread: more would wait for each other by turning in circles, which takes the others' time.
+workers=$(($(nproc) < 4 ? $(nproc) : 4))
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"

@@ -1,12 +1,9 @@
-"""Tiny models that every test shares."""
+"""Tiny models that every test shares. The process that hands out the tests reads this too, and needs no torch."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-
-from model import ModelConfig, build_model
 
 from .tiny_runs import Runs, write_data
 
@@ -16,20 +13,34 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny_config(**changes) -> ModelConfig:
+def tiny_config(**changes):
+    from model import ModelConfig
+
     return ModelConfig(**{**TINY, **changes})
 
 
 def tiny_model(seed: int = 0, **changes):
     """A tiny model in evaluation mode; equal arguments give equal weights."""
+    import torch
+
+    from model import build_model
+
     torch.manual_seed(seed)
     return build_model(tiny_config(**changes), seed=seed).eval()
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The files that take longest come first: with them last, one worker would have work while the others have none."""
+    first = ("reliability", "runs", "evaluation")  # folders
+    items.sort(key=lambda item: (*first, item.path.parent.name).index(item.path.parent.name))
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    import torch
+
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +51,14 @@ def run_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def runs(run_data, tmp_path) -> Runs:
     return Runs(run_data, tmp_path)
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Records are filled without a picture: to draw it takes ten times as long."""
+    from runs import record
+
+    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
 
 
 @pytest.fixture(autouse=True)

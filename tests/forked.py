@@ -1,4 +1,8 @@
-"""What the fork server imports once: the training script, on the CPU, with one thread, and what draws its curves."""
+"""What the fork server imports and makes once: the training script, on the CPU, with one thread.
+
+Runs do not draw their curves, which takes as long as all else: they write a picture made here, unless
+`faults.draw_curves` is installed.
+"""
 
 import io
 import os
@@ -9,9 +13,20 @@ os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIB
 import torch  # noqa: E402
 
 import train_pretrain_accelerate as script  # noqa: E402
+from runs import record, source  # noqa: E402
 from runs.plots import figure_of  # noqa: E402
 
-figure_of({}).savefig(io.BytesIO())  # an import and a font that each run would pay for
+PICTURE, PACKAGES = io.BytesIO(), source.packages()
+figure_of({}).savefig(PICTURE)  # its imports and fonts are for those that draw
+
+
+def write_picture(run):
+    path = run.path / "curves.png"
+    path.write_bytes(PICTURE.getvalue())
+    return path
+
+
+record.draw_run, source.packages = write_picture, lambda: PACKAGES
 
 
 def run_script(argv: list[str]) -> None:

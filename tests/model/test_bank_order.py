@@ -4,14 +4,13 @@ Among entries that the text points to equally, the search keeps those of the fir
 be read, or ask for answers whose entry the text points to most.
 """
 
-import pytest
 import torch
 
 from common.constants import PADDING
 from dataset.tokenizer import load_tokenizer
 from evaluation.likelihood import log_likelihoods
 from tests.conftest import tiny_config, tiny_model
-from tests.model.variants import MEMORY_VARIANTS
+from tests.model.variants import MEMORY_VARIANTS, each
 
 # The fusion concat reads its entries one after the other: those found equally are in the order of rows.
 IN_ANY_ORDER = {
@@ -30,7 +29,7 @@ def reordered(model, seed: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
+@each(IN_ANY_ORDER)
 def test_a_model_that_finds_by_content_predicts_the_same_from_a_bank_in_another_order(variant):
     every = variant.get("knowledge_num", 49)
     model = tiny_model(

@@ -121,10 +121,12 @@ def test_a_compiled_graph_holds_the_choice_without_a_break():
     torch.testing.assert_close(compiled(*inputs), run(*inputs))
 
 
-def test_a_cpu_imports_no_kernel():
+def test_a_cpu_imports_no_kernel_and_the_models_no_package_above_them():
     script = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch\nfrom model.ops import best_of_rows\nbest_of_rows(torch.ones(2, 3), 1)\nimport model\n"
-        "assert not [name for name in sys.modules if name.startswith('model.ops.triton.')]"
+        "assert not [name for name in sys.modules if name.startswith('model.ops.triton.')]\n"
+        "above = {'dataset', 'trainer', 'runs', 'evaluation', 'editing', 'benchmark'}\n"
+        "assert not above & set(sys.modules), above & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=FOLDER.parents[1])

@@ -1,16 +1,15 @@
 """What is searched ahead of a training step equals what the step would search itself."""
 
-import pytest
 import torch
 
 from common.constants import NO_ENTRY
 from tests.conftest import tiny_model
-from tests.model.variants import VARIANTS
+from tests.model.variants import VARIANTS, each
 
 SEARCHING = [name for name in VARIANTS if name.startswith(("ngram", "bm25", "suffix", "taught", "word_keys"))]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@each({name: name for name in VARIANTS}, "name")
 def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
     model, results = tiny_model(**VARIANTS[name]).train(), []
     ids, documents = torch.randint(3, 61, (3, 32)), (torch.arange(32) // 11).expand(3, -1).contiguous()
@@ -30,7 +29,7 @@ def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.parametrize("name", SEARCHING)
+@each({name: name for name in SEARCHING}, "name")
 def test_matches_found_ahead_are_used(name):
     model, ids = tiny_model(**VARIANTS[name]).train(), torch.randint(3, 61, (3, 32))
     found = model.search_text(ids)

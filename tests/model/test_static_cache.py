@@ -9,9 +9,9 @@ from transformers import DynamicCache
 
 from model.static_cache import ALIGNMENT, CACHE, StaticCache
 from tests.conftest import tiny_model
-from tests.model.variants import VARIANTS
+from tests.model.variants import VARIANTS, each
 
-all_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+all_variants = each(VARIANTS)
 devices = pytest.mark.parametrize(
     "device",
     [
@@ -54,7 +54,7 @@ def test_steps_after_padding_equal_the_full_pass_of_each_row(variant):
 
 @devices
 @all_variants
-@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 2])  # one is two without reordering
 def test_generate_writes_the_same_as_without_a_cache(variant, beams, device):
     model, ids = tiny_model(**variant).to(device), random_ids(3, 6).to(device)
     ids[0, :3] = 0

@@ -1,9 +1,12 @@
 """Every variant of the two models, by name: invariants are tested over all of them.
 
-A retrieval or fusion that is new in the tables of `model/memory` has variants here without an edit.
+A retrieval or fusion that is new in the tables of `model/memory` has variants here without an edit. Combinations of
+parts that other variants have one by one are `RARE`: their tests are slow.
 """
 
-from itertools import product
+from itertools import cycle, product
+
+import pytest
 
 from model.memory import FUSIONS, RETRIEVALS
 
@@ -36,6 +39,7 @@ OFTEN = {
 }  # fmt: skip
 BM25 = {"retrieval": "bm25", "bm25_window": 6, "bm25_postings": 2, "bm25_pairs": 3, "keep_ffn": True}
 KEYS = BM25 | {"retrieval": "word_keys", "finder_rows": 100, "finder_dim": 16, "finder_found": 3, "finder_entries": 8}
+SELECTIONS = ["product_key", "cosine", "gumbel"]
 # Flags of each retrieval that suit tiny models.
 BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25, "word_keys": KEYS}
 
@@ -48,7 +52,7 @@ def scopes(fusion: str) -> list[str]:
 MEMORY = {
     f"{fusion}-{scope}-{selection}": {"fusion": fusion, "fusion_scope": scope, "selection": selection}
     for fusion in FUSIONS
-    for scope, selection in product(scopes(fusion), ["product_key", "cosine", "gumbel"])
+    for scope, selection in product(scopes(fusion), SELECTIONS)
 }
 OTHERS = {
     f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion} | BASES.get(retrieval, {})
@@ -106,3 +110,27 @@ NGRAMS = {
 }
 MEMORY_VARIANTS = MEMORY | EXTRAS | OTHERS | NGRAMS
 VARIANTS = BASELINES | MEMORY_VARIANTS
+
+
+# In the fast tests each fusion in each scope meets one selection, and each fusion one other retrieval, in turns.
+READS = [f"{fusion}-{scope}" for fusion in FUSIONS for scope in scopes(fusion)]
+RARE = MEMORY.keys() - {f"{read}-{selection}" for read, selection in zip(READS, cycle(SELECTIONS), strict=False)}
+SEARCHES = cycle(["suffix", "ngram", "bm25"])
+RARE |= OTHERS.keys() - NGRAMS.keys() - {f"{name}-{fusion}" for name, fusion in zip(SEARCHES, FUSIONS, strict=False)}
+RARE -= {"word_keys-gated_mlp"}
+RARE |= {
+    "original-qk-norm", "original-recipe-moe", "one-layer", "query-norm-cosine", "taught-cosine", "words-cosine",
+    "memory-untied", "ngram-words", "ngram-concat-token", "ngram-words-table",
+}  # fmt: skip
+assert RARE < VARIANTS.keys()
+
+
+def each(variants: dict, argument: str = "variant"):
+    """A mark that runs a test with each of these variants, the rare ones only among the slow tests."""
+    return pytest.mark.parametrize(
+        argument,
+        [
+            pytest.param(variant, id=name, marks=[pytest.mark.slow] if name in RARE else [])
+            for name, variant in variants.items()
+        ],
+    )

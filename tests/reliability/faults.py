@@ -160,3 +160,10 @@ def run_out_of_gpu_memory() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     Transformer.forward = forward
+
+
+def draw_curves() -> None:
+    """No fault: the run draws its curves, which others forked leave out."""
+    from runs import plots, record
+
+    record.draw_run = plots.draw_run

@@ -36,7 +36,7 @@ CHANGE = {"row": 1, "old_tokens": [1] * 5, "new_tokens": [2] * 5, "old_frozen": 
 EDIT = {"operation": "edit", "time": "now", "undoes": None, "changes": [CHANGE]}
 
 
-EXAMPLES = 120  # of each reader, always the same ones
+EXAMPLES = 30  # of each reader, always the same ones
 
 
 def lines(*values) -> bytes:
@@ -93,11 +93,12 @@ def contents(draw, whole: bytes) -> bytes:
     return content
 
 
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(10 * EXAMPLES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", READERS)
-def test_a_reader_works_or_says_in_one_sentence_what_is_wrong(name, survives):
+def test_a_reader_works_or_says_in_one_sentence_what_is_wrong(name, survives, examples):
     reader, whole = READERS[name]
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(content=contents(whole), cut=st.integers(0, 40) | st.none())
     @example(content=whole, cut=None)
     def check(content, cut):
@@ -112,7 +113,7 @@ def test_a_reader_works_or_says_in_one_sentence_what_is_wrong(name, survives):
             except (ValueError, FileNotFoundError) as refusal:
                 assert str(path) in str(refusal) and "\n" not in str(refusal)
 
-    with survives("fuzzed files", EXAMPLES):
+    with survives("fuzzed files", examples):
         check()
 
 
@@ -204,7 +205,7 @@ FLAGS = [field.name for config in (ModelConfig, DataConfig, OptimConfig, RunConf
 VALUES = ["-1", "0", "1", "2", "3", "1.5", "nan", "inf", "-inf", "1e400", "", "x", "\udcff", "None", "True", str(2**70)]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.sampled_from(FLAGS), st.sampled_from(VALUES)), min_size=1, max_size=3))
 def test_a_flag_is_taken_or_refused_in_one_sentence(pairs):
     argv = [part for name, value in pairs for part in (f"--{name}", value)]

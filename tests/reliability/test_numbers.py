@@ -97,7 +97,7 @@ def test_many_bad_steps_stop_the_run_and_the_last_good_checkpoint_goes_on_bit_fo
         assert states[0] == states[1]  # with the checksums of weights, optimizer, random state and bank
 
 
-@pytest.mark.parametrize("in_row", ["1", "3"])
+@pytest.mark.parametrize("in_row", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_the_parameter_whose_gradient_is_bad_is_named(runs, in_row):
     ended = runs.start(
         "run", "--max_skipped_in_row", in_row, fault=partial(poison_gradient, "blocks.1.attention.qkv_proj.weight")

@@ -95,7 +95,8 @@ def start_and_kill(runs, out: str, killed: int, n: int, *flags: str, **others: p
     return [one for rank, one in enumerate(ended) if rank != killed]
 
 
-@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 2])
 def test_a_dead_process_ends_the_others_with_one_sentence_that_names_it(runs, survives, lost):
     flags = ("--batch_size", "2", "--log_interval", "3")  # the checkpoint of step 4 lies between two log lines
     assert [one.code for one in runs.start_ranks("whole", *flags, n=3)] == [0, 0, 0]
@@ -118,6 +119,9 @@ def test_a_process_that_hangs_when_another_has_died_is_ended_too(runs, survives)
         assert_ended_by(1, other, 2)
         facts = json.loads((runs.folder / "run" / "run.json").read_text())
         assert facts["state"] == "failed" and facts["error"].startswith("process 1 of 2 has died")
+    again = runs.start_ranks("run", "--batch_size", "2")
+    assert [one.code for one in again] == [0, 0], again[0].output
+    assert "resumed from" in (runs.folder / "run/train.log").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A record is the old or the new one, whole, with the words of its authors, wherever its filling is killed."""
 
-import shutil
 import signal
 import sys
 from functools import partial
@@ -72,16 +71,34 @@ def fill_forked(*arguments) -> int:
     return process.exitcode
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_record_whose_filling_is_killed_is_the_old_or_the_new_one(tmp_path, survives, moment):
-    records = tmp_path / "experiment"
-    record = fill_record(write_run(tmp_path / "first/run"), records)
-    write_words(record)
-    old = record.read_text()
-    run = write_run(tmp_path / "out/run", target_loss=1.25, start_time="2026-01-03T03:00:00")
-    new = fill_record(run, shutil.copytree(records, tmp_path / "unharmed")).read_text()
+@pytest.fixture(scope="module")
+def unharmed(tmp_path_factory) -> tuple[Path, str, str]:
+    """(a second run, the record of the first with a person's words, the record that the second makes of it)."""
+    folder = tmp_path_factory.mktemp("unharmed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("runs.record.draw_curves", lambda run, path: None)
+        record = fill_record(write_run(folder / "first/run"), folder / "records")
+        write_words(record)
+        old = record.read_text()
+        run = write_run(folder / "out/run", target_loss=1.25, start_time="2026-01-03T03:00:00")
+        new = fill_record(run, folder / "records").read_text()
     assert old != new and filled(new)["TARGET_LOSS"] == "1.2500"
     assert_words_stand(new)
+    return run, old, new
+
+
+# The other moments change nothing on the disk that these do not: each is killed among the slow tests.
+OFTEN = {"at_a_value", "half_written", "before_renaming", "renamed", "drawing"}
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[] if moment in OFTEN else pytest.mark.slow) for moment in MOMENTS]
+)
+def test_a_record_whose_filling_is_killed_is_the_old_or_the_new_one(tmp_path, survives, unharmed, moment):
+    (run, old, new), records = unharmed, tmp_path / "experiment"
+    records.mkdir()
+    record = records / NAME
+    record.write_text(old)
 
     kill, is_new = MOMENTS[moment]
     with survives("kill -9 while a record is filled"):
@@ -94,7 +111,7 @@ def test_a_record_whose_filling_is_killed_is_the_old_or_the_new_one(tmp_path, su
         assert {path.name for path in records.glob("[!.]*")} == {NAME, "curves"}
 
 
-@pytest.mark.parametrize("moment", ["half_written", "before_renaming"])
+@pytest.mark.parametrize("moment", [pytest.param("half_written", marks=pytest.mark.slow), "before_renaming"])
 def test_a_run_killed_while_it_fills_its_record_fills_it_the_next_time(runs, survives, moment):
     records = runs.folder / "records"
     records.mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.tiny_runs import metrics
+from tests.tiny_runs import Runs, metrics
 from trainer.checkpoint import BANKS, checkpoint_dirs, read_state
 
 from .faults import die_after, die_half_written, disk_full, fault, send
@@ -92,9 +92,18 @@ def test_twenty_kills_lose_nothing(runs, seed, survives):
             assert_same_run(runs.folder / "whole", runs.folder / f"cut{number}")
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, survives, number, code):
+@pytest.fixture(scope="module")
+def whole(run_data, tmp_path_factory) -> Path:
+    """A finished run without further flags."""
+    runs = Runs(run_data, tmp_path_factory.mktemp("runs"))
     assert runs.start("whole").code == 0
+    return runs.folder / "whole"
+
+
+@pytest.mark.parametrize(
+    "number, code", [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, whole, survives, number, code):
     with survives("SIGTERM or Ctrl-C"):
         ended = runs.start("cut", fault=fault(f"{STEP}:count_targets", 9, partial(send, number)))
         out = runs.folder / "cut"
@@ -102,7 +111,7 @@ def test_a_signal_saves_and_ends_the_run_and_the_same_command_goes_on(runs, surv
         assert checkpoint_dirs(out)[-1].name == "checkpoint_00000005"
         assert json.loads((out / "run.json").read_text())["state"] == "stopped"
         assert runs.start("cut").code == 0
-        assert_same_run(runs.folder / "whole", out)
+        assert_same_run(whole, out)
 
 
 def test_a_signal_before_the_first_step_ends_the_run_at_once(runs):
@@ -154,8 +163,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(runs, survives):
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs, survives):
-    assert runs.start("whole").code == 0
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs, whole, survives):
     with survives("full disk"):
         ended = runs.start("cut", fault=fault(f"{CHECKPOINT}:save_file", 6, disk_full))  # the optimizer, at step 6
         out = runs.folder / "cut"
@@ -165,7 +173,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(runs, survi
         assert [path.name for path in checkpoint_dirs(out)] == ["checkpoint_00000004"]
         assert not list(out.glob(".writing_*"))
         assert runs.start("cut").code == 0
-        assert_same_run(runs.folder / "whole", out)
+        assert_same_run(whole, out)
 
 
 def lucky(*_) -> float:
@@ -182,9 +190,8 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(runs):
     assert [path.name for path in checkpoint_dirs(runs.folder / "plain")] == ["checkpoint_00000012"]
 
 
-def test_a_bank_is_written_once_for_each_change(runs):
-    assert runs.start("still").code == 0
-    assert len(list((runs.folder / "still" / BANKS).iterdir())) == 1
+def test_a_bank_is_written_once_for_each_change(runs, whole):
+    assert len(list((whole / BANKS).iterdir())) == 1
     assert runs.start("moving", *REWRITTEN).code == 0
     out = runs.folder / "moving"
     needed = {Path(name).name for path in checkpoint_dirs(out) for name in read_state(path)["checksums"]}
@@ -192,9 +199,9 @@ def test_a_bank_is_written_once_for_each_change(runs):
     assert "bank.tokens" not in load_file(checkpoint_dirs(out)[-1] / "model.safetensors")
 
 
-@pytest.mark.parametrize("flags", [("--batch_size", "2"), ("--accumulation_steps", "4"), ("--seed", "7")])
-def test_another_split_of_the_data_is_refused(runs, flags):
+def test_another_split_of_the_data_is_refused(runs):
     stopped = fault(f"{STEP}:count_targets", 9, partial(send, signal.SIGTERM))
     assert runs.start("run", fault=stopped).code == 143
-    ended = runs.start("run", *flags)
-    assert ended.code == 1 and f"was written with {flags[0]}" in ended.output and "--no_resume" in ended.output
+    for flags in (("--batch_size", "2"), ("--accumulation_steps", "4"), ("--seed", "7")):
+        ended = runs.start("run", *flags)
+        assert ended.code == 1 and f"was written with {flags[0]}" in ended.output and "--no_resume" in ended.output

@@ -1,5 +1,6 @@
 """The commands about experiments: list, compare, fill, check, new."""
 
+import io
 import json
 import os
 import re
@@ -7,11 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from runs.__main__ import cut
+from common.cli import run_command
+from runs.__main__ import cut, main
 from runs.blanks import open_blanks
 from runs.check import check_record, check_script
 from runs.compare import compare, groups_of, list_runs, verdict
@@ -26,14 +29,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments, root: Path, code: int = 0) -> str:
-    """What `python -m experiment` prints; on failure what it says is wrong."""
-    result = subprocess.run(
-        [sys.executable, "-m", "experiment", *map(str, arguments), "--root", str(root)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout if code == 0 else result.stdout + result.stderr
+    """What `python -m experiment` prints; on failure what it says is wrong. In this process, which has its imports."""
+    out, told = io.StringIO(), None
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out):
+        patched.setattr(sys, "argv", ["experiment", *map(str, arguments), "--root", str(root)])
+        try:
+            run_command(main)
+        except SystemExit as end:
+            told = end.code
+    assert (1 if isinstance(told, str) else told or 0) == code, told
+    return out.getvalue() if code == 0 else f"{out.getvalue()}{told}"
 
 
 def run_with(path: Path, last: float, **changes) -> Run:
@@ -81,7 +86,8 @@ def test_the_list_tells_the_state_of_every_run(tmp_path):
     }  # fmt: skip
     assert list_runs([Run(tmp_path / "one")]).rows[0]["loss"] == 2.4
     assert "| " + str(tmp_path / "one") in command("list", "--format", "markdown", root=tmp_path)
-    assert "9_9_9" in command("list", root=tmp_path)
+    own_process = [sys.executable, "-m", "experiment", "list", "--root", str(tmp_path)]
+    assert "9_9_9" in subprocess.run(own_process, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_compare_and_show_print_and_draw(tmp_path):
@@ -112,6 +118,7 @@ def test_fill_tells_how_many_blanks_are_left_for_people(tmp_path):
 
 
 def test_the_scripts_and_records_of_the_project_are_sound(tmp_path):
+    """All scripts parse; tests/trainer/test_config.py has what else is true of each."""
     assert "problems of scripts, records and documents: none" in command("check", root=tmp_path)
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from runs import record_text
+from runs import record, record_text
 from runs.analysis import at_fractions, divergence, last_tenth, plateaus, self_bleu, slope, spikes
 from runs.folder import hold_lock, session_of
 from runs.record import fill_record, fill_text, with_newer_tables
 from runs.record_values import VALUES, value_of
 from runs.run import Run, is_locked
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_curves")
+ROOT, draw_curves = Path(__file__).parents[2], record.draw_curves
 MARKER = re.compile(r"<!--(?!begin:)([\w:.]+?)(:[0-9a-f]{8})?-->")
 STAGE_NAMES = ("env", "data", "model", "train")
 
@@ -226,8 +227,10 @@ def test_what_the_log_warns_of_is_told(tmp_path):
     assert values["ANOMALY_1"] == "ERROR SwanLab failed" and values["ANOMALY_2"] == "WARNING disk low"
 
 
-def test_the_curves_are_drawn_beside_the_run(tmp_path):
-    path = write_run(tmp_path / "out/run")
+@pytest.mark.parametrize("kind", ["finished", "failed", "nothing but NaN"])
+def test_the_curves_are_drawn_beside_the_run(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(record, "draw_curves", draw_curves)
+    path = write_run(tmp_path / "out/run", **RUNS[kind])
     fill_record(path, tmp_path / "experiment")
     drawn = (path / "curves.png").read_bytes()
     assert drawn.startswith(b"\x89PNG") and len(drawn) < 150_000

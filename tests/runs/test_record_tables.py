@@ -31,8 +31,7 @@ def seeded(path: Path, seed: int, loss: float, model_type: str = "model_memory")
     return path
 
 
-def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
+def test_the_seeds_of_an_experiment_make_one_record_with_mean_and_spread(tmp_path, no_curves):
     runs = [seeded(tmp_path / f"out/experiment_9_9_9_seed{seed}", seed, loss) for seed, loss in ((1, 2.6), (2, 2.7))]
     write_run(tmp_path / "out/experiment_9_9_9_seed3", seed=3, experiment="9_9_9_seed3", state="failed")
     for seed, loss in ((1, 3.0), (2, 3.1)):
@@ -67,8 +66,7 @@ def test_an_experiment_that_has_folders_of_its_seeds_alone_is_opened_and_kept_by
         open_run("9.9.8", tmp_path / "out")
 
 
-def test_a_table_that_a_person_changed_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "draw_curves", lambda run, path: None)
+def test_a_table_that_a_person_changed_stays(tmp_path, no_curves):
     run = write_run(tmp_path / "out/run")
     path = fill_record(run, tmp_path / "experiment")
     path.write_text(path.read_text().replace("| 验证 Loss | 2.6000 |", "| 验证 Loss | 2.6 (mine) |"))

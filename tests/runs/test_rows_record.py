@@ -1,8 +1,10 @@
 """An experiment whose run folder is gone has a record from its rows of results, which states nothing else."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -12,6 +14,13 @@ from runs.documents.rows import Rows
 from runs.record import checksum
 from runs.rows_record import ROOT, stale_tables
 from tests.runs.test_record_tables import filled
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rows_read_once():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Rows, "load", cache(Rows.load))
+        yield
 
 
 def fill(monkeypatch, tmp_path, number: str, answers: dict, protocol: str = "wiki-49M") -> None:
@@ -119,7 +128,7 @@ def test_a_record_that_a_run_filled_keeps_its_values(monkeypatch, tmp_path):
     beside = text[text.index(begin) :].split("<!--end:ROWS_")[0]
     assert "**另一协议的结果: wiki-49M**" in beside and "| 验证 Loss | 2.9681 | 2.9673 |" in beside
     fill(monkeypatch, tmp_path, "1.6.8", {"FINDING_2": "验证 Loss 2.9681"})
-    again, rows = path.read_text(), Rows.load(ROOT)
+    again, rows = path.read_text(), copy.deepcopy(Rows.load(ROOT))
     assert again.count(begin) == 1 and stale_tables(path, again, rows) is None
     newest = max((r for r in rows.results if r.key == "1.6.8/memory/val_loss/val/wiki-49M"), key=lambda r: r.date)
     rows.results.append(replace(newest, value=2.5, values=[2.5]))

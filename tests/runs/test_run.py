@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import tiny_model
+from tests.reliability.faults import draw_curves
 from tests.tiny_runs import metrics
 from trainer.start import load_weights
 
@@ -101,7 +102,8 @@ def test_an_evaluation_is_put_aside_when_its_run_goes_on(runs, tmp_path):
 
 def test_a_run_leaves_what_it_promises(runs, tmp_path):
     out = tmp_path / "run"
-    assert runs.start("run").code == 0
+    assert runs.start("run", fault=draw_curves).code == 0
+    assert (out / "curves.png").stat().st_size > 40_000  # the curves of a run, not the empty picture of other tests
     assert {"step", "loss", "lr", "tokens_per_s", "grad_norm"} <= json.loads(
         (out / "metrics.jsonl").read_text().splitlines()[0]
     ).keys()

@@ -33,6 +33,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(runs, kind):
     assert "ngram_table.rows.weight" in weights[0]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_whole_batch(runs):
     assert runs.start("one", *PLAIN[:2], *TABLE).code == 0
     two = runs.start_ranks("two", *PLAIN[:2], *TABLE, "--batch_size", "2")

@@ -87,7 +87,10 @@ def train(
     return torch.tensor(steps), int(skipped), torch.tensor(validation)
 
 
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(
+    "design",
+    [pytest.param(d, marks=pytest.mark.slow) if d in ("token scope", "gated MLP") else d for d in DESIGNS],
+)
 def test_a_validation_pass_and_a_skipped_step_leave_training_as_it_is(design):
     steps, skipped, validation = train(DESIGNS[design], "cpu")
     alone, _, _ = train(DESIGNS[design], "cpu", validates=False)
