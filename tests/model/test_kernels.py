@@ -265,7 +265,7 @@ def test_attending_to_own_entries_errs_no_more_than_torch(B, T, S, heads, width,
 
 
 @pytest.mark.parametrize(
-    "n_hints, n_kept", [(48, 16), (5, 3), (1, 2), (16, 8), (17, 16), (80, 16), (128, 16), (160, 16)]
+    "n_hints, n_kept", [(48, 16), (5, 3), (1, 2), (16, 8), (17, 16), (64, 64), (80, 16), (128, 64), (160, 16)]
 )
 def test_keeping_the_best_equals_the_reference(n_hints, n_kept):
     from model.ops import keep_best
