@@ -209,7 +209,7 @@ def test_a_few_steps_learn_one_batch(variant):
 
 @memory_variants
 def test_without_memory_layers_the_model_is_the_baseline(variant):
-    off = tiny_model(**{**variant, "memory_layers": [], "pointer": False})
+    off = tiny_model(**{**variant, "memory_layers": [], "pointer": False, "block_selected": None})
     baseline = tiny_model(**{**variant, "model_type": "model_original"})
     ids = random_ids(2, T)
     assert torch.equal(off(ids).logits, baseline(ids).logits)
