@@ -140,7 +140,9 @@ def _spread(
 
 
 @triton.jit
-def _by_word(weight_ptr, token_ptr, mass_ptr, W, V, SKIP: tl.constexpr, WB: tl.constexpr, VB: tl.constexpr):
+def _by_word(
+    weight_ptr, token_ptr, mass_ptr, weight_stride, W, V, SKIP: tl.constexpr, WB: tl.constexpr, VB: tl.constexpr
+):  # fmt: skip
     position = tl.program_id(0).to(tl.int64)
     mass_ptr += position * V
     for begin in range(0, V, VB):
@@ -150,7 +152,7 @@ def _by_word(weight_ptr, token_ptr, mass_ptr, W, V, SKIP: tl.constexpr, WB: tl.c
     for begin in range(0, W, WB):
         word = begin + tl.arange(0, WB)
         token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
-        weight = tl.load(weight_ptr + position * W + word, mask=word < W, other=0.0)
+        weight = tl.load(weight_ptr + position * weight_stride + word, mask=word < W, other=0.0)
         tl.atomic_add(mass_ptr + token, weight.to(mass_ptr.dtype.element_ty), mask=token != SKIP, sem="relaxed")
 
 
@@ -182,14 +184,16 @@ def _by_words(weight_XW: Tensor, token_XW: Tensor, n_rows: int, dtype: torch.dty
     The next part writes over the sums of the last. Those in 16 bits are rounded at each word.
     """
     X, W = token_XW.shape
-    weight_XW, token_XW = weight_XW.contiguous(), token_XW.contiguous()
+    token_XW = token_XW.contiguous()
+    if weight_XW.stride(1) != 1:  # rows may stand apart: those of a softmax with one column more
+        weight_XW = weight_XW.contiguous()
     P = triton.cdiv(X, triton.cdiv(X * n_rows * dtype.itemsize, DENSE_BYTES))
     mass_PV = weight_XW.new_empty(P, n_rows, dtype=dtype)
     blocks = min(triton.next_power_of_2(W), 512), min(triton.next_power_of_2(n_rows), 2048)
     for begin in range(0, X, P):
         part = slice(begin, min(begin + P, X))
         own_PV = mass_PV[: part.stop - begin]
-        _by_word[(len(own_PV),)](weight_XW[part], token_XW[part], own_PV, W, n_rows, skip, *blocks)
+        _by_word[(len(own_PV),)](weight_XW[part], token_XW[part], own_PV, weight_XW.stride(0), W, n_rows, skip, *blocks)
         yield part, own_PV
 
 
