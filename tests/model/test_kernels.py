@@ -304,6 +304,7 @@ def test_reading_tokens_errs_no_more_than_torch(
     entry = torch.where(torch.rand(positions, slots, device="cuda") < shared, entry[:1], entry)
     entry[-1] = -1
     token = bank[entry.clamp(min=0)].masked_fill((entry < 0)[..., None], skip).flatten(1)
+    token = token.int() if shared else token
     rest = token, entry, skip
     assert_reads_as_torch(
         lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), token, skip, width, vocabulary,
@@ -325,10 +326,10 @@ def assert_reads_as_torch(
         return [x.double() for x in (*outs, *torch.autograd.grad(outs, (query, table, weight), grads))]
 
     def slow_score(query, table):
-        return (query[:, None] * table[token.clamp(min=0)] * read).sum(dim=-1)
+        return (query[:, None] * table[token.long().clamp(min=0)] * read).sum(dim=-1)
 
     def slow_mix(weight, table):
-        return (weight[..., None] * table[token.clamp(min=0)] * read).sum(dim=-2)
+        return (weight[..., None] * table[token.long().clamp(min=0)] * read).sum(dim=-2)
 
     truth, eager = run(slow_score, slow_mix, torch.float64), run(slow_score, slow_mix, dtype)
     with monkeypatch.context() as patch:
