@@ -20,7 +20,7 @@ class EntryTokens(NamedTuple):
     """The tokens of the entries at each position, and how they relate to the text.
 
     Attributes:
-        token_BTW: int64, S*L tokens, entry after entry; PADDING is not read.
+        token_BTW: int32 or int64, S*L tokens, entry after entry; PADDING is not read.
         previous_BTW: the token before each token inside its entry; PADDING before the first, NO_TOKEN for padding.
         follows_BTW: whether that previous token is the text's current one: the token would continue the text.
         follows2_BTW: whether the two tokens before it are the text's last two.
@@ -102,7 +102,7 @@ def lay_out_tokens(
     """The tokens of the entries found at each position, beside each other.
 
     Args:
-        token_BTSL: int64, PADDING for no entry.
+        token_BTSL: int32 or int64, PADDING for no entry.
         input_BT, previous_BT: the text's tokens, and the token before each, PADDING at the start of a document.
         before_BTS2: the two tokens of the entry before those that are read; None: there are none.
     """

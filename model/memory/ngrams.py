@@ -70,7 +70,7 @@ class Ngrams(Retrieval):
         if inputs.training and config.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < config.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(bank.tokens)), entry_BTS)
-        token_BTSL = bank.tokens[entry_BTS].long().masked_fill(missing_BTS[..., None], PADDING)
+        token_BTSL = bank.tokens[entry_BTS].int().masked_fill(missing_BTS[..., None], PADDING)
         tokens = None
         if lay_out:
             found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)

@@ -160,7 +160,7 @@ class TokenFusion(Fusion):
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
         tokens, unit_embedding_VD = found.tokens, context.unit_embedding_VD
         if tokens is None:
-            tokens = lay_out_tokens(found.token_BTSL.long(), found.entry_BTS, *context.text)
+            tokens = lay_out_tokens(found.token_BTSL.int(), found.entry_BTS, *context.text)
         S = self.config.num_selected
         n = self.config.block_selected or S
         tokens = tokens.first(n)
@@ -239,5 +239,5 @@ def mixed_log_probabilities(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Ten
     """(B, T, V) float32: ln p of every next token, drawn from the vocabulary or copied."""
     drawn_BT1 = (1 - copy_BTW.sum(dim=-1, keepdim=True)).clamp(min=NEVER)
     log_p_BTV = logits_BTV.float().log_softmax(dim=-1) + drawn_BT1.log()
-    copied_BTV = torch.zeros_like(log_p_BTV).scatter_add(-1, token_BTW, copy_BTW)
+    copied_BTV = torch.zeros_like(log_p_BTV).scatter_add(-1, token_BTW.long(), copy_BTW)
     return torch.logaddexp(log_p_BTV, copied_BTV.clamp(min=NEVER).log())

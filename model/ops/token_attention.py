@@ -31,7 +31,7 @@ def score_tokens(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_B
     Args:
         entry_BTS: int64, the entry of each slot, NO_ENTRY for none. Equal entries have equal tokens.
     """
-    score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.clamp(min=0)).float()
+    score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.long().clamp(min=0)).float()
     return score_BTW.masked_fill(token_BTW == skip, 0.0)
 
 
@@ -56,4 +56,4 @@ def sum_tokens(weight_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BT
 def sum_by_token(weight_BTW: Tensor, token_BTW: Tensor, table_VX: Tensor) -> Tensor:
     """(B, T, V) in the table's dtype: the weight of each token of the vocabulary."""
     mass_BTV = table_VX.new_zeros(*token_BTW.shape[:-1], len(table_VX))
-    return mass_BTV.scatter_add(-1, token_BTW, weight_BTW.to(mass_BTV.dtype))
+    return mass_BTV.scatter_add(-1, token_BTW.long(), weight_BTW.to(mass_BTV.dtype))

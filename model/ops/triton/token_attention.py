@@ -4,8 +4,11 @@ Three operations, each other's gradients: a score of each word, a weighted sum o
 vectors over the table's rows. Neighbouring positions read the same entries: a program takes P of them, and for each
 entry that a slot of theirs holds, the rows of its words are read, or added to, once, and the rest is a matrix product.
 
-Axes: X positions · P of one program · S slots, an entry each · L words of an entry · W = S L words of a position
-      R width · V vocabulary
+Where a position has many words for the size of the table, sums and spreading are denser: a part of the positions at a
+time, weights are summed by word in a matrix of a column for each row of the table, and its products are what is asked.
+
+Axes: X positions · P of one program, or of one part · S slots, an entry each · L words of an entry
+      W = S L words of a position · R width · V vocabulary
 """
 
 import torch
@@ -19,6 +22,9 @@ WORDS, COLUMNS = 32, 128  # of an entry, and of the width, at a time: as much as
 # Some words are in most entries: their sums, made in several copies of the table, do not wait for each other. Together
 # the copies stay in the L2 cache.
 MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
+# The dense way is taken from so many positions on, and up to so many rows of the table for each word of a position. The
+# matrix of one part has about so many bytes, for the L2 cache.
+DENSE_POSITIONS, DENSE_ROWS, DENSE_BYTES = 2048, 32, 50 << 20
 
 
 @triton.jit
@@ -133,6 +139,23 @@ def _spread(
         entry = tl.max(left, axis=0)
 
 
+@triton.jit
+def _by_word(
+    weight_ptr, token_ptr, mass_ptr, weight_stride, W, V, SKIP: tl.constexpr, WB: tl.constexpr, VB: tl.constexpr
+):  # fmt: skip
+    position = tl.program_id(0).to(tl.int64)
+    mass_ptr += position * V
+    for begin in range(0, V, VB):
+        row = begin + tl.arange(0, VB)
+        tl.store(mass_ptr + row, tl.zeros([VB], dtype=mass_ptr.dtype.element_ty), mask=row < V)
+    tl.debug_barrier()  # other threads wrote the zeros that a thread adds to
+    for begin in range(0, W, WB):
+        word = begin + tl.arange(0, WB)
+        token = tl.load(token_ptr + position * W + word, mask=word < W, other=SKIP)
+        weight = tl.load(weight_ptr + position * weight_stride + word, mask=word < W, other=0.0)
+        tl.atomic_add(mass_ptr + token, weight.to(mass_ptr.dtype.element_ty), mask=token != SKIP, sem="relaxed")
+
+
 TILES = {_score: (16, 1), _sum: (16, 2), _spread: (64, 4)}  # P and warps, measured on an H100 (docs/speed.md)
 
 
@@ -150,6 +173,39 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: T
     return out
 
 
+def _is_dense(token_XW: Tensor, n_rows: int) -> bool:
+    X, W = token_XW.shape
+    return X >= DENSE_POSITIONS and n_rows <= DENSE_ROWS * W
+
+
+def _by_words(weight_XW: Tensor, token_XW: Tensor, n_rows: int, dtype: torch.dtype, skip: int):
+    """For each part of the positions: which they are, and (P, n_rows), their weights summed by word.
+
+    The next part writes over the sums of the last. Those in 16 bits are rounded at each word.
+    """
+    X, W = token_XW.shape
+    token_XW = token_XW.contiguous()
+    if weight_XW.stride(1) != 1:  # rows may stand apart: those of a softmax with one column more
+        weight_XW = weight_XW.contiguous()
+    P = triton.cdiv(X, triton.cdiv(X * n_rows * dtype.itemsize, DENSE_BYTES))
+    mass_PV = weight_XW.new_empty(P, n_rows, dtype=dtype)
+    blocks = min(triton.next_power_of_2(W), 512), min(triton.next_power_of_2(n_rows), 2048)
+    for begin in range(0, X, P):
+        part = slice(begin, min(begin + P, X))
+        own_PV = mass_PV[: part.stop - begin]
+        _by_word[(len(own_PV),)](weight_XW[part], token_XW[part], own_PV, weight_XW.stride(0), W, n_rows, skip, *blocks)
+        yield part, own_PV
+
+
+def _spread_by_words(mass_PV: Tensor, vector_PR: Tensor) -> Tensor:
+    out_VR = vector_PR.new_empty(mass_PV.shape[1], vector_PR.shape[1])
+    return torch.mm(mass_PV.T, vector_PR, out=out_VR)  # with `out`, autocast changes no precision
+
+
+def _total(spread: list[Tensor]) -> Tensor:
+    return torch.stack(spread).sum(dim=0, dtype=torch.float32)
+
+
 @custom_op
 def score_tokens(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
     """(X, W) float32: the product of each position's query with the table's row of each of its words; 0 for `skip`.
@@ -164,7 +220,12 @@ def score_tokens(query_XR: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS:
 @custom_op
 def sum_tokens(weight_XW: Tensor, table_VR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int) -> Tensor:
     """(X, R) in the table's dtype: the sum of the rows of a position's words, each times its weight."""
-    out = table_VR.new_empty(token_XW.shape[0], table_VR.shape[1])
+    n_rows, R = table_VR.shape
+    out = table_VR.new_empty(token_XW.shape[0], R)
+    if _is_dense(token_XW, n_rows):
+        for part, mass_PV in _by_words(weight_XW, token_XW, n_rows, table_VR.dtype, skip):
+            torch.mm(mass_PV, table_VR, out=out[part])
+        return out
     return _launch(_sum, weight_XW, table_VR, token_XW, entry_XS, out, skip)
 
 
@@ -177,9 +238,30 @@ def spread_tokens(
     The order in which sums are made is open.
     """
     R = vector_XR.shape[1]
+    if _is_dense(token_XW, n_rows):
+        masses = _by_words(weight_XW, token_XW, n_rows, vector_XR.dtype, skip)
+        return _total([_spread_by_words(mass_PV, vector_XR[part]) for part, mass_PV in masses])
     n_copies = min(max(COPIED_FLOATS // (n_rows * R), 1), MOST_COPIES)
     out = vector_XR.new_zeros(n_copies, n_rows, R, dtype=torch.float32)
     return _launch(_spread, weight_XW, vector_XR, token_XW, entry_XS, out, skip, n_rows, n_copies).sum(dim=0)
+
+
+@custom_op
+def sum_and_spread_tokens(
+    weight_XW: Tensor, table_VR: Tensor, vector_XR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int
+) -> tuple[Tensor, Tensor]:
+    """`sum_tokens` of a table and `spread_tokens` of vectors, by the same weights."""
+    n_rows, words = len(table_VR), (token_XW, entry_XS)
+    if not _is_dense(token_XW, n_rows):
+        return (
+            sum_tokens.launch(weight_XW, table_VR, *words, skip),
+            spread_tokens.launch(weight_XW, vector_XR, *words, n_rows, skip),
+        )
+    sum_XR, spread = table_VR.new_empty(vector_XR.shape), []
+    for part, mass_PV in _by_words(weight_XW, token_XW, n_rows, table_VR.dtype, skip):
+        torch.mm(mass_PV, table_VR, out=sum_XR[part])
+        spread.append(_spread_by_words(mass_PV, vector_XR[part]))
+    return sum_XR, _total(spread)
 
 
 @score_tokens.register_fake
@@ -197,6 +279,11 @@ def _(weight_XW, vector_XR, token_XW, entry_XS, n_rows, skip):
     return vector_XR.new_empty(n_rows, vector_XR.shape[1], dtype=torch.float32)
 
 
+@sum_and_spread_tokens.register_fake
+def _(weight_XW, table_VR, vector_XR, token_XW, entry_XS, skip):
+    return table_VR.new_empty(vector_XR.shape), table_VR.new_empty(table_VR.shape, dtype=torch.float32)
+
+
 def _setup(ctx, inputs, output) -> None:
     *tensors, ctx.skip = inputs
     ctx.save_for_backward(*tensors)
@@ -204,9 +291,8 @@ def _setup(ctx, inputs, output) -> None:
 
 def _score_backward(ctx, grad_XW: Tensor):
     query_XR, table_VR, *words = ctx.saved_tensors
-    grad_query_XR = sum_tokens(grad_XW, table_VR, *words, ctx.skip).to(query_XR.dtype)
-    grad_table_VR = spread_tokens(grad_XW, query_XR, *words, table_VR.shape[0], ctx.skip).to(table_VR.dtype)
-    return grad_query_XR, grad_table_VR, None, None, None
+    grad_query_XR, grad_table_VR = sum_and_spread_tokens(grad_XW, table_VR, query_XR, *words, ctx.skip)
+    return grad_query_XR.to(query_XR.dtype), grad_table_VR.to(table_VR.dtype), None, None, None
 
 
 def _sum_backward(ctx, grad_XR: Tensor):
