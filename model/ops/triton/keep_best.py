@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 NO_ENTRY: tl.constexpr = tl.constexpr(-1)
-FEW = 16  # many positions have no more hints than this, most no more than twice as many: they compare fewer pairs
+FEW = 32  # most positions have no more hints than this: they compare fewer pairs (measured on an H200: docs/log.md)
 
 
 @triton.jit
@@ -120,16 +120,16 @@ def keep_best(
     hint_BTX = torch.empty(B, T, X, dtype=torch.int32, device=entry_BTX.device)
     total_BTX = torch.empty(B, T, X, dtype=torch.float32, device=entry_BTX.device)
     count_BT = torch.empty(B, T, dtype=torch.int32, device=entry_BTX.device)
-    n_warps = min(max(X * X // 4096, 1), 16)  # every pair of hints is compared: 4096 pairs a warp
+    # Every pair of hints is compared: 4096 pairs a warp.
     _merge_hints[(B * T,)](
         entry_BTX.contiguous(), weight_BTX.float().contiguous(), hint_BTX, total_BTX, count_BT, n_hints, X,
-        num_warps=n_warps,
+        num_warps=min(max(X * X // 4096, 1), 16),
     )  # fmt: skip
     best_BTC = torch.empty(B, T, n_kept, dtype=torch.int64, device=entry_BTX.device)
     score_BTC = torch.empty(B, T, n_kept, dtype=torch.float32, device=entry_BTX.device)
     _keep_best[(B,)](
         hint_BTX, total_BTX, count_BT, start_BT.to(torch.int8).contiguous(), kept_BC.contiguous(),
         score_BC.float().contiguous(), best_BTC, score_BTC, T, n_kept, decay,
-        C=triton.next_power_of_2(n_kept), X=X, FEW=FEW, num_warps=n_warps,
+        C=triton.next_power_of_2(n_kept), X=X, FEW=FEW, num_warps=max(X // 32, 1),
     )  # fmt: skip
     return best_BTC, score_BTC

@@ -23,8 +23,8 @@ WORDS, COLUMNS = 32, 128  # of an entry, and of the width, at a time: as much as
 # the copies stay in the L2 cache.
 MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
 # The dense way is taken from so many positions on, and up to so many rows of the table for each word of a position. The
-# matrix of one part has about so many bytes, for the L2 cache.
-DENSE_POSITIONS, DENSE_ROWS, DENSE_BYTES = 2048, 32, 50 << 20
+# matrix of one part has about so many bytes: few launches, little memory.
+DENSE_POSITIONS, DENSE_ROWS, DENSE_BYTES = 2048, 32, 100 << 20
 
 
 @triton.jit
