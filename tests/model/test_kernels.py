@@ -308,7 +308,7 @@ def test_reading_tokens_errs_no_more_than_torch(
     rest = token, entry, skip
     assert_reads_as_torch(
         lambda q, t: score_tokens(q, t, *rest), lambda w, t: sum_tokens(w, t, *rest), token, skip, width, vocabulary,
-        dtype, monkeypatch, at_most=2 if dense else 1.05,  # dense sums are rounded at each word that repeats
+        dtype, monkeypatch, at_most=2.5 if dense else 1.05,  # dense sums are rounded at each word that repeats
     )  # fmt: skip
 
 
