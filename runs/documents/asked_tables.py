@@ -37,7 +37,8 @@ def public_tests(page: Page) -> str:
         "**memory (1.6.17)**, a better search, calibrated, two seeds": (text, "1.6.17", "memory"),
         "the same, 16 entries read in place of 8, one seed": (text, "1.6.17, 16 entries read", "memory"),
         "**memory (1.6.22)**, trained so, and on other case and absent facts, three seeds": (case, "1.6.22", "memory"),
-        "the same, trained with a shuffled bank, one seed": (case, "1.6.22, trained with a shuffled bank", "memory"),
+        "memory (1.6.27), blocks read 4 of its 16 entries, two seeds": (case, "1.6.27", "memory"),
+        "1.6.22, trained with a shuffled bank, one seed": (case, "1.6.22, trained with a shuffled bank", "memory"),
         "plain (1.6.0), trained on the questions of 1.6.22": (case, "1.6.0", "plain"),
         "memory (1.6.19), learned product keys, one seed": (text, "1.6.19", "memory"),
     }
@@ -77,6 +78,7 @@ def all_edits(page: Page) -> str:
         "**1.6.18**, calibrated, two seeds": (every, "1.6.18", "memory"),
         "1.6.18, 16 entries read, one seed": (every, "1.6.18, 16 entries read", "memory"),
         "**1.6.22**, 16 entries read, calibrated, three seeds": (OTHER_CASE, "1.6.22", "memory"),
+        "1.6.27, blocks read 4 of them, calibrated, two seeds": (OTHER_CASE, "1.6.27", "memory"),
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",
