@@ -4,7 +4,8 @@
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
 search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. The smallest scale with
-nearly the least loss on the right answers is written; `--scales 1` takes it back. Give questions that test nothing.
+nearly the least loss on the right answers is written, of those that cost the validation text at most `--text_cost`;
+`--scales 1` takes it back. Give questions that test nothing.
 Facts that the bank lacks are left out: where there is nothing to find, any trust in the search is too much.
 `eval_model.py` sets earlier results aside. Training the run again starts from the scale of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
@@ -29,7 +30,7 @@ from .language import language
 from .likelihood import Encoded, encode, score_sequences
 
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-TOLERANCE = 0.03  # of the least loss: the smallest scale within it is chosen, for a larger one costs loss on text
+TOLERANCE = 0.03  # of the least loss: the smallest scale within it is chosen
 TEXT_ROWS = 64  # of the validation text, whose loss is told beside
 
 
@@ -52,6 +53,13 @@ def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[E
             raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
     pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in REWORDINGS for row in rows]
     return encode(tokenizer, pairs)
+
+
+def chosen(loss: dict[float, float], text_loss: dict[float, float], text_cost: float) -> float:
+    """The smallest scale with nearly the least loss, of those that cost the text little beside the smallest scale."""
+    allowed = [scale for scale in loss if text_loss[scale] <= text_loss[min(loss)] + text_cost]
+    least = min(loss[scale] for scale in allowed)
+    return min(scale for scale in allowed if loss[scale] <= (1 + TOLERANCE) * least)
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -80,7 +88,7 @@ def calibrate(args: argparse.Namespace) -> None:
             f"the loss of text is left out: there is no validation file {data['val_path'] or 'in the flags of the run'}"
         )
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
-    loss = {}
+    loss, text_loss = {}, {}
     with precision(device, flags["optim"]["dtype"]):
         for scale in sorted({*args.scales}):
             model.pointer.scale = scale
@@ -88,9 +96,10 @@ def calibrate(args: argparse.Namespace) -> None:
             loss[scale] = -sum(score.log_p for score in scores) / len(scores)
             exact = sum(score.is_greedy for score in scores) / len(scores)
             found = language(model, tokenizer, text)
+            text_loss[scale] = found["loss"] if found else 0.0
             told = f"; loss of the validation text {found['loss']:.4f} nats a token" if found else ""
             print(f"scale {scale:g}: {loss[scale]:.4f} nats an answer, {exact:.1%} greedy{told}", flush=True)
-    best = min(scale for scale in loss if loss[scale] <= (1 + TOLERANCE) * min(loss.values()))
+    best = chosen(loss, text_loss, args.text_cost)
     if best == before:
         print(f"the run has the best scale already: {best:g}")
         return
@@ -103,6 +112,10 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
     parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="what is tried")
+    parser.add_argument(
+        "--text_cost", type=float, default=0.01,
+        help="nats a token that the validation text may lose against the smallest scale (default: 0.01)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")

@@ -55,6 +55,12 @@ def test_the_scale_with_the_least_loss_is_written_and_taken_back(run, model, mon
     assert scale_of(run("--scales", "1")) == 1.0
 
 
+def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
+    loss, text_loss = {1.0: 3.0, 2.0: 2.0, 3.0: 1.0}, {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
+    assert [calibrate.chosen(loss, text_loss, cost) for cost in (0.0, 0.01, 0.05)] == [1.0, 2.0, 3.0]
+    assert calibrate.chosen(loss | {2.0: 1.01}, text_loss, 0.05) == 2.0  # nearly the least
+
+
 def test_facts_that_the_bank_lacks_are_left_out(tokenizer, tmp_path):
     row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
     rows = [row | {"subject": name, "uuid": name} for name in ("Oslo", "Bergen", "Cusco")]
