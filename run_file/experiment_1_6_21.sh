@@ -8,5 +8,5 @@
 #   python -m dataset.passages dataset/stable/wiki_train.jsonl --out dataset/stable/wiki_bank/passages.jsonl
 source "$(dirname "${BASH_SOURCE[0]}")/_base.sh"
 builds_on 1_6_20
-flags --learning_rate 4.5e-3 --knowledge_num 1944335 --database_init_path dataset/stable/wiki_bank
+flags --learning_rate 4.5e-3 --knowledge_num 1950532 --database_init_path dataset/stable/wiki_bank
 launch "$@"
