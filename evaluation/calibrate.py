@@ -79,7 +79,7 @@ def calibrate(args: argparse.Namespace) -> None:
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
     files = EvalConfig(object_path=args.object_path, limit=args.limit, cache_dir=data["cache_dir"])
-    gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"])
+    gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
     encoded = right_answers(tokenizer, args.object_path, args.limit, gold)
     before = config.get("pointer_scale", 1.0)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
     parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
+    parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="what is tried")
     parser.add_argument(
         "--text_cost", type=float, default=0.01,

@@ -23,6 +23,7 @@ def run(model, tokenizer, tmp_path, monkeypatch):
             {
                 "data": {"val_path": None, "cache_dir": str(tmp_path), "database_init_path": "knowledge.json"}
                 | {"object_path": str(tmp_path / "dev.jsonl")},
+                "model": {"knowledge_num": 49, "knowledge_length": 5},
                 "optim": {"dtype": "float32"},
             }
         )
@@ -70,6 +71,14 @@ def test_facts_that_the_bank_lacks_are_left_out(tokenizer, tmp_path):
     assert len(everything) == 3 * len(held) and held[0] == everything[1]
     with pytest.raises(ValueError, match="the bank holds no fact"):
         calibrate.right_answers(tokenizer, str(path), 9, Gold({"Lima": 0}, {}, lambda: iter(())))
+
+
+def test_a_knowledge_file_that_was_moved_is_asked_for(run, tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps(json.loads(questions.read_text()) | {"uuid": "1"}))
+    for given, missing in ((), "knowledge.json"), (("--database_init_path", "moved.json"), "moved.json"):
+        with pytest.raises(FileNotFoundError, match=f"{missing}: give another --database_init_path"):
+            run(*given)
 
 
 def test_the_scale_changes_what_is_copied(run, model, capsys):
