@@ -23,8 +23,9 @@ WORDS, COLUMNS = 32, 128  # of an entry, and of the width, at a time: as much as
 # the copies stay in the L2 cache.
 MOST_COPIES, COPIED_FLOATS = 16, 1 << 23
 # The dense way is taken from so many positions on, and up to so many rows of the table for each word of a position. The
-# matrix of one part has about so many bytes: few launches, little memory.
-DENSE_POSITIONS, DENSE_ROWS, DENSE_BYTES = 2048, 32, 100 << 20
+# matrix of one part has about so many bytes: few launches, little memory. GPUs before Hopper add bfloat16 to memory in
+# loops of compare-and-swap; the dense way was not measured there.
+DENSE_POSITIONS, DENSE_ROWS, DENSE_BYTES, DENSE_CAPABILITY = 2048, 32, 100 << 20, (9, 0)
 
 
 @triton.jit
@@ -175,7 +176,8 @@ def _launch(kernel, first: Tensor, second: Tensor, token_XW: Tensor, entry_XS: T
 
 def _is_dense(token_XW: Tensor, n_rows: int) -> bool:
     X, W = token_XW.shape
-    return X >= DENSE_POSITIONS and n_rows <= DENSE_ROWS * W
+    has_atomics = torch.cuda.get_device_capability(token_XW.device) >= DENSE_CAPABILITY
+    return has_atomics and X >= DENSE_POSITIONS and n_rows <= DENSE_ROWS * W
 
 
 def _by_words(weight_XW: Tensor, token_XW: Tensor, n_rows: int, dtype: torch.dtype, skip: int):
