@@ -83,17 +83,17 @@ def _count_part(
         total_MX = total_MX - ranges(index, index.replaced, query_X)[1] + edited[1]
 
     def places(level_1X: Tensor, n: int, fewer_1X: Tensor | None = None) -> Tensor:
-        """Of the positions in `fewer_1X` alone, if it is given."""
+        """`taken` of the bank as it is; only for the positions in `fewer_1X`, if it is given."""
 
-        def some(places, low_MX: Tensor, count_MX: Tensor) -> Tensor:
+        def of(some, low_MX: Tensor, count_MX: Tensor) -> Tensor:
             asked_MX = count_MX if fewer_1X is None else count_MX * fewer_1X
-            return taken(index, places, low_MX, asked_MX, level_1X, n, shuffle, own)
+            return taken(index, some, low_MX, asked_MX, level_1X, n, shuffle, own)
 
-        place_XY = some(index.base, *base)
+        place_XY = of(index.base, *base)
         if edited is None:
             return place_XY
         stale_XY = index.stale_N[place_XY.clamp(min=0) // index.token_NL.shape[1]]
-        return torch.cat([some(index.edits, *edited), place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
+        return torch.cat([of(index.edits, *edited), place_XY.masked_fill(stale_XY, NO_ENTRY)], dim=-1)
 
     def counted(n: int) -> Counted:
         level_1X = ((total_MX >= n).sum(dim=0, keepdim=True) - 1).clamp(min=0)

@@ -90,9 +90,9 @@ def _keep_best(
         position = first + t
         score = tl.where(start == 0, score * decay, 0.0)
         entry = tl.where(score > 0, entry, NO_ENTRY)
-        if X > 2 * FEW and count > 2 * FEW:
+        if X > 2 * FEW and count > 2 * FEW:  # X is known to the compiler: it makes no walk that no position takes
             entry, score = _keep_loaded(entry, score, hint_ptr + position * X, weight_ptr + position * X, C, X)
-        elif X > FEW and count > FEW:  # without X > FEW, Triton 3.6 fails at X = 16 and hangs at X = 1
+        elif X > FEW and count > FEW:
             entry, score = _keep_loaded(entry, score, hint_ptr + position * X, weight_ptr + position * X, C, 2 * FEW)
         elif count > 0:
             entry, score = _keep(entry, score, hint, weight, C, FEW)
@@ -130,6 +130,6 @@ def keep_best(
     _keep_best[(B,)](
         hint_BTX, total_BTX, count_BT, start_BT.to(torch.int8).contiguous(), kept_BC.contiguous(),
         score_BC.float().contiguous(), best_BTC, score_BTC, T, n_kept, decay,
-        C=triton.next_power_of_2(n_kept), X=X, FEW=FEW, num_warps=max(X // 32, 1),
+        C=triton.next_power_of_2(n_kept), X=X, FEW=FEW, num_warps=X // 32,
     )  # fmt: skip
     return best_BTC, score_BTC
