@@ -62,15 +62,16 @@ def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
     assert calibrate.chosen(loss | {2.0: 1.01}, text_loss, 0.05) == 2.0  # nearly the least
 
 
-def test_facts_that_the_bank_lacks_are_left_out(tokenizer, tmp_path):
+def test_facts_that_the_bank_lacks_are_left_out(run, monkeypatch, tokenizer, tmp_path):
     row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
     rows = [row | {"subject": name, "uuid": name} for name in ("Oslo", "Bergen", "Cusco")]
     (path := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     gold = Gold({"Bergen": 3}, {}, lambda: iter(()))
     everything, held = (calibrate.right_answers(tokenizer, str(path), 9, known) for known in (None, gold))
     assert len(everything) == 3 * len(held) and held[0] == everything[1]
+    monkeypatch.setattr(calibrate, "find_gold", lambda *_: Gold({"Lima": 0}, {}, lambda: iter(())))
     with pytest.raises(ValueError, match="the bank holds no fact"):
-        calibrate.right_answers(tokenizer, str(path), 9, Gold({"Lima": 0}, {}, lambda: iter(())))
+        run()
 
 
 def test_a_knowledge_file_that_was_moved_is_asked_for(run, tmp_path):
@@ -90,6 +91,8 @@ def test_the_scale_changes_what_is_copied(run, model, capsys):
 def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, monkeypatch):
     with pytest.raises(ValueError, match="--scales must be above 0"):
         run("--scales", "0")
+    with pytest.raises(ValueError, match="--text_cost must be at least 0, got -1"):
+        run("--text_cost", "-1")
     monkeypatch.setattr(
         calibrate, "load_run", lambda *_: type("Plain", (), {"settings": type("S", (), {"pointer": False})})()
     )

@@ -79,6 +79,15 @@ def test_usage_of_an_even_and_of_a_single_use():
     assert usage_statistics(torch.zeros(5, dtype=torch.int32))["used_share"] == 0
 
 
+def test_what_has_no_weight_is_no_read():
+    bank, (entry_BTS, weight_BTS) = (
+        tiny_model().bank,
+        (torch.tensor([[[0, 48, -1]]]), torch.tensor([[[0.0, 1.0, 0.0]]])),
+    )
+    bank.count([SimpleNamespace(entry_BTS=entry_BTS, weight_BTS=weight_BTS)] * 2)
+    assert bank.take_counts(2).nonzero().tolist() == [[0, 48], [1, 48]]
+
+
 def test_each_reader_counts_its_own_reads_over_windows_of_equal_length():
     model = tiny_model(fusion="words", keep_ffn=True)
     model.train()

@@ -77,6 +77,17 @@ def test_stretches_share_a_compilation_and_leave_loss_and_gradients_as_they_are(
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_loss_terms_of_blocks_in_a_stretch_count(monkeypatch):
+    for name, function in (("stretch", run_stretch), ("begin", begin_stream), ("end", end_stream)):
+        monkeypatch.setattr(model_original, f"compiled_{name}", function)
+    model = tiny_model(keep_ffn=True, n_layers=4, fusion_dropout=0.0, attention_dropout=0.0).train()
+    ids = torch.randint(3, 61, (2, 16))
+    alone = model(ids, labels=ids).aux_losses
+    model.stretches = make_stretches(model.blocks)
+    assert [len(stretch) for stretch in model.stretches] == [4] and alone["balance"] > 0
+    torch.testing.assert_close(model(ids, labels=ids).aux_losses, alone)
+
+
 @pytest.mark.slow
 def test_evaluation_caches_and_hidden_states_go_block_by_block(compiled):
     model, calls = compiled
@@ -114,6 +125,17 @@ def test_a_gain_in_the_weights_is_the_gain_of_the_norm(design):
     for (name, _), plain, folded in zip(block.named_parameters(), *gradients, strict=True):
         torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-4, msg=name)
         assert plain.any() and (not torch.equal(folded, plain) or "norm" not in name)
+
+
+@torch.no_grad()
+def test_queries_and_logits_of_nothing_are_those_of_their_own_projections():
+    fusion = tiny_model(**MEMORY | {"memory_layers": [1]}).blocks[1].fusion
+    fusion.nothing.weight.normal_()
+    x_BTD, gain_D = torch.randn(2, 5, 32), torch.rand(32)
+    for gain, scaled_BTD in ((None, x_BTD), (gain_D, gain_D * x_BTD)):
+        query_XR, nothing_XGY = fusion.ask(x_BTD, gain)
+        torch.testing.assert_close(query_XR, fusion.q_proj(scaled_BTD).flatten(0, 1))
+        torch.testing.assert_close(nothing_XGY.flatten(1), fusion.nothing(scaled_BTD).flatten(0, 1))
 
 
 def test_only_models_with_residual_scalars_are_compiled_in_stretches():

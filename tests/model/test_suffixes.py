@@ -395,6 +395,21 @@ def test_without_its_own_document_a_position_reads_as_if_the_bank_did_not_hold_i
     )
 
 
+def test_an_edit_of_an_entry_of_the_own_document_is_not_read_either(bank):
+    text, start = torch.randint(3, 8, (3, 30)), torch.zeros(3, 30, dtype=torch.bool)
+    index = SuffixIndex(bank, tiny_config(**OFTEN | {"suffix_often": [4], "knowledge_length": 9}))
+    row_X, old_XL = torch.tensor([1, 9]), bank[[1, 9]].clone()
+    bank[row_X] = text[0, 10:19]
+    index.edit(row_X, old_XL)
+    own = Own(torch.arange(40).int() // 3, 9, torch.zeros(90, dtype=torch.int64))
+    everything, found = (
+        torch.cat([index.find(text, start, 30, 6, 12, own=x)[0], index.count_next(text, start, 30, False, x).place], -1)
+        for x in (None, own)
+    )
+    assert own.places(everything.flatten(0, 1)).any() and not own.places(found.flatten(0, 1)).any()
+    assert (found[0, 17, :6] // 9 == 9).any()  # the other edit is
+
+
 def test_a_suffix_that_is_frequent_in_the_own_document_alone_is_not_frequent():
     index = SuffixIndex(
         torch.tensor([[3, 4, 5, 6]] * 4 + [[9, 9, 5, 7]] * 3),
