@@ -66,10 +66,12 @@ def calibrate(args: argparse.Namespace) -> None:
     """Measure all scales, write the best, and print what it changes.
 
     Raises:
-        FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a scale is no positive number.
+        FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a number is too small.
     """
     if min(args.scales) <= 0:
         raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
+    if args.text_cost < 0:
+        raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
     run_dir, device = Path(args.run), choose_device(args.device)
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
     if not model.settings.pointer:
