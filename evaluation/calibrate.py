@@ -110,7 +110,9 @@ def calibrate(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
     parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")

@@ -3,12 +3,14 @@
 # questions about invented facts. Then they are asked about other facts, and the public tests:
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
+#   EXPERIMENT=1_6_22 CAPITALS=0.5 ABSENT=0.2 CALIBRATE=1 EVAL_FLAGS="--asked_cases 300" bash run_file/asked.sh
 #
 # DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
-# python -m dataset.convert writes it: pararel.jsonl, insert.jsonl, counterfact.jsonl. A test without its file is told
-# and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is run, CAPITALS and ABSENT (shares
-# of the invented facts: python -m dataset.invented --help) what is learned; flags on the command line go to both
-# trainings, EVAL_FLAGS (--limit 500) to all evaluations.
+# python -m dataset.convert writes it: pararel_object.jsonl, popqa_insert.jsonl, zsre_insert.jsonl, counterfact_edit.jsonl.
+# A test without its file is told and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is
+# run, CAPITALS and ABSENT (shares of the invented facts: python -m dataset.invented --help) what is learned. CALIBRATE=1
+# runs evaluation.calibrate after the training. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500)
+# to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
@@ -56,15 +58,25 @@ plain=asked_plain_seed$seed memory=asked_${experiment}_seed$seed
 run "$plain" 1_6_0
 evaluate "$plain" --tasks language "${questions[@]}" --arms
 run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000
+if [ "${CALIBRATE:-0}" = 1 ]; then
+    "$PYTHON" -m evaluation.calibrate --run "out/$memory" --object_path "$data/object_mcq_train.jsonl" --limit 250
+fi
 evaluate "$memory" --tasks language "${questions[@]}" frequency lookup search_alone retrieval --arms "bank shuffled"
-for task in pararel:pararel insertion:insert counterfact:counterfact; do
-    file=$data/${task#*:}.jsonl
-    if [ -e "$file" ]; then
-        for name in "$plain" "$memory"; do
-            evaluate "$name" --tasks "${task%:*}" "--${task#*:}_path" "$file" --arms
-        done
-    else
-        echo "left out: the test ${task%:*}, for there is no $file"
+ask() { # task, flag of its file, files: those that exist are asked together
+    local task=$1 flag=$2 found=() file
+    for file in "${@:3}"; do
+        if [ -e "$data/$file" ]; then found+=("$data/$file"); fi
+    done
+    if [ ${#found[@]} = 0 ]; then
+        echo "left out: the test $task, for $data has no ${*:3}"
+        return
     fi
-done
+    cat "${found[@]}" > "$asked/$task.jsonl"
+    for name in "$plain" "$memory"; do
+        evaluate "$name" --tasks "$task" "$flag" "$asked/$task.jsonl" --arms
+    done
+}
+ask pararel --pararel_path pararel_object.jsonl
+ask insertion --insert_path popqa_insert.jsonl zsre_insert.jsonl
+ask counterfact --counterfact_path counterfact_edit.jsonl
 "$PYTHON" eval_model.py --compare "out/$plain" "out/$memory"

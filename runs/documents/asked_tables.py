@@ -36,9 +36,17 @@ def public_tests(page: Page) -> str:
         "memory (1.6.15): that scale from the start of training": (text, "1.6.15", "memory"),
         "**memory (1.6.17)**, a better search, calibrated, two seeds": (text, "1.6.17", "memory"),
         "the same, 16 entries read in place of 8, one seed": (text, "1.6.17, 16 entries read", "memory"),
-        "**memory (1.6.22)**, trained so, and on other case and absent facts, three seeds": (case, "1.6.22", "memory"),
-        "memory (1.6.27), blocks read 4 of its 16 entries, two seeds": (case, "1.6.27", "memory"),
-        "1.6.22, trained with a shuffled bank, one seed": (case, "1.6.22, trained with a shuffled bank", "memory"),
+        "**memory (1.6.22)**, 16 entries; learned other-case and absent facts; three seeds; all edits": (
+            case,
+            "1.6.22",
+            "memory",
+        ),
+        "memory (1.6.27), blocks read 4 of its 16 entries, two seeds; all edits": (case, "1.6.27", "memory"),
+        "1.6.22, trained with a shuffled bank, one seed; all edits": (
+            case,
+            "1.6.22, trained with a shuffled bank",
+            "memory",
+        ),
         "plain (1.6.0), trained on the questions of 1.6.22": (case, "1.6.0", "plain"),
         "memory (1.6.19), learned product keys, one seed": (text, "1.6.19", "memory"),
     }
