@@ -97,14 +97,14 @@ def draw_retrieval(canvas: Canvas) -> None:
     canvas.title(236, 34, "2", "retrieval: which rows?", color)
     canvas.box(236, 50, 256, 78, color)
     canvas.text(248, 70, "n-grams", 13, font_weight="bold")
-    canvas.text(306, 70, "(1.5.0 to 1.5.6; no parameters)", 11.5)
+    canvas.text(306, 70, "or suffixes, or words; not learned", 11.5)
     canvas.text(248, 91, "Lygia", 12.5, color, mono=True)
     canvas.text(294, 91, "is three tokens, in four rows:", 12)
     canvas.text(248, 110, "a rare n-gram finds its rows", 12)
     canvas.text(364, 147, "or", 13, anchor="middle", font_style="italic")
     canvas.box(236, 158, 256, 78, color)
     canvas.text(248, 178, "product keys", 13, font_weight="bold")
-    canvas.text(334, 178, "(1.4.x, 1.5.7 on; learned)", 11.5)
+    canvas.text(334, 178, "(1.4.x and others; learned)", 11.5)
     canvas.text(248, 199, "state of the block → query; best", 12)
     canvas.text(248, 218, "pairs of 2 × 1024 sub-keys", 12)
     canvas.arrow((196, 90), (232, 90))
@@ -114,7 +114,7 @@ def draw_retrieval(canvas: Canvas) -> None:
 
 def draw_bank(canvas: Canvas) -> None:
     colors, x = canvas.colors, 548
-    canvas.title(x, 34, "3", "the bank: up to a million short texts", colors.memory)
+    canvas.title(x, 34, "3", "the bank: a million short texts, or more", colors.memory)
     canvas.box(x, 50, 392, 186, colors.plain)
     for line, (number, words, read) in enumerate(ENTRIES):
         y = 74 + 27 * line
@@ -156,8 +156,8 @@ def draw_block(canvas: Canvas) -> None:
     canvas.arrow((238, 394), (238, 483), (254, 483))
     canvas.arrow((408, 394), (450, 394))
     canvas.arrow((408, 483), (462, 483), (462, 407), color=colors.memory)
-    canvas.arrow((238, 430), (430, 430), (430, 270), (364, 270), (364, 238), color=colors.memory, dashed=True)
-    canvas.text(438, 274, "query", 11.5, colors.memory)
+    canvas.arrow((238, 430), (419, 430), (419, 270), (364, 270), (364, 238), color=colors.memory, dashed=True)
+    canvas.text(427, 274, "query", 11.5, colors.memory)
     canvas.arrow((532, 200), (532, 533), (331, 533), (331, 522), color=colors.memory)
     canvas.parts.append(f'<path d="M548 200 L532 200" stroke="{colors.memory}" stroke-width="1.6"/>')
 
