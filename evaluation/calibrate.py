@@ -48,9 +48,11 @@ def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[E
     if rows is None:
         raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
     if gold is not None:
-        rows = [row for row in rows if gold.row(row) != NO_ENTRY]
-        if not rows:
+        held = [row for row in rows if gold.row(row) != NO_ENTRY]
+        if not held:
             raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
+        print(f"{len(held)} of {len(rows)} questions are asked: the bank lacks the facts of the others")
+        rows = held
     pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in REWORDINGS for row in rows]
     return encode(tokenizer, pairs)
 
@@ -86,9 +88,8 @@ def calibrate(args: argparse.Namespace) -> None:
     before = config.get("pointer_scale", 1.0)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
-        print(
-            f"the loss of text is left out: there is no validation file {data['val_path'] or 'in the flags of the run'}"
-        )
+        where = data["val_path"] or "in the flags of the run"
+        print(f"the loss of text is left out, and --text_cost bounds nothing: there is no validation file {where}")
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     loss, text_loss = {}, {}
     with precision(device, flags["optim"]["dtype"]):

@@ -60,8 +60,8 @@ class MemoryBlock(Block):
         if context.searched is not None:
             context.searched.wait()
         found, aux = self.retrieval(m_BTD, context)
-        folded = self.fusion.folds_gain
-        y_BTD, weight_BTS = self.fusion(*((n_BTD, found, context, gain_D) if folded else (m_BTD, found, context)))
+        inputs = (n_BTD, found, context, gain_D) if self.fusion.folds_gain else (m_BTD, found, context)
+        y_BTD, weight_BTS = self.fusion(*inputs)
         out_BTD = h_BTD + self.fusion_dropout(y_BTD)
         if self.keeps_ffn:
             n_BTD, gain_D = normed(self.ffn_norm, h_BTD, fold)
