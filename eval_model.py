@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from common.cli import choose_device, positive_int, run_command
+from common.cli import CommandParser, choose_device, positive_int, run_command
 from common.files import read_json
 from dataset.tokenizer import load_tokenizer
 from editing.store import MemoryStore
@@ -190,9 +190,7 @@ def is_asked_for(name: str, args: argparse.Namespace) -> bool:
 
 
 def parse_cli() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")

@@ -7,7 +7,6 @@ Each benchmark is a process of its own: one that fails or hangs costs the others
 of the budget. The most telling ones come first. Exit code 1 if any failed or was not reached.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--dim 32 --n_layers 6 --n_heads 4"
@@ -85,9 +84,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m benchmark", description=__doc__)
     parser.add_argument("--minutes", type=float, default=15, help="budget of all together")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="and in which order")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from common.cli import CommandParser
 from model.config import ModelConfig
 from runs.new import script_flags
 from runs.run import git
@@ -124,9 +125,9 @@ def floor_ms(flops: float, n_bytes: float) -> float | None:
     return None if (known := peaks()) is None else 1000 * max(flops / known[0], n_bytes / known[1])
 
 
-def make_parser(doc: str, seconds: int = 50, compiles: bool = True, calls: str = "repeats") -> argparse.ArgumentParser:
+def make_parser(doc: str, seconds: int = 50, compiles: bool = True, calls: str = "repeats") -> CommandParser:
     """The flags that benchmarks share; the last two only where something is compiled and called again and again."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=doc)
     parser.add_argument("--out", type=Path, help="append the rows to this JSON Lines file")
     parser.add_argument("--seconds", type=float, default=seconds, help="no case begins after so long")
     parser.add_argument("--dim", type=int, help="instead of the experiments' own, as are the next three")

@@ -1,4 +1,4 @@
-"""What all command lines share: how they end (`run_command`), and types of arguments."""
+"""What all command lines share: how they end (`run_command`), how they refuse (`CommandParser`), types of arguments."""
 
 import argparse
 import errno
@@ -41,6 +41,16 @@ def sentence(problem: Exception) -> str:
     }  # fmt: skip
     paths = " to ".join(os.fsdecode(path) for path in (problem.filename, problem.filename2) if path is not None)
     return f"{paths}: {problem.strerror}; {cures.get(problem.errno, 'name another path')}"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Refuses in one sentence, by a ValueError, without the page of usage. Shows its description as it is written."""
+
+    def __init__(self, **options):
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+
+    def error(self, message: str):
+        raise ValueError(f"{self.prog.strip()}: {message} (--help lists the flags)")
 
 
 def positive_int(text: str) -> int:

@@ -6,12 +6,11 @@ Where every trained question has its entry in the bank, a model learns to copy f
 from one about another subject. The facts are drawn among those of the questions, by the seed; all others stay.
 """
 
-import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 
 from .convert import write_knowledge
 from .knowledge import Fact, read_knowledge
@@ -54,7 +53,7 @@ def write_bank(knowledge: Path, questions: Path, share: float, out: Path, seed: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file")
     parser.add_argument("--object", type=Path, required=True, help="training questions with the uuids of their facts")
     parser.add_argument("--share", type=float, default=0.2, help="share of the asked facts to leave out")

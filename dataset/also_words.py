@@ -8,14 +8,13 @@ stand in a share of these predicates' wordings, and in far fewer wordings of all
 Words are alike if their first letters are, as in the search by words.
 """
 
-import argparse
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 from model.memory.also_words import MOST
 from model.memory.spelling import first_bytes
 
@@ -102,7 +101,7 @@ def learned(facts: Iterable[Fact], wordings: dict[str, list[str]]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file")
     parser.add_argument("--wordings", type=Path, required=True, help="wordings of each predicate, to train on")
     args = parser.parse_args()

@@ -5,14 +5,13 @@ python -m dataset.convert triples facts.tsv knowledge.json --template "{subject}
 python -m dataset.convert popqa test.tsv            # as published; its files go to dataset/stable, or a third argument
 """
 
-import argparse
 import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 from common.files import atomic, read_lines, require_file, require_text, unpacked_name
 
 from .formats import files_inside
@@ -124,7 +123,7 @@ def convert_set(name: str, path: Path, out: Path) -> str:
 
 def main() -> None:
     sets = [name for name, source in SOURCES.items() if source.convert and len(source.files) == 1 and name != "trex"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("format", choices=["trex", "triples", *sets], help="format of the input, or a published set")
     parser.add_argument("input", type=Path, help="a file; for trex also a folder of files")
     parser.add_argument("output", type=Path, nargs="?",

@@ -9,7 +9,6 @@ A download that was cut goes on where it stopped when the same command is given 
 the hub.
 """
 
-import argparse
 import filecmp
 import hashlib
 import importlib.util
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 from common.files import atomic, unpacked_name
 
 from .convert import read_triples
@@ -142,9 +141,7 @@ def fetch_url(url: str, out: Path, downloads: Path, say: Callable[[str], None]) 
 def main() -> None:
     command = os.environ.get("DATA_COMMAND", "python -m dataset.fetch")  # data.sh names itself
     about = __doc__.replace("python -m dataset.fetch", command)
-    parser = argparse.ArgumentParser(
-        prog=command, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=command, description=about)
     parser.add_argument("names", nargs="*", help="names of the list, files or folders of your own, or addresses")
     parser.add_argument("--out", type=Path, default=Path("dataset/stable"), help="folder for what they become")
     parser.add_argument("--downloads", type=Path, default=Path("dataset/downloads"), help="folder for what is fetched")

@@ -10,7 +10,6 @@ Two shares make reading harder. `--capitals`: an entry writes "Jazz" where its q
 `--absent`: a fact is asked and has no entry, while others of like names state the same predicate.
 """
 
-import argparse
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 
 from .convert import write_knowledge
 from .knowledge import Fact, read_knowledge, triple_uuid
@@ -147,7 +146,7 @@ def write_invented(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file with subjects and objects")
     parser.add_argument("--most", type=positive_int, default=2000, help="facts of a predicate, at most")
     parser.add_argument(

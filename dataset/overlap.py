@@ -5,13 +5,12 @@ python -m dataset.overlap --text merged_pretrain.jsonl --questions object_dev.js
 Each question gets a `part`, "met in text" or "only in bank". The evaluation reports its results for each part.
 """
 
-import argparse
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 from common.files import atomic
 
 from .formats import require_data
@@ -44,7 +43,7 @@ def has_words(line: str, words: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="JSON Lines of the training text")
     parser.add_argument("--questions", type=Path, required=True, help="questions with `subject` and `object`")
     parser.add_argument("--out", type=Path, required=True, help="file to write")

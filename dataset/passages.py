@@ -8,13 +8,12 @@ Related: Khandelwal et al. 2020, arXiv:1911.00172 (kNN-LM: the training text as 
 arXiv:2112.04426 (RETRO: no neighbour from the same document).
 """
 
-import argparse
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 from common.files import atomic
 
 from .formats import require_data
@@ -46,7 +45,7 @@ def passages(text: str) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("text", type=Path, help="the --data_path of the training: a file or a folder")
     parser.add_argument("--out", type=Path, required=True, help="knowledge file to write, as JSON Lines")
     args = parser.parse_args()

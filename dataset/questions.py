@@ -9,12 +9,11 @@ The second makes text, bank, questions and edits of your own facts (subject, pre
 docs/examples has such facts and templates; dataset/own.py tells the files and their fields.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 from common.files import read_lines, require_text
 
 from .formats import data_files, read_records, require_data
@@ -206,7 +205,7 @@ def verification_pair(row: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     for kind in TRAINED:
         parser.add_argument(f"--{kind}", type=Path, help=f"file of {kind} questions with their answers")
     parser.add_argument("--limit", type=positive_int, help="questions of each file, at most; default: all")

@@ -6,12 +6,11 @@ Facts that are "seen" are in the pretraining text and in the bank. Facts that ar
 model that answers questions about them better than chance has read its memory.
 """
 
-import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
 
-from common.cli import run_command
+from common.cli import CommandParser, run_command
 
 from .convert import read_triples, write_knowledge
 from .knowledge import Fact
@@ -93,7 +92,7 @@ def write_quickstart(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("dataset/quickstart"), help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the order and of the wrong choices")
     args = parser.parse_args()

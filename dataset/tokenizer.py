@@ -3,7 +3,6 @@
 python -m dataset.tokenizer --data dataset/a.jsonl dataset/b.tsv --out dataset/tokenizer
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 from common.constants import PADDING
 from common.files import read_json, read_lines, require_text
 
@@ -185,7 +184,7 @@ def border(alone: list[int], joined: list[int]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="jsonl, tsv or text files")
     parser.add_argument("--field", default="text", help="field of a jsonl line that holds the text")
     parser.add_argument("--every", nargs="*", type=positive_int, help="for each file, use only every n-th text")

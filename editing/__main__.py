@@ -21,7 +21,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from common.cli import positive_int, run_command, sentence
+from common.cli import CommandParser, positive_int, run_command, sentence
 from dataset.own import read_templates
 
 from .asking import Answer, ask, ask_facts
@@ -216,13 +216,6 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
     return commands.choices
 
 
-class LineParser(argparse.ArgumentParser):
-    """Parses a line of a session: what is wrong becomes an exception, which does not end the session."""
-
-    def error(self, message: str):
-        raise ValueError(f"{self.prog.strip()}: {message}")
-
-
 def words_of(text: str, commands: dict) -> list[str]:
     """The words of a line; a text needs no quotes, and a line that begins with no command is asked."""
     name = text.split(maxsplit=1)[0]
@@ -241,7 +234,7 @@ def session(store: MemoryStore) -> None:
     Raises:
         ValueError: a line of a pipe is refused, and named; a person at a terminal may go on.
     """
-    parser = LineParser(prog="", add_help=False)
+    parser = CommandParser(prog="", add_help=False)
     commands, is_person = add_commands(parser, required=True), sys.stdin.isatty()
     say(f"{len(store.bank.tokens)} entries. Write the beginning of a sentence, or: {', '.join(commands)}, help, quit")
     for number in count(1):
@@ -272,9 +265,7 @@ def session(store: MemoryStore) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m editing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m editing", description=__doc__)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument(
         "--bank", help="knowledge file to read in place of the bank of the training, with its own edits"

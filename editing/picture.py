@@ -5,7 +5,6 @@ python -m editing.picture --run out/quickstart_memory --edit 286 "Lygia Pape was
 It needs Gradio, Playwright (`pip install gradio playwright`) and an installed Chromium.
 """
 
-import argparse
 import shutil
 import socket
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 
 from .store import MemoryStore
 from .web import require_page, serve
@@ -68,7 +67,7 @@ def draw(tab, row: int, text: str, path: Path, search: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", required=True, help="run folder of a memory model; it is not changed")
     parser.add_argument("--edit", nargs=2, required=True, metavar=("ROW", "TEXT"), help="the entry that is changed")
     parser.add_argument("--to", default="docs/page.png", help="where the picture goes")

@@ -3,7 +3,6 @@
 python -m editing.trace --run out/experiment_1_4_8 --prompts "The capital of France is"
 """
 
-import argparse
 import math
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ import torch
 from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 from dataset.knowledge import entry_text
 from dataset.tokenizer import load_tokenizer
 from model import ModelConfig, load_run
@@ -145,7 +144,7 @@ def format_trace(traced: list[TracedToken], settings: ModelConfig, per_layer: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--prompts", nargs="+", required=True, help="beginnings of sentences")
     parser.add_argument("--new_tokens", type=positive_int, default=24, help="tokens to generate, at most")

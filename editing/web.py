@@ -5,12 +5,11 @@ python -m editing.web --run out/quickstart_memory      # then open http://127.0.
 It needs Gradio 6 (`pip install gradio`) and listens on this machine only. Nothing is written until you change an entry.
 """
 
-import argparse
 import os
 import socket
 from pathlib import Path
 
-from common.cli import positive_int, run_command
+from common.cli import CommandParser, positive_int, run_command
 
 from .store import MemoryStore
 
@@ -53,7 +52,7 @@ def require_page(port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", required=True, help="run folder of a memory model")
     parser.add_argument("--bank", help="knowledge file to read in place of the bank of the training")
     parser.add_argument("--port", type=positive_int, default=7860, help="port of the page on this machine")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from common.cli import choose_device, positive_int, run_command
+from common.cli import CommandParser, choose_device, positive_int, run_command
 from common.constants import NO_ENTRY
 from common.files import read_json
 from dataset.questions import REWORDINGS, answer_index, read_named
@@ -111,9 +111,7 @@ def calibrate(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
     parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")

@@ -6,14 +6,13 @@ It needs `pip install "lm-eval[hf]"`. After `import model`, the harness's own co
 folder is in the format of transformers.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from tokenizers.processors import TemplateProcessing
 
-from common.cli import choose_device, positive_int, run_command
+from common.cli import CommandParser, choose_device, positive_int, run_command
 from dataset.tokenizer import load_tokenizer
 from model import load_run
 
@@ -81,7 +80,7 @@ def run_harness(run_dir: Path, names: list[str], include_path: str | None, limit
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks of the harness")
     parser.add_argument("--include_path", help="folder of local tasks (YAML)")

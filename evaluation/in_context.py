@@ -10,7 +10,6 @@ and a short context loses it last. Training on the file (`--data_path`) learns t
 Axes: X sequences of a batch · T positions · C entries found at a position
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import mean
@@ -18,7 +17,7 @@ from statistics import mean
 import torch
 from transformers.utils import logging as transformers_logging
 
-from common.cli import choose_device, run_command
+from common.cli import CommandParser, choose_device, run_command
 from common.constants import NO_ENTRY
 from common.files import atomic
 from dataset.formats import read_records, require_data
@@ -117,7 +116,7 @@ def write_questions(finder: EntryFinder, path: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--entries_from", required=True, help="run with a memory, whose bank and retrieval are used")
     parser.add_argument("--retriever", choices=RETRIEVERS, default="run", help=RETRIEVER_HELP)
     parser.add_argument("--questions", type=Path, required=True, help="JSON Lines with prompt and answer")

@@ -12,7 +12,6 @@ A run is named by its folder, its name in out/, or the number of its experiment;
 Flags for the training script stand after --.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
-from common.cli import run_command, sentence
+from common.cli import CommandParser, run_command, sentence
 from common.files import require_file
 
 from .blanks import open_blanks
@@ -313,9 +312,7 @@ COMMANDS: list[tuple[str, Callable, str, list]] = [
 
 def main() -> int:
     own, dashes, flags = partition(sys.argv[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m experiment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m experiment", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, function, help, arguments in COMMANDS:
         added = commands.add_parser(name, help=help, description=help)

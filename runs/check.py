@@ -21,8 +21,8 @@ def check_script(path: Path) -> str | None:
     """What is wrong with a script of an experiment, or None."""
     try:
         flags = parse_cli(script_flags(path))
-    except (ValueError, SystemExit) as problem:
-        return str(problem).removeprefix("error: ")
+    except ValueError as problem:
+        return str(problem)
     name = path.stem.removeprefix("experiment_")
     if flags.run.experiment_id != name:
         return f"its --out_dir belongs to experiment {flags.run.experiment_id}"

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import Field, fields
@@ -11,6 +10,7 @@ from typing import get_args
 
 from transformers import HfArgumentParser
 
+from common.cli import CommandParser
 from common.files import require_file
 from common.flags import owner
 from model.memory import chosen_by
@@ -29,8 +29,8 @@ class OneSentenceParser(HfArgumentParser):
     def __init__(self, *configs: type):
         # allow_abbrev=False: else a typo such as --n_layer is silently taken as --n_layers.
         super().__init__(
-            configs, allow_abbrev=False, add_help=False, usage="%(prog)s [--flag value ...]",
-            formatter_class=wide_help,
+            configs, prog="train_pretrain_accelerate.py", allow_abbrev=False, add_help=False,
+            usage="%(prog)s [--flag value ...]", formatter_class=wide_help,
         )  # fmt: skip
         self.owners = {f.name: (owner(config, f.name), f) for config in configs for f in fields(config)}
         for action in self._actions:
@@ -81,8 +81,7 @@ class OneSentenceParser(HfArgumentParser):
         plain.metadata = {name: value for name, value in field.metadata.items() if name in ("help", "choices")}
         HfArgumentParser._parse_dataclass_field(parser, plain)
 
-    def error(self, message: str):
-        sys.exit(f"error: {message} (--help lists the flags)")
+    error = CommandParser.error
 
 
 def is_own(action: argparse.Action) -> bool:

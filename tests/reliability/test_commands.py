@@ -57,6 +57,10 @@ REFUSED = [
     ("eval_model", "--run nowhere", "nowhere holds no model.safetensors"),
     ("eval_model", "--run . --limit -1", "'-1' is not a whole number of at least 1"),
     ("eval_model", "--run . --device cuda:9", "'cuda:9' is not there"),
+    ("eval_model", "--run . --retriever wrods", "^error: .*: argument --retriever: invalid choice: 'wrods'"),
+    ("eval_model", "", "^error: .*: give --run or --compare"),
+    ("editing", "--run . show one", "^error: python -m editing show: argument row: invalid int value: 'one'"),
+    ("runs", "shwo", "^error: python -m experiment: argument command: invalid choice: 'shwo'"),
     ("eval_model", "--compare .", "has no eval.json: run eval_model.py --run . first"),
 ]
 
@@ -70,7 +74,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(run, monkeypatch, capsys, m
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     monkeypatch.chdir(run)
     monkeypatch.setattr(sys, "argv", [module, *words])
-    name = f"{module}.__main__" if module == "editing" else module
+    name = f"{module}.__main__" if module in ("editing", "runs") else module
     with pytest.raises(SystemExit) as ended:
         run_command(importlib.import_module(name).main)
     said = str(ended.value.code) if isinstance(ended.value.code, str) else capsys.readouterr().err

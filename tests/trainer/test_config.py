@@ -54,7 +54,7 @@ def test_a_wrong_flag_is_refused_in_one_sentence(flags, sentence):
 
 
 def test_a_value_outside_the_choices_ends_without_a_usage_page():
-    with pytest.raises(SystemExit, match="invalid choice: 'mlp'"):
+    with pytest.raises(ValueError, match="argument --fusion: invalid choice: 'mlp'"):
         parse_cli(["--fusion", "mlp"])
 
 
