@@ -148,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> ResultFile:
         other_bank = {
             "bank": "_".join(filter(None, names)),
             "bank_file": args.bank,
-            "edits": len(journal.changed_rows()),
+            "edits": len(journal.edited_rows()),
         }
     knowledge = flags["data"]["database_init_path"], args.database_init_path
     if args.plain:

@@ -96,7 +96,8 @@ def note_unknown_origin(store: MemoryStore) -> None:
 
 def diff(store: MemoryStore, args) -> None:
     for row, before, after in store.changed():
-        print(f"#{row}\n- {before or '(empty)'}\n+ {after or '(empty)'}")
+        if before != after:  # it was not only frozen
+            print(f"#{row}\n- {before or '(empty)'}\n+ {after or '(empty)'}")
 
 
 def log(store: MemoryStore, args) -> None:
@@ -207,7 +208,7 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
     )  # fmt: skip
     command("log", log, "list the lines of the journal")
     command("diff", diff, "show every edited entry, before and after")
-    changed = ("--changed", {"action": "store_true", "help": "edited entries alone"})
+    changed = ("--changed", {"action": "store_true", "help": "edited, frozen and unfrozen entries alone"})
     command("export", export, "write entries as JSON Lines", path, changed)
     command(
         "import", import_, "give facts (TSV, CSV, a knowledge file) a place each, or put back what export wrote", path,

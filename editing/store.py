@@ -133,7 +133,7 @@ class MemoryStore(FileCommands):
         return found
 
     def changed(self) -> Iterator[tuple[int, str, str]]:
-        """(row, text after training, text now) of every row that was edited."""
+        """(row, text after training, text now) of every row that was edited, frozen or unfrozen."""
         for row, history in sorted(self._changes_by_row().items()):
             first, last = history[0], history[-1]
             if differs(first, last):

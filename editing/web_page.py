@@ -76,7 +76,8 @@ class Page:
         return list(self.store.changed()), html.examples(example_prompts(self.store))
 
     def marks(self, row: int) -> tuple[str, ...]:
-        edited = any(row == other for other, *_ in self.at(self.store.journal.state())[0])
+        changed = self.at(self.store.journal.state())[0]
+        edited = any(row == other and before != now for other, before, now in changed)
         return ("edited",) * edited + ("frozen",) * bool(self.store.bank.frozen[row])
 
     def found_html(self, hits: list[int]) -> str:

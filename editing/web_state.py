@@ -51,14 +51,14 @@ def as_trained(store: MemoryStore) -> Iterator[None]:
 
 
 def answer(store: MemoryStore, prompt: str, n_tokens: int) -> Answer:
-    """The model's continuation with its memory, without it, and, if entries were changed, as training left them."""
+    """The model's continuation with its memory, without it, and, if texts were changed, as training left them."""
 
     def written() -> list[Word]:
         return words(trace(store.model, store.tokenizer, prompt, n_tokens), store.tokenizer)
 
     store.refresh()
     own, others = written(), {}
-    if next(store.changed(), None):
+    if any(before != now for _, before, now in store.changed()):
         with as_trained(store):
             others["Before all changes"] = "".join(word.text for word in written())
     with emptied(store.model, store.tokenizer, None):

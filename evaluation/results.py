@@ -38,7 +38,7 @@ def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> 
     return {
         "run": run_dir.name, "date": now(), "git_commit": git("rev-parse", "HEAD"), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "limit": limit,
-        "step": max(steps, default=None), "edits": len(journal.changed_rows()), "bank": journal.digest(),
+        "step": max(steps, default=None), "edits": len(journal.edited_rows()), "bank": journal.digest(),
     } | {name: config.get(name, default) for name, default in POINTER.items()}  # fmt: skip
 
 

@@ -75,17 +75,17 @@ def warn_of_idle_flags(idle: dict[str, str]) -> None:
 
 def warn_of_edits(init_path: str) -> None:
     """Say that edits of the run that the weights come from are left out."""
-    if edited := Journal(init_path).changed_rows():
+    if changed := Journal(init_path).changed_rows():
         warn(
-            f"the {len(edited)} edited entries of --init_path {init_path} are left out, for the bank comes from "
-            "--database_init_path: export them there, and import them here after training"
+            f"the {len(changed)} edited or frozen entries of --init_path {init_path} are left out, for the bank comes "
+            "from --database_init_path: export them there, and import them here after training"
         )
 
 
 def warn_of_own_edits(run_dir: Path) -> None:
     """Say that edits of a run that goes on are not trained with; its journal is replayed over the result."""
-    if edited := Journal(run_dir).changed_rows():
+    if changed := Journal(run_dir).changed_rows():
         warn(
-            f"training goes on with the bank as it was trained, without the {len(edited)} edited entries of {run_dir}: "
-            "they stand in the result again, and `python -m editing undo` takes them back"
+            f"training goes on with the bank as it was trained, without the {len(changed)} edited or frozen entries of "
+            f"{run_dir}: they stand in the result again, and `python -m editing undo` takes them back"
         )

@@ -92,17 +92,25 @@ class Journal:
         return entries
 
     def changed_rows(self) -> dict[int, Change]:
-        """The last change of every row that is not as after training, by row."""
+        """The last change of every row whose text or mark is not as after training, by row."""
+        return {row: last for row, (first, last) in self._first_and_last().items() if differs(first, last)}
+
+    def edited_rows(self) -> dict[int, Change]:
+        """The same of rows with another text alone: a model answers as before where entries are only frozen."""
+        changes = self._first_and_last().items()
+        return {row: last for row, (first, last) in changes if first.old_tokens != last.new_tokens}
+
+    def _first_and_last(self) -> dict[int, tuple[Change, Change]]:
         first: dict[int, Change] = {}
         last: dict[int, Change] = {}
         for change in (change for entry in self.entries() for change in entry.changes):
             first.setdefault(change.row, change)
             last[change.row] = change
-        return {row: last[row] for row in sorted(last) if differs(first[row], last[row])}
+        return {row: (first[row], last[row]) for row in sorted(last)}
 
     def digest(self) -> str | None:
-        """16 hexadecimal digits that name the bank's content; None for that of the training."""
-        rows = [(row, change.new_tokens, change.new_frozen) for row, change in self.changed_rows().items()]
+        """16 hexadecimal digits that name the bank's content; None where all texts are those of the training."""
+        rows = [(row, change.new_tokens, change.new_frozen) for row, change in self.edited_rows().items()]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] if rows else None
 
     def state(self) -> tuple[int, int]:

@@ -77,10 +77,14 @@ def test_the_origin_of_a_text_stays_with_it_through_freezing_and_undo(run):
     assert (store.show(1).fact, store.show(1).edited) == (None, True)
 
 
-def test_freezing_is_kept(run):
+def test_freezing_is_kept_and_is_no_edit(run):
     MemoryStore(run).freeze(3)
     assert load_run(run).bank.frozen.tolist() == [False, False, False, True, False, False]
-    assert MemoryStore(run).show(3).frozen
+    store = MemoryStore(run)
+    assert store.show(3).frozen and not store.show(3).edited and not store.bank.ngrams().stale_N.any()
+    assert store.journal.digest() is None and store.journal.edited_rows() == {}
+    store.edit(3, "Lima is in Chile.")
+    assert list(store.journal.edited_rows()) == store.bank.ngrams().stale_N.nonzero().flatten().tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,7 @@ def test_the_command_line(run, monkeypatch, capsys):
 
     assert "#0  Paris is in Spain.  [edited]" in memory("edit", "0", "Paris is in Spain.")
     assert memory("diff") == "#0\n- Paris is in France.\n+ Paris is in Spain.\n"
+    assert "#1  Rome is in Italy.  [frozen]\n" == memory("freeze", "1") and "#1" not in memory("diff")
     with pytest.raises(SystemExit, match="^error: there is no entry 77: they are numbered from 0 to 5$"):
         memory("edit", "77", "x")
 

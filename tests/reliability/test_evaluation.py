@@ -111,12 +111,12 @@ def test_results_of_an_edited_bank_stand_apart_and_an_undone_edit_is_none(run, e
     trained = evaluate(*flags, "5")
     assert trained["about"]["edits"] == 0
     store = MemoryStore(run)
+    store.freeze(3)  # its text is still the one of the training
     store.edit(2, "Town 2 lies in land 0.")
-    store.freeze(3)
-    assert evaluate(*flags, "9") == trained and apart() == {(2, 9)}
+    assert evaluate(*flags, "9") == trained and apart() == {(1, 9)}
     assert "the bank was edited, so these results stand apart from eval.json, in eval_bank" in capsys.readouterr().out
     store.edit(2, "Town 2 lies in land 1.")
-    assert evaluate(*flags, "4") == trained and apart() == {(2, 9), (2, 4)}
+    assert evaluate(*flags, "4") == trained and apart() == {(1, 9), (1, 4)}
     for _ in range(3):
         store.undo()
     again = evaluate(*flags, "2")

@@ -80,7 +80,7 @@ def test_edits_of_a_run_that_goes_on_are_said_to_be_left_out_of_its_training(run
     assert runs.start("run", *SHORT).code == 0
     MemoryStore(runs.folder / "run").delete(3)
     ended = runs.start("run", *MORE)
-    assert ended.code == 0 and "as it was trained, without the 1 edited entries" in ended.output
+    assert ended.code == 0 and "as it was trained, without the 1 edited or frozen entries" in ended.output
     assert MemoryStore(runs.folder / "run").text(3) == ""
 
 
@@ -127,6 +127,9 @@ def test_edits_of_the_run_that_the_weights_come_from_are_said_to_be_left_out(run
     init = (*WORDS, *SHORT, "--knowledge_length", "12", "--init_path", str(runs.folder / "old"))
     ended = runs.start("new", *init)
     assert ended.code == 0, ended.output
-    assert "the 1 edited entries of --init_path" in ended.output and "import them here after training" in ended.output
+    assert (
+        "the 1 edited or frozen entries of --init_path" in ended.output
+        and "import them here after training" in ended.output
+    )
     assert MemoryStore(runs.folder / "new").text(3) != "Village 3 is gone."
     assert runs.start("another", *init, "--database_init_path", others["other_facts"]).code == 0  # n-grams fit any bank
