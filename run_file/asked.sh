@@ -14,13 +14,15 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
+missing=()
 for needed in merged_pretrain.jsonl pretrain_val.jsonl sentence_trex_data.json \
     {object_mcq,relation_mcq,fact_verification}_{train,dev}.jsonl; do
-    if [ ! -e "$data/$needed" ]; then
-        echo "error: there is no $data/$needed: name a folder that holds it with DATA=FOLDER" >&2
-        exit 1
-    fi
+    if [ ! -e "$data/$needed" ]; then missing+=("$needed"); fi
 done
+if [ ${#missing[@]} != 0 ]; then
+    echo "error: $data has no ${missing[*]}: name a folder that holds all that knowledge.sh needs with DATA=FOLDER" >&2
+    exit 1
+fi
 
 asked=dataset/asked
 rm -rf $asked

@@ -82,6 +82,17 @@ def test_entries_in_the_prompt_need_two_runs_and_questions(tmp_path):
     assert ended.returncode == 1 and "error: MEMORY='out/nowhere' is not there: name two trained runs" in ended.stderr
 
 
+def test_asked_names_every_file_that_is_missing_at_once(tmp_path):
+    names = "merged_pretrain", "pretrain_val", *(f"{kind}_train" for kind in ("object_mcq", "relation_mcq"))
+    for name in names:
+        (tmp_path / f"{name}.jsonl").touch()
+    environment = os.environ | {"DATA": str(tmp_path), "PYTHON": "false"}
+    ended = subprocess.run(["bash", ROOT / "run_file/asked.sh"], capture_output=True, encoding="utf-8", env=environment)
+    missing = "sentence_trex_data.json object_mcq_dev.jsonl relation_mcq_dev.jsonl fact_verification_train.jsonl"
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
+    assert f"{tmp_path} has no {missing} fact_verification_dev.jsonl: name a folder" in ended.stderr
+
+
 def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
     shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
     (tmp_path / "theirs").mkdir()
