@@ -30,6 +30,12 @@ SPEEDS = {
     "1_4_7": "1.4.7, gated MLP", "1_4_8": "1.4.8, cross-attention",
     "1_4_8 reference, compiled": "1.4.8, reference, compiled",
 }  # fmt: skip
+# On real text, against the plain model of today's recipe.
+TODAY = ("train", "step, one H200")
+TODAYS_SPEEDS = {
+    "1.6.0": "1.6.0, plain", "1.6.20": "1.6.20, suffixes", "1.6.27": "1.6.27, words, blocks read 4",
+    "1.6.22": "1.6.22, words, blocks read 16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,21 +128,34 @@ def speed_data(rows: Rows) -> list[dict]:
             fields["fusion_scope"] = "sequence"
         if row := rows.benchmark("step", **fields):
             speed = {name: row[name] for name in ("ratio_to_plain", "tokens_per_s", "device")}
-            bars.append({"label": label, "model": model, **speed})
+            bars.append({"label": label, "against": "1.4.0", **speed})
+    for experiment, label in TODAYS_SPEEDS.items():
+        arm = "plain" if experiment == "1.6.0" else "memory"
+        ratio = 1 if arm == "plain" else getattr(rows.result(experiment, arm, "speed_ratio", *TODAY), "value", None)
+        tokens = rows.result(experiment, arm, "tokens_per_s", *TODAY)
+        if ratio and tokens:
+            speed = {"ratio_to_plain": ratio, "tokens_per_s": tokens.value, "device": tokens.machine}
+            bars.append({"label": label, "against": "1.6.0, real text", **speed})
     return bars
 
 
 def draw_speed(bars: list[dict], colors: Colors) -> str:
-    figure = new_figure(7.6, 2.4, colors)
-    axes = figure.add_subplot()
-    for place, bar in enumerate(reversed(bars)):
-        color = colors.plain if bar["model"] == "1_4_0" or "reference" in bar["model"] else colors.memory
-        axes.barh(place, bar["ratio_to_plain"], 0.7, color=color)
-        text = f" {bar['ratio_to_plain']:.2f}, {bar['tokens_per_s'] / 1000:,.0f} thousand tokens/s"
-        axes.text(bar["ratio_to_plain"] + 0.005, place, text, va="center", color=colors.text, fontsize=8)
-    axes.set_yticks(range(len(bars)), [bar["label"] for bar in reversed(bars)])
-    axes.set_xlim(0, 1.45)
-    axes.set_xlabel(f"training speed against the plain model; one {bars[0]['device'].removesuffix(' HBM3')}")
+    """A panel for each plain model that speeds are compared with."""
+    panels = {
+        name: [bar for bar in bars if bar["against"] == name] for name in dict.fromkeys(b["against"] for b in bars)
+    }
+    figure = new_figure(7.6, 0.6 * len(panels) + 0.3 * len(bars), colors)
+    sizes = {"squeeze": False, "height_ratios": list(map(len, panels.values()))}
+    for axes, (against, own) in zip(figure.subplots(len(panels), 1, **sizes)[:, 0], panels.items(), strict=True):
+        for place, bar in enumerate(reversed(own)):
+            is_memory = "plain" not in bar["label"] and "reference" not in bar["label"]
+            axes.barh(place, bar["ratio_to_plain"], 0.7, color=colors.memory if is_memory else colors.plain)
+            text = f" {bar['ratio_to_plain']:.2f}, {bar['tokens_per_s'] / 1000:,.0f} thousand tokens/s"
+            axes.text(bar["ratio_to_plain"] + 0.005, place, text, va="center", color=colors.text, fontsize=8)
+        axes.set_yticks(range(len(own)), [bar["label"] for bar in reversed(own)])
+        axes.set_xlim(0, 1.45)
+        axes.set_xlabel(f"training speed against plain {against}; one {own[0]['device'].removesuffix(' HBM3')}")
+        finish_axes(axes, colors, grid=None)
     return finish(figure, axes, colors, grid=None)
 
 
