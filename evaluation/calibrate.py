@@ -39,7 +39,7 @@ def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[E
 
     Args:
         limit: questions at most, before those are left out whose fact the bank lacks.
-        gold: the facts that the bank holds; None: the questions do not say which facts they ask for, so all are taken.
+        gold: the facts that the bank holds. Questions that do not say which fact they ask for are all taken; None: all.
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, its questions do not name their parts, or the
             bank holds none of their facts.
@@ -48,7 +48,7 @@ def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[E
     if rows is None:
         raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
     if gold is not None:
-        held = [row for row in rows if gold.row(row) != NO_ENTRY]
+        held = [row for row in rows if "uuid" not in row or gold.row(row) != NO_ENTRY]
         if not held:
             raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
         print(f"{len(held)} of {len(rows)} questions are asked: the bank lacks the facts of the others")

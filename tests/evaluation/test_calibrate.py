@@ -74,6 +74,20 @@ def test_facts_that_the_bank_lacks_are_left_out(run, monkeypatch, tokenizer, tmp
         run()
 
 
+def test_questions_that_name_no_fact_are_asked_beside_those_that_do(tokenizer, tmp_path, capsys):
+    row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
+    rows = [
+        row | {"subject": "Oslo"},
+        row | {"subject": "Bergen", "uuid": "1"},
+        row | {"subject": "Cusco", "uuid": "2"},
+    ]
+    (path := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    everything = calibrate.right_answers(tokenizer, str(path), 9, None)
+    held = calibrate.right_answers(tokenizer, str(path), 9, Gold({"2": 3}, {}, lambda: iter(())))
+    assert held[:2] == [everything[0], everything[2]] and len(held) == len(everything) * 2 / 3
+    assert "2 of 3 questions are asked: the bank lacks the facts of the others" in capsys.readouterr().out
+
+
 def test_a_knowledge_file_that_was_moved_is_asked_for(run, tmp_path):
     questions = tmp_path / "q.jsonl"
     questions.write_text(json.dumps(json.loads(questions.read_text()) | {"uuid": "1"}))
