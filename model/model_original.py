@@ -198,6 +198,10 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         Blocks with residual scalars are compiled in stretches: what one adds to the stream joins the norm of the next,
         and the gradients of the embeddings that all of them add are summed where they arise.
         """
+        # Each kind of block or stretch is a variant of one function, in training, in evaluation and for rows of other
+        # lengths. After 8 variants Dynamo would run the others uncompiled.
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, 4 * len(self.blocks))
         for block in self.blocks:
             block.compile()
         self.stretches = make_stretches(self.blocks) if self.settings.residual_scalars else []

@@ -89,6 +89,34 @@ def test_loss_terms_of_blocks_in_a_stretch_count(monkeypatch):
 
 
 @pytest.mark.slow
+def test_more_kinds_of_stretches_than_dynamo_takes_by_itself_are_all_compiled(monkeypatch):
+    traced = []
+
+    def backend(graph, inputs):
+        traced.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(stretches, "LONGEST_STRETCH", 2)
+    monkeypatch.setattr(model_original, "compiled_stretch", torch.compile(run_stretch, backend=backend, fullgraph=True))
+    for name, function in (("compiled_begin", begin_stream), ("compiled_end", end_stream)):
+        monkeypatch.setattr(model_original, name, function)
+    torch._dynamo.reset()
+    table = {"ngram_table_rows": 1024, "ngram_table_heads": 1, "ngram_table_dim": 8}
+    kinds = [(ve, rows) for ve in ([], [0], [1], [0, 1]) for rows in ([], [0], [1])]  # of a stretch, by its blocks
+    places = [[2 * i + n for i, kind in enumerate(kinds) for n in kind[which]] for which in (0, 1)]
+    model = tiny_model(
+        **PLAIN, **table, n_layers=24, residual_scalars=True, value_embeddings=places[0], ngram_table_layers=places[1],
+    ).train()  # fmt: skip
+    ids = torch.randint(3, 61, (2, 16))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        model.compile_parts()
+        model.language_model_loss = model_original.language_model_loss
+        model.ngram_table._compiled_call_impl = None  # neither is turned into kernels
+        model(ids, labels=ids, return_logits=False).loss.backward()
+    assert len(model.stretches) == len(traced) == len(kinds) == 12
+
+
+@pytest.mark.slow
 def test_evaluation_caches_and_hidden_states_go_block_by_block(compiled):
     model, calls = compiled
     ids = torch.randint(3, 61, (2, 16))
