@@ -21,23 +21,45 @@ from ..base_config import MemoryConfig
 from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
 from ..ops import score_tokens, sum_tokens
-from .entry_tokens import NO_TOKEN, PLACES, EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
+from ..ops.entry_layout import NO_TOKEN, PLACES
+from .entry_tokens import EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
 
 
 @dataclass(frozen=True)
-class TokenConfig(MemoryConfig):
-    """Flags of the fusion by tokens, and of the pointer."""
+class PlaceConfig(MemoryConfig):
+    """The flag of all that asks where the tokens of an entry stand."""
 
-    word_key_dim: int = flag(
-        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
-    )
     token_places: bool = flag(
         False,
         "queries also compare the place of a token: its distance from the entry's end, and whether it and the token "
         "before it stand in the recent text",
         needs="--retrieval ngram|bm25|word_keys",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BlockConfig(PlaceConfig):
+    """Flags of the fusions that read the tokens of entries."""
+
+    block_selected: int | None = flag(
+        None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",
+        within=(1, "num_selected"),
+        needs=["--fusion words|coverage", "--pointer: without it, a smaller --num_selected does the same"],
+    )  # fmt: skip
+
+    @property
+    def n_block_entries(self) -> int:
+        return self.block_selected or self.num_selected
+
+
+@dataclass(frozen=True)
+class TokenConfig(PlaceConfig):
+    """Flags of attention to tokens: in the fusion, and in the pointer."""
+
+    word_key_dim: int = flag(
+        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
+    )
     unsaid_tokens: bool = flag(
         False,
         "a token counts less, the more its entry says before it that the recent text has not said; each token of the "
@@ -139,15 +161,10 @@ class TokenFusion(Fusion):
     trains_one_entry = True
 
     @dataclass(frozen=True)
-    class Config(TokenConfig):
+    class Config(TokenConfig, BlockConfig):
         word_value_dim: int = flag(
             128, "width of the values that are read from the tokens of entries (fusion words)", within=(1, None)
         )
-        block_selected: int | None = flag(
-            None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",
-            within=(1, "num_selected"),
-            needs=["--fusion words", "--pointer: without it, a smaller --num_selected does the same"],
-        )  # fmt: skip
 
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)
@@ -161,8 +178,7 @@ class TokenFusion(Fusion):
         tokens, unit_embedding_VD = found.tokens, context.unit_embedding_VD
         if tokens is None:
             tokens = lay_out_tokens(found.token_BTSL.int(), found.entry_BTS, *context.text)
-        S = self.config.num_selected
-        n = self.config.block_selected or S
+        n, S = self.config.n_block_entries, self.config.num_selected
         tokens = tokens.first(n)
         attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS[..., :n], unit_embedding_VD)
         value_VR = self.derived(lambda: self.v_proj(unit_embedding_VD), unit_embedding_VD, self.v_proj.weight)

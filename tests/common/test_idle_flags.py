@@ -41,7 +41,7 @@ OTHER = {
     "similarity_loss_coef": 0.5, "diversity_loss_coef": 0.5, "retrieval_loss_coef": 0.5, "teacher_forcing": 0.9,
     "fusion_heads": 2, "attention_dropout": 0.6, "word_key_dim": 8, "word_value_dim": 8, "block_selected": 1,
     "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
-    "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8,
+    "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8, "coverage_dim": 8,
     "finder_rows": 30, "finder_dim": 8, "finder_found": 1, "finder_entries": 3, "finder_loss_coef": 0.5,
     "suffix_often": [2], "suffix_often_tokens": 1, "suffix_topic_dim": 3, "suffix_topic_window": 1,
 }  # fmt: skip
