@@ -3,8 +3,9 @@
     python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
-search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer; `pointer_trust` lets it
-copy more often. Facts of the questions are asked in new words, which no test uses, for three shares:
+search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. That costs running text;
+a `pointer_trust` below 0 copies less, and takes some of the cost back. Facts of the questions are asked in new words,
+which no test uses, for three shares:
 
 written: greedy writing gives the right answer, from the bank as it is;
 followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
@@ -25,7 +26,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import NamedTuple
@@ -48,8 +49,7 @@ from .gold import Gold, find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
-SCALES, TRUSTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (0.0, 1.0, 2.0)
-BEST_SCALES = 3  # for which every trust is tried
+SCALES, TRUSTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (-2.0, -1.0, 0.0)
 EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
 DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 TEXT_ROWS = 64  # of the validation text
@@ -175,34 +175,16 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     return outcome
 
 
-def allowed(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> list[Setting]:
-    """The settings that cost the text little beside the one closest to the training; this one comes first."""
+def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
+    """Of the settings as good as the best that cost the text little, the one closest to the training.
+
+    The text's loss is compared with that of the setting closest to the training of all.
+    """
     order = sorted(outcomes, key=lambda setting: setting.change(trained))
     most = outcomes[order[0]].text_loss + text_cost
-    return [setting for setting in order if outcomes[setting].text_loss <= most]
-
-
-def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
-    """Of the allowed settings that are as good as the best one, the one closest to the training."""
-    settings = allowed(outcomes, trained, text_cost)
+    settings = [setting for setting in order if outcomes[setting].text_loss <= most]
     best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
     return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
-
-
-def tried(
-    args: argparse.Namespace, trained: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig
-) -> dict[Setting, Outcome]:
-    """All scales with the trust that is closest to the training, then all trusts with the best of them."""
-    outcomes = {}
-    print("scale  trust  followed      kept   written  together  text loss")
-    first, *others = sorted({*args.trusts}, key=lambda trust: abs(trust - trained.trust))
-    for setting in (Setting(scale, first) for scale in sorted({*args.scales})):
-        outcomes[setting] = measure(setting, answers, asked, text)
-    settings = allowed(outcomes, trained, args.text_cost)
-    best = sorted(settings, key=lambda setting: outcomes[setting].score, reverse=True)[:BEST_SCALES]
-    for setting in (Setting(own.scale, trust) for own in best for trust in others):
-        outcomes[setting] = measure(setting, answers, asked, text)
-    return outcomes
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -238,7 +220,10 @@ def calibrate(args: argparse.Namespace) -> None:
         print(f"the loss of text is left out, and --text_cost bounds nothing: there is no validation file {where}")
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
-        outcomes = tried(args, trained, ModelAnswers(model, tokenizer, files), asked, text)
+        answers, outcomes = ModelAnswers(model, tokenizer, files), {}
+        print("scale  trust  followed      kept   written  together  text loss")
+        for setting in (Setting(*pair) for pair in product(sorted({*args.scales}), sorted({*args.trusts}))):
+            outcomes[setting] = measure(setting, answers, asked, text)
     best = chosen(outcomes, trained, args.text_cost)
     if best == before:
         print(f"the run has the best setting already: pointer_scale {best.scale:g}, pointer_trust {best.trust:g}")
@@ -259,9 +244,8 @@ def main() -> None:
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
     parser.add_argument(
-        "--trusts", nargs="+", type=float, default=TRUSTS,
-        help=f"values of pointer_trust to try; all but one with the {BEST_SCALES} best scales alone",
-    )  # fmt: skip
+        "--trusts", nargs="+", type=float, default=TRUSTS, help="values of pointer_trust, with each scale"
+    )
     parser.add_argument(
         "--text_cost", type=float, default=0.01,
         help="nats a token that the validation text may lose against the setting closest to the training "

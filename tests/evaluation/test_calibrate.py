@@ -79,13 +79,12 @@ def test_the_best_setting_is_written_and_taken_back(run, monkeypatch, capsys):
 
     def measure(setting, *_):
         asked.append(tuple(setting))
-        return outcome(0.9 - abs(setting.scale - 2) / 5 - abs(setting.trust - 1) / 5)
+        return outcome(0.9 - abs(setting.scale - 2) / 5 - abs(setting.trust + 1) / 5)
 
     monkeypatch.setattr(calibrate, "measure", measure)
-    assert settings_of(run()) == (2.0, 1.0)
-    assert asked[:6] == [(scale, 0.0) for scale in calibrate.SCALES]
-    assert sorted(asked[6:]) == [(scale, trust) for scale in (1.5, 2.0, 2.5) for trust in (1.0, 2.0)]
-    assert "2, before 1; pointer_trust: 1, before 0" in capsys.readouterr().out
+    assert settings_of(run()) == (2.0, -1.0)
+    assert asked == [(scale, trust) for scale in calibrate.SCALES for trust in calibrate.TRUSTS]
+    assert "2, before 1; pointer_trust: -1, before 0" in capsys.readouterr().out
     assert settings_of(run("--scales", "1", "--trusts", "0")) == (1.0, 0.0)
 
 
@@ -116,7 +115,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     config = EvalConfig(gold=gold_of(FACTS), batch_size=4)
     run("--scales", "1", "--trusts", "0", "-20")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    good, bad = (line for line in lines if line[:2] in (["1", "0"], ["1", "-20"]))
+    bad, good = (line for line in lines if line[:2] in (["1", "0"], ["1", "-20"]))
     assert good[2:] == ["100.0%"] * 4 + ["-"]
     assert bad[4] == "0.0%"  # nothing is copied
     asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config)
