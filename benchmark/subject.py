@@ -209,7 +209,8 @@ def next_batch(subject: Subject, device) -> dict:
     if subject.supply is None:
         subject.supply = (batch for batch in cycle(subject.batches))
         if subject.config.searches_text and not subject.reference:
-            subject.supply = prepared_ahead(subject.supply, subject.model.search_text, device)
+            searched = subject.model.search_text, device, subject.model.searched_together
+            subject.supply = prepared_ahead(subject.supply, *searched)
     return next(subject.supply)
 
 

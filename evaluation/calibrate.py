@@ -1,71 +1,194 @@
-"""Choose how far the pointer of a trained run trusts the search, on questions in other words.
+"""Choose how far the pointer of a trained run trusts the search, by edits and questions in other words.
 
     python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
-search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. The smallest scale with
-nearly the least loss on the right answers is written, of those that cost the validation text at most `--text_cost`;
-`--scales 1` takes it back. Give questions that test nothing.
-Facts that the bank lacks are left out: where there is nothing to find, any trust in the search is too much.
-`eval_model.py` sets earlier results aside. Training the run again starts from the scale of its flags.
+search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. That costs running text;
+a `pointer_trust` below 0 copies less, and takes some of the cost back. Facts of the questions are asked in new words,
+which no test uses, for three shares:
+
+written: greedy writing gives the right answer, from the bank as it is;
+followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
+kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
+
+Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
+Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
+`--text_cost`. Of settings within one standard error of it, the one closest to the training is written.
+`--scales 1 --trusts 0` takes it back. Give questions that test nothing. Left out are facts that the bank lacks, and
+those of which it states several objects.
+`eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
 import argparse
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import cycle, product
 from pathlib import Path
+from statistics import harmonic_mean
+from typing import NamedTuple
 
+import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from common.cli import CommandParser, choose_device, positive_int, run_command
-from common.constants import NO_ENTRY
 from common.files import read_json
-from dataset.questions import REWORDINGS, answer_index, read_named
-from dataset.tokenizer import load_tokenizer
+from dataset.knowledge import Fact
+from dataset.questions import FIELDS, REWORDINGS, read_questions
+from dataset.tokenizer import encode_texts, load_tokenizer
 from model import load_run
 from runs.run import write_json
 
 from .config import EvalConfig, precision
+from .counterfact import Asked, ModelAnswers
+from .edits import Edits, neighbours_of, other_edits
 from .gold import Gold, find_gold
 from .language import language
-from .likelihood import Encoded, encode, score_sequences
+from .likelihood import encode, score_sequences
 
-SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-TOLERANCE = 0.03  # of the least loss: the smallest scale within it is chosen
-TEXT_ROWS = 64  # of the validation text, whose loss is told beside
+SCALES, TRUSTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (-2.0, -1.0, 0.0)
+EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
+DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
+TEXT_ROWS = 64  # of the validation text
 
 
-def right_answers(tokenizer, path: str, limit: int, gold: Gold | None) -> list[Encoded]:
-    """The questions of a file in each wording of `REWORDINGS`, which no test uses, with their right answers.
+class Setting(NamedTuple):
+    """Values of `pointer_scale` and `pointer_trust`."""
 
-    Args:
-        limit: questions at most, before those are left out whose fact the bank lacks.
-        gold: the facts that the bank holds. Questions that do not say which fact they ask for are all taken; None: all.
+    scale: float
+    trust: float
+
+    def change(self, trained: "Setting") -> float:
+        return abs(self.scale - trained.scale) + abs(self.trust - trained.trust)
+
+
+class Outcome(NamedTuple):
+    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text."""
+
+    followed: np.ndarray
+    kept: np.ndarray
+    written: np.ndarray
+    text_loss: float
+
+    @property
+    def shares(self) -> list[float]:
+        return [float(right.mean()) for right in self[:3]]
+
+    @property
+    def score(self) -> float:
+        return harmonic_mean(self.shares)
+
+    def error(self, other: "Outcome") -> float:
+        """The standard error of the difference of two scores on the same questions, by its linear part."""
+        parts = zip(self[:3], other[:3], self.shares, strict=True)
+        return math.sqrt(
+            sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
+        )
+
+
+class Questions(NamedTuple):
+    """What is asked for each share, and the edits after which `followed` and `kept` are asked."""
+
+    followed: list[Asked]
+    kept: list[Asked]
+    written: list[tuple[str, str]]  # prompt, answer
+    edits: Edits
+
+
+def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int, Fact]], Gold]:
+    """(row, fact) of the questions of a file, and the entries of the bank, both without facts of several objects.
+
     Raises:
-        FileNotFoundError, ValueError: the file is missing or malformed, its questions do not name their parts, or the
-            bank holds none of their facts.
+        FileNotFoundError, ValueError: the file is missing or malformed, or no question of it can be asked.
     """
-    rows = read_named(path, "object", ("subject", "predicate"), limit, "object_path")
-    if rows is None:
-        raise ValueError(f"{path}: its questions name no subject and predicate, so they cannot be asked in other words")
-    if gold is not None:
-        held = [row for row in rows if "uuid" not in row or gold.row(row) != NO_ENTRY]
-        if not held:
-            raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
-        print(f"{len(held)} of {len(rows)} questions are asked: the bank lacks the facts of the others")
-        rows = held
-    pairs = [(words.format(**row), f" {row['choices'][answer_index(row)]}") for words in REWORDINGS for row in rows]
-    return encode(tokenizer, pairs)
+    wanted = {row.get("uuid") for row in read_questions(path, FIELDS["object"], limit, "object_path")} - {None}
+    if gold is None:
+        raise ValueError(f"{path}: its questions name no facts by uuid, so none can be edited")
+    entries = list(gold.every())
+    count = Counter((fact.subject, fact.predicate) for _, fact in entries)
+    single = [
+        (row, fact)
+        for row, fact in entries
+        if count[fact.subject, fact.predicate] == 1 and fact.object and fact.object in fact.sentence
+    ]
+    held = [(row, fact) for row, fact in single if fact.uuid in wanted]
+    if not held:
+        raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
+    print(f"{len(held)} of {len(wanted)} facts are asked: the bank lacks the others, or states several objects of them")
+    return held, replace(gold, every=lambda: single)
 
 
-def chosen(loss: dict[float, float], text_loss: dict[float, float], text_cost: float) -> float:
-    """The smallest scale with nearly the least loss, of those that cost the text little beside the smallest scale."""
-    allowed = [scale for scale in loss if text_loss[scale] <= text_loss[min(loss)] + text_cost]
-    least = min(loss[scale] for scale in allowed)
-    return min(scale for scale in allowed if loss[scale] <= (1 + TOLERANCE) * least)
+def new_objects(held: list[tuple[int, Fact]], gold: Gold, tokenizer, rng: random.Random) -> Iterator[str | None]:
+    """For each fact the object of another one with its predicate; None where all have the same object."""
+    objects = defaultdict(list)
+    for _, fact in gold.every():
+        objects[fact.predicate].append(fact.object)
+    for _, fact in held:
+        pool = objects[fact.predicate]
+        drawn = [other for other in rng.sample(pool, min(DRAWN, len(pool))) if other != fact.object]
+        old, *others = map(len, encode_texts(tokenizer, [f" {text}" for text in (fact.object, *drawn)]))
+        # A long object has nearly certain tokens, which make it likely by the mean.
+        yield next((other for other, n in zip(drawn, others, strict=True) if n != old), drawn[0] if drawn else None)
+
+
+def questions_of(held: list[tuple[int, Fact]], tokenizer, config: EvalConfig) -> Questions:
+    """Raises ValueError where no fact can be edited, or none that is edited has a neighbour."""
+    rng, asked = random.Random(config.seed), Questions([], [], [], [])
+    neighbours = neighbours_of([asdict(fact) for _, fact in held], config, rng)
+    for case, ((row, fact), new) in enumerate(zip(held, new_objects(held, config.gold, tokenizer, rng), strict=True)):
+        prompts = [words.format(**asdict(fact)) for words in REWORDINGS]
+        asked.written.extend((prompt, f" {fact.object}") for prompt in prompts)
+        if new is None:
+            continue
+        before, _, after = fact.sentence.rpartition(fact.object)
+        asked.edits.append((row, before + new + after))
+        options = f" {new}", f" {fact.object}"
+        asked.followed.extend(Asked("followed", case, prompt, options) for prompt in prompts)
+        for words, (_, other) in zip(cycle(REWORDINGS), neighbours[fact.uuid]):
+            asked.kept.append(Asked("kept", case, words.format(**asdict(other)), options[::-1]))
+    if not asked.kept:
+        raise ValueError("no fact of the questions can be edited and has a neighbour: give more, by --limit")
+    excluded = {row for row, _ in held} | {row for own in neighbours.values() for row, _ in own}
+    asked.edits.extend(other_edits(max(EDITS - len(asked.edits), 0), excluded, config, rng))
+    return asked
+
+
+def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
+    """The answers with a setting; prints a line of the table."""
+    model, tokenizer = answers.model, answers.tokenizer
+    model.pointer.scale, model.pointer.trust = setting
+    encoded = encode(tokenizer, asked.written)
+    scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
+    with answers.edited(asked.edits):
+        right = answers.choose([*asked.followed, *asked.kept])
+    found, n = language(model, tokenizer, text), len(asked.followed)
+    parts = right[:n], right[n:], [score.is_greedy for score in scores]
+    outcome = Outcome(*(np.array(part, dtype=float) for part in parts), found["loss"] if found else 0.0)
+    told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
+    print(
+        f"{setting.scale:5g} {setting.trust:6g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
+        flush=True,
+    )
+    return outcome
+
+
+def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
+    """Of the settings as good as the best that cost the text little, the one closest to the training.
+
+    The text's loss is compared with that of the setting closest to the training of all.
+    """
+    order = sorted(outcomes, key=lambda setting: setting.change(trained))
+    most = outcomes[order[0]].text_loss + text_cost
+    settings = [setting for setting in order if outcomes[setting].text_loss <= most]
+    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
+    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
 
 
 def calibrate(args: argparse.Namespace) -> None:
-    """Measure all scales, write the best, and print what it changes.
+    """Measure the settings, write the best, and print what it changes.
 
     Raises:
         FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a number is too small.
@@ -82,43 +205,49 @@ def calibrate(args: argparse.Namespace) -> None:
     data, config = flags["data"], read_json(run_dir / "config.json")
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
-    files = EvalConfig(object_path=args.object_path, limit=args.limit, cache_dir=data["cache_dir"])
+    before, trained = (
+        Setting(of.get("pointer_scale", 1.0), of.get("pointer_trust", 0.0)) for of in (config, flags["model"])
+    )
+    files = EvalConfig(
+        object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
+    )
     gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
-    encoded = right_answers(tokenizer, args.object_path, args.limit, gold)
-    before = config.get("pointer_scale", 1.0)
+    held, gold = held_facts(args.object_path, args.limit, gold)
+    asked = questions_of(held, tokenizer, replace(files, gold=gold))
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         where = data["val_path"] or "in the flags of the run"
         print(f"the loss of text is left out, and --text_cost bounds nothing: there is no validation file {where}")
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
-    loss, text_loss = {}, {}
     with precision(device, flags["optim"]["dtype"]):
-        for scale in sorted({*args.scales}):
-            model.pointer.scale = scale
-            scores = score_sequences(model, tokenizer, encoded, args.batch_size)
-            loss[scale] = -sum(score.log_p for score in scores) / len(scores)
-            exact = sum(score.is_greedy for score in scores) / len(scores)
-            found = language(model, tokenizer, text)
-            text_loss[scale] = found["loss"] if found else 0.0
-            told = f"; loss of the validation text {found['loss']:.4f} nats a token" if found else ""
-            print(f"scale {scale:g}: {loss[scale]:.4f} nats an answer, {exact:.1%} greedy{told}", flush=True)
-    best = chosen(loss, text_loss, args.text_cost)
+        answers, outcomes = ModelAnswers(model, tokenizer, files), {}
+        print("scale  trust  followed      kept   written  together  text loss")
+        for setting in (Setting(*pair) for pair in product(sorted({*args.scales}), sorted({*args.trusts}))):
+            outcomes[setting] = measure(setting, answers, asked, text)
+    best = chosen(outcomes, trained, args.text_cost)
     if best == before:
-        print(f"the run has the best scale already: {best:g}")
+        print(f"the run has the best setting already: pointer_scale {best.scale:g}, pointer_trust {best.trust:g}")
         return
-    write_json(run_dir / "config.json", config | {"pointer_scale": best})
-    print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
+    write_json(run_dir / "config.json", config | {"pointer_scale": best.scale, "pointer_trust": best.trust})
+    print(
+        f"pointer_scale of {run_dir}: {best.scale:g}, before {before.scale:g}; pointer_trust: {best.trust:g}, before "
+        f"{before.trust:g}; ask again: python eval_model.py --run {run_dir}"
+    )
 
 
 def main() -> None:
     parser = CommandParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
-    parser.add_argument("--object_path", required=True, help="object questions with subject and predicate, no tests")
+    parser.add_argument("--object_path", required=True, help="object questions with the uuid of their facts, no tests")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
-    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="what is tried")
+    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
+    parser.add_argument(
+        "--trusts", nargs="+", type=float, default=TRUSTS, help="values of pointer_trust, with each scale"
+    )
     parser.add_argument(
         "--text_cost", type=float, default=0.01,
-        help="nats a token that the validation text may lose against the smallest scale (default: 0.01)",
+        help="nats a token that the validation text may lose against the setting closest to the training "
+        "(default: 0.01)",
     )  # fmt: skip
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")

@@ -36,7 +36,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     fusion: str = flag(
         "cross_attention",
         "how the found entries join the stream: as vectors, or token by token (words), or (continuations) what follows "
-        "the places found, one distribution for each distance",
+        "the places found, one distribution for each distance, or (coverage) how far the text has said each entry",
         choices=list(FUSIONS), basic=True, only_with=["--model_type model_memory", IN_A_BLOCK],
     )  # fmt: skip
 

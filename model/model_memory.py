@@ -5,7 +5,7 @@ Which file to open for which change (all but the first in `model/memory/`):
     product_keys.py      retrieval by learned keys: query, scores, selection, auxiliary losses, supervision
     ngrams.py            retrieval by n-grams; `ngram_index.py` and `ngram_search.py` below it
     cross_attention.py   fusion by attention to entries' vectors;   pooled.py   gated MLP and concatenation
-    tokens.py            fusion by attention to entries' tokens, and the pointer
+    tokens.py            fusion by attention to entries' tokens, and the pointer;   coverage.py  by what is said of them
     word_keys.py         retrieval by product keys over words; `word_keys_index.py` below it
     suffixes.py          retrieval by the longest suffix of the text;   continuations.py   fusion of what follows it
     bank.py, ema.py      the texts, their edits and access counts; their moving averages in training
@@ -175,6 +175,10 @@ class MemoryTransformer(Transformer):
             self.copying_loss = torch.compile(copying_loss)
 
     # What the training loop calls: see the docstrings of `Transformer`.
+
+    @property
+    def searched_together(self) -> int:
+        return self.settings.retrieval_class.searched_together if self.device.type == "cuda" else 1
 
     @torch.no_grad()
     def search_text(

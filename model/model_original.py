@@ -131,7 +131,9 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             return document_starts(visible.document_BX)
         return visible.mask(fused=settings.use_flash_attn)
 
-    # The training loop knows of the memory only through the next five methods.
+    # The training loop knows of the memory only through `searched_together` and the next five methods.
+
+    searched_together = 1  # batches that `search_text` takes as one, on a GPU
 
     def search_text(
         self, input_ids: Tensor, labels: Tensor | None = None, document_ids: Tensor | None = None

@@ -64,11 +64,13 @@ class TrainStep:
         self.last_skipped: Tensor | None = None
 
     def prepared(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """The batches of a generator with what a memory model finds in the bank for their text, one ahead of the step.
+        """The batches of a generator with what a memory model finds in the bank for their text, ahead of the step.
 
         The baseline and product keys without supervision search nothing.
         """
-        return prepared_ahead(batches, self.model.search_text, self.device) if self.searches_text else batches
+        if not self.searches_text:
+            return batches
+        return prepared_ahead(batches, self.model.search_text, self.device, self.model.searched_together)
 
     def forward(self, batch: dict[str, Tensor]):
         return self.model(**batch, return_logits=False)

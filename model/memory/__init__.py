@@ -6,6 +6,7 @@ and in `--help`, and every invariant of the tests covers it (docs/adding_a_varia
 
 from .bm25 import BM25
 from .continuations import ContinuationFusion
+from .coverage import CoverageFusion
 from .cross_attention import CrossAttention
 from .ngrams import Ngrams
 from .pooled import Concat, GatedMLP
@@ -27,6 +28,7 @@ FUSIONS = {
     "concat": Concat,
     "words": TokenFusion,
     "continuations": ContinuationFusion,
+    "coverage": CoverageFusion,
 }
 
 

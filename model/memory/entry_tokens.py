@@ -6,14 +6,11 @@ Axes: B batch · T position · S entries per position · L tokens per entry · W
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from common.constants import PADDING
+from ..ops.entry_layout import relate_to_text
 
-NO_TOKEN = -1
 COPIES = 64  # of the tokens' weights, on a GPU
-PLACES = 64  # 16 distances from the end of an entry, each for four kinds of tokens
 
 
 class EntryTokens(NamedTuple):
@@ -47,22 +44,6 @@ class EntryTokens(NamedTuple):
         if n == S:
             return self
         return EntryTokens(*(None if x is None else x[..., : x.shape[-1] * n // S].contiguous() for x in self))
-
-
-def place_of_tokens(tokens: EntryTokens, stands_BTW: Tensor) -> Tensor:
-    """(B, T, W) uint8: each token's distance to the entry's end, and whether it and the one before are in the text.
-
-    Args:
-        stands_BTW: bool, whether each token stands in the recent text.
-    """
-    S = tokens.length_BTS.shape[-1]
-    stands_BTSL = stands_BTW.unflatten(-1, (S, -1)).to(torch.uint8)
-    L = stands_BTSL.shape[-1]
-    before_BTSL = F.pad(stands_BTSL[..., :-1], (1, 0), value=0)
-    place_L = torch.arange(L, device=stands_BTW.device, dtype=torch.int32)
-    from_end_BTSL = tokens.length_BTS.int()[..., None] - 1 - place_L
-    from_end_BTSL = from_end_BTSL.clamp(0, PLACES // 4 - 1).to(torch.uint8)
-    return (from_end_BTSL * 4 + stands_BTSL * 2 + before_BTSL).flatten(-2)
 
 
 def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
@@ -106,19 +87,7 @@ def lay_out_tokens(
         input_BT, previous_BT: the text's tokens, and the token before each, PADDING at the start of a document.
         before_BTS2: the two tokens of the entry before those that are read; None: there are none.
     """
-    L = token_BTSL.shape[-1]
-    if before_BTS2 is None:
-        whole_BTSX = F.pad(token_BTSL, (2, 0), value=PADDING)
-    else:
-        whole_BTSX = torch.cat([before_BTS2, token_BTSL], dim=-1)
-    back_BTSL, back2_BTSL = whole_BTSX[..., 1 : L + 1], whole_BTSX[..., :L]
-    follows_BTSL = (back_BTSL == input_BT[..., None, None]) & (back_BTSL != PADDING)
-    follows2_BTSL = follows_BTSL & (back2_BTSL == previous_BT[..., None, None]) & (back2_BTSL != PADDING)
-    is_padding_BTSL = token_BTSL == PADDING
-    back_BTSL = back_BTSL.masked_fill(is_padding_BTSL, NO_TOKEN)
-    length_BTS = (~is_padding_BTSL).sum(dim=-1).clamp(min=1)
-    by_token = token_BTSL, back_BTSL, follows_BTSL, follows2_BTSL, is_padding_BTSL
-    return EntryTokens(*(x.flatten(-2) for x in by_token), length_BTS, entry_BTS)
+    return EntryTokens(*relate_to_text(token_BTSL, input_BT, previous_BT, before_BTS2), entry_BTS)
 
 
 def weight_of_entries(attention_BTW: Tensor, n_entries: int) -> Tensor:

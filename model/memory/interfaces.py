@@ -117,6 +117,7 @@ class Retrieval(nn.Module):
 
     Config: type = MemoryConfig
     index_class = None  # the index of the bank that `search` looks the text up in; the text then is in the cache
+    searched_together = 1  # batches that training hands to `search_text` as one, on a GPU
     leaves_out_own = False  # `search_text` gives no entry that was cut from the document of its position
     has_grid = False  # an entry is found by its place in a grid of rows and columns, so the order of the bank matters
 

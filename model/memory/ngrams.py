@@ -13,11 +13,12 @@ from transformers import initialization as init
 from common.constants import NO_ENTRY, PADDING
 from common.flags import flag
 
-from .entry_tokens import lay_out_tokens, place_of_tokens
+from ..ops import lay_out_entries
+from .entry_tokens import EntryTokens, lay_out_tokens
 from .interfaces import ForwardPass, Found, MemoryContext, Retrieval, read_first
 from .ngram_index import Matches, NgramConfig, NgramIndex
 from .ngram_search import find_matches, matches_of
-from .text import TextSearchConfig, stands_in_text, text_so_far
+from .text import TextSearchConfig, text_so_far
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Ngrams(Retrieval):
     """Each block only scales what `search` has found: its log-weights are `score_scale` * ln(1 + score)."""
 
     index_class = NgramIndex
+    searched_together = 4  # the best matches go on from token to token, in a walk that takes as long for four batches
 
     @dataclass(frozen=True)
     class Config(NgramConfig, NoiseConfig):
@@ -70,15 +72,15 @@ class Ngrams(Retrieval):
         if inputs.training and config.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < config.retrieval_noise
             entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(bank.tokens)), entry_BTS)
-        token_BTSL = bank.tokens[entry_BTS].int().masked_fill(missing_BTS[..., None], PADDING)
-        tokens = None
-        if lay_out:
-            found_BTS = entry_BTS.masked_fill(missing_BTS, NO_ENTRY)
-            tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
-            if config.compares_with_text:
-                stands_BTW = stands_in_text(tokens.token_BTW, *text, index.window)
-                place_BTW = place_of_tokens(tokens, stands_BTW) if config.token_places else None
-                tokens = tokens._replace(place_BTW=place_BTW, stands_BTW=stands_BTW)
+        found_BTS, tokens = entry_BTS.masked_fill(missing_BTS, NO_ENTRY), None
+        if lay_out and config.compares_with_text:
+            *related, length_BTS, place_BTW, stands_BTW = lay_out_entries(found_BTS, bank.tokens, *text, index.window)
+            tokens = EntryTokens(*related, length_BTS, found_BTS, place_BTW, stands_BTW)
+            token_BTSL = tokens.token_BTW.unflatten(-1, (-1, bank.tokens.shape[1]))
+        else:
+            token_BTSL = bank.tokens[entry_BTS].int().masked_fill(missing_BTS[..., None], PADDING)
+            if lay_out:
+                tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
         edited_BTS = index.stale_N[entry_BTS] & ~missing_BTS if config.pointer and config.pointer_edited else None
         log_weight_BTS = cls.log_weight(score_BTS)
         return Found(entry_BTS, token_BTSL, log_weight_BTS, missing_BTS, tokens, None, False, edited_BTS=edited_BTS)

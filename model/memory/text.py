@@ -15,9 +15,6 @@ from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 
-TOKENS = 1 << 24  # more than any vocabulary has
-NEVER = -(1 << 62)  # the place of what does not stand in the text
-
 
 @dataclass(frozen=True)
 class TextSearchConfig(MemoryConfig):
@@ -75,25 +72,6 @@ def tokens_in_common(token_BTXL: Tensor, text_BT: Tensor, document_BT: Tensor, m
         going_BTXL = going_BTXL & same_BT[..., None, None]
         common_BTXL = common_BTXL + going_BTXL.long()
     return common_BTXL
-
-
-def stands_in_text(token_BTX: Tensor, text_BX: Tensor, start_BX: Tensor, window: int) -> Tensor:
-    """(B, T, X) bool: whether each token is one of the last `window` tokens of its position's document.
-
-    Args:
-        token_BTX: tokens at each of the last T positions of the text.  text_BX, start_BX: as `text_so_far` returns.
-    """
-    B, n = text_BX.shape
-    T, place_X = token_BTX.shape[1], torch.arange(n, device=text_BX.device)
-    document_BX = start_BX.long().cumsum(dim=1)
-    # One number for document, token and place: the last occurrence up to a position is the number below.
-    key_BX = ((document_BX * TOKENS + text_BX) * n + place_X).sort(dim=1).values
-    here_BT1 = place_X[-T:].expand(B, T)[..., None]
-    asked_BTX = torch.add(document_BX[:, -T:, None] * (TOKENS * n) + here_BT1, token_BTX, alpha=n)
-    # Before all keys stands one that is far below whatever is asked for.
-    found_BTX = torch.searchsorted(key_BX, asked_BTX.flatten(1), right=True)
-    found_BTX = F.pad(key_BX, (1, 0), value=NEVER).gather(1, found_BTX).view_as(asked_BTX)
-    return asked_BTX - found_BTX <= here_BT1.clamp(max=window - 1)
 
 
 def text_so_far(

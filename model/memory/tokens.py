@@ -21,23 +21,45 @@ from ..base_config import MemoryConfig
 from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
 from ..ops import score_tokens, sum_tokens
-from .entry_tokens import NO_TOKEN, PLACES, EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
+from ..ops.entry_layout import NO_TOKEN, PLACES
+from .entry_tokens import EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
 
 
 @dataclass(frozen=True)
-class TokenConfig(MemoryConfig):
-    """Flags of the fusion by tokens, and of the pointer."""
+class PlaceConfig(MemoryConfig):
+    """The flag of all that asks where the tokens of an entry stand."""
 
-    word_key_dim: int = flag(
-        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
-    )
     token_places: bool = flag(
         False,
         "queries also compare the place of a token: its distance from the entry's end, and whether it and the token "
         "before it stand in the recent text",
         needs="--retrieval ngram|bm25|word_keys",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BlockConfig(PlaceConfig):
+    """Flags of the fusions that read the tokens of entries."""
+
+    block_selected: int | None = flag(
+        None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",
+        within=(1, "num_selected"),
+        needs=["--fusion words|coverage", "--pointer: without it, a smaller --num_selected does the same"],
+    )  # fmt: skip
+
+    @property
+    def n_block_entries(self) -> int:
+        return self.block_selected or self.num_selected
+
+
+@dataclass(frozen=True)
+class TokenConfig(PlaceConfig):
+    """Flags of attention to tokens: in the fusion, and in the pointer."""
+
+    word_key_dim: int = flag(
+        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
+    )
     unsaid_tokens: bool = flag(
         False,
         "a token counts less, the more its entry says before it that the recent text has not said; each token of the "
@@ -80,12 +102,13 @@ class TokenAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
-        once_said_BTS: Tensor | None = None,
+        once_said_BTS: Tensor | None = None, trust: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
         Args:
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
+            trust: nats taken from the logit of nothing.
         """
         S = tokens.entry_BTS.shape[-1]
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
@@ -116,6 +139,8 @@ class TokenAttention(nn.Module):
         logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
         nothing_BT1 = self.nothing(x_BTD).float()
+        if trust:
+            nothing_BT1 = nothing_BT1 - trust
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
     def init_parameters(self) -> None:
@@ -139,15 +164,10 @@ class TokenFusion(Fusion):
     trains_one_entry = True
 
     @dataclass(frozen=True)
-    class Config(TokenConfig):
+    class Config(TokenConfig, BlockConfig):
         word_value_dim: int = flag(
             128, "width of the values that are read from the tokens of entries (fusion words)", within=(1, None)
         )
-        block_selected: int | None = flag(
-            None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",
-            within=(1, "num_selected"),
-            needs=["--fusion words", "--pointer: without it, a smaller --num_selected does the same"],
-        )  # fmt: skip
 
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)
@@ -161,8 +181,7 @@ class TokenFusion(Fusion):
         tokens, unit_embedding_VD = found.tokens, context.unit_embedding_VD
         if tokens is None:
             tokens = lay_out_tokens(found.token_BTSL.int(), found.entry_BTS, *context.text)
-        S = self.config.num_selected
-        n = self.config.block_selected or S
+        n, S = self.config.n_block_entries, self.config.num_selected
         tokens = tokens.first(n)
         attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS[..., :n], unit_embedding_VD)
         value_VR = self.derived(lambda: self.v_proj(unit_embedding_VD), unit_embedding_VD, self.v_proj.weight)
@@ -194,6 +213,12 @@ class Pointer(nn.Module):
             "evaluation.calibrate chooses it for a trained run",
             within=(0, None), only_with="--pointer",
         )  # fmt: skip
+        pointer_trust: float = flag(
+            0.0,
+            "nats that the pointer adds to the logit of copying and takes from that of reading nothing; below 0 it "
+            "copies less; python -m evaluation.calibrate chooses it for a trained run",
+            only_with="--pointer",
+        )  # fmt: skip
         pointer_edited: float = flag(
             0.0,
             "nats that the pointer adds to entries edited since the training: of entries that match alike, it copies "
@@ -212,8 +237,8 @@ class Pointer(nn.Module):
         self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
-        self.scale, self.edited = config.pointer_scale, config.pointer_edited
-        self.edited_said = config.pointer_edited_said
+        self.scale, self.trust = config.pointer_scale, config.pointer_trust
+        self.edited, self.edited_said = config.pointer_edited, config.pointer_edited_said
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -227,8 +252,13 @@ class Pointer(nn.Module):
             once_said_BTS = self.edited * found.edited_BTS
         elif self.edited:
             log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
-        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS)
-        return self.gate(x_BTD).float().sigmoid() * attention_BTW
+        attention_BTW = self.attention(
+            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, self.trust
+        )
+        gate_BT1 = self.gate(x_BTD).float()
+        if self.trust:
+            gate_BT1 = gate_BT1 + self.trust
+        return gate_BT1.sigmoid() * attention_BTW
 
 
 def pointer_reading(copy_BTW: Tensor, found: Found) -> Reading:

@@ -8,6 +8,7 @@
 | `keep_best` | the running best entries of an n-gram search |
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
+| `entry_layout` | `lay_out_entries`: the tokens of entries, and how they relate to the text |
 | `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
 | `continuations` | `attend_continuations`: attention to tokens after places |
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
@@ -29,6 +30,7 @@ from .best_of_rows import best_of_rows
 from .continuations import attend_continuations
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
+from .entry_layout import lay_out_entries
 from .keep_best import keep_best
 from .normed_heads import normed_heads
 from .place_counts import next_tokens, read_places, spaced_places
@@ -41,8 +43,8 @@ from .twin import OPS, Op, twin
 from .words import row_products, score_words, sum_words
 
 __all__ = [
-    "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best", "next_tokens",
-    "normed_heads", "read_entries", "read_places", "row_products", "score_tokens", "score_words", "search_grid",
-    "shared_words", "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries",
-    "sum_tokens", "sum_words", "twin", "unit_entries",
+    "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best", "lay_out_entries",
+    "next_tokens", "normed_heads", "read_entries", "read_places", "row_products", "score_tokens", "score_words",
+    "search_grid", "shared_words", "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours",
+    "suffix_queries", "sum_tokens", "sum_words", "twin", "unit_entries",
 ]  # fmt: skip

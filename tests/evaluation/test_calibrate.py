@@ -1,20 +1,40 @@
-"""The pointer's scale is chosen by questions in other words, and written where a run is loaded from."""
+"""How far the pointer trusts the search is chosen by edits and questions in other words, and written into the run."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from dataset.knowledge import Fact
 from evaluation import calibrate
-from evaluation.gold import Gold
+from evaluation.calibrate import Outcome, Setting
+from evaluation.config import EvalConfig
+from evaluation.counterfact import ModelAnswers
+from evaluation.edits import fingerprint
+from evaluation.gold import Gold, find_gold
 from evaluation.results import ResultFile, about_evaluation
 from tests.conftest import tiny_model
+from tests.evaluation.conftest import FACTS
 from tests.model.variants import BM25
+
+TRAINED = Setting(1.0, 0.0)
+
+
+def gold_of(facts) -> Gold:
+    return Gold({fact.uuid: i for i, fact in enumerate(facts)}, {}, lambda: iter(list(enumerate(facts))))
+
+
+def questions_file(path, facts) -> str:
+    """Questions about facts; each has two choices."""
+    row = {"question": "It is ___.", "choices": ["Norway", "Peru"], "answer": "A"}
+    path.write_text("\n".join(json.dumps(row | {"uuid": fact.uuid}) for fact in facts))
+    return str(path)
 
 
 @pytest.fixture
 def run(model, tokenizer, tmp_path, monkeypatch):
-    """run(*flags): calibrates a run folder with results of its own; the folder."""
+    """run(*flags): calibrates a run folder by four of the facts of its bank; the folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"pointer_scale": 1.0, "dim": 32}))
@@ -30,76 +50,118 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(calibrate, "load_run", lambda *_: model)
     monkeypatch.setattr(calibrate, "load_tokenizer", lambda *_: tokenizer)
-    row = {"subject": "Oslo", "predicate": "country", "question": "Oslo lies in ___.", "answer": "A"}
-    questions = tmp_path / "q.jsonl"
-    questions.write_text(json.dumps(row | {"choices": ["Norway", "Peru"]}))
+    monkeypatch.setattr(calibrate, "find_gold", lambda *_: gold_of(FACTS))
+    monkeypatch.setattr(calibrate, "REWORDINGS", ("{subject} is in", "So {subject} is in"))
+    path = questions_file(tmp_path / "q.jsonl", FACTS[:4])
 
     def start(*flags):
-        monkeypatch.setattr("sys.argv", ["calibrate", "--run", str(folder), "--object_path", str(questions), *flags])
+        monkeypatch.setattr("sys.argv", ["calibrate", "--run", str(folder), "--object_path", path, *flags])
         calibrate.main()
         return folder
 
     return start
 
 
-def scale_of(folder) -> float:
-    return json.loads((folder / "config.json").read_text())["pointer_scale"]
+def settings_of(folder) -> tuple:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dim"] == 32
+    return config["pointer_scale"], config.get("pointer_trust", 0.0)
 
 
-def test_the_scale_with_the_least_loss_is_written_and_taken_back(run, model, monkeypatch, capsys):
-    # As if the answers were likeliest at a scale of 2.
-    scored = lambda *_: [type("Score", (), {"log_p": -abs(model.pointer.scale - 2), "is_greedy": True})()]  # noqa: E731
-    monkeypatch.setattr(calibrate, "score_sequences", scored)
-    folder = run()
-    assert scale_of(folder) == 2.0 and json.loads((folder / "config.json").read_text())["dim"] == 32
-    assert "scale 4: 2.0000 nats an answer" in (said := capsys.readouterr().out) and "2, before 1" in said
-    assert scale_of(run("--scales", "1")) == 1.0
+def outcome(followed: float, kept: float = 1.0, written: float = 1.0, text_loss: float = 4.0, n: int = 100) -> Outcome:
+    """With the shares that are given, of n questions each; the first ones are right."""
+    right = (np.arange(n) < round(share * n) for share in (followed, kept, written))
+    return Outcome(*(own.astype(float) for own in right), text_loss)
 
 
-def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
-    loss, text_loss = {1.0: 3.0, 2.0: 2.0, 3.0: 1.0}, {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
-    assert [calibrate.chosen(loss, text_loss, cost) for cost in (0.0, 0.01, 0.05)] == [1.0, 2.0, 3.0]
-    assert calibrate.chosen(loss | {2.0: 1.01}, text_loss, 0.05) == 2.0  # nearly the least
+def test_the_best_setting_is_written_and_taken_back(run, monkeypatch, capsys):
+    asked = []
+
+    def measure(setting, *_):
+        asked.append(tuple(setting))
+        return outcome(0.9 - abs(setting.scale - 2) / 5 - abs(setting.trust + 1) / 5)
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    assert settings_of(run()) == (2.0, -1.0)
+    assert asked == [(scale, trust) for scale in calibrate.SCALES for trust in calibrate.TRUSTS]
+    assert "2, before 1; pointer_trust: -1, before 0" in capsys.readouterr().out
+    assert settings_of(run("--scales", "1", "--trusts", "0")) == (1.0, 0.0)
 
 
-def test_facts_that_the_bank_lacks_are_left_out(run, monkeypatch, tokenizer, tmp_path):
-    row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
-    rows = [row | {"subject": name, "uuid": name} for name in ("Oslo", "Bergen", "Cusco")]
-    (path := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    gold = Gold({"Bergen": 3}, {}, lambda: iter(()))
-    everything, held = (calibrate.right_answers(tokenizer, str(path), 9, known) for known in (None, gold))
-    assert len(everything) == 3 * len(held) and held[0] == everything[1]
-    monkeypatch.setattr(calibrate, "find_gold", lambda *_: Gold({"Lima": 0}, {}, lambda: iter(())))
+def test_a_setting_that_costs_the_text_too_much_is_not_chosen():
+    losses = {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
+    outcomes = {Setting(scale, 0.0): outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
+    chosen = [calibrate.chosen(outcomes, TRAINED, cost).scale for cost in (0.0, 0.01, 0.05)]
+    assert chosen == [1.0, 2.0, 3.0]
+    assert calibrate.chosen(outcomes, Setting(3.0, 0.0), 0.0).scale == 3.0  # as trained
+
+
+def test_of_settings_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
+    outcomes = {TRAINED: outcome(0.9), Setting(2.0, 0.0): outcome(0.93)}
+    assert calibrate.chosen(outcomes, TRAINED, 0.01).scale == 2.0  # three more of the same 100 questions are right
+    others = np.roll(outcomes[Setting(2.0, 0.0)].followed, 50)  # ten of them, and seven are not that were
+    outcomes[Setting(2.0, 0.0)] = outcome(0.93)._replace(followed=others)
+    assert calibrate.chosen(outcomes, TRAINED, 0.01).scale == 1.0
+    # By the linear part, of p = 0.9, 1 and 1: a change of the first share counts (score / p) ** 2 / 3.
+    first, second = outcome(0.9), outcome(0.8)
+    assert first.score == pytest.approx(3 / (1 / 0.9 + 2))
+    expected = (first.score / 0.9) ** 2 / 3 * (0.1 * 0.9 / 100) ** 0.5
+    assert first.error(second) == pytest.approx(expected) and first.error(first) == 0
+    assert outcome(0.0).score == outcome(0.0).error(first) == 0
+
+
+def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenizer, capsys):
+    before = fingerprint(model)
+    config = EvalConfig(gold=gold_of(FACTS), batch_size=4)
+    run("--scales", "1", "--trusts", "0", "-20")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    bad, good = (line for line in lines if line[:2] in (["1", "0"], ["1", "-20"]))
+    assert good[2:] == ["100.0%"] * 4 + ["-"]
+    assert bad[4] == "0.0%"  # nothing is copied
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config)
+    assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
+    assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
+    assert all(one.options[1] == f" {FACTS[one.case].object}" != one.options[0] for one in asked.followed)
+    assert {row for row, _ in asked.edits} == set(range(7))  # Milan, the last one, is a neighbour
+    answers = ModelAnswers(model, tokenizer, config)
+    with answers.edited(asked.edits):
+        assert fingerprint(model) != before
+    calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig())
+    assert fingerprint(model) == before and (model.pointer.scale, model.pointer.trust) == (2.0, 1.0)
+
+
+def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
+    objects = ("Peru", "Peru", "Chad", "the Republic of the Congo")
+    facts = list(enumerate(Fact(f"{i}", f"{i}", "country", name) for i, name in enumerate(objects)))
+    lone = len(facts), Fact("Bern", "Bern", "capital", "Bern")
+    gold = gold_of([fact for _, fact in (*facts, lone)])
+    found = list(calibrate.new_objects([*facts, lone], gold, tokenizer, calibrate.random.Random(0)))
+    assert found[:3] == [objects[3]] * 3 and found[3] in objects[:3] and found[4] is None
+
+
+def test_facts_that_the_bank_lacks_and_those_of_several_objects_are_left_out(tmp_path, capsys):
+    facts = [*FACTS, Fact("Lima is in Chile.", "Lima", "country", "Chile", "other")]
+    path = questions_file(tmp_path / "q.jsonl", [*FACTS, Fact("Bonn", uuid="lacking")])
+    held, gold = calibrate.held_facts(path, 99, gold_of(facts))
+    assert [fact for _, fact in held] == [fact for fact in FACTS if fact.subject != "Lima"]
+    assert list(gold.every()) == held and "7 of 9 facts are asked" in capsys.readouterr().out
     with pytest.raises(ValueError, match="the bank holds no fact"):
-        run()
+        calibrate.held_facts(path, 99, gold_of([Fact("Bonn", "Bonn", "country", "Bonn", "another")]))
+    with pytest.raises(ValueError, match="name no facts"):
+        calibrate.held_facts(path, 99, None)
 
 
-def test_questions_that_name_no_fact_are_asked_beside_those_that_do(tokenizer, tmp_path, capsys):
-    row = {"predicate": "country", "question": "{0} lies in ___.", "answer": "A", "choices": ["Norway", "Peru"]}
-    rows = [
-        row | {"subject": "Oslo"},
-        row | {"subject": "Bergen", "uuid": "1"},
-        row | {"subject": "Cusco", "uuid": "2"},
-    ]
-    (path := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    everything = calibrate.right_answers(tokenizer, str(path), 9, None)
-    held = calibrate.right_answers(tokenizer, str(path), 9, Gold({"2": 3}, {}, lambda: iter(())))
-    assert held[:2] == [everything[0], everything[2]] and len(held) == len(everything) * 2 / 3
-    assert "2 of 3 questions are asked: the bank lacks the facts of the others" in capsys.readouterr().out
+def test_facts_without_a_neighbour_are_refused(tokenizer):
+    config = EvalConfig(gold=gold_of(FACTS))
+    with pytest.raises(ValueError, match="has a neighbour"):
+        calibrate.questions_of([(5, FACTS[5])], tokenizer, config)
 
 
-def test_a_knowledge_file_that_was_moved_is_asked_for(run, tmp_path):
-    questions = tmp_path / "q.jsonl"
-    questions.write_text(json.dumps(json.loads(questions.read_text()) | {"uuid": "1"}))
+def test_a_knowledge_file_that_was_moved_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr(calibrate, "find_gold", find_gold)
     for given, missing in ((), "knowledge.json"), (("--database_init_path", "moved.json"), "moved.json"):
         with pytest.raises(FileNotFoundError, match=f"{missing}: give another --database_init_path"):
             run(*given)
-
-
-def test_the_scale_changes_what_is_copied(run, model, capsys):
-    run("--scales", "1", "3")
-    first, second = (line.split()[2] for line in capsys.readouterr().out.splitlines()[:2])
-    assert first != second
 
 
 def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, monkeypatch):
@@ -122,8 +184,8 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     "flag, name, values",
     [
-        ("pointer_scale", "scale", (1.0, 3.0)), ("pointer_edited", "edited", (1.0, 3.0)),
-        ("pointer_edited_said", "edited_said", (False, True)),
+        ("pointer_scale", "scale", (1.0, 3.0)), ("pointer_trust", "trust", (-1.0, 2.0)),
+        ("pointer_edited", "edited", (1.0, 3.0)), ("pointer_edited_said", "edited_said", (False, True)),
     ],
 )  # fmt: skip
 def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name, values):

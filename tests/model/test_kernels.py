@@ -467,6 +467,18 @@ def test_the_words_that_entries_share_with_the_text_equal_the_reference(X, C, K,
     assert (expected > 0).any() or K == 1
 
 
+@pytest.mark.parametrize("B, T, X, S, L, window", [(1, 1, 1, 1, 1, 1), (3, 1, 20, 3, 5, 2), (2, 37, 37, 16, 32, 58)])
+def test_laying_out_entries_equals_the_reference(B, T, X, S, L, window):
+    from model.ops import lay_out_entries
+
+    length_N1 = torch.randint(0, L + 1, (50, 1), device="cuda")
+    token_NL = torch.randint(1, 9, (50, L), device="cuda").where(torch.arange(L, device="cuda") < length_N1, 0).short()
+    text_BX, start_BX = torch.randint(0, 9, (B, X), device="cuda"), torch.rand(B, X, device="cuda") < 0.1
+    start_BX[:, 0] = True
+    args = torch.randint(-1, 50, (B, T, S), device="cuda"), token_NL, text_BX, start_BX, window
+    assert_same(lay_out_entries(*args), lay_out_entries.op.reference(*args))
+
+
 @pytest.mark.parametrize("shape, length", [((1,), 1), ((2, 33, 32), 9), ((24, 512, 32), 64)])
 def test_what_stands_after_counted_places_equals_the_reference(shape, length):
     from model.ops import read_places
@@ -558,6 +570,7 @@ KERNEL_TESTS = {
     "sum_words": test_reading_words_errs_no_more_than_torch,
     "row_products": test_products_with_rows_equal_the_reference,
     "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
+    "lay_out_entries": test_laying_out_entries_equals_the_reference,
     "suffix_bounds": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_levels": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_neighbours": test_the_places_of_a_suffix_equal_the_reference,

@@ -30,6 +30,7 @@ KERNEL_ON_GPU = {
     "sum_words": NOT_DETERMINISTIC,
     "row_products": ALWAYS,
     "shared_words": ALWAYS,
+    "lay_out_entries": ALWAYS,
     "suffix_bounds": ALWAYS,
     "suffix_levels": ALWAYS,
     "suffix_neighbours": ALWAYS,

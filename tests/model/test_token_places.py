@@ -5,8 +5,9 @@ import torch
 
 from common.constants import PADDING
 from model.config import ModelConfig
-from model.memory.entry_tokens import PLACES, lay_out_tokens, looked_up, place_of_tokens, unsaid_before
-from model.memory.text import stands_in_text, starts
+from model.memory.entry_tokens import lay_out_tokens, looked_up, unsaid_before
+from model.memory.text import starts
+from model.ops.entry_layout import PLACES, place_of_tokens, stands_in_text
 from tests.conftest import tiny_model
 from tests.model.variants import VARIANTS
 
@@ -27,11 +28,13 @@ def test_a_place_tells_the_end_of_the_entry_and_what_was_said():
     entry_BTSL = torch.tensor([[[[11, 12, 13, PADDING], [14, PADDING, PADDING, PADDING]]]])
     tokens = lay_out_tokens(entry_BTSL, torch.tensor([[[0, 1]]]), torch.tensor([[11]]), torch.tensor([[12]]))
     stands_BTW = torch.tensor([[[True, True, False, False, False, False, False, False]]])
-    place_W = place_of_tokens(tokens, stands_BTW)[0, 0].tolist()
+    place_W = place_of_tokens(tokens.length_BTS, stands_BTW)[0, 0].tolist()
     assert place_W[:3] == [2 * 4 + 2, 1 * 4 + 3, 0 * 4 + 1] and place_W[4] == 0 and max(place_W) < PLACES
     long_BTSL = torch.full((1, 1, 1, 40), 5)
     tokens = lay_out_tokens(long_BTSL, torch.tensor([[[0]]]), torch.tensor([[1]]), torch.tensor([[1]]))
-    assert place_of_tokens(tokens, long_BTSL.flatten(-2) > 9).max() == PLACES - 4  # far from the end is as far as told
+    assert (
+        place_of_tokens(tokens.length_BTS, long_BTSL.flatten(-2) > 9).max() == PLACES - 4
+    )  # far from the end is as far as told
 
 
 def test_a_token_bears_the_weight_of_what_its_entry_says_before_it_and_the_text_has_not_said():

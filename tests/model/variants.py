@@ -42,6 +42,8 @@ KEYS = BM25 | {"retrieval": "word_keys", "finder_rows": 100, "finder_dim": 16, "
 SELECTIONS = ["product_key", "cosine", "gumbel"]
 # Flags of each retrieval that suit tiny models.
 BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25, "word_keys": KEYS}
+# Fusions that ask which tokens of an entry the text has said, and the retrievals that can tell.
+WITH_PLACES, TELL_PLACES = {"coverage"}, {"ngram", "bm25"}
 
 
 def scopes(fusion: str) -> list[str]:
@@ -52,12 +54,18 @@ def scopes(fusion: str) -> list[str]:
 MEMORY = {
     f"{fusion}-{scope}-{selection}": {"fusion": fusion, "fusion_scope": scope, "selection": selection}
     for fusion in FUSIONS
+    if fusion not in WITH_PLACES
     for scope, selection in product(scopes(fusion), SELECTIONS)
 }
 OTHERS = {
     f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion} | BASES.get(retrieval, {})
     for retrieval, fusion in product(RETRIEVALS, FUSIONS)
-    if retrieval != "product_key" and (retrieval != "word_keys" or fusion == "gated_mlp")  # as bm25
+    if retrieval != "product_key"
+    and (retrieval != "word_keys" or fusion == "gated_mlp")  # as bm25
+    and fusion not in WITH_PLACES
+} | {
+    f"{retrieval}-{fusion}": {"retrieval": retrieval, "fusion": fusion, "token_places": True} | BASES[retrieval]
+    for retrieval, fusion in product(TELL_PLACES, WITH_PLACES)
 }
 EXTRAS = {
     "gumbel-top1": {"selection": "gumbel", "num_selected": 1, "similarity_loss_coef": 0.1, "diversity_loss_coef": 0.1},
@@ -103,6 +111,8 @@ NGRAMS = {
         "bm25_current_word": True,
         "bm25_pair_recency": 0.95,
     },
+    "bm25-coverage-pointer": BM25
+    | {"fusion": "coverage", "memory_layers": [0], "pointer": True, "token_places": True, "block_selected": 2},
     "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True, "block_selected": 2},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
@@ -113,10 +123,11 @@ VARIANTS = BASELINES | MEMORY_VARIANTS
 
 
 # In the fast tests each fusion in each scope meets one selection, and each fusion one other retrieval, in turns.
-READS = [f"{fusion}-{scope}" for fusion in FUSIONS for scope in scopes(fusion)]
+READS = [f"{fusion}-{scope}" for fusion in FUSIONS if fusion not in WITH_PLACES for scope in scopes(fusion)]
 RARE = MEMORY.keys() - {f"{read}-{selection}" for read, selection in zip(READS, cycle(SELECTIONS), strict=False)}
 SEARCHES = cycle(["suffix", "ngram", "bm25"])
 RARE |= OTHERS.keys() - NGRAMS.keys() - {f"{name}-{fusion}" for name, fusion in zip(SEARCHES, FUSIONS, strict=False)}
+RARE -= {"bm25-coverage"}
 RARE -= {"word_keys-gated_mlp"}
 RARE |= {
     "original-qk-norm", "original-recipe-moe", "one-layer", "query-norm-cosine", "taught-cosine", "words-cosine",

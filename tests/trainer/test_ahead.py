@@ -45,6 +45,27 @@ def test_each_batch_is_prepared_once_and_before_the_one_before_it_is_used(n):
     assert log == expected
 
 
+@pytest.mark.parametrize("n", [0, 1, 3, 7])
+def test_several_batches_are_prepared_as_one_and_each_gets_its_rows(n):
+    def batches():
+        for number in range(n):
+            yield {"input_ids": torch.full((1 + number % 2, 3), number), "labels": torch.arange(1 + number % 2)}
+
+    log = []
+
+    def prepare(input_ids, labels):
+        log.append(input_ids[:, 0].tolist())
+        return {"double": 2 * input_ids, "same": labels}
+
+    seen = list(prepared_ahead(batches(), prepare, CPU, n_together=3))
+    for batch, expected in zip(seen, batches(), strict=True):
+        assert torch.equal(batch["double"], 2 * expected["input_ids"]) and torch.equal(
+            batch["same"], expected["labels"]
+        )
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert log == [[0, 1, 1, 2], [3, 3, 4, 5, 5], [6]][: -(-n // 3)] or n == 1 and log == [[0]]
+
+
 def test_closing_it_closes_the_batches():
     log = []
     batches = prepared_ahead(numbered(5, log), lambda input_ids: {}, CPU)
@@ -83,16 +104,17 @@ def test_only_what_searches_the_text_prepares_batches(variant, searches):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: another stream")
-def test_on_another_stream_nothing_is_overwritten_before_it_is_used():
+@pytest.mark.parametrize("n_together", [1, 3])
+def test_on_another_stream_nothing_is_overwritten_before_it_is_used(n_together):
     device, log = torch.device("cuda"), []
 
     def prepare(input_ids):
-        large = input_ids.expand(1 << 22).clone()
+        large = input_ids[:, None].expand(-1, 1 << 22).clone()
         for _ in range(50):
             large = large + 1 - 1
         return {"large": large}
 
-    for number, batch in enumerate(prepared_ahead(numbered(40, log), prepare, device)):
+    for number, batch in enumerate(prepared_ahead(numbered(40, log), prepare, device, n_together)):
         total = torch.zeros((), dtype=torch.int64, device=device)
         for _ in range(50):
             total += (batch["large"] != number).sum()
