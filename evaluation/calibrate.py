@@ -104,9 +104,12 @@ def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, or no question of it can be asked.
     """
-    wanted = {row.get("uuid") for row in read_questions(path, FIELDS["object"], limit, "object_path")} - {None}
+    rows = read_questions(path, FIELDS["object"], limit, "object_path")
+    wanted = {row["uuid"] for row in rows if "uuid" in row}
     if gold is None:
         raise ValueError(f"{path}: its questions name no facts by uuid, so none can be edited")
+    if nameless := sum("uuid" not in row for row in rows):
+        print(f"{nameless} of {len(rows)} questions are left out: they name no fact by uuid, so it cannot be edited")
     entries = list(gold.every())
     count = Counter((fact.subject, fact.predicate) for _, fact in entries)
     single = [

@@ -1,6 +1,7 @@
 """How far the pointer trusts the search is chosen by edits and questions in other words, and written into the run."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +150,16 @@ def test_facts_that_the_bank_lacks_and_those_of_several_objects_are_left_out(tmp
         calibrate.held_facts(path, 99, gold_of([Fact("Bonn", "Bonn", "country", "Bonn", "another")]))
     with pytest.raises(ValueError, match="name no facts"):
         calibrate.held_facts(path, 99, None)
+
+
+def test_questions_that_name_no_fact_are_left_out_and_counted(tmp_path, capsys):
+    path = questions_file(tmp_path / "q.jsonl", FACTS)
+    first, *others = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    del first["uuid"]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
+    held, _ = calibrate.held_facts(path, 99, gold_of(FACTS))
+    assert [fact for _, fact in held] == FACTS[1:]
+    assert f"1 of {len(FACTS)} questions are left out: they name no fact by uuid" in capsys.readouterr().out
 
 
 def test_facts_without_a_neighbour_are_refused(tokenizer):
