@@ -19,6 +19,12 @@ FAMILY = {
     "1.6.25": "tokens of entries read, not vectors",
     "1.6.26": "entries found by n-grams",
 }
+# Parameters, and where the rows of plain and of 1.6.21 are: the end of the protocol, and of the plain model's name.
+SIZES = {
+    "26 million": ("", ", learning rate 4.5e-3"),
+    "90 million": (", 90 million parameters", ""),
+    "310 million": (", 310 million parameters", ""),
+}
 MIXED_RUNS = ("1.6.0", "1.6.21")  # the names of their rows
 RATES = ("", ", learning rate 4.5e-3")  # ends of these names
 SOURCE = "val_loss_"  # what the measure of a source begins with
@@ -64,6 +70,19 @@ def cells_of(page: Page, name: str, arm: str) -> list[str]:
     row = page.result(WIKI, name, arm, "val_loss")
     loss, speed = page.cells(WIKI, name, arm, "val_loss", "tokens_per_s")
     return [loss, str(len(row.seeds)) if row else MISSING, speed]
+
+
+def sizes(page: Page) -> str:
+    """Loss and speed of 1.6.21 against the plain model, for each number of parameters."""
+    lines = []
+    for parameters, (protocol, rate) in SIZES.items():
+        where, runs = (WIKI[0], WIKI[1] + protocol), (("1.6.0" + rate, "plain"), ("1.6.21", "memory"))
+        plain, memory = (page.result(where, *run, "val_loss") for run in runs)
+        losses = [page.cell(where, *run, "val_loss") for run in runs]
+        speed = page.cell(where, "1.6.21", "memory", "speed_ratio")
+        seeds = str(len(memory.seeds)) if memory else MISSING
+        lines.append([parameters, seeds, *losses, gap_text(memory, plain), speed])
+    return page.table(["parameters", "seeds", "1.6.0", "1.6.21", "against 1.6.0, %", "speed, of plain"], lines)
 
 
 def mixed_sources(page: Page) -> str:
