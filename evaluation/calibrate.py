@@ -3,19 +3,18 @@
     python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
-search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer. That costs running text;
-a `pointer_trust` below 0 copies less, and takes some of the cost back. Facts of the questions are asked in new words,
-which no test uses, for three shares:
+search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer; it costs running text.
+Facts of the questions are asked in new words, which no test uses, for three shares:
 
 written: greedy writing gives the right answer, from the bank as it is;
 followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
 kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
 
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
-Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
-`--text_cost`. Of settings within one standard error of it, the one closest to the training is written.
-`--scales 1 --trusts 0` takes it back. Give questions that test nothing. Left out are facts that the bank lacks, and
-those of which it states several objects.
+Chosen is the scale with the highest harmonic mean of the three, of those that cost the validation text at most
+`--text_cost`. Of scales within one standard error of it, the one closest to the training is written.
+`--scales 1` takes it back. Give questions that test nothing. Left out are facts that the bank lacks, and those of which
+it states several objects.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -26,7 +25,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import NamedTuple
@@ -49,24 +48,14 @@ from .gold import Gold, find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
-SCALES, TRUSTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (-2.0, -1.0, 0.0)
+SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
 DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 TEXT_ROWS = 64  # of the validation text
 
 
-class Setting(NamedTuple):
-    """Values of `pointer_scale` and `pointer_trust`."""
-
-    scale: float
-    trust: float
-
-    def change(self, trained: "Setting") -> float:
-        return abs(self.scale - trained.scale) + abs(self.trust - trained.trust)
-
-
 class Outcome(NamedTuple):
-    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text."""
+    """Of one scale: whether each question was answered right (0 or 1), for each share; the loss of the text."""
 
     followed: np.ndarray
     kept: np.ndarray
@@ -159,10 +148,10 @@ def questions_of(held: list[tuple[int, Fact]], tokenizer, config: EvalConfig) ->
     return asked
 
 
-def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
-    """The answers with a setting; prints a line of the table."""
+def measure(scale: float, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
+    """The answers with a scale; prints a line of the table."""
     model, tokenizer = answers.model, answers.tokenizer
-    model.pointer.scale, model.pointer.trust = setting
+    model.pointer.scale = scale
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
     with answers.edited(asked.edits):
@@ -171,27 +160,24 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     parts = right[:n], right[n:], [score.is_greedy for score in scores]
     outcome = Outcome(*(np.array(part, dtype=float) for part in parts), found["loss"] if found else 0.0)
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
-    print(
-        f"{setting.scale:5g} {setting.trust:6g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
-        flush=True,
-    )
+    print(f"{scale:5g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"), flush=True)
     return outcome
 
 
-def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
-    """Of the settings as good as the best that cost the text little, the one closest to the training.
+def chosen(outcomes: dict[float, Outcome], trained: float, text_cost: float) -> float:
+    """Of the scales as good as the best that cost the text little, the one closest to the training.
 
-    The text's loss is compared with that of the setting closest to the training of all.
+    The text's loss is compared with that of the scale closest to the training of all.
     """
-    order = sorted(outcomes, key=lambda setting: setting.change(trained))
+    order = sorted(outcomes, key=lambda scale: abs(scale - trained))
     most = outcomes[order[0]].text_loss + text_cost
-    settings = [setting for setting in order if outcomes[setting].text_loss <= most]
-    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
-    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
+    scales = [scale for scale in order if outcomes[scale].text_loss <= most]
+    best = max((outcomes[scale] for scale in scales), key=lambda outcome: outcome.score)
+    return next(own for own in scales if outcomes[own].score >= best.score - best.error(outcomes[own]))
 
 
 def calibrate(args: argparse.Namespace) -> None:
-    """Measure the settings, write the best, and print what it changes.
+    """Measure the scales, write the best, and print what it changes.
 
     Raises:
         FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a number is too small.
@@ -208,9 +194,7 @@ def calibrate(args: argparse.Namespace) -> None:
     data, config = flags["data"], read_json(run_dir / "config.json")
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
-    before, trained = (
-        Setting(of.get("pointer_scale", 1.0), of.get("pointer_trust", 0.0)) for of in (config, flags["model"])
-    )
+    before, trained = (of.get("pointer_scale", 1.0) for of in (config, flags["model"]))
     files = EvalConfig(
         object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
     )
@@ -224,18 +208,15 @@ def calibrate(args: argparse.Namespace) -> None:
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
         answers, outcomes = ModelAnswers(model, tokenizer, files), {}
-        print("scale  trust  followed      kept   written  together  text loss")
-        for setting in (Setting(*pair) for pair in product(sorted({*args.scales}), sorted({*args.trusts}))):
-            outcomes[setting] = measure(setting, answers, asked, text)
+        print("scale  followed      kept   written  together  text loss")
+        for scale in sorted({*args.scales}):
+            outcomes[scale] = measure(scale, answers, asked, text)
     best = chosen(outcomes, trained, args.text_cost)
     if best == before:
-        print(f"the run has the best setting already: pointer_scale {best.scale:g}, pointer_trust {best.trust:g}")
+        print(f"the run has the best scale already: {best:g}")
         return
-    write_json(run_dir / "config.json", config | {"pointer_scale": best.scale, "pointer_trust": best.trust})
-    print(
-        f"pointer_scale of {run_dir}: {best.scale:g}, before {before.scale:g}; pointer_trust: {best.trust:g}, before "
-        f"{before.trust:g}; ask again: python eval_model.py --run {run_dir}"
-    )
+    write_json(run_dir / "config.json", config | {"pointer_scale": best})
+    print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
 
 
 def main() -> None:
@@ -245,12 +226,9 @@ def main() -> None:
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
     parser.add_argument(
-        "--trusts", nargs="+", type=float, default=TRUSTS, help="values of pointer_trust, with each scale"
-    )
-    parser.add_argument(
         "--text_cost", type=float, default=0.01,
-        help="nats a token that the validation text may lose against the setting closest to the training "
-        "(default: 0.01)",
+        help="nats a token that the validation text may lose against the scale closest to the training (default: "
+        "0.01)",
     )  # fmt: skip
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")

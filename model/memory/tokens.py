@@ -102,13 +102,12 @@ class TokenAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
-        once_said_BTS: Tensor | None = None, trust: float = 0.0,
+        once_said_BTS: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
         Args:
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
-            trust: nats taken from the logit of nothing.
         """
         S = tokens.entry_BTS.shape[-1]
         query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
@@ -139,8 +138,6 @@ class TokenAttention(nn.Module):
         logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
         nothing_BT1 = self.nothing(x_BTD).float()
-        if trust:
-            nothing_BT1 = nothing_BT1 - trust
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
     def init_parameters(self) -> None:
@@ -213,12 +210,6 @@ class Pointer(nn.Module):
             "evaluation.calibrate chooses it for a trained run",
             within=(0, None), only_with="--pointer",
         )  # fmt: skip
-        pointer_trust: float = flag(
-            0.0,
-            "nats that the pointer adds to the logit of copying and takes from that of reading nothing; below 0 it "
-            "copies less; python -m evaluation.calibrate chooses it for a trained run",
-            only_with="--pointer",
-        )  # fmt: skip
         pointer_edited: float = flag(
             0.0,
             "nats that the pointer adds to entries edited since the training: of entries that match alike, it copies "
@@ -237,8 +228,8 @@ class Pointer(nn.Module):
         self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
-        self.scale, self.trust = config.pointer_scale, config.pointer_trust
-        self.edited, self.edited_said = config.pointer_edited, config.pointer_edited_said
+        self.scale, self.edited = config.pointer_scale, config.pointer_edited
+        self.edited_said = config.pointer_edited_said
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -252,13 +243,8 @@ class Pointer(nn.Module):
             once_said_BTS = self.edited * found.edited_BTS
         elif self.edited:
             log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
-        attention_BTW = self.attention(
-            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, self.trust
-        )
-        gate_BT1 = self.gate(x_BTD).float()
-        if self.trust:
-            gate_BT1 = gate_BT1 + self.trust
-        return gate_BT1.sigmoid() * attention_BTW
+        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS)
+        return self.gate(x_BTD).float().sigmoid() * attention_BTW
 
 
 def pointer_reading(copy_BTW: Tensor, found: Found) -> Reading:

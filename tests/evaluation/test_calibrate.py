@@ -9,7 +9,7 @@ import torch
 
 from dataset.knowledge import Fact
 from evaluation import calibrate
-from evaluation.calibrate import Outcome, Setting
+from evaluation.calibrate import Outcome
 from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
 from evaluation.edits import fingerprint
@@ -18,8 +18,6 @@ from evaluation.results import ResultFile, about_evaluation
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
 from tests.model.variants import BM25
-
-TRAINED = Setting(1.0, 0.0)
 
 
 def gold_of(facts) -> Gold:
@@ -63,10 +61,10 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     return start
 
 
-def settings_of(folder) -> tuple:
+def scale_of(folder) -> float:
     config = json.loads((folder / "config.json").read_text())
     assert config["dim"] == 32
-    return config["pointer_scale"], config.get("pointer_trust", 0.0)
+    return config["pointer_scale"]
 
 
 def outcome(followed: float, kept: float = 1.0, written: float = 1.0, text_loss: float = 4.0, n: int = 100) -> Outcome:
@@ -75,34 +73,33 @@ def outcome(followed: float, kept: float = 1.0, written: float = 1.0, text_loss:
     return Outcome(*(own.astype(float) for own in right), text_loss)
 
 
-def test_the_best_setting_is_written_and_taken_back(run, monkeypatch, capsys):
+def test_the_best_scale_is_written_and_taken_back(run, monkeypatch, capsys):
     asked = []
 
-    def measure(setting, *_):
-        asked.append(tuple(setting))
-        return outcome(0.9 - abs(setting.scale - 2) / 5 - abs(setting.trust + 1) / 5)
+    def measure(scale, *_):
+        asked.append(scale)
+        return outcome(0.9 - abs(scale - 2) / 5)
 
     monkeypatch.setattr(calibrate, "measure", measure)
-    assert settings_of(run()) == (2.0, -1.0)
-    assert asked == [(scale, trust) for scale in calibrate.SCALES for trust in calibrate.TRUSTS]
-    assert "2, before 1; pointer_trust: -1, before 0" in capsys.readouterr().out
-    assert settings_of(run("--scales", "1", "--trusts", "0")) == (1.0, 0.0)
+    assert scale_of(run()) == 2.0
+    assert tuple(asked) == calibrate.SCALES
+    assert "2, before 1; ask again" in capsys.readouterr().out
+    assert scale_of(run("--scales", "1")) == 1.0
 
 
-def test_a_setting_that_costs_the_text_too_much_is_not_chosen():
+def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
     losses = {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
-    outcomes = {Setting(scale, 0.0): outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
-    chosen = [calibrate.chosen(outcomes, TRAINED, cost).scale for cost in (0.0, 0.01, 0.05)]
-    assert chosen == [1.0, 2.0, 3.0]
-    assert calibrate.chosen(outcomes, Setting(3.0, 0.0), 0.0).scale == 3.0  # as trained
+    outcomes = {scale: outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
+    assert [calibrate.chosen(outcomes, 1.0, cost) for cost in (0.0, 0.01, 0.05)] == [1.0, 2.0, 3.0]
+    assert calibrate.chosen(outcomes, 3.0, 0.0) == 3.0  # as trained
 
 
-def test_of_settings_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
-    outcomes = {TRAINED: outcome(0.9), Setting(2.0, 0.0): outcome(0.93)}
-    assert calibrate.chosen(outcomes, TRAINED, 0.01).scale == 2.0  # three more of the same 100 questions are right
-    others = np.roll(outcomes[Setting(2.0, 0.0)].followed, 50)  # ten of them, and seven are not that were
-    outcomes[Setting(2.0, 0.0)] = outcome(0.93)._replace(followed=others)
-    assert calibrate.chosen(outcomes, TRAINED, 0.01).scale == 1.0
+def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
+    outcomes = {1.0: outcome(0.9), 2.0: outcome(0.93)}
+    assert calibrate.chosen(outcomes, 1.0, 0.01) == 2.0  # three more of the same 100 questions are right
+    others = np.roll(outcomes[2.0].followed, 50)  # ten of them, and seven are not that were
+    outcomes[2.0] = outcome(0.93)._replace(followed=others)
+    assert calibrate.chosen(outcomes, 1.0, 0.01) == 1.0
     # By the linear part, of p = 0.9, 1 and 1: a change of the first share counts (score / p) ** 2 / 3.
     first, second = outcome(0.9), outcome(0.8)
     assert first.score == pytest.approx(3 / (1 / 0.9 + 2))
@@ -114,11 +111,12 @@ def test_of_settings_as_good_as_the_best_the_one_closest_to_the_training_is_chos
 def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenizer, capsys):
     before = fingerprint(model)
     config = EvalConfig(gold=gold_of(FACTS), batch_size=4)
-    run("--scales", "1", "--trusts", "0", "-20")
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    bad, good = (line for line in lines if line[:2] in (["1", "0"], ["1", "-20"]))
-    assert good[2:] == ["100.0%"] * 4 + ["-"]
-    assert bad[4] == "0.0%"  # nothing is copied
+    for bias, written in ((0.0, "100.0%"), (-50.0, "0.0%")):  # of the pointer's gate: at last nothing is copied
+        model.pointer.gate.bias.data.fill_(bias)
+        run("--scales", "1")
+        (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
+        assert line[3] == written and len(line) == 6
+    assert line[-1] == "-"  # no text was given
     asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
     assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
@@ -127,8 +125,8 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     answers = ModelAnswers(model, tokenizer, config)
     with answers.edited(asked.edits):
         assert fingerprint(model) != before
-    calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig())
-    assert fingerprint(model) == before and (model.pointer.scale, model.pointer.trust) == (2.0, 1.0)
+    calibrate.measure(2.0, answers, asked, EvalConfig())
+    assert fingerprint(model) == before and model.pointer.scale == 2.0
 
 
 def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
@@ -195,10 +193,11 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     "flag, name, values",
     [
-        ("pointer_scale", "scale", (1.0, 3.0)), ("pointer_trust", "trust", (-1.0, 2.0)),
-        ("pointer_edited", "edited", (1.0, 3.0)), ("pointer_edited_said", "edited_said", (False, True)),
+        ("pointer_scale", "scale", (1.0, 3.0)),
+        ("pointer_edited", "edited", (1.0, 3.0)),
+        ("pointer_edited_said", "edited_said", (False, True)),
     ],
-)  # fmt: skip
+)
 def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name, values):
     for accuracy, value in zip((0.25, 0.75), values, strict=True):
         flags = BM25 | {"pointer": True, "unsaid_tokens": True, "pointer_edited": 2.0, flag: value}

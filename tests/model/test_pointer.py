@@ -72,23 +72,6 @@ def test_an_edited_entry_counts_more_by_as_much_as_the_flag_says_and_nothing_els
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("trust", [2.0, -1.5])
-def test_trust_is_added_to_the_gate_and_taken_from_nothing_at_the_pointer_alone(trust):
-    variant = MEMORY_VARIANTS["bm25-pointer"]
-    plain, model = (tiny_model(**variant | {"pointer_trust": nats}) for nats in (0.0, trust))
-    model.load_state_dict(plain.state_dict())
-    token_NL, ids = torch.randint(8, 61, model.bank.tokens.shape), torch.randint(8, 61, (1, 24))
-    token_NL[:4, :3] = ids[0, 10:13]
-    for one in (plain, model):
-        one.bank.fill(token_NL)
-    trusted = model(ids).logits
-    assert not torch.allclose(trusted, plain(ids).logits)
-    plain.pointer.gate.bias += trust
-    plain.pointer.attention.nothing.bias -= trust
-    torch.testing.assert_close(trusted, plain(ids).logits)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("is_said", [True, False])
 def test_an_edited_entry_counts_more_only_where_the_text_has_said_what_stands_before_a_token(is_said):
     variant = MEMORY_VARIANTS["bm25-pointer"] | {"unsaid_tokens": True, "pointer_edited": 2.0}
