@@ -43,8 +43,9 @@ def public_tests(page: Page) -> str:
         ),
         "memory (1.6.27), blocks read 4 of its 16 entries, two seeds; all edits": (case, "1.6.27", "memory"),
         "**memory (1.6.28)**, the pointer alone reads, one seed; all edits": (case, "1.6.28", "memory"),
-        "memory (1.6.29), and a block knows what is said, copies less, three seeds; all edits": (
-            case,
+        "memory (1.6.29), a block knows what is said; copies less, three seeds; all edits": (case, "1.6.29", "memory"),
+        "the same, scale 1.5, copies as trained, one seed, on a CPU; all edits": (
+            ("dev", f"{OTHER_CASE}, pointer_scale 1.5"),
             "1.6.29",
             "memory",
         ),
@@ -94,7 +95,12 @@ def all_edits(page: Page) -> str:
         "**1.6.22**, 16 entries read, calibrated, three seeds": (OTHER_CASE, "1.6.22", "memory"),
         "1.6.27, blocks read 4 of them, calibrated, two seeds": (OTHER_CASE, "1.6.27", "memory"),
         "**1.6.28**, the pointer alone reads, calibrated, one seed": (OTHER_CASE, "1.6.28", "memory"),
-        "1.6.29, and a block knows what is said, copies less, three seeds": (OTHER_CASE, "1.6.29", "memory"),
+        "1.6.29, a block knows what is said; copies less, three seeds": (OTHER_CASE, "1.6.29", "memory"),
+        "the same, scale 1.5, copies as trained, one seed, on a CPU": (
+            f"{OTHER_CASE}, pointer_scale 1.5",
+            "1.6.29",
+            "memory",
+        ),
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",
