@@ -11,7 +11,7 @@ most telling models come first, and the table names those that were left out for
 `--batch_sizes 48 96 192` adds the first model at these batch sizes, with `--n_heads 8` at 8 heads: its best MFU.
 
 Without --data_path, tokens are random. How long a retrieval by words or suffixes takes depends on the text: measure it
-on real text. The search of the next batch runs beside a step, as in training.
+on real text. The search of the next batches runs beside a step, as in training.
 
 MFU is that of training (`trainer.flops`): FLOPs of the model itself, over the time and the GPU's dense bf16 peak.
 """
@@ -78,7 +78,7 @@ def measure(subject: Subject, plain: Subject, bank_NL: torch.Tensor, steps: int,
             release(subject)
 
 
-def profile(subject: Subject, device, n_steps: int = 3, n_kernels: int = 25) -> str:
+def profile(subject: Subject, device, n_steps: int = 4, n_kernels: int = 25) -> str:
     """The kernels (on a CPU the operations) that a step spends most time in, one a line: ms a step, calls a step."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]

@@ -205,7 +205,7 @@ def build_index(subject: Subject, device) -> None:
 
 
 def next_batch(subject: Subject, device) -> dict:
-    """As training has it: a retrieval by n-grams has searched its text beside the step before."""
+    """As training has it: a retrieval by n-grams has searched its text beside earlier steps."""
     if subject.supply is None:
         subject.supply = (batch for batch in cycle(subject.batches))
         if subject.config.searches_text and not subject.reference:

@@ -172,7 +172,7 @@ def changes(rows: list[tuple[int, str, str]], most: int = 50) -> str:
         for row, before, now in rows[:most]
     )
     more = (
-        f'<p class="hint">and {len(rows) - most} more: `python -m editing diff` shows all</p>'
+        f'<p class="hint">and {len(rows) - most} more: `python -m editing export --changed` writes all</p>'
         if len(rows) > most
         else ""
     )

@@ -13,8 +13,8 @@ kept: after these edits the object of a neighbour, an unedited fact with the old
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the scale with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost`. Of scales within one standard error of it, the one closest to the training is written.
-`--scales 1` takes it back. Give questions that test nothing. Left out are facts that the bank lacks, and those of which
-it states several objects.
+The scale of the training as the only one of `--scales` takes it back. Give questions that test nothing. Left out are
+facts that the bank lacks, and those of which it states several objects. A run with edits is refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -39,6 +39,7 @@ from dataset.knowledge import Fact
 from dataset.questions import FIELDS, REWORDINGS, read_questions
 from dataset.tokenizer import encode_texts, load_tokenizer
 from model import load_run
+from runs.journal import Journal
 from runs.run import write_json
 
 from .config import EvalConfig, precision
@@ -71,7 +72,10 @@ class Outcome(NamedTuple):
         return harmonic_mean(self.shares)
 
     def error(self, other: "Outcome") -> float:
-        """The standard error of the difference of two scores on the same questions, by its linear part."""
+        """The standard error of the difference of two scores on the same questions, by its linear part.
+
+        Answers count as independent, though a fact is asked in two wordings: it is rather too small.
+        """
         parts = zip(self[:3], other[:3], self.shares, strict=True)
         return math.sqrt(
             sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
@@ -180,7 +184,8 @@ def calibrate(args: argparse.Namespace) -> None:
     """Measure the scales, write the best, and print what it changes.
 
     Raises:
-        FileNotFoundError, ValueError: the run has no pointer, there are no questions, or a number is too small.
+        FileNotFoundError, ValueError: the run has no pointer or has edits, there are no questions, or a number is too
+            small.
     """
     if min(args.scales) <= 0:
         raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
@@ -190,6 +195,8 @@ def calibrate(args: argparse.Namespace) -> None:
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
     if not model.settings.pointer:
         raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
+    if edited := Journal(run_dir).edited_rows():
+        raise ValueError(f"{run_dir} has {len(edited)} edited entries: undo them first (python -m editing undo)")
     flags = read_json(run_dir / "flags.json")
     data, config = flags["data"], read_json(run_dir / "config.json")
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():

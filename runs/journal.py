@@ -96,7 +96,7 @@ class Journal:
         return {row: last for row, (first, last) in self._first_and_last().items() if differs(first, last)}
 
     def edited_rows(self) -> dict[int, Change]:
-        """The same of rows with another text alone: a model answers as before where entries are only frozen."""
+        """The last change of every row whose text is not as after training: marks change no answer."""
         changes = self._first_and_last().items()
         return {row: last for row, (first, last) in changes if first.old_tokens != last.new_tokens}
 
@@ -110,7 +110,7 @@ class Journal:
 
     def digest(self) -> str | None:
         """16 hexadecimal digits that name the bank's content; None where all texts are those of the training."""
-        rows = [(row, change.new_tokens, change.new_frozen) for row, change in self.edited_rows().items()]
+        rows = [(row, change.new_tokens) for row, change in self.edited_rows().items()]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] if rows else None
 
     def state(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ Batch = dict[str, Tensor]
 def prepared_ahead(
     batches: Iterator[Batch], prepare: Callable[..., Batch], device: torch.device, n_together: int = 1
 ) -> Iterator[Batch]:
-    """Yields each batch with its rows of what `prepare` returns. It begins before earlier batches are returned.
+    """Yields each batch with its rows of what `prepare` returns. A group is begun before the one before it is used.
 
     Args:
         batches: a generator of batches on the CPU; it is closed with this one.
@@ -54,6 +54,7 @@ def prepared_ahead(
             ready, pending = pending, begin(group)
             if ready:
                 yield from finished(*ready)
+                del ready  # its batches are used
         if pending:
             yield from finished(*pending)
 

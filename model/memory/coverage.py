@@ -1,10 +1,10 @@
 """Fusion by coverage: how far the text has said each found entry, told to the stream; no token of an entry is read.
 
-Where the best entry is said to its end, the text states what the bank holds; where its end is unsaid, the text says
+Where the best entry is said to its end, the text states what the bank holds. Where its end is unsaid, the text says
 something else, or is about to say it. The pointer (`tokens.py`) copies the words.
 
 Axes: B batch · T position · D width · S entries per position · L tokens per entry · P places of a token
-      F features of a position
+      H hidden width
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,12 @@ from .tokens import BlockConfig
 
 
 class CoverageFusion(Fusion):
-    """A two-layer perceptron of the state, of what is said of each entry, and of the retrieval's log-weights.
+    """A two-layer perceptron of the state and of what is said of an entry, summed over entries by their weights.
 
-    What is said of an entry are 64 counts: of its tokens by their distance from its end, by whether they stand in the
-    recent text, and by whether the token before them does (`place_of_tokens`).
+    Of an entry 64 numbers of tokens are known. A token is told by its distance from the end, by whether the recent text
+    has it, and by whether the text has the token before it (`place_of_tokens`). All entries share the perceptron:
+    the order of entries that match alike does not matter.
+    Related: Zaheer et al. 2017, arXiv:1703.06114 (functions of sets).
     """
 
     prepares = frozenset({"text"})
@@ -42,18 +44,19 @@ class CoverageFusion(Fusion):
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)
         self.x_proj = nn.Linear(config.dim, config.coverage_dim)
-        self.in_proj = nn.Linear(config.n_block_entries * (PLACES + 1), config.coverage_dim, bias=False)
+        self.in_proj = nn.Linear(PLACES + 1, config.coverage_dim, bias=False)
         self.out_proj = StreamLinear(config.coverage_dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
         n, S = self.config.n_block_entries, self.config.num_selected
         tokens, log_weight_BTS = found.tokens.first(n), found.log_weight_BTS[..., :n].float()
-        feature_BTSX = torch.cat([counts_of_places(tokens).float(), log_weight_BTS[..., None]], dim=-1)
-        feature_BTF = F.rms_norm(feature_BTSX.flatten(-2), (self.in_proj.in_features,)).to(x_BTD.dtype)
-        y_BTD = self.out_proj(F.relu(self.x_proj(x_BTD) + self.in_proj(feature_BTF)).square())
+        feature_BTSP = torch.cat([counts_of_places(tokens).float(), log_weight_BTS[..., None]], dim=-1)
+        feature_BTSP = F.rms_norm(feature_BTSP, (PLACES + 1,)).to(x_BTD.dtype)
+        hidden_BTSH = F.relu(self.x_proj(x_BTD)[..., None, :] + self.in_proj(feature_BTSP)).square()
         is_missing_BTS = tokens.is_padding_BTW.unflatten(-1, (n, -1)).all(dim=-1)
-        weight_BTS = log_weight_BTS.detach().softmax(dim=-1).masked_fill(is_missing_BTS, 0.0)
-        return y_BTD, F.pad(weight_BTS, (0, S - n))
+        weight_BTS = log_weight_BTS.softmax(dim=-1).masked_fill(is_missing_BTS, 0.0)
+        y_BTD = self.out_proj((weight_BTS[..., None].to(x_BTD.dtype) * hidden_BTSH).sum(dim=-2))
+        return y_BTD, F.pad(weight_BTS.detach(), (0, S - n))
 
 
 def counts_of_places(tokens: EntryTokens) -> Tensor:

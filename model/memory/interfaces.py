@@ -152,7 +152,7 @@ class Retrieval(nn.Module):
     def search_text(cls, config: MemoryConfig, bank, input_BT: Tensor, document_BT: Tensor | None) -> Matches | None:
         """The part of `search` in training that reads the text and the bank alone; None: there is none.
 
-        The training loop calls it for the next micro-batch, while the current one is learned from.
+        The training loop calls it for the next micro-batches, while earlier ones are learned from.
         """
 
     @classmethod

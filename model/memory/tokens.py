@@ -28,19 +28,19 @@ from .interfaces import Found, Fusion, MemoryContext, Reading
 
 @dataclass(frozen=True)
 class PlaceConfig(MemoryConfig):
-    """The flag of all that asks where the tokens of an entry stand."""
+    """The flag for places of tokens."""
 
     token_places: bool = flag(
         False,
         "queries also compare the place of a token: its distance from the entry's end, and whether it and the token "
-        "before it stand in the recent text",
+        "before it stand in the recent text (fusion coverage counts them)",
         needs="--retrieval ngram|bm25|word_keys",
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BlockConfig(PlaceConfig):
-    """Flags of the fusions that read the tokens of entries."""
+    """Flags of the fusions of entries that the text has found."""
 
     block_selected: int | None = flag(
         None, "entries that a block reads: the first of the --num_selected that the pointer reads; None: all",

@@ -185,6 +185,12 @@ def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, 
         run()
 
 
+def test_a_run_with_edits_is_refused(run, monkeypatch):
+    monkeypatch.setattr(calibrate.Journal, "edited_rows", lambda self: {3: None})
+    with pytest.raises(ValueError, match="1 edited entries: undo them first"):
+        run()
+
+
 def test_questions_that_test_the_run_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match="tests this run"):
         run("--object_path", str(tmp_path / "dev.jsonl"))

@@ -32,9 +32,8 @@ def test_a_place_tells_the_end_of_the_entry_and_what_was_said():
     assert place_W[:3] == [2 * 4 + 2, 1 * 4 + 3, 0 * 4 + 1] and place_W[4] == 0 and max(place_W) < PLACES
     long_BTSL = torch.full((1, 1, 1, 40), 5)
     tokens = lay_out_tokens(long_BTSL, torch.tensor([[[0]]]), torch.tensor([[1]]), torch.tensor([[1]]))
-    assert (
-        place_of_tokens(tokens.length_BTS, long_BTSL.flatten(-2) > 9).max() == PLACES - 4
-    )  # far from the end is as far as told
+    # Far from the end is as far as told.
+    assert place_of_tokens(tokens.length_BTS, long_BTSL.flatten(-2) > 9).max() == PLACES - 4
 
 
 def test_a_token_bears_the_weight_of_what_its_entry_says_before_it_and_the_text_has_not_said():

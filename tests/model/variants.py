@@ -42,8 +42,8 @@ KEYS = BM25 | {"retrieval": "word_keys", "finder_rows": 100, "finder_dim": 16, "
 SELECTIONS = ["product_key", "cosine", "gumbel"]
 # Flags of each retrieval that suit tiny models.
 BASES = {"product_key": {}, "ngram": NGRAM, "suffix": SUFFIX, "bm25": BM25, "word_keys": KEYS}
-# Fusions that ask which tokens of an entry the text has said, and the retrievals that can tell.
-WITH_PLACES, TELL_PLACES = {"coverage"}, {"ngram", "bm25"}
+# Fusions that ask which tokens of an entry the text has said, and retrievals that can tell (word_keys: as bm25).
+WITH_PLACES, TELL_PLACES = ["coverage"], ["ngram", "bm25"]
 
 
 def scopes(fusion: str) -> list[str]:
@@ -127,7 +127,6 @@ READS = [f"{fusion}-{scope}" for fusion in FUSIONS if fusion not in WITH_PLACES 
 RARE = MEMORY.keys() - {f"{read}-{selection}" for read, selection in zip(READS, cycle(SELECTIONS), strict=False)}
 SEARCHES = cycle(["suffix", "ngram", "bm25"])
 RARE |= OTHERS.keys() - NGRAMS.keys() - {f"{name}-{fusion}" for name, fusion in zip(SEARCHES, FUSIONS, strict=False)}
-RARE -= {"bm25-coverage"}
 RARE -= {"word_keys-gated_mlp"}
 RARE |= {
     "original-qk-norm", "original-recipe-moe", "one-layer", "query-norm-cosine", "taught-cosine", "words-cosine",
