@@ -190,7 +190,7 @@ def is_asked_for(name: str, args: argparse.Namespace) -> bool:
 
 
 def parse_cli() -> argparse.Namespace:
-    parser = CommandParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", help="run folder to evaluate")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="print one table of evaluated runs")
     parser.add_argument("--all_arms", action="store_true", help="--compare shows all controls, not the main two alone")

@@ -44,10 +44,14 @@ def sentence(problem: Exception) -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Refuses in one sentence, by a ValueError, without the page of usage. Shows its description as it is written."""
+    """Refuses in one sentence, by a ValueError, without the page of usage. Shows its description as it is written.
+
+    A flag is not abbreviated: a typo such as --limi is refused, and not taken for another flag.
+    """
 
     def __init__(self, **options):
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+        own = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**own | options)
 
     def error(self, message: str):
         raise ValueError(f"{self.prog.strip()}: {message} (--help lists the flags)")

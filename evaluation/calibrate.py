@@ -227,7 +227,7 @@ def calibrate(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = CommandParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
     parser.add_argument("--object_path", required=True, help="object questions with the uuid of their facts, no tests")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")

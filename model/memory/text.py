@@ -14,6 +14,7 @@ from common.constants import PADDING
 from common.flags import flag, require
 
 from ..base_config import MemoryConfig
+from ..ops.entry_layout import previous
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,6 @@ class TextSearchConfig(MemoryConfig):
             self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
             f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
         )
-
-
-def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
-    """The token before each, PADDING at the start of a document."""
-    return F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
 
 
 def previous_tokens(input_BT: Tensor, document_BX: Tensor | None, cache, layer: int) -> Tensor:

@@ -37,11 +37,15 @@ def lay_out_entries(
     """
     T, is_none_BTS1 = entry_BTS.shape[1], (entry_BTS == NO_ENTRY)[..., None]
     token_BTSL = token_NL[entry_BTS.clamp(min=0)].int().masked_fill(is_none_BTS1, PADDING)
-    previous_BX = F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
-    *related, length_BTS = relate_to_text(token_BTSL, text_BX[:, -T:], previous_BX[:, -T:])
+    *related, length_BTS = relate_to_text(token_BTSL, text_BX[:, -T:], previous(text_BX, start_BX)[:, -T:])
     stands_BTW = stands_in_text(token_BTSL.flatten(-2), text_BX, start_BX, window)
     place_BTW = place_of_tokens(length_BTS, stands_BTW)
     return *(x.contiguous() for x in related), length_BTS, place_BTW, stands_BTW
+
+
+def previous(text_BX: Tensor, start_BX: Tensor) -> Tensor:
+    """The token before each, PADDING at the start of a document."""
+    return F.pad(text_BX[:, :-1], (1, 0), value=PADDING).masked_fill(start_BX, PADDING)
 
 
 def relate_to_text(

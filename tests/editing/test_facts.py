@@ -218,6 +218,7 @@ def test_a_refused_command_of_a_pipe_ends_it(talk):
     assert code == "error: line 1, 'show 77': there is no entry 77: they are numbered from 0 to 5" and out == ""
     _, err, code = talk("show 0", "", "show x")
     assert code.startswith("error: line 3, 'show x': show: argument row: invalid int value: 'x'") and "usage" not in err
+    assert talk("undo", "show 0")[2] == "error: line 1, 'undo': there is nothing to undo"
 
 
 def test_help_of_a_command_does_not_end_a_session(talk):
