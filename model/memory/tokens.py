@@ -8,6 +8,7 @@ Related: See et al. 2017, arXiv:1704.04368 (pointer-generator); Merity et al. 20
 mixture); Olsson et al. 2022 (induction: copy what followed the matching token).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from ..ops import score_tokens, sum_tokens
 from ..ops.entry_layout import NO_TOKEN, PLACES
 from .entry_tokens import EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
+
+MOST_SCALE = 4  # of what the state makes of the scores of found entries
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,19 @@ class TokenAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
-        once_said_BTS: Tensor | None = None,
+        once_said_BTS: Tensor | None = None, is_seen_BT1: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
         Args:
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
+            is_seen_BT1: 0 where the products with the keys of tokens do not count, 1 elsewhere.
         """
         S = tokens.entry_BTS.shape[-1]
-        query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
+        query_BTR = place_query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
         entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
+        if is_seen_BT1 is not None:
+            query_BTR, entry_query_BTR = (x * is_seen_BT1.to(x.dtype) for x in (query_BTR, entry_query_BTR))
         projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
         parameters = unit_embedding_VD, *(project.weight for project in projections)
         key_VR, previous_key_VR, entry_key_VR = self.derived(
@@ -122,7 +128,7 @@ class TokenAttention(nn.Module):
         logit_BTW = logit_BTW + previous_BTW
         logit_BTW = logit_BTW + self.follows_bias[0] * tokens.follows_BTW + self.follows_bias[1] * tokens.follows2_BTW
         if self.has_places:
-            place_BTP = nn.functional.linear(query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
+            place_BTP = nn.functional.linear(place_query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
             logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW.long())
         if self.has_unsaid:
             weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
@@ -222,12 +228,26 @@ class Pointer(nn.Module):
             "entries about another subject",
             only_with="--pointer_edited", needs="--unsaid_tokens",
         )  # fmt: skip
+        pointer_state_scale: bool = flag(
+            False,
+            f"the learned scale of the scores depends on the state, up to {MOST_SCALE} times as large: a question can "
+            "trust the search more than running text does",
+            only_with="--pointer",
+        )  # fmt: skip
+        pointer_word_dropout: float = flag(
+            0.0,
+            "share of positions at which training hides from the pointer which tokens the entries have: for questions "
+            "in unknown wordings it learns to go by the scores, by places, and by what is unsaid",
+            within=(0, 1), open_end=True, only_with="--pointer",
+        )  # fmt: skip
 
     def __init__(self, config: Config):
         super().__init__()
         self.attention = TokenAttention(config)
         self.gate = nn.Linear(config.dim, 1)
         self.score_scale = nn.Parameter(torch.empty(()))
+        self.state_scale = nn.Linear(config.dim, 1) if config.pointer_state_scale else None
+        self.word_dropout = config.pointer_word_dropout
         self.scale, self.edited = config.pointer_scale, config.pointer_edited
         self.edited_said = config.pointer_edited_said
 
@@ -235,15 +255,25 @@ class Pointer(nn.Module):
         init.zeros_(self.gate.weight)
         init.zeros_(self.gate.bias)
         init.ones_(self.score_scale)
+        if self.state_scale is not None:  # 1 at the start
+            init.zeros_(self.state_scale.weight)
+            init.constant_(self.state_scale.bias, -math.log(MOST_SCALE - 1))
 
     def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
         log_weight_BTS, once_said_BTS = self.scale * self.score_scale * found.log_weight_BTS, None
+        if self.state_scale is not None:
+            log_weight_BTS = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid() * log_weight_BTS
         if self.edited and self.edited_said:
             once_said_BTS = self.edited * found.edited_BTS
         elif self.edited:
             log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
-        attention_BTW = self.attention(x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS)
+        is_seen_BT1 = None
+        if self.training and self.word_dropout:
+            is_seen_BT1 = torch.rand_like(x_BTD[..., :1], dtype=torch.float32) >= self.word_dropout
+        attention_BTW = self.attention(
+            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1
+        )
         return self.gate(x_BTD).float().sigmoid() * attention_BTW
 
 

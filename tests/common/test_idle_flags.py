@@ -36,7 +36,7 @@ OTHER = {
     "ema_interval": 2, "ema_decay": 0.2, "ngram_table_rows": 17, "ngram_table_heads": 3, "ngram_table_dim": 4,
     "ngram_table_orders": [2], "ngram_table_layers": [1], "ngram_table_dropout": 0.5, "ngram_lengths": [2],
     "ngram_max_places": 1, "ngram_max_matches": 1, "ngram_pairs": 2, "ngram_decay": 0.1, "ngram_window": 2,
-    "retrieval_noise": 0.7, "bank_control": "shuffled", "pointer_scale": 3.0,
+    "retrieval_noise": 0.7, "bank_control": "shuffled", "pointer_scale": 3.0, "pointer_word_dropout": 0.5,
     "cosine_temperature": 3.0, "gumbel_temperature": 3.0, "balance_loss_coef": 0.5,
     "similarity_loss_coef": 0.5, "diversity_loss_coef": 0.5, "retrieval_loss_coef": 0.5, "teacher_forcing": 0.9,
     "fusion_heads": 2, "attention_dropout": 0.6, "word_key_dim": 8, "word_value_dim": 8, "block_selected": 1,

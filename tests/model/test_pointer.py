@@ -126,3 +126,43 @@ def test_blocks_may_read_the_first_entries_alone_while_the_pointer_reads_all():
 def test_fewer_entries_for_blocks_are_refused_where_they_make_no_sense(flags, reason):
     with pytest.raises(ValueError, match=f"--block_selected .*{reason}"):
         tiny_config(**BM25 | flags)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bm25-pointer", "ngram-pointer", "suffix-pointer"])
+def test_the_state_scales_the_scores_from_1_up_to_4(name):
+    plain, four, model = (
+        tiny_model(**MEMORY_VARIANTS[name] | flags)
+        for flags in ({}, {"pointer_scale": 4.0}, {"pointer_state_scale": True})
+    )
+    four.load_state_dict(plain.state_dict())
+    assert model.load_state_dict(plain.state_dict(), strict=False).missing_keys == [
+        "pointer.state_scale.weight", "pointer.state_scale.bias",
+    ]  # fmt: skip
+    ids = torch.randint(8, 61, (2, 24))
+    token_NL = torch.randint(8, 61, plain.bank.tokens.shape)
+    token_NL[:4, :3] = ids[0, 10:13]
+    for one in (plain, four, model):
+        one.bank.fill(token_NL)
+    assert (four(ids).logits - plain(ids).logits).abs().max() > 1e-4  # else nothing is found
+    assert (model(ids).logits - plain(ids).logits).abs().max() < 1e-5
+    model.pointer.state_scale.bias.fill_(30.0)
+    assert (model(ids).logits - four(ids).logits).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_word_dropout_hides_the_tokens_of_entries_in_training_alone():
+    model = tiny_model(**MEMORY_VARIANTS["bm25-pointer"] | {"pointer_word_dropout": 1 - 1e-9})
+    ids = torch.randint(8, 61, (2, 24))
+    token_NL = torch.randint(8, 61, model.bank.tokens.shape)
+    token_NL[:4, :3] = ids[0, 10:13]
+    model.bank.fill(token_NL)
+    attention, scores = model.pointer.attention, {}
+    for changed in (False, True):
+        if changed:
+            for project in (attention.k_proj, attention.previous_k_proj, attention.entry_k_proj):
+                project.weight.copy_(torch.randn_like(project.weight))
+        torch.manual_seed(0)  # other dropout
+        scores[changed] = model.train()(ids).logits, model.eval()(ids).logits
+    assert torch.equal(scores[False][0], scores[True][0])
+    assert (scores[False][1] - scores[True][1]).abs().max() > 1e-3
