@@ -216,6 +216,11 @@ def main() -> None:
         "of the verification questions",
     )  # fmt: skip
     parser.add_argument(
+        "--kept_back", type=float, default=0.0,
+        help="share of the --wordings of each predicate that are not used here, so that evaluation.calibrate can ask "
+        "in them",
+    )  # fmt: skip
+    parser.add_argument(
         "--shortened", type=float, default=0.0,
         help="share of the statements among them that become the subject with a clause, or with its last words alone",
     )  # fmt: skip

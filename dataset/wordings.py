@@ -5,6 +5,7 @@ ends in {object}, so that the text before is a prompt; a question names {subject
 """
 
 import argparse
+import hashlib
 import json
 import random
 import re
@@ -60,6 +61,24 @@ def read_wordings(path: Path) -> dict[str, list[str]]:
         for number, text in enumerate(texts, 1):
             check_wording(text, f"{path}: wording {number} of {predicate!r}")
     return value
+
+
+def kept_back(wordings: dict[str, list[str]], share: float) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The wordings to train on, and a share of each predicate's that is kept back, always the same ones.
+
+    Raises:
+        ValueError: the share does not lie in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"--kept_back must lie in [0, 1), got {share}")
+    trained, back = {}, {}
+    for predicate, texts in wordings.items():
+        order = sorted(texts, key=lambda text: hashlib.sha256(f"{predicate} {text}".encode()).digest())
+        chosen = set(order[: min(round(share * len(texts)), len(texts) - 1)])
+        trained[predicate] = [text for text in texts if text not in chosen]
+        if chosen:
+            back[predicate] = [text for text in texts if text in chosen]
+    return trained, back
 
 
 def check_wording(text, place: str) -> None:
@@ -128,9 +147,13 @@ class Rewording:
         self.drawn["general" if wording is None else "questions" if wording.endswith("?") else "statements"] += 1
         if wording is None:
             return self.rng.choice(REWORDINGS).format(**row), answer
+        return self.prompt(wording, row["subject"]), answer if wording.endswith("?") else ended(answer, wording)
+
+    def prompt(self, wording: str, subject: str) -> str:
+        """A wording up to its answer."""
         if wording.endswith("?"):
-            return QUESTION_PROMPT.format(question=wording.format(subject=row["subject"])), answer
-        return self.before_object(wording, row["subject"]).rstrip(" "), ended(answer, wording)
+            return QUESTION_PROMPT.format(question=wording.format(subject=subject))
+        return self.before_object(wording, subject).rstrip(" ")
 
     def before_object(self, wording: str, subject: str) -> str:
         """A statement up to its object; a share of them is shortened."""
@@ -247,9 +270,11 @@ def write_questions(args: argparse.Namespace) -> None:
         raise ValueError("--wordings changes nothing at --reworded 0: give the share of the questions to reword")
     if args.shortened and not args.wordings:
         raise ValueError("--shortened cuts the statements of --wordings: give that too")
+    if args.kept_back and not args.wordings:
+        raise ValueError("--kept_back keeps back some of --wordings: give that too")
     if args.preceded_by and not args.preceded:
         raise ValueError("--preceded_by changes nothing at --preceded 0: give the share of the questions")
-    wordings = read_wordings(args.wordings) if args.wordings else None
+    wordings = kept_back(read_wordings(args.wordings), args.kept_back)[0] if args.wordings else None
     rewording = Rewording(args.reworded, wordings, random.Random(args.seed), args.shortened)
     paths = {kind: path for kind in TRAINED if (path := getattr(args, kind))}
     found = {kind: list(READERS[kind](path, args.limit, rewording, args.preceded > 0)) for kind, path in paths.items()}

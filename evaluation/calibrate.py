@@ -4,7 +4,8 @@
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
 search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer; it costs running text.
-Facts of the questions are asked in new words, which no test uses, for three shares:
+Facts of the questions are asked in new words, which no test uses: in general ones ("capital of Peru:"), or, with
+`--wordings` and `--kept_back` as for the questions of the training, in those that it kept back. For three shares:
 
 written: greedy writing gives the right answer, from the bank as it is;
 followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
@@ -25,7 +26,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import cycle
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import NamedTuple
@@ -38,6 +38,7 @@ from common.files import read_json
 from dataset.knowledge import Fact
 from dataset.questions import FIELDS, REWORDINGS, read_questions
 from dataset.tokenizer import encode_texts, load_tokenizer
+from dataset.wordings import Rewording, kept_back, read_wordings
 from model import load_run
 from runs.journal import Journal
 from runs.run import write_json
@@ -53,6 +54,7 @@ SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
 DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 TEXT_ROWS = 64  # of the validation text
+WORDS = len(REWORDINGS)  # wordings in which a fact is asked, at most
 
 
 class Outcome(NamedTuple):
@@ -130,12 +132,27 @@ def new_objects(held: list[tuple[int, Fact]], gold: Gold, tokenizer, rng: random
         yield next((other for other, n in zip(drawn, others, strict=True) if n != old), drawn[0] if drawn else None)
 
 
-def questions_of(held: list[tuple[int, Fact]], tokenizer, config: EvalConfig) -> Questions:
-    """Raises ValueError where no fact can be edited, or none that is edited has a neighbour."""
+def prompts_of(fact: Fact, wordings: dict[str, list[str]] | None, rng: random.Random) -> list[str]:
+    """A fact up to its object in up to `WORDS` wordings of its predicate; without any, in the general ones."""
+    if wordings is None:
+        return [words.format(**asdict(fact)) for words in REWORDINGS]
+    texts = wordings[fact.predicate]
+    ask = Rewording(1.0, wordings, rng)
+    return [ask.prompt(text, fact.subject) for text in rng.sample(texts, min(WORDS, len(texts)))]
+
+
+def questions_of(
+    held: list[tuple[int, Fact]], tokenizer, config: EvalConfig, wordings: dict[str, list[str]] | None = None
+) -> Questions:
+    """Of facts whose predicates have wordings, if these are given.
+
+    Raises:
+        ValueError: no fact can be edited, or none that is edited has a neighbour.
+    """
     rng, asked = random.Random(config.seed), Questions([], [], [], [])
     neighbours = neighbours_of([asdict(fact) for _, fact in held], config, rng)
     for case, ((row, fact), new) in enumerate(zip(held, new_objects(held, config.gold, tokenizer, rng), strict=True)):
-        prompts = [words.format(**asdict(fact)) for words in REWORDINGS]
+        prompts = prompts_of(fact, wordings, rng)
         asked.written.extend((prompt, f" {fact.object}") for prompt in prompts)
         if new is None:
             continue
@@ -143,8 +160,9 @@ def questions_of(held: list[tuple[int, Fact]], tokenizer, config: EvalConfig) ->
         asked.edits.append((row, before + new + after))
         options = f" {new}", f" {fact.object}"
         asked.followed.extend(Asked("followed", case, prompt, options) for prompt in prompts)
-        for words, (_, other) in zip(cycle(REWORDINGS), neighbours[fact.uuid]):
-            asked.kept.append(Asked("kept", case, words.format(**asdict(other)), options[::-1]))
+        for number, (_, other) in enumerate(neighbours[fact.uuid]):
+            ways = prompts_of(other, wordings, rng)
+            asked.kept.append(Asked("kept", case, ways[number % len(ways)], options[::-1]))
     if not asked.kept:
         raise ValueError("no fact of the questions can be edited and has a neighbour: give more, by --limit")
     excluded = {row for row, _ in held} | {row for own in neighbours.values() for row, _ in own}
@@ -191,6 +209,9 @@ def calibrate(args: argparse.Namespace) -> None:
         raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
     if args.text_cost < 0:
         raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
+    if (args.wordings is None) != (args.kept_back is None):
+        raise ValueError("give both --wordings and --kept_back, as for the questions of the training, or none")
+    wordings = kept_back(read_wordings(args.wordings), args.kept_back)[1] if args.wordings else None
     run_dir, device = Path(args.run), choose_device(args.device)
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
     if not model.settings.pointer:
@@ -207,7 +228,12 @@ def calibrate(args: argparse.Namespace) -> None:
     )
     gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
     held, gold = held_facts(args.object_path, args.limit, gold)
-    asked = questions_of(held, tokenizer, replace(files, gold=gold))
+    if wordings is not None:
+        held = [(row, fact) for row, fact in held if fact.predicate in wordings]
+        print(f"{len(held)} of them have a predicate with wordings that were kept back")
+        if not held:
+            raise ValueError(f"{args.wordings} has no wordings of the facts' predicates: raise --kept_back")
+    asked = questions_of(held, tokenizer, replace(files, gold=gold), wordings)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         where = data["val_path"] or "in the flags of the run"
@@ -237,6 +263,8 @@ def main() -> None:
         help="nats a token that the validation text may lose against the scale closest to the training (default: "
         "0.01)",
     )  # fmt: skip
+    parser.add_argument("--wordings", type=Path, help="the --wordings of the training's questions")
+    parser.add_argument("--kept_back", type=float, help="their --kept_back: the share that is asked here")
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")

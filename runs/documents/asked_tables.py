@@ -49,6 +49,19 @@ def public_tests(page: Page) -> str:
             "1.6.29",
             "memory",
         ),
+        "memory (1.6.31), 12 shorter entries, narrower coverage, as trained, one seed; all edits": (
+            case,
+            "1.6.31",
+            "memory",
+        ),
+        "memory (1.6.32), its pointer's words hidden now and then, one seed; all edits": (case, "1.6.32", "memory"),
+        "memory (1.6.33), the state scales the scores, three seeds; all edits": (case, "1.6.33", "memory"),
+        "the same, scale 1.5, one seed, on a CPU; all edits": (
+            ("dev", f"{OTHER_CASE}, pointer_scale 1.5"),
+            "1.6.33",
+            "memory",
+        ),
+        "search of 1.6.33 alone, without a model; all edits": (case, "1.6.33", "search_alone"),
         "1.6.22, trained with a shuffled bank, one seed; all edits": (
             case,
             "1.6.22, trained with a shuffled bank",
@@ -101,6 +114,19 @@ def all_edits(page: Page) -> str:
             "1.6.29",
             "memory",
         ),
+        "1.6.31, 12 shorter entries, narrower coverage, as trained, one seed; 600 asked": (
+            OTHER_CASE,
+            "1.6.31",
+            "memory",
+        ),
+        "1.6.32, its pointer's words hidden now and then, one seed; 600 asked": (OTHER_CASE, "1.6.32", "memory"),
+        "1.6.33, the state scales the scores, three seeds; 600 asked": (OTHER_CASE, "1.6.33", "memory"),
+        "the same, scale 1.5, one seed, on a CPU; 600 asked": (
+            f"{OTHER_CASE}, pointer_scale 1.5",
+            "1.6.33",
+            "memory",
+        ),
+        "search of 1.6.33 and a rule, no model; 600 asked": (OTHER_CASE, "1.6.33", "search_alone"),
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",

@@ -25,6 +25,8 @@ SIZES = {
     "90 million": (", 90 million parameters", ""),
     "310 million": (", 310 million parameters", ""),
 }
+# Epochs of the training articles, and the protocol of their runs.
+EPOCHS = {"1": "wiki-38M, one epoch", "1.3": WIKI[1], "4": "wiki-150M, four epochs"}
 MIXED_RUNS = ("1.6.0", "1.6.21")  # the names of their rows
 RATES = ("", ", learning rate 4.5e-3")  # ends of these names
 SOURCE = "val_loss_"  # what the measure of a source begins with
@@ -83,6 +85,17 @@ def sizes(page: Page) -> str:
         seeds = str(len(memory.seeds)) if memory else MISSING
         lines.append([parameters, seeds, *losses, gap_text(memory, plain), speed])
     return page.table(["parameters", "seeds", "1.6.0", "1.6.21", "against 1.6.0, %", "speed, of plain"], lines)
+
+
+def epochs(page: Page) -> str:
+    """Loss of 1.6.21 against the plain model, for each number of epochs."""
+    lines = []
+    for number, protocol in EPOCHS.items():
+        where, runs = (WIKI[0], protocol), (("1.6.0, learning rate 4.5e-3", "plain"), ("1.6.21", "memory"))
+        plain, memory = (page.result(where, *run, "val_loss") for run in runs)
+        losses = [page.cell(where, *run, "val_loss") for run in runs]
+        lines.append([number, str(len(memory.seeds)) if memory else MISSING, *losses, gap_text(memory, plain)])
+    return page.table(["epochs", "seeds", "1.6.0", "1.6.21", "against 1.6.0, %"], lines)
 
 
 def mixed_sources(page: Page) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from .asked_tables import all_edits, public_tests
-from .gain_tables import BEST_ADAMW, MIXED, WIKI, family, gap_text, is_of_family, mixed_sources, sizes
+from .gain_tables import BEST_ADAMW, MIXED, WIKI, epochs, family, gap_text, is_of_family, mixed_sources, sizes
 from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
 from .rows import MISSING
@@ -289,6 +289,6 @@ def several_gpus(page: Page) -> str:
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
-    recipe, recipe_mixed, sentences, sizes, family, mixed_sources, own_flags, cpu, first_memories, several_gpus,
+    recipe, recipe_mixed, sentences, sizes, epochs, family, mixed_sources, own_flags, cpu, first_memories, several_gpus,
     public_tests, all_edits,
 )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from dataset import questions
 from dataset.questions import PARAPHRASES, REWORDINGS
-from dataset.wordings import ended, read_wordings
+from dataset.wordings import ended, kept_back, read_wordings
 
 WORDINGS = Path(__file__).parents[2] / "dataset/wordings.json"
 
@@ -182,3 +182,26 @@ def test_no_sentence_about_the_asked_subject_under_another_name_is_put_before(wr
 def test_a_wording_of_no_kind_is_refused_and_named(ask, text):
     with pytest.raises(ValueError, match=r"w\.json: wording 2 of 'place of birth'"):
         ask("--reworded 1", {"place of birth": [STATEMENT, text]})
+
+
+def test_a_share_of_each_predicates_wordings_is_kept_back_always_the_same_and_not_all():
+    wordings = read_wordings(WORDINGS)
+    trained, back = kept_back(wordings, 0.15)
+    assert (trained, back) == kept_back(dict(reversed(wordings.items())), 0.15)
+    for predicate, texts in wordings.items():
+        assert sorted(trained[predicate] + back[predicate]) == sorted(texts)
+        assert len(back[predicate]) == round(0.15 * len(texts)) > 0
+    assert kept_back(wordings, 0.0) == (wordings, {})
+    few = {"born in": [STATEMENT, QUESTION], "died in": [STATEMENT]}
+    trained, back = kept_back(few, 0.9)
+    assert list(map(len, trained.values())) == [1, 1] and list(back) == ["born in"]
+    with pytest.raises(ValueError, match=r"--kept_back must lie in \[0, 1\), got 1"):
+        kept_back(few, 1)
+
+
+def test_what_is_kept_back_is_not_asked(ask):
+    lines, _ = ask("--reworded 1 --kept_back 0.5", {"place of birth": [STATEMENT, QUESTION]})
+    (trained,), (back,) = (part["place of birth"] for part in kept_back({"place of birth": [STATEMENT, QUESTION]}, 0.5))
+    assert lines and all(("?" in line["prompt"]) == trained.endswith("?") != back.endswith("?") for line in lines)
+    with pytest.raises(ValueError, match="--kept_back keeps back some of --wordings"):
+        ask("--kept_back 0.5")

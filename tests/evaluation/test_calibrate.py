@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dataset.knowledge import Fact
+from dataset.wordings import kept_back
 from evaluation import calibrate
 from evaluation.calibrate import Outcome
 from evaluation.config import EvalConfig
@@ -183,6 +184,26 @@ def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, 
     )
     with pytest.raises(ValueError, match="has no pointer"):
         run()
+
+
+def test_facts_are_asked_in_the_wordings_that_training_kept_back(run, tokenizer, tmp_path, capsys):
+    wordings = {"country": ["{subject} lies in {object}.", "Of {subject} the state is {object}."]}
+    (back,) = kept_back(wordings, 0.5)[1]["country"]
+    config = EvalConfig(gold=gold_of(FACTS))
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, {"country": [back]})
+    starts = [back.partition(" {object}")[0].format(subject=fact.subject) for fact in FACTS]
+    prompts = [prompt for prompt, _ in asked.written]
+    assert prompts == starts[:4] == [one.prompt for one in asked.followed] and asked.kept[0].prompt in starts
+    path = tmp_path / "wordings.json"
+    path.write_text(json.dumps(wordings))
+    run("--scales", "1", "--wordings", str(path), "--kept_back", "0.5")
+    assert "4 of them have a predicate with wordings that were kept back" in capsys.readouterr().out
+    for flags, told in (
+        (["--kept_back", "0.5"], "give both"), (["--wordings", str(path)], "give both"),
+        (["--wordings", str(path), "--kept_back", "0"], "no wordings of the facts' predicates"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            run("--scales", "1", *flags)
 
 
 def test_a_run_with_edits_is_refused(run, monkeypatch):
