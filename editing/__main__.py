@@ -5,6 +5,7 @@
     python -m editing --run out/quickstart_memory edit 4711 "Lygia Pape was born in 1930."
     python -m editing --run out/quickstart_memory import facts.tsv
     python -m editing --run out/quickstart_memory undo
+    python -m editing --run out/with_a_table ngram "Lygia Pape was born in"
     python -m editing --run out/quickstart_memory        # one process: a command a line, or a text to ask; `help`
 
 Edits are written to a journal in the run folder. Every later load of the run replays it. The weights do not change.
@@ -26,10 +27,11 @@ from dataset.own import read_templates
 
 from .asking import Answer, ask, ask_facts
 from .files import has_rows, read_facts
+from .ngram_rows import OpenRun, read_rows
 from .store import MemoryStore, Row
 
 # Commands of a session whose text is the rest of the line, and their words before it; options may follow.
-TEXT_AFTER = {"ask": 1, "search": 1, "add": 1, "edit": 2}
+TEXT_AFTER = {"ask": 1, "search": 1, "ngram": 1, "add": 1, "edit": 2}
 OPTIONS = re.compile(r"(\s+(--new_tokens|-n)\s+\d+)*$")
 
 
@@ -50,6 +52,14 @@ def search(store: MemoryStore, args) -> None:
     say("by the model (weight of the entry after this text):")
     for name, weight, entry in store.search_model(args.text, args.n):
         print(f"  {weight:6.1%}  {name:8}  {line(entry)}", flush=True)
+
+
+def ngram(run: OpenRun | MemoryStore, args) -> None:
+    for read in read_rows(run, args.text, args.n):
+        print(f"last {read.order} token{'s' * (read.order > 1)}: {read.ngram}")
+        for head, (row, norm) in enumerate(zip(read.rows, read.norms, strict=True)):
+            print(f"  head {head:<3}  row {row:<9}  norm {norm:.4g}")
+        print("  likelier: " + ("   ".join(f"{effect:+.3g} {token!r}" for token, effect in read.likelier) or "none"))
 
 
 def show_answer(answer: Answer) -> None:
@@ -196,6 +206,12 @@ def add_commands(parser: argparse.ArgumentParser, required: bool = False) -> dic
         ("--file", {"help": "ask for the object of each fact of this file instead"}), templates,
         ("--new_tokens", {"type": positive_int, "default": 16, "help": "tokens of an answer, at most"}),
     )  # fmt: skip
+    command(
+        "ngram", ngram,
+        "show the rows of the n-gram table that the last tokens of a text read, and the next tokens that they make "
+        "likelier; a direct effect only, from the first gated block to the output head: later blocks are ignored",
+        text, n,
+    )  # fmt: skip
     command("show", show, "show an entry and its origin", row)
     command("edit", edit, "give an entry another text", row, text)
     command("add", add, "put a text into an empty entry", text)
@@ -267,7 +283,7 @@ def session(store: MemoryStore) -> None:
 
 def main() -> None:
     parser = CommandParser(prog="python -m editing", description=__doc__)
-    parser.add_argument("--run", required=True, help="run folder of a memory model")
+    parser.add_argument("--run", required=True, help="run folder of a memory model; ngram takes any with a table")
     parser.add_argument(
         "--bank", help="knowledge file to read in place of the bank of the training, with its own edits"
     )
@@ -277,7 +293,8 @@ def main() -> None:
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
     places = {"knowledge_path": args.database_init_path, "cache_dir": args.cache_dir}
-    store = MemoryStore(args.run, bank_path=args.bank, **places)
+    needs_memory = args.bank or getattr(args, "function", None) is not ngram
+    store = MemoryStore(args.run, bank_path=args.bank, **places) if needs_memory else OpenRun(args.run)
     if hasattr(args, "function"):
         args.function(store, args)
     else:
