@@ -3,7 +3,9 @@
     python -m evaluation.calibrate --run out/experiment_1_6_14 --object_path dataset/stable/object_mcq_train.jsonl
 
 A model learns the right entry from the words of its training questions. Questions in new words need the
-search's scores more. `pointer_scale` in the run's config.json multiplies those at the pointer; it costs running text.
+search's scores more, and must not take the question for one that no entry answers. `pointer_scale` in the run's
+config.json multiplies the scores at the pointer; `pointer_asked`, of a run with `--pointer_state_scale`, lets it copy
+more readily where its state trusts the search. Both cost running text.
 Facts of the questions are asked in new words, which no test uses: in general ones ("capital of Peru:"), or, with
 `--wordings` and `--kept_back` as for the questions of the training, in those that it kept back. For three shares:
 
@@ -12,10 +14,10 @@ followed: all these facts edited at once, and others up to `EDITS`, the new obje
 kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
 
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
-Chosen is the scale with the highest harmonic mean of the three, of those that cost the validation text at most
-`--text_cost`. Of scales within one standard error of it, the one closest to the training is written.
-The scale of the training as the only one of `--scales` takes it back. Give questions that test nothing. Left out are
-facts that the bank lacks, and those of which it states several objects. A run with edits is refused.
+Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
+`--text_cost`. Of settings within one standard error of it, the one closest to the training is written.
+The values of the training as the only ones of `--scales` and `--asked` take it back. Give questions that test nothing.
+Left out are facts that the bank lacks, and those of which it states several objects. A run with edits is refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -26,6 +28,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import NamedTuple
@@ -51,14 +54,32 @@ from .language import language
 from .likelihood import encode, score_sequences
 
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+ASKED = (0.0, 1.5, 3.0)
 EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
 DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 TEXT_ROWS = 64  # of the validation text
 WORDS = len(REWORDINGS)  # wordings in which a fact is asked, at most
 
 
+class Setting(NamedTuple):
+    """Values of `pointer_scale` and `pointer_asked`."""
+
+    scale: float
+    asked: float = 0.0
+
+    def __str__(self):
+        return f"pointer_scale {self.scale:g}" + f", pointer_asked {self.asked:g}" * bool(self.asked)
+
+    def distance(self, other: "Setting") -> float:
+        return abs(self.scale - other.scale) + abs(self.asked - other.asked)
+
+    @classmethod
+    def of(cls, flags: dict) -> "Setting":
+        return cls(flags.get("pointer_scale", 1.0), flags.get("pointer_asked", 0.0))
+
+
 class Outcome(NamedTuple):
-    """Of one scale: whether each question was answered right (0 or 1), for each share; the loss of the text."""
+    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text."""
 
     followed: np.ndarray
     kept: np.ndarray
@@ -170,10 +191,10 @@ def questions_of(
     return asked
 
 
-def measure(scale: float, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
-    """The answers with a scale; prints a line of the table."""
+def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
+    """The answers with a setting; prints a line of the table."""
     model, tokenizer = answers.model, answers.tokenizer
-    model.pointer.scale = scale
+    model.pointer.scale, model.pointer.asked = setting
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
     with answers.edited(asked.edits):
@@ -182,47 +203,66 @@ def measure(scale: float, answers: ModelAnswers, asked: Questions, text: EvalCon
     parts = right[:n], right[n:], [score.is_greedy for score in scores]
     outcome = Outcome(*(np.array(part, dtype=float) for part in parts), found["loss"] if found else 0.0)
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
-    print(f"{scale:5g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"), flush=True)
+    print(
+        f"{setting.scale:5g}{setting.asked:7g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
+        flush=True,
+    )
     return outcome
 
 
-def chosen(outcomes: dict[float, Outcome], trained: float, text_cost: float) -> float:
-    """Of the scales as good as the best that cost the text little, the one closest to the training.
+def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
+    """Of the settings as good as the best that cost the text little, the one closest to the training.
 
-    The text's loss is compared with that of the scale closest to the training of all.
+    The text's loss is compared with that of the setting closest to the training of all.
     """
-    order = sorted(outcomes, key=lambda scale: abs(scale - trained))
+    order = sorted(outcomes, key=trained.distance)
     most = outcomes[order[0]].text_loss + text_cost
-    scales = [scale for scale in order if outcomes[scale].text_loss <= most]
-    best = max((outcomes[scale] for scale in scales), key=lambda outcome: outcome.score)
-    return next(own for own in scales if outcomes[own].score >= best.score - best.error(outcomes[own]))
+    settings = [setting for setting in order if outcomes[setting].text_loss <= most]
+    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
+    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
+
+
+def require_values(args: argparse.Namespace) -> None:
+    """Raises ValueError: a number is too small, or a flag is given without another one."""
+    if min(args.scales) <= 0:
+        raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
+    if args.asked and min(args.asked) < 0:
+        raise ValueError(f"--asked must be at least 0, got {min(args.asked):g}")
+    if args.text_cost < 0:
+        raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
+    if (args.wordings is None) != (args.kept_back is None):
+        raise ValueError("give both --wordings and --kept_back, as for the questions of the training, or none")
+
+
+def settings_to_try(args: argparse.Namespace, run_dir: Path, model) -> list[Setting]:
+    """Raises ValueError: the run has no pointer, or no state that scales."""
+    if not model.settings.pointer:
+        raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
+    if args.asked and not model.settings.pointer_state_scale:
+        raise ValueError(f"{run_dir} was trained without --pointer_state_scale, so --asked changes nothing")
+    asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
+    return [Setting(*pair) for pair in product(sorted({*args.scales}), sorted({*asked}))]
 
 
 def calibrate(args: argparse.Namespace) -> None:
-    """Measure the scales, write the best, and print what it changes.
+    """Measure the settings, write the best, and print what it changes.
 
     Raises:
         FileNotFoundError, ValueError: the run has no pointer or has edits, there are no questions, or a number is too
             small.
     """
-    if min(args.scales) <= 0:
-        raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
-    if args.text_cost < 0:
-        raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
-    if (args.wordings is None) != (args.kept_back is None):
-        raise ValueError("give both --wordings and --kept_back, as for the questions of the training, or none")
+    require_values(args)
     wordings = kept_back(read_wordings(args.wordings), args.kept_back)[1] if args.wordings else None
     run_dir, device = Path(args.run), choose_device(args.device)
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
-    if not model.settings.pointer:
-        raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
+    settings = settings_to_try(args, run_dir, model)
     if edited := Journal(run_dir).edited_rows():
         raise ValueError(f"{run_dir} has {len(edited)} edited entries: undo them first (python -m editing undo)")
     flags = read_json(run_dir / "flags.json")
     data, config = flags["data"], read_json(run_dir / "config.json")
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
-    before, trained = (of.get("pointer_scale", 1.0) for of in (config, flags["model"]))
+    before, trained = map(Setting.of, (config, flags["model"]))
     files = EvalConfig(
         object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
     )
@@ -241,15 +281,15 @@ def calibrate(args: argparse.Namespace) -> None:
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
         answers, outcomes = ModelAnswers(model, tokenizer, files), {}
-        print("scale  followed      kept   written  together  text loss")
-        for scale in sorted({*args.scales}):
-            outcomes[scale] = measure(scale, answers, asked, text)
+        print("scale  asked  followed      kept   written  together  text loss")
+        for setting in settings:
+            outcomes[setting] = measure(setting, answers, asked, text)
     best = chosen(outcomes, trained, args.text_cost)
     if best == before:
-        print(f"the run has the best scale already: {best:g}")
+        print(f"the run has the best setting already: {best}")
         return
-    write_json(run_dir / "config.json", config | {"pointer_scale": best})
-    print(f"pointer_scale of {run_dir}: {best:g}, before {before:g}; ask again: python eval_model.py --run {run_dir}")
+    write_json(run_dir / "config.json", config | {"pointer_scale": best.scale, "pointer_asked": best.asked})
+    print(f"{run_dir} has {best}, before {before}; ask again: python eval_model.py --run {run_dir}")
 
 
 def main() -> None:
@@ -259,8 +299,12 @@ def main() -> None:
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
     parser.add_argument(
+        "--asked", nargs="+", type=float,
+        help="values of pointer_asked to try with each scale (default: 0 1.5 3 for a run with --pointer_state_scale)",
+    )  # fmt: skip
+    parser.add_argument(
         "--text_cost", type=float, default=0.01,
-        help="nats a token that the validation text may lose against the scale closest to the training (default: "
+        help="nats a token that the validation text may lose against the setting closest to the training (default: "
         "0.01)",
     )  # fmt: skip
     parser.add_argument("--wordings", type=Path, help="the --wordings of the training's questions")

@@ -105,13 +105,14 @@ class TokenAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
-        once_said_BTS: Tensor | None = None, is_seen_BT1: Tensor | None = None,
+        once_said_BTS: Tensor | None = None, is_seen_BT1: Tensor | None = None, opened_BT1: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
         Args:
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
             is_seen_BT1: 0 where the products with the keys of tokens do not count, 1 elsewhere.
+            opened_BT1: nats that are taken from the logit of nothing.
         """
         S = tokens.entry_BTS.shape[-1]
         query_BTR = place_query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
@@ -144,6 +145,8 @@ class TokenAttention(nn.Module):
         logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
         nothing_BT1 = self.nothing(x_BTD).float()
+        if opened_BT1 is not None:
+            nothing_BT1 = nothing_BT1 - opened_BT1
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
 
     def init_parameters(self) -> None:
@@ -234,6 +237,13 @@ class Pointer(nn.Module):
             "trust the search more than running text does",
             only_with="--pointer",
         )  # fmt: skip
+        pointer_asked: float = flag(
+            0.0,
+            "nats by which the pointer copies more readily where the state's scale is e, in proportion to its "
+            "logarithm, not below a scale of 1: a question in unknown words seems to have no entry; python -m "
+            "evaluation.calibrate chooses it for a trained run",
+            within=(0, None), only_with="--pointer_state_scale",
+        )  # fmt: skip
         pointer_word_dropout: float = flag(
             0.0,
             "share of positions at which training hides from the pointer which tokens the entries have: for questions "
@@ -248,7 +258,7 @@ class Pointer(nn.Module):
         self.score_scale = nn.Parameter(torch.empty(()))
         self.state_scale = nn.Linear(config.dim, 1) if config.pointer_state_scale else None
         self.word_dropout = config.pointer_word_dropout
-        self.scale, self.edited = config.pointer_scale, config.pointer_edited
+        self.scale, self.asked, self.edited = config.pointer_scale, config.pointer_asked, config.pointer_edited
         self.edited_said = config.pointer_edited_said
 
     def init_parameters(self) -> None:
@@ -261,20 +271,24 @@ class Pointer(nn.Module):
 
     def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
-        log_weight_BTS, once_said_BTS = self.scale * self.score_scale * found.log_weight_BTS, None
+        log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
+        gate_BT1, once_said_BTS, is_seen_BT1, opened_BT1 = self.gate(x_BTD).float(), None, None, None
         if self.state_scale is not None:
-            log_weight_BTS = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid() * log_weight_BTS
+            scale_BT1 = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid()
+            log_weight_BTS = scale_BT1 * log_weight_BTS
+            if self.asked:
+                opened_BT1 = self.asked * scale_BT1.log().clamp(min=0)
+                gate_BT1 = gate_BT1 + opened_BT1
         if self.edited and self.edited_said:
             once_said_BTS = self.edited * found.edited_BTS
         elif self.edited:
             log_weight_BTS = log_weight_BTS + self.edited * found.edited_BTS
-        is_seen_BT1 = None
         if self.training and self.word_dropout:
             is_seen_BT1 = torch.rand_like(x_BTD[..., :1], dtype=torch.float32) >= self.word_dropout
         attention_BTW = self.attention(
-            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1
+            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1, opened_BT1
         )
-        return self.gate(x_BTD).float().sigmoid() * attention_BTW
+        return gate_BT1.sigmoid() * attention_BTW
 
 
 def pointer_reading(copy_BTW: Tensor, found: Found) -> Reading:

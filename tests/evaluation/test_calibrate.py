@@ -1,6 +1,7 @@
 """How far the pointer trusts the search is chosen by edits and questions in other words, and written into the run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from dataset.knowledge import Fact
 from dataset.wordings import kept_back
 from evaluation import calibrate
-from evaluation.calibrate import Outcome
+from evaluation.calibrate import Outcome, Setting
 from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
 from evaluation.edits import fingerprint
@@ -77,30 +78,48 @@ def outcome(followed: float, kept: float = 1.0, written: float = 1.0, text_loss:
 def test_the_best_scale_is_written_and_taken_back(run, monkeypatch, capsys):
     asked = []
 
-    def measure(scale, *_):
-        asked.append(scale)
-        return outcome(0.9 - abs(scale - 2) / 5)
+    def measure(setting, *_):
+        asked.append(setting.scale)
+        return outcome(0.9 - abs(setting.scale - 2) / 5)
 
     monkeypatch.setattr(calibrate, "measure", measure)
     assert scale_of(run()) == 2.0
     assert tuple(asked) == calibrate.SCALES
-    assert "2, before 1; ask again" in capsys.readouterr().out
+    assert "has pointer_scale 2, before pointer_scale 1; ask again" in capsys.readouterr().out
     assert scale_of(run("--scales", "1")) == 1.0
 
 
 def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
     losses = {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
-    outcomes = {scale: outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
-    assert [calibrate.chosen(outcomes, 1.0, cost) for cost in (0.0, 0.01, 0.05)] == [1.0, 2.0, 3.0]
-    assert calibrate.chosen(outcomes, 3.0, 0.0) == 3.0  # as trained
+    outcomes = {Setting(scale): outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
+    found = [calibrate.chosen(outcomes, Setting(1.0), cost).scale for cost in (0.0, 0.01, 0.05)]
+    assert found == [1.0, 2.0, 3.0]
+    assert calibrate.chosen(outcomes, Setting(3.0), 0.0) == Setting(3.0)  # as trained
+
+
+def test_both_numbers_are_chosen_together(run, model, monkeypatch, capsys):
+    found = {Setting(1.0): 0.5, Setting(1.0, 3.0): 0.9, Setting(2.0): 0.7, Setting(2.0, 3.0): 0.6}
+    monkeypatch.setattr(calibrate, "measure", lambda setting, *_: outcome(found[setting]))
+    with pytest.raises(ValueError, match="was trained without --pointer_state_scale"):
+        run("--asked", "0", "3")
+    monkeypatch.setattr(model, "settings", replace(model.settings, pointer_state_scale=True))
+    folder = run("--scales", "1", "2", "--asked", "0", "3")
+    assert "has pointer_scale 1, pointer_asked 3, before pointer_scale 1; ask again" in capsys.readouterr().out
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["pointer_scale"], config["pointer_asked"]) == (1.0, 3.0)
+    run("--scales", "1", "--asked", "0")
+    assert json.loads((folder / "config.json").read_text())["pointer_asked"] == 0.0
+    with pytest.raises(ValueError, match="--asked must be at least 0"):
+        run("--asked", "-1")
 
 
 def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
-    outcomes = {1.0: outcome(0.9), 2.0: outcome(0.93)}
-    assert calibrate.chosen(outcomes, 1.0, 0.01) == 2.0  # three more of the same 100 questions are right
-    others = np.roll(outcomes[2.0].followed, 50)  # ten of them, and seven are not that were
-    outcomes[2.0] = outcome(0.93)._replace(followed=others)
-    assert calibrate.chosen(outcomes, 1.0, 0.01) == 1.0
+    one, two = Setting(1.0), Setting(2.0)
+    outcomes = {one: outcome(0.9), two: outcome(0.93)}
+    assert calibrate.chosen(outcomes, one, 0.01) == two  # three more of the same 100 questions are right
+    others = np.roll(outcomes[two].followed, 50)  # ten of them, and seven are not that were
+    outcomes[two] = outcome(0.93)._replace(followed=others)
+    assert calibrate.chosen(outcomes, one, 0.01) == one
     # By the linear part, of p = 0.9, 1 and 1: a change of the first share counts (score / p) ** 2 / 3.
     first, second = outcome(0.9), outcome(0.8)
     assert first.score == pytest.approx(3 / (1 / 0.9 + 2))
@@ -116,7 +135,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         model.pointer.gate.bias.data.fill_(bias)
         run("--scales", "1")
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
-        assert line[3] == written and len(line) == 6
+        assert line[4] == written and len(line) == 7
     assert line[-1] == "-"  # no text was given
     asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
@@ -126,8 +145,8 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     answers = ModelAnswers(model, tokenizer, config)
     with answers.edited(asked.edits):
         assert fingerprint(model) != before
-    calibrate.measure(2.0, answers, asked, EvalConfig())
-    assert fingerprint(model) == before and model.pointer.scale == 2.0
+    calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig())
+    assert fingerprint(model) == before and (model.pointer.scale, model.pointer.asked) == (2.0, 1.0)
 
 
 def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
@@ -223,11 +242,13 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
         ("pointer_scale", "scale", (1.0, 3.0)),
         ("pointer_edited", "edited", (1.0, 3.0)),
         ("pointer_edited_said", "edited_said", (False, True)),
+        ("pointer_asked", "asked", (1.0, 3.0)),
     ],
 )
 def test_a_model_reads_its_scale_and_results_of_another_one_are_set_aside(tmp_path, flag, name, values):
     for accuracy, value in zip((0.25, 0.75), values, strict=True):
-        flags = BM25 | {"pointer": True, "unsaid_tokens": True, "pointer_edited": 2.0, flag: value}
+        flags = BM25 | {"pointer": True, "unsaid_tokens": True, "pointer_edited": 2.0, "pointer_state_scale": True}
+        flags |= {flag: value}
         assert getattr(tiny_model(**flags).pointer, name) == value
         (tmp_path / "config.json").write_text(json.dumps({flag: value}))
         about = about_evaluation(tmp_path, torch.device("cpu"), None)

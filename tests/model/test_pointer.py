@@ -1,5 +1,7 @@
 """What a pointer predicts is a distribution."""
 
+import math
+
 import pytest
 import torch
 
@@ -166,3 +168,22 @@ def test_word_dropout_hides_the_tokens_of_entries_in_training_alone():
         scores[changed] = model.train()(ids).logits, model.eval()(ids).logits
     assert torch.equal(scores[False][0], scores[True][0])
     assert (scores[False][1] - scores[True][1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_where_the_state_trusts_the_search_the_pointer_copies_more_readily():
+    """Nothing's logit falls, and that of the gate rises, by as many nats as the flag says for the scale's logarithm."""
+    flags = MEMORY_VARIANTS["bm25-pointer"] | {"pointer_state_scale": True}
+    plain, model, opened = (tiny_model(**flags | more) for more in ({}, {"pointer_asked": 2.0}, {}))
+    token_NL, ids = torch.randint(8, 61, plain.bank.tokens.shape), torch.randint(8, 61, (2, 24))
+    token_NL[:4, :3] = ids[0, 10:13]
+    for bias in (-5.0, 0.0):  # a scale of 4 sigmoid(bias): below 1, and 2
+        for one in (plain, model, opened):
+            one.load_state_dict(plain.state_dict())
+            one.bank.fill(token_NL)
+            one.pointer.state_scale.bias.fill_(bias)
+        nats = 2.0 * math.log(2) if bias == 0 else 0.0
+        opened.pointer.gate.bias.add_(nats)
+        opened.pointer.attention.nothing.bias.sub_(nats)
+        assert (model(ids).logits - opened(ids).logits).abs().max() < 1e-5
+        assert ((model(ids).logits - plain(ids).logits).abs().max() > 1e-4) == (bias == 0)
