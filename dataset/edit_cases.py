@@ -5,7 +5,7 @@ A line has `subject`, `object`, `new_object`, `prompt` and `new_sentence`. It ma
 - `uuid`, `bank_sentence`: of the fact's entry; without them the new sentence is added to the bank; `predicate`;
 - `paraphrase_prompt`, a text or a list, with `paraphrase_kind`; `made_paraphrases`, a list;
 - `neighbours`: of other facts, each with `prompt`, and optionally `uuid` (it has an entry), `edited` (it is a case
-  itself) and `object` (by default the case's);
+  itself), `object` (by default the case's) and `subject` (those of one subject are one draw of the intervals);
 - `other_rows`: further rows of the bank that state the subject's old object.
 """
 
@@ -28,6 +28,7 @@ class Neighbour:
     object: str
     uuid: str = ""
     edited: bool = False
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def neighbours_of(row: dict, place: str) -> list[Neighbour]:
         prompt = value.get("prompt") if isinstance(value, dict) else None
         (prompt,) = texts([prompt], "neighbours", place)
         own = str(value.get("object") or row["object"])
-        found.append(Neighbour(prompt, own, str(value.get("uuid") or ""), bool(value.get("edited"))))
+        uuid, subject = (str(value.get(name) or "") for name in ("uuid", "subject"))
+        found.append(Neighbour(prompt, own, uuid, bool(value.get("edited")), subject))
     return found
 
 

@@ -13,7 +13,8 @@ PS_made, PS_paraphrase, ...: the same after prompts in other words, of each kind
 NS, NS_no_entry: the object of a neighbouring fact stays likelier than the new one; facts with and without an entry;
 free: does greedy generation begin with the new object?
 
-Neighbours that are cases themselves are left out when many edits are made.
+Neighbours that are cases themselves are left out when many edits are made. Few subjects have many neighbours: those of
+one subject (else of one prompt), and the prompts of one case, are one draw of the intervals.
 """
 
 from collections import defaultdict
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from dataset.edit_cases import MADE, PARAPHRASE, Case, read_cases
 from dataset.tokenizer import encode_texts
 
-from .config import EvalConfig
+from .config import EvalConfig, clustered_interval
 from .deletion import deletion
 from .edit_rules import LookUpAnswers, SearchAnswers
 from .edits import Edits, fingerprint, written
@@ -47,6 +48,7 @@ class Asked(NamedTuple):
 
     name: the score that it belongs to.  case: the index of its case.  edited: its fact is a case of its own.
     stated_elsewhere: further entries of the bank state the old object.
+    about: the subject of a neighbour, else its prompt; empty for what asks about the case itself.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Asked(NamedTuple):
     options: tuple[str, str]
     edited: bool = False
     stated_elsewhere: bool = False
+    about: str = ""
 
 
 def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
@@ -71,8 +74,9 @@ def asked_of(cases: list[Case], entries: set[str] | None) -> list[Asked]:
             asked += [Asked(f"PS_{kind}", i, prompt.rstrip(" "), (new, old)) for prompt in prompts]
         for one in case.neighbours:
             has_entry = one.uuid and (entries is None or one.uuid in entries)
-            options = (f" {one.object}", new)
-            asked.append(Asked("NS" if has_entry else "NS_no_entry", i, one.prompt.rstrip(" "), options, one.edited))
+            name, options = "NS" if has_entry else "NS_no_entry", (f" {one.object}", new)
+            about = one.subject or one.prompt
+            asked.append(Asked(name, i, one.prompt.rstrip(" "), options, one.edited, about=about))
     return asked
 
 
@@ -162,7 +166,9 @@ def by_name(
         groups["ES_one_entry"] = [i for i in groups["ES"] if not asked[i].stated_elsewhere]
     for name in sorted(name for name, own in groups.items() if own):
         own = groups[name]
-        result[name] = mean_share([values[i] for i in own], chance, config) | {"task_version": TASK_VERSION}
+        draws, shares = [asked[i].about or asked[i].case for i in own], [values[i] for i in own]
+        result[name] = mean_share(shares, chance, config) | {"task_version": TASK_VERSION}
+        result[name] |= {"ci95": clustered_interval(shares, draws), "n_draws": len(set(draws))}
         result[name] |= {"by_sum": fmean(by_sum[i] for i in own)} if by_sum else {}
     return result
 

@@ -13,7 +13,7 @@ from common.constants import NO_ENTRY, PADDING
 from dataset.edit_cases import read_cases
 from evaluation import TASKS
 from evaluation.config import EvalConfig
-from evaluation.counterfact import Asked, ModelAnswers, asked_of
+from evaluation.counterfact import Asked, ModelAnswers, asked_of, by_name
 from evaluation.edit_rules import LookUpAnswers
 from evaluation.edits import fingerprint, write_edits
 from evaluation.generation import continuations, continue_prompt
@@ -304,3 +304,15 @@ def test_every_score_is_a_measure_that_one_pattern_names(model, tokenizer, confi
     assert found["counterfact_es_all"] == found["counterfact_free_es_all"] == 1 == found["counterfact_deleted"]
     assert {"counterfact_ns_entry_0", "counterfact_ns_no_entry_1"} <= set(found)
     assert all(sum(fnmatch(name, metric.name) for metric in patterns) == 1 for name in found)
+
+
+def test_neighbours_of_one_subject_are_one_draw_of_the_interval():
+    options = (" Norway", " Peru")
+    names = ["Oslo"] * 30 + ["Rome"] * 30
+    many = [Asked("NS", i, f"{name} is in", options, about=name) for i, name in enumerate(names)]
+    right = {i: float(one.about == "Oslo") for i, one in enumerate(many)}
+    apart = [one._replace(about=f"{one.about} {i}") for i, one in enumerate(many)]
+    found, others = (by_name(asked, right, EvalConfig(), 0.5, {})["NS"] for asked in (many, apart))
+    assert found["accuracy"] == others["accuracy"] == 0.5 and (found["n_draws"], others["n_draws"]) == (2, 60)
+    widths = [share["ci95"][1] - share["ci95"][0] for share in (found, others)]
+    assert widths[0] > 3 * widths[1]
