@@ -19,7 +19,7 @@ from model.memory.also_words import MOST
 from model.memory.spelling import first_bytes
 
 from .knowledge import Fact, read_knowledge
-from .wordings import read_wordings
+from .wordings import kept_back, read_wordings
 
 SAMPLED = 3000  # statements of a predicate that are read
 FIXED = 0.4  # share of a predicate's statements that have a word which is not of the fact
@@ -104,8 +104,10 @@ def main() -> None:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--knowledge", type=Path, required=True, help="knowledge file")
     parser.add_argument("--wordings", type=Path, required=True, help="wordings of each predicate, to train on")
+    parser.add_argument("--kept_back", type=float, default=0.0, help="as for the questions of the training")
     args = parser.parse_args()
-    for word, others in learned(read_knowledge(args.knowledge), read_wordings(args.wordings)).items():
+    wordings, _ = kept_back(read_wordings(args.wordings), args.kept_back)
+    for word, others in learned(read_knowledge(args.knowledge), wordings).items():
         print(f"{word}={','.join(others)}")
 
 

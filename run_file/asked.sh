@@ -10,7 +10,8 @@
 # python -m dataset.convert writes it: pararel_object.jsonl, popqa_insert.jsonl, zsre_insert.jsonl, counterfact_edit.jsonl.
 # A test without its file is told and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is
 # run, CAPITALS and ABSENT (shares of the invented facts: python -m dataset.invented --help) what is learned. CALIBRATE=1
-# runs evaluation.calibrate after the training, in the share KEPT_BACK of the wordings, which training then leaves out. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500)
+# runs evaluation.calibrate after the training. With KEPT_BACK training leaves out this share of the wordings, and
+# calibration asks in them. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500)
 # to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
@@ -39,8 +40,7 @@ for kind in object:object_mcq verification:fact_verification; do
 done
 "$PYTHON" -m dataset.questions --object $asked/object --relation "$data/relation_mcq_train.jsonl" \
     --verification $asked/verification --wordings dataset/wordings.json --kept_back "${KEPT_BACK:-0}" --reworded 0.7 \
-    --shortened 0.25 \
-    --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
+    --shortened 0.25 --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
 "$PYTHON" -m dataset.absent --knowledge "$data/sentence_trex_data.json" --object "$data/object_mcq_train.jsonl" \
     --share 0.2 --seed "$seed" --out $asked/bank/facts.json
 link "$data/merged_pretrain.jsonl" $asked/text text.jsonl
@@ -64,7 +64,7 @@ evaluate "$plain" --tasks language "${questions[@]}" --arms
 run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000
 if [ "${CALIBRATE:-0}" = 1 ]; then
     back=()
-    if [ "${KEPT_BACK:-0}" != 0 ]; then back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK"); fi
+    if [[ ${KEPT_BACK:-0} =~ [1-9] ]]; then back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK"); fi
     "$PYTHON" -m evaluation.calibrate --run "out/$memory" --object_path "$data/object_mcq_train.jsonl" --limit 250 \
         "${back[@]}"
 fi

@@ -277,7 +277,7 @@ class Pointer(nn.Module):
             scale_BT1 = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid()
             log_weight_BTS = scale_BT1 * log_weight_BTS
             if self.asked:
-                opened_BT1 = self.asked * scale_BT1.log().clamp(min=0)
+                opened_BT1 = self.asked * scale_BT1.clamp(min=1).log()
                 gate_BT1 = gate_BT1 + opened_BT1
         if self.edited and self.edited_said:
             once_said_BTS = self.edited * found.edited_BTS

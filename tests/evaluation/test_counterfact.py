@@ -316,3 +316,11 @@ def test_neighbours_of_one_subject_are_one_draw_of_the_interval():
     assert found["accuracy"] == others["accuracy"] == 0.5 and (found["n_draws"], others["n_draws"]) == (2, 60)
     widths = [share["ci95"][1] - share["ci95"][0] for share in (found, others)]
     assert widths[0] > 3 * widths[1]
+
+
+def test_a_case_file_may_name_the_subjects_of_its_neighbours(tmp_path):
+    row = {"subject": "Oslo", "object": "Norway", "new_object": "Peru", "prompt": "Oslo is in", "new_sentence": "Oslo."}
+    row["neighbours"] = [{"prompt": "Bergen lies in", "subject": "Bergen", "uuid": "b"}, {"prompt": "Of Rome it is"}]
+    (tmp_path / "cases.jsonl").write_text(json.dumps(row))
+    asked = asked_of(read_cases(tmp_path / "cases.jsonl", None, "counterfact_path"), None)
+    assert [(one.name, one.about) for one in asked[1:]] == [("NS", "Bergen"), ("NS_no_entry", "Of Rome it is")]
