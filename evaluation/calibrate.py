@@ -308,7 +308,9 @@ def main() -> None:
         "0.01)",
     )  # fmt: skip
     parser.add_argument("--wordings", type=Path, help="the --wordings of the training's questions")
-    parser.add_argument("--kept_back", type=float, help="their --kept_back: the share that is asked here")
+    parser.add_argument(
+        "--kept_back", type=float, help="their --kept_back, which no run records: the share that is asked here"
+    )
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")

@@ -246,8 +246,8 @@ class Pointer(nn.Module):
         )  # fmt: skip
         pointer_word_dropout: float = flag(
             0.0,
-            "share of positions at which training hides from the pointer which tokens the entries have: for questions "
-            "in unknown wordings it learns to go by the scores, by places, and by what is unsaid",
+            "share of positions at which training hides from the pointer which tokens entries have, but not whether "
+            "one continues the text: it learns to go by the scores, by places, and by what is unsaid",
             within=(0, 1), open_end=True, only_with="--pointer",
         )  # fmt: skip
 
