@@ -19,16 +19,11 @@ from model.memory.also_words import MOST
 from model.memory.spelling import first_bytes
 
 from .knowledge import Fact, read_knowledge
-from .wordings import kept_back, read_wordings
+from .wordings import FUNCTION_WORDS, kept_back, read_wordings
 
 SAMPLED = 3000  # statements of a predicate that are read
 FIXED = 0.4  # share of a predicate's statements that have a word which is not of the fact
 SHARE, LIFT = 0.08, 4  # of the predicates' wordings that have an other word; times its share of all wordings
-FUNCTION_WORDS = set(
-    "a an the this that it one and or not also of in to by for on with at from into under up as is was are were be "
-    "been has have does did can which who whom whose what where when how there name named called known he she they his "
-    "her their its".split()
-)
 ASKING = set("question answer subject object relation true".split())  # --bm25_stop_words
 
 

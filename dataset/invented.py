@@ -6,8 +6,10 @@ The folder gets knowledge.json (the invented facts, in the sentences of the give
 object.jsonl and verification.jsonl (questions about them, for `python -m dataset.questions`). Each name has the facts
 of a real subject, one for each predicate. No fact of the given file is asked.
 
-Two shares make reading harder. `--capitals`: an entry writes "Jazz" where its question is answered by "jazz".
-`--absent`: a fact is asked and has no entry, while others of like names state the same predicate.
+Three flags make reading harder. `--capitals`: an entry writes "Jazz" where its question is answered by "jazz".
+`--absent`: a fact is asked and has no entry, while others of like names state the same predicate. `--crowded`: more
+names, which have all facts of those subjects that have the most. Most subjects have one fact or two, so there no other
+fact of the name can be read by mistake.
 """
 
 import random
@@ -52,8 +54,12 @@ def template_of(fact: Fact) -> tuple[str, str, str] | None:
     return (before, between, after) if is_whole and once else None
 
 
-def invented_facts(facts: list[Fact], most: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:
-    """Invented facts, each with its sentence as a question with a blank; at most `most` of a predicate."""
+def invented_facts(facts: list[Fact], most: int, rng: random.Random, crowded: int = 0) -> Iterator[tuple[Fact, str]]:
+    """Invented facts, each with its sentence as a question with a blank; at most `most` of a predicate.
+
+    Args:
+        crowded: after these, so many names with all facts of the subjects that have the most predicates.
+    """
     objects, groups = pools(facts), defaultdict(dict)
     namesakes = defaultdict(list)  # predicate -> subjects
     for fact in facts:
@@ -63,8 +69,10 @@ def invented_facts(facts: list[Fact], most: int, rng: random.Random) -> Iterator
     taken, made = set(groups), Counter()
     subjects = sorted(groups)
     rng.shuffle(subjects)
-    for subject in subjects:
-        wanted = [fact for predicate, fact in groups[subject].items() if made[predicate] < most]
+    largest = sorted(subjects, key=lambda subject: -len(groups[subject]))[:crowded]
+    for number, subject in enumerate([*subjects, *largest]):
+        own = groups[subject].items()
+        wanted = [fact for predicate, fact in own if made[predicate] < most or number >= len(subjects)]
         if not wanted:
             continue
         tries = (mixed_name(subject, rng.choice(namesakes[wanted[0].predicate])) for _ in range(TRIES))
@@ -102,11 +110,12 @@ def varied(
 
 
 def write_invented(
-    knowledge: Path, most: int, out: Path, seed: int, capitals: float = 0.0, absent: float = 0.0
+    knowledge: Path, most: int, out: Path, seed: int, capitals: float = 0.0, absent: float = 0.0, crowded: int = 0
 ) -> None:
     """Write the three files.
 
     Args:
+        crowded: further names, with all facts of the subjects that have the most.
         capitals: share of the common nouns that are capitalised in their entries alone.
         absent: share of the facts that are asked for their objects and have no entry.
     Raises:
@@ -116,8 +125,10 @@ def write_invented(
     for name, share in (("capitals", capitals), ("absent", absent)):
         if not 0 <= share <= 1:
             raise ValueError(f"--{name} must lie in [0, 1], got {share}")
+    if crowded < 0:
+        raise ValueError(f"--crowded must be at least 0, got {crowded}")
     rng, facts = random.Random(seed), [f for f in read_knowledge(knowledge) if f.subject and f.predicate and f.object]
-    made, objects = list(invented_facts(facts, most, rng)), pools(facts)
+    made, objects = list(invented_facts(facts, most, rng, crowded)), pools(facts)
     if not made:
         raise ValueError(f"{knowledge} has no sentence with its subject before its object: give facts of that form")
     invented = list(varied(made, objects, capitals, absent, seed))
@@ -154,10 +165,14 @@ def main() -> None:
         help="share of the common nouns among the objects that are capitalised in their entries alone",
     )  # fmt: skip
     parser.add_argument("--absent", type=float, default=0.0, help="share of the facts that are asked and have no entry")
+    parser.add_argument(
+        "--crowded", type=int, default=0,
+        help="further names, which have all facts of those subjects that have the most, whatever --most is",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of names, objects and wrong choices")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    write_invented(args.knowledge, args.most, args.out, args.seed, args.capitals, args.absent)
+    write_invented(args.knowledge, args.most, args.out, args.seed, args.capitals, args.absent, args.crowded)
 
 
 if __name__ == "__main__":

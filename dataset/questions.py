@@ -225,6 +225,11 @@ def main() -> None:
         help="share of the statements among them that become the subject with a clause, or with its last words alone",
     )  # fmt: skip
     parser.add_argument(
+        "--scrambled", type=float, default=0.0,
+        help="share of the object questions in other words that become some words of their wording in any order, so "
+        "that words alone tell the relation",
+    )  # fmt: skip
+    parser.add_argument(
         "--preceded", type=float, default=0.0,
         help="share of all questions with a sentence about another subject before them",
     )  # fmt: skip

@@ -33,7 +33,13 @@ from .questions import (
     verification_pair,
 )
 
-OBJECT = "{object}"
+OBJECT, SUBJECT = "{object}", "{subject}"
+FUNCTION_WORDS = set(
+    "a an the this that it one and or not also of in to by for on with at from into under up as is was are were be "
+    "been has have does did can which who whom whose what where when how there name named called known he she they his "
+    "her their its".split()
+)
+ENDS = "", ":", " is", " was", " -"  # of a statement whose words were scrambled
 ARTICLE = re.compile(r" an? $")
 
 
@@ -115,6 +121,28 @@ def shortened(prompt: str, rng: random.Random) -> str:
     return "{subject}" + rng.choice((", ", " ")) + kept
 
 
+def scrambled(wording: str, rng: random.Random) -> str | None:
+    """Some words of a wording in any order, the subject among them, as a statement without its object or a question.
+
+    "{subject} earns a living as a {object}." may become "Living earns {subject} is" or "as earns living {subject}'s?".
+    A function word is kept in one of two cases, another one in three of four, at least one of these. None: it has none.
+    """
+    words = re.findall(r"[^\W_]+", re.sub(r"\{\w+\}('s)?", " ", wording).casefold())
+    telling = [word for word in words if word not in FUNCTION_WORDS]
+    if not telling:
+        return None
+    kept = [word for word in words if rng.random() < (0.5 if word in FUNCTION_WORDS else 0.75)]
+    if not set(kept) & set(telling):
+        kept.append(rng.choice(telling))
+    if rng.random() < 0.75:
+        rng.shuffle(kept)
+    if rng.random() < 0.5:
+        kept[0] = kept[0].capitalize()
+    subject = SUBJECT + "'s" * (rng.random() < 0.25)
+    kept.insert(rng.choice((0, len(kept), rng.randint(0, len(kept)))), subject)
+    return " ".join(kept) + (rng.choice(ENDS) if rng.random() < 0.5 else "?")
+
+
 class Rewording:
     """Asks a share of questions in wordings drawn at random, and counts which kinds it drew.
 
@@ -122,10 +150,15 @@ class Rewording:
 
     Args:
         shortened: share of the statements that become what `shortened` makes of them.
+        scrambled: share of the reworded object questions that become what `scrambled` makes of their wording.
     """
 
-    def __init__(self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random, shortened: float = 0.0):
-        self.share, self.wordings, self.rng, self.shortened = share, wordings or {}, rng, shortened
+    def __init__(
+        self, share: float, wordings: dict[str, list[str]] | None, rng: random.Random, shortened: float = 0.0,
+        scrambled: float = 0.0,
+    ):  # fmt: skip
+        self.share, self.wordings, self.rng = share, wordings or {}, rng
+        self.shortened, self.scrambled = shortened, scrambled
         self.drawn, self.without = Counter(), set()
 
     def draw(self, predicate: str, statements_only: bool = False) -> str | None:
@@ -147,6 +180,9 @@ class Rewording:
         self.drawn["general" if wording is None else "questions" if wording.endswith("?") else "statements"] += 1
         if wording is None:
             return self.rng.choice(REWORDINGS).format(**row), answer
+        if self.scrambled and self.rng.random() < self.scrambled and (words := scrambled(wording, self.rng)):
+            self.drawn["scrambled"] += 1
+            return self.prompt(words, row["subject"]), answer if words.endswith("?") else ended(answer, f"{OBJECT}.")
         return self.prompt(wording, row["subject"]), answer if wording.endswith("?") else ended(answer, wording)
 
     def prompt(self, wording: str, subject: str) -> str:
@@ -181,6 +217,7 @@ class Rewording:
             f"reworded: {drawn['statements']} object questions by a statement, {drawn['questions']} by a question, "
             f"{drawn['general']} by the general wordings; {drawn['verified']} verification questions"
         )
+        text += f"; {drawn['scrambled']} object questions scrambled" if self.scrambled else ""
         text += f"; {drawn['shortened']} statements shortened" if self.shortened else ""
         as_it_was = f", {drawn['unchanged']} stayed" if drawn["unchanged"] else ""
         return text + as_it_was + (f"; {len(self.without)} predicates have no wordings" if self.without else "")
@@ -263,19 +300,19 @@ def write_questions(args: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed, a share is no share, or nothing is asked.
     """
-    for name in ("reworded", "shortened", "preceded"):
+    for name in ("reworded", "shortened", "scrambled", "preceded"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name} must lie in [0, 1], got {getattr(args, name)}")
     if args.wordings and not args.reworded:
         raise ValueError("--wordings changes nothing at --reworded 0: give the share of the questions to reword")
-    if args.shortened and not args.wordings:
-        raise ValueError("--shortened cuts the statements of --wordings: give that too")
-    if args.kept_back and not args.wordings:
-        raise ValueError("--kept_back keeps back some of --wordings: give that too")
+    needs = {"shortened": "cuts the statements", "scrambled": "takes the words", "kept_back": "keeps back some"}
+    for name, what in needs.items():
+        if getattr(args, name) and not args.wordings:
+            raise ValueError(f"--{name} {what} of --wordings: give that too")
     if args.preceded_by and not args.preceded:
         raise ValueError("--preceded_by changes nothing at --preceded 0: give the share of the questions")
     wordings = kept_back(read_wordings(args.wordings), args.kept_back)[0] if args.wordings else None
-    rewording = Rewording(args.reworded, wordings, random.Random(args.seed), args.shortened)
+    rewording = Rewording(args.reworded, wordings, random.Random(args.seed), args.shortened, args.scrambled)
     paths = {kind: path for kind in TRAINED if (path := getattr(args, kind))}
     found = {kind: list(READERS[kind](path, args.limit, rewording, args.preceded > 0)) for kind, path in paths.items()}
     asked = [one for ones in found.values() for one in ones]

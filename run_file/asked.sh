@@ -4,15 +4,15 @@
 #
 #   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
 #   EXPERIMENT=1_6_22 CAPITALS=0.5 ABSENT=0.2 CALIBRATE=1 EVAL_FLAGS="--asked_cases 300" bash run_file/asked.sh
-#   EXPERIMENT=1_6_33 CAPITALS=0.5 ABSENT=0.2 KEPT_BACK=0.15 CALIBRATE=1 bash run_file/asked.sh
+#   EXPERIMENT=1_6_35 CAPITALS=0.5 ABSENT=0.2 CROWDED=10000 SCRAMBLED=0.35 KEPT_BACK=0.15 CALIBRATE=1 bash run_file/asked.sh
 #
 # DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
 # python -m dataset.convert writes it: pararel_object.jsonl, popqa_insert.jsonl, zsre_insert.jsonl, counterfact_edit.jsonl.
 # A test without its file is told and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is
-# run, CAPITALS and ABSENT (shares of the invented facts: python -m dataset.invented --help) what is learned. CALIBRATE=1
-# runs evaluation.calibrate after the training. With KEPT_BACK training leaves out this share of the wordings, and
-# calibration asks in them. Flags on the command line go to both trainings, EVAL_FLAGS (--limit 500)
-# to all evaluations.
+# run; CAPITALS, ABSENT, CROWDED (python -m dataset.invented --help) and SCRAMBLED (dataset.questions) what is learned.
+# CALIBRATE=1 runs evaluation.calibrate after the training. With KEPT_BACK training, and the other words that the search
+# adds to entries, leave out this share of the wordings, and calibration asks in them. Flags on the command line go to
+# both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 data=${DATA:-dataset/stable} seed=${SEED:-42} experiment=${EXPERIMENT:-1_6_14} steps=${STEPS:-3000} most=${MOST:-1000}
@@ -33,14 +33,14 @@ link() { # FILE, FOLDER, NAME: reads the file as one of the folder
     ln -s "$(realpath "$1")" "$2/$3"
 }
 "$PYTHON" -m dataset.invented --knowledge "$data/sentence_trex_data.json" --most "$most" --capitals "${CAPITALS:-0}" \
-    --absent "${ABSENT:-0}" --out $asked/invented
+    --absent "${ABSENT:-0}" --crowded "${CROWDED:-0}" --out $asked/invented
 for kind in object:object_mcq verification:fact_verification; do
     link "$data/${kind#*:}_train.jsonl" $asked/${kind%:*} own.jsonl
     link $asked/invented/${kind%:*}.jsonl $asked/${kind%:*} invented.jsonl
 done
 "$PYTHON" -m dataset.questions --object $asked/object --relation "$data/relation_mcq_train.jsonl" \
     --verification $asked/verification --wordings dataset/wordings.json --kept_back "${KEPT_BACK:-0}" --reworded 0.7 \
-    --shortened 0.25 --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
+    --shortened 0.25 --scrambled "${SCRAMBLED:-0}" --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
 "$PYTHON" -m dataset.absent --knowledge "$data/sentence_trex_data.json" --object "$data/object_mcq_train.jsonl" \
     --share 0.2 --seed "$seed" --out $asked/bank/facts.json
 link "$data/merged_pretrain.jsonl" $asked/text text.jsonl
@@ -61,10 +61,16 @@ questions=(object reworded exact_match relation verification)
 plain=asked_plain_seed$seed memory=asked_${experiment}_seed$seed
 run "$plain" 1_6_0
 evaluate "$plain" --tasks language "${questions[@]}" --arms
-run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000
+back=() also=()
+if [[ ${KEPT_BACK:-0} =~ [1-9] ]]; then
+    back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK")
+    if LIST=1 bash "run_file/experiment_$experiment.sh" | grep -q '^--bm25_also_words '; then
+        "$PYTHON" -m dataset.also_words --knowledge "$data/sentence_trex_data.json" "${back[@]}" > $asked/also_words.txt
+        also=(--bm25_also_words $(< $asked/also_words.txt))
+    fi
+fi
+run "$memory" "$experiment" --database_init_path $asked/bank --knowledge_num auto --reserve_entries 1000 "${also[@]}"
 if [ "${CALIBRATE:-0}" = 1 ]; then
-    back=()
-    if [[ ${KEPT_BACK:-0} =~ [1-9] ]]; then back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK"); fi
     "$PYTHON" -m evaluation.calibrate --run "out/$memory" --object_path "$data/object_mcq_train.jsonl" --limit 250 \
         "${back[@]}"
 fi

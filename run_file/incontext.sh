@@ -7,7 +7,8 @@
 #
 # PLAIN and MEMORY are trained runs, whose flags hold; MEMORY's bank and n-grams find the entries. QUESTIONS is a file of
 # python -m dataset.questions. STEPS of --batch_size questions each are learnt. SEED, NAME (of the run folders) and
-# RETRIEVER=words change what is run, LIMIT and BATCH the evaluation. Flags go to every training.
+# RETRIEVER=words change what is run, LIMIT and BATCH the evaluation. LONGEST (256) is the longest question behind its
+# entries, in tokens. Flags go to every training.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 steps=${STEPS:-160} seed=${SEED:-42} name=${NAME:-incontext} retriever=${RETRIEVER:-run}
@@ -31,6 +32,6 @@ run() { # name, run to start from, questions, tokens of the longest one, control
         --tasks object reworded exact_match relation verification cost --batch_size "${BATCH:-128}" ${LIMIT:+--limit "$LIMIT"}
 }
 run plain "$PLAIN" "$QUESTIONS" 128
-run entries "$PLAIN" "$entries" 256 "entries in prompt"
+run entries "$PLAIN" "$entries" "${LONGEST:-256}" "entries in prompt"
 run memory "$MEMORY" "$QUESTIONS" 128
 "$PYTHON" eval_model.py --compare "out/${name}_plain" "out/${name}_entries" "out/${name}_memory"

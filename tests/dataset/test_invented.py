@@ -100,6 +100,24 @@ def test_shares_of_the_facts_are_capitalised_in_their_entries_or_have_none(facts
     assert {row["uuid"] for row in verified} == set(bank)
 
 
+def test_crowded_names_come_after_the_others_with_all_facts_of_the_subjects_that_have_the_most(facts, tmp_path, capsys):
+    more = [fact("Eva Falk", "plays", kind, f"Eva Falk plays {kind}.") for kind in ("jazz", "soul")]
+    more += [fact("Gil Holm", "plays", "blues", "Gil Holm plays blues.")]
+    write_knowledge(tmp_path / "k.json", facts + more)
+    plain = list(invented_facts(facts + more, 1, random.Random(0)))
+    made = list(invented_facts(facts + more, 1, random.Random(0), crowded=2))
+    assert made[: len(plain)] == plain and len(plain) == 3
+    by_name = {}
+    for one, _ in made[len(plain) :]:
+        by_name.setdefault(one.subject, []).append(one.predicate)
+    assert list(map(sorted, by_name.values())) == [["born in", "died in", "plays"]] * 2
+    assert not set(by_name) & {one.subject for one, _ in plain} | set(by_name) & set(PEOPLE)
+    write_invented(tmp_path / "k.json", 1, tmp_path / "out", seed=1, crowded=2)
+    assert "9 invented facts of 3 predicates" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--crowded must be at least 0, got -1"):
+        write_invented(tmp_path / "k.json", 1, tmp_path / "out", seed=1, crowded=-1)
+
+
 @pytest.mark.parametrize("name", ["capitals", "absent"])
 def test_shares_beyond_one_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"--{name} must lie in"):

@@ -1,6 +1,7 @@
 """The wordings that training asks in."""
 
 import json
+import random
 import re
 from pathlib import Path
 from string import Formatter
@@ -9,7 +10,7 @@ import pytest
 
 from dataset import questions
 from dataset.questions import PARAPHRASES, REWORDINGS
-from dataset.wordings import ended, kept_back, read_wordings
+from dataset.wordings import ended, kept_back, read_wordings, scrambled
 
 WORDINGS = Path(__file__).parents[2] / "dataset/wordings.json"
 
@@ -104,6 +105,31 @@ def test_a_share_of_the_statements_keeps_the_subject_and_its_last_words_alone(as
     )
     with pytest.raises(ValueError, match="--shortened cuts the statements of --wordings"):
         ask("--reworded 1 --shortened 0.5")
+
+
+def test_a_share_of_the_object_questions_has_the_words_of_a_wording_in_any_order(ask):
+    found, said = ask("--reworded 1 --scrambled 1", {"place of birth": [STATEMENT, QUESTION]})
+    assert "40 object questions scrambled" in said
+    statements = [row for row in found if not row["prompt"].startswith("Question: ")]
+    assert 5 < len(statements) < 35
+    for row in found:
+        number = int(row["answer"].strip(" City.").zfill(2))
+        prompt = row["prompt"].removeprefix("Question: ").removesuffix("?\nAnswer:")
+        before, named, after = prompt.partition(f"Person {number:02}")
+        words = set(re.findall(r"\w+", f"{before} {after.removeprefix(chr(39) + 's')}".casefold()))
+        assert named and words & {"cradle", "stood", "born"}
+        assert words <= {"the", "cradle", "of", "stood", "in", "is", "was"} or words <= {"where", "was", "born", "is"}
+        assert row["answer"].endswith(".") == (row in statements)
+    assert len({re.sub(r"\d+", "", row["prompt"]) for row in found}) > 25  # many orders
+    few, _ = ask("--reworded 1 --scrambled 0.3", {"place of birth": [STATEMENT]})
+    assert 15 < sum(row["prompt"].endswith("stood in") and "The cradle of" in row["prompt"] for row in few) < 40
+    whole, said = ask("--reworded 1 --scrambled 1", {"place of birth": ["{subject} is from {object}."]})
+    assert all(row["prompt"].endswith(" is from") for row in whole) and "0 object questions scrambled" in said
+    assert scrambled("{subject}, or {object}.", random.Random(0)) is None
+    with pytest.raises(ValueError, match="--scrambled takes the words of --wordings"):
+        ask("--reworded 1 --scrambled 0.5")
+    with pytest.raises(ValueError, match=r"--scrambled must lie in \[0, 1\], got 1.5"):
+        ask("--reworded 1 --scrambled 1.5")
 
 
 def test_a_predicate_without_wordings_names_the_relation_and_is_counted(ask):
