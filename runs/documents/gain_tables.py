@@ -26,7 +26,7 @@ SIZES = {
     "310 million": (", 310 million parameters", ""),
 }
 # Epochs of the training articles, and the protocol of their runs.
-EPOCHS = {"1": "wiki-38M, one epoch", "1.3": WIKI[1], "4": "wiki-150M, four epochs"}
+EPOCHS = {"1": "wiki-38M, one epoch", "1.3": WIKI[1], "2": "wiki-75M, two epochs", "4": "wiki-150M, four epochs"}
 MIXED_RUNS = ("1.6.0", "1.6.21")  # the names of their rows
 RATES = ("", ", learning rate 4.5e-3")  # ends of these names
 SOURCE = "val_loss_"  # what the measure of a source begins with

@@ -6,6 +6,7 @@ from .asked_tables import all_edits, public_tests
 from .gain_tables import BEST_ADAMW, MIXED, WIKI, epochs, family, gap_text, is_of_family, mixed_sources, sizes
 from .leaderboard import OWN_FLAGS
 from .page import EDITS, Page
+from .reading_tables import READING_TABLES
 from .rows import MISSING
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
@@ -204,13 +205,13 @@ def wiki(page: Page) -> str:
     )
 
 
-def recipe(page: Page, where: tuple[str, str] = WIKI) -> str:
+def recipe(page: Page) -> str:
     """Every plain run of the recipe's protocol and the first memories, against 1.4.0 at its best learning rate."""
 
     def chosen(name: str) -> bool:
         return name == "1.6.0" or not (name.startswith("1.6") or is_of_family(name))
 
-    return losses_against(page, where, BEST_ADAMW, chosen)
+    return losses_against(page, WIKI, BEST_ADAMW, chosen)
 
 
 def sentences(page: Page) -> str:
@@ -233,7 +234,8 @@ def losses_against(page: Page, where: tuple[str, str], base: str, chosen: Callab
 
 
 def recipe_mixed(page: Page) -> str:
-    return recipe(page, MIXED)
+    """Every run on mixed text, against 1.4.0 at its best learning rate."""
+    return losses_against(page, MIXED, BEST_ADAMW, lambda name: True)
 
 
 def own_flags(page: Page) -> str:
@@ -280,15 +282,16 @@ def first_memories(page: Page) -> str:
 
 
 def several_gpus(page: Page) -> str:
-    names = (PLAIN, ("1.4.8", "memory"), MEMORY)
+    names = (PLAIN, ("1.4.8", "memory"), MEMORY, ("1.6.0", "plain"))
+    places = ("none", "4 GPUs"), ("train", "2 GPUs")
     return page.table(
-        ["model", "speed of 4 GPUs, of 4 times one"],
-        [[name, page.cell(("none", "4 GPUs"), name, arm, "scaling")] for name, arm in names],
+        ["model", "4 GPUs, of 4 times one, eager steps", "2 GPUs, of twice one, captured steps"],
+        [[name, *(page.cell(where, name, arm, "scaling") for where in places)] for name, arm in names],
     )
 
 
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
     recipe, recipe_mixed, sentences, sizes, epochs, family, mixed_sources, own_flags, cpu, first_memories, several_gpus,
-    public_tests, all_edits,
+    public_tests, all_edits, *READING_TABLES,
 )  # fmt: skip
