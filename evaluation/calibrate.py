@@ -12,6 +12,7 @@ Facts of the questions are asked in new words, which no test uses: in general on
 written: greedy writing gives the right answer, from the bank as it is;
 followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
 kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
+Neighbours are facts of the subjects with the most entries: a well-known subject has many, which can be mistaken.
 
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
@@ -114,8 +115,10 @@ class Questions(NamedTuple):
     edits: Edits
 
 
-def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int, Fact]], Gold]:
+def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int, Fact]], Gold, Counter]:
     """(row, fact) of the questions of a file, and the entries of the bank, both without facts of several objects.
+
+    Also how many entries each subject has.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed, or no question of it can be asked.
@@ -137,7 +140,7 @@ def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int
     if not held:
         raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
     print(f"{len(held)} of {len(wanted)} facts are asked: the bank lacks the others, or states several objects of them")
-    return held, replace(gold, every=lambda: single)
+    return held, replace(gold, every=lambda: single), Counter(fact.subject for _, fact in entries)
 
 
 def new_objects(held: list[tuple[int, Fact]], gold: Gold, tokenizer, rng: random.Random) -> Iterator[str | None]:
@@ -163,15 +166,18 @@ def prompts_of(fact: Fact, wordings: dict[str, list[str]] | None, rng: random.Ra
 
 
 def questions_of(
-    held: list[tuple[int, Fact]], tokenizer, config: EvalConfig, wordings: dict[str, list[str]] | None = None
-) -> Questions:
+    held: list[tuple[int, Fact]], tokenizer, config: EvalConfig, crowds: Counter,
+    wordings: dict[str, list[str]] | None = None,
+) -> Questions:  # fmt: skip
     """Of facts whose predicates have wordings, if these are given.
 
+    Args:
+        crowds: how many entries each subject has.
     Raises:
         ValueError: no fact can be edited, or none that is edited has a neighbour.
     """
     rng, asked = random.Random(config.seed), Questions([], [], [], [])
-    neighbours = neighbours_of([asdict(fact) for _, fact in held], config, rng)
+    neighbours = neighbours_of([asdict(fact) for _, fact in held], config, rng, crowds)
     for case, ((row, fact), new) in enumerate(zip(held, new_objects(held, config.gold, tokenizer, rng), strict=True)):
         prompts = prompts_of(fact, wordings, rng)
         asked.written.extend((prompt, f" {fact.object}") for prompt in prompts)
@@ -267,13 +273,13 @@ def calibrate(args: argparse.Namespace) -> None:
         object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
     )
     gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
-    held, gold = held_facts(args.object_path, args.limit, gold)
+    held, gold, crowds = held_facts(args.object_path, args.limit, gold)
     if wordings is not None:
         held = [(row, fact) for row, fact in held if fact.predicate in wordings]
         print(f"{len(held)} of them have a predicate with wordings that were kept back")
         if not held:
             raise ValueError(f"{args.wordings} has no wordings of the facts' predicates: raise --kept_back")
-    asked = questions_of(held, tokenizer, replace(files, gold=gold), wordings)
+    asked = questions_of(held, tokenizer, replace(files, gold=gold), crowds, wordings)
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         where = data["val_path"] or "in the flags of the run"

@@ -12,7 +12,7 @@ import hashlib
 import random
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import harmonic_mean
@@ -49,8 +49,14 @@ def asked_pairs(row: dict, neighbours: list[tuple[int, Fact]]) -> dict[str, Pair
     }
 
 
-def neighbours_of(rows: list[dict], config: EvalConfig, rng: random.Random) -> dict[str, list[tuple[int, Fact]]]:
-    """For each edit's uuid, (row, fact) of other facts in the bank with its predicate and its old object."""
+def neighbours_of(
+    rows: list[dict], config: EvalConfig, rng: random.Random, crowds: Counter | None = None
+) -> dict[str, list[tuple[int, Fact]]]:
+    """For each edit's uuid, (row, fact) of other facts in the bank with its predicate and its old object, drawn.
+
+    Args:
+        crowds: how many entries each subject has; given, the facts of those with the most are taken instead.
+    """
     by_answer = defaultdict(list)
     wanted = {(row["predicate"], row["object"]) for row in rows}
     subjects = {row["subject"] for row in rows}
@@ -59,7 +65,12 @@ def neighbours_of(rows: list[dict], config: EvalConfig, rng: random.Random) -> d
         if key in wanted and fact.subject not in subjects and fact.object in fact.sentence:
             by_answer[key].append((row, fact))
     pools = {row["uuid"]: by_answer[row["predicate"], row["object"]] for row in rows}
-    return {uuid: rng.sample(pool, min(NEIGHBOURS, len(pool))) for uuid, pool in pools.items()}
+    if crowds is None:
+        return {uuid: rng.sample(pool, min(NEIGHBOURS, len(pool))) for uuid, pool in pools.items()}
+    shuffled = {uuid: rng.sample(pool, len(pool)) for uuid, pool in pools.items()}
+    return {
+        uuid: sorted(pool, key=lambda pair: -crowds[pair[1].subject])[:NEIGHBOURS] for uuid, pool in shuffled.items()
+    }
 
 
 def other_edits(n: int, excluded: set[int], config: EvalConfig, rng: random.Random) -> Edits:

@@ -7,8 +7,9 @@ IN_CONTEXT = ("dev", "in-context, 2,000 steps of 128 questions")
 TWO_EPOCHS = ("dev", "wiki-75M, two epochs")
 # Measures of a question, and what they are.
 ANSWERS = {
-    "object": "object, of five", "object_reworded": "the same in other words", "exact_match": "the same, written freely",
-    "relation": "relation, of five", "verification": "verification, of two", "prompt_tokens": "tokens of a prompt",
+    "object": "object, of five", "object_reworded": "the same in other words",
+    "exact_match": "the same, written freely", "relation": "relation, of five", "verification": "verification, of two",
+    "prompt_tokens": "tokens of a prompt",
     "first_token_ms": "ms a question, in batches of 128", "first_token_ms_alone": "ms a question, one by one",
 }  # fmt: skip
 RUNS = {

@@ -1,7 +1,9 @@
 """How far the pointer trusts the search is chosen by edits and questions in other words, and written into the run."""
 
 import json
-from dataclasses import replace
+import random
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from evaluation import calibrate
 from evaluation.calibrate import Outcome, Setting
 from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
-from evaluation.edits import fingerprint
+from evaluation.edits import fingerprint, neighbours_of
 from evaluation.gold import Gold, find_gold
 from evaluation.results import ResultFile, about_evaluation
 from tests.conftest import tiny_model
@@ -137,7 +139,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
         assert line[4] == written and len(line) == 7
     assert line[-1] == "-"  # no text was given
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config)
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, Counter())
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
     assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
     assert all(one.options[1] == f" {FACTS[one.case].object}" != one.options[0] for one in asked.followed)
@@ -161,7 +163,7 @@ def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
 def test_facts_that_the_bank_lacks_and_those_of_several_objects_are_left_out(tmp_path, capsys):
     facts = [*FACTS, Fact("Lima is in Chile.", "Lima", "country", "Chile", "other")]
     path = questions_file(tmp_path / "q.jsonl", [*FACTS, Fact("Bonn", uuid="lacking")])
-    held, gold = calibrate.held_facts(path, 99, gold_of(facts))
+    held, gold, _ = calibrate.held_facts(path, 99, gold_of(facts))
     assert [fact for _, fact in held] == [fact for fact in FACTS if fact.subject != "Lima"]
     assert list(gold.every()) == held and "7 of 9 facts are asked" in capsys.readouterr().out
     with pytest.raises(ValueError, match="the bank holds no fact"):
@@ -175,15 +177,26 @@ def test_questions_that_name_no_fact_are_left_out_and_counted(tmp_path, capsys):
     first, *others = [json.loads(line) for line in Path(path).read_text().splitlines()]
     del first["uuid"]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
-    held, _ = calibrate.held_facts(path, 99, gold_of(FACTS))
-    assert [fact for _, fact in held] == FACTS[1:]
+    held, _, crowds = calibrate.held_facts(path, 99, gold_of(FACTS))
+    assert [fact for _, fact in held] == FACTS[1:] and crowds == Counter(fact.subject for fact in FACTS)
     assert f"1 of {len(FACTS)} questions are left out: they name no fact by uuid" in capsys.readouterr().out
+
+
+def test_the_neighbours_of_subjects_with_the_most_entries_are_asked():
+    edited = Fact("Oslo is in Norway.", "Oslo", "country", "Norway", "oslo")
+    others = [Fact(f"T{i} is in Norway.", f"T{i}", "country", "Norway", f"t{i}") for i in range(20)]
+    config = EvalConfig(gold=gold_of([edited, *others]))
+    crowds = Counter({f"T{i}": i for i in range(20)})
+    (own,) = neighbours_of([asdict(edited)], config, random.Random(0), crowds).values()
+    assert [fact.subject for _, fact in own] == ["T19", "T18", "T17", "T16", "T15"]
+    (drawn,) = neighbours_of([asdict(edited)], config, random.Random(0)).values()
+    assert len(drawn) == 5 and {fact.subject for _, fact in drawn} != {fact.subject for _, fact in own}
 
 
 def test_facts_without_a_neighbour_are_refused(tokenizer):
     config = EvalConfig(gold=gold_of(FACTS))
     with pytest.raises(ValueError, match="has a neighbour"):
-        calibrate.questions_of([(5, FACTS[5])], tokenizer, config)
+        calibrate.questions_of([(5, FACTS[5])], tokenizer, config, Counter())
 
 
 def test_a_knowledge_file_that_was_moved_is_asked_for(run, monkeypatch):
@@ -209,7 +222,7 @@ def test_facts_are_asked_in_the_wordings_that_training_kept_back(run, tokenizer,
     wordings = {"country": ["{subject} lies in {object}.", "Of {subject} the state is {object}."]}
     (back,) = kept_back(wordings, 0.5)[1]["country"]
     config = EvalConfig(gold=gold_of(FACTS))
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, {"country": [back]})
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, Counter(), {"country": [back]})
     starts = [back.partition(" {object}")[0].format(subject=fact.subject) for fact in FACTS]
     prompts = [prompt for prompt, _ in asked.written]
     assert prompts == starts[:4] == [one.prompt for one in asked.followed] and asked.kept[0].prompt in starts
