@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from .asked_tables import all_edits, public_tests
 from .gain_tables import BEST_ADAMW, MIXED, WIKI, epochs, family, gap_text, is_of_family, mixed_sources, sizes
-from .leaderboard import OWN_FLAGS
+from .leaderboard import CROWDED, OWN_FLAGS
 from .page import EDITS, Page
-from .reading_tables import READING_TABLES
+from .reading_tables import IN_CONTEXT, READING_TABLES, RUNS
 from .rows import MISSING
 
 HELD_OUT, DEV = ("held-out", "knowledge-10k"), ("dev", "knowledge-10k")  # split and protocol
@@ -35,24 +35,29 @@ VARIANTS = {
 
 
 def headline(page: Page) -> str:
-    def line(label: str, experiment: str, arm: str, model: str | None = None) -> list[str]:
-        step = {"model": model, "batch_size": 48, "n_heads": 32}
-        cost = [page.field(name, "step", **step) if model else MISSING for name in ("tokens_per_s", "peak_gib")]
-        loss = page.cell(("held-out", "text-4788"), experiment, arm, "val_loss")
-        questions = page.cells(HELD_OUT, experiment, arm, "object", "object_reworded")
-        return [label, loss, *questions, page.edits(HELD_OUT, experiment, arm), *cost]
+    """The strong plain model, its rivals and the memories of 1.6.x: text, answers, edits, speed."""
+    asked, step = ("dev", CROWDED), ("train", "step, one H200")
+    edited = [f"counterfact_{name}" for name in ("es_all", "ps_made_all", "ns_entry_all")]
 
+    def line(label: str, name: str, arm: str, where=asked, text: str = "", speed: str = "") -> list[str]:
+        loss = page.cell(WIKI, text, arm, "val_loss") if text else MISSING
+        answers = page.cells(where, name, arm, "object", "object_reworded", "exact_match", "verification")
+        edits = [page.result(where, name, arm, measure) for measure in edited]
+        told = " / ".join(f"{row.value:.1f}" for row in edits) if all(edits) else MISSING
+        return [label, loss, *answers, told, page.cell(step, speed, "memory", "speed_ratio") if speed else MISSING]
+
+    plain = line("plain model (1.6.0)", "1.6.0", "plain", text="1.6.0, learning rate 4.5e-3")
     return page.table(
         [
-            "", "loss on held-out text", "object questions, %", "in other wordings, %", "edits ES / PS / NS, %",
-            "training, tokens/s", "GPU memory, GiB",
+            "", "loss on Wikipedia", "object questions, %", "in other wordings, %", "written freely, %",
+            "statements judged, %", "all 5,239 edits: ES / PS / NS, %", "training speed, of plain",
         ],
         [
-            line("look-up without a model", *LOOKUP),
-            line("plain model (1.4.0)", *PLAIN, "1_4_0"),
-            line("memory model (1.5.0)", *MEMORY, "1_5_0"),
-            line("the same, bank shuffled", "1.5.0", "shuffled"),
-            line("the same, bank counterfactual", "1.5.0", "counterfactual"),
+            line("a rule over the entries found, no model", "1.6.35", "search_alone"),
+            [*plain[:-1], "1"],
+            line("plain, the same entries in its prompt", *RUNS["plain, entries in its prompt"], where=IN_CONTEXT),
+            line("a memory of facts (1.6.35)", "1.6.35", "memory", speed="1.6.35"),
+            line("a memory of text (1.6.21)", "1.6.21", "memory", where=WIKI, text="1.6.21", speed="1.6.20"),
         ],
     )  # fmt: skip
 
