@@ -8,8 +8,8 @@ of a real subject, one for each predicate. No fact of the given file is asked.
 
 Three flags make reading harder. `--capitals`: an entry writes "Jazz" where its question is answered by "jazz".
 `--absent`: a fact is asked and has no entry, while others of like names state the same predicate. `--crowded`: more
-names, which have all facts of those subjects that have the most. Most subjects have one fact or two, so there no other
-fact of the name can be read by mistake.
+names, each with a fact of every predicate of those subjects that have the most. Most subjects have one fact or two,
+which leaves no other fact of the name to be mistaken for the right one.
 """
 
 import random
@@ -58,7 +58,7 @@ def invented_facts(facts: list[Fact], most: int, rng: random.Random, crowded: in
     """Invented facts, each with its sentence as a question with a blank; at most `most` of a predicate.
 
     Args:
-        crowded: after these, so many names with all facts of the subjects that have the most predicates.
+        crowded: after these, so many names that have a fact of every predicate of the subjects with the most.
     """
     objects, groups = pools(facts), defaultdict(dict)
     namesakes = defaultdict(list)  # predicate -> subjects
@@ -115,7 +115,7 @@ def write_invented(
     """Write the three files.
 
     Args:
-        crowded: further names, with all facts of the subjects that have the most.
+        crowded: further names, which have a fact of every predicate of the subjects with the most.
         capitals: share of the common nouns that are capitalised in their entries alone.
         absent: share of the facts that are asked for their objects and have no entry.
     Raises:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--absent", type=float, default=0.0, help="share of the facts that are asked and have no entry")
     parser.add_argument(
         "--crowded", type=int, default=0,
-        help="further names, which have all facts of those subjects that have the most, whatever --most is",
+        help="further names, at most: each has a fact of every predicate of one of the subjects with the most",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of names, objects and wrong choices")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -48,7 +48,7 @@ def kept_rows(rows: list[tuple[str, str]], share: float, seed: int | None) -> li
         documents[document].append(row)
     kept = []
     for own in documents.values():
-        kept += sorted(own, key=lambda row: -score[row])[: math.ceil(share * len(own))]
+        kept += sorted(own, key=lambda row: -score[row])[: math.ceil(share * len(own) - 1e-9)]
     return sorted(kept)
 
 

@@ -177,12 +177,14 @@ class Rewording:
         if self.rng.random() >= self.share:
             return prompt, choices[right]
         answer, wording = " " + row["choices"][right], self.draw(row["predicate"])
-        self.drawn["general" if wording is None else "questions" if wording.endswith("?") else "statements"] += 1
         if wording is None:
+            self.drawn["general"] += 1
             return self.rng.choice(REWORDINGS).format(**row), answer
         if self.scrambled and self.rng.random() < self.scrambled and (words := scrambled(wording, self.rng)):
             self.drawn["scrambled"] += 1
-            return self.prompt(words, row["subject"]), answer if words.endswith("?") else ended(answer, f"{OBJECT}.")
+            text = words.format(subject=row["subject"])
+            return (QUESTION_PROMPT.format(question=text), answer) if text.endswith("?") else (text, f"{answer}.")
+        self.drawn["questions" if wording.endswith("?") else "statements"] += 1
         return self.prompt(wording, row["subject"]), answer if wording.endswith("?") else ended(answer, wording)
 
     def prompt(self, wording: str, subject: str) -> str:

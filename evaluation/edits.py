@@ -15,6 +15,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from statistics import harmonic_mean
 
 import torch
@@ -55,7 +56,8 @@ def neighbours_of(
     """For each edit's uuid, (row, fact) of other facts in the bank with its predicate and its old object, drawn.
 
     Args:
-        crowds: how many entries each subject has; given, the facts of those with the most are taken instead.
+        crowds: how many entries each subject has; given, the facts of those with the most are taken instead, each for
+            one edit alone.
     """
     by_answer = defaultdict(list)
     wanted = {(row["predicate"], row["object"]) for row in rows}
@@ -67,10 +69,11 @@ def neighbours_of(
     pools = {row["uuid"]: by_answer[row["predicate"], row["object"]] for row in rows}
     if crowds is None:
         return {uuid: rng.sample(pool, min(NEIGHBOURS, len(pool))) for uuid, pool in pools.items()}
-    shuffled = {uuid: rng.sample(pool, len(pool)) for uuid, pool in pools.items()}
-    return {
-        uuid: sorted(pool, key=lambda pair: -crowds[pair[1].subject])[:NEIGHBOURS] for uuid, pool in shuffled.items()
-    }
+    waiting = {}
+    for key, pool in by_answer.items():
+        rng.shuffle(pool)
+        waiting[key] = iter(sorted(pool, key=lambda pair: -crowds[pair[1].subject]))
+    return {row["uuid"]: list(islice(waiting.get((row["predicate"], row["object"]), ()), NEIGHBOURS)) for row in rows}
 
 
 def other_edits(n: int, excluded: set[int], config: EvalConfig, rng: random.Random) -> Edits:

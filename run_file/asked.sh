@@ -64,7 +64,8 @@ evaluate "$plain" --tasks language "${questions[@]}" --arms
 back=() also=()
 if [[ ${KEPT_BACK:-0} =~ [1-9] ]]; then
     back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK")
-    if LIST=1 bash "run_file/experiment_$experiment.sh" | grep -q '^--bm25_also_words '; then
+    flags=$(LIST=1 bash "run_file/experiment_$experiment.sh")
+    if [[ $flags == *$'\n'"--bm25_also_words "* ]]; then
         "$PYTHON" -m dataset.also_words --knowledge "$data/sentence_trex_data.json" "${back[@]}" > $asked/also_words.txt
         also=(--bm25_also_words $(< $asked/also_words.txt))
     fi

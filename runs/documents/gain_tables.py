@@ -21,7 +21,7 @@ FAMILY = {
 }
 # Parameters, and where the rows of plain and of 1.6.21 are: the end of the protocol, and of the plain model's name.
 SIZES = {
-    "26 million": ("", ", learning rate 4.5e-3"),
+    "29 million": ("", ", learning rate 4.5e-3"),
     "90 million": (", 90 million parameters", ""),
     "310 million": (", 310 million parameters", ""),
 }

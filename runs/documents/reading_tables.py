@@ -10,7 +10,9 @@ ANSWERS = {
     "object": "object, of five", "object_reworded": "the same in other words",
     "exact_match": "the same, written freely", "relation": "relation, of five", "verification": "verification, of two",
     "prompt_tokens": "tokens of a prompt",
-    "first_token_ms": "ms a question, in batches of 128", "first_token_ms_alone": "ms a question, one by one",
+    "first_token_ms": "ms to the first token, in batches of 128",
+    "first_token_ms_alone": "the same, one by one", "answer_ms": "ms to eight tokens, in batches of 128",
+    "answer_ms_alone": "the same, one by one",
 }  # fmt: skip
 RUNS = {
     "plain": ("1.6.0", "plain"),

@@ -21,6 +21,8 @@ def test_rareness_is_the_mean_over_the_words_of_what_share_of_the_sentences_has_
 def test_of_each_document_the_rarest_sentences_are_kept_in_their_order():
     assert kept_rows(ROWS, 0.5, None) == [0, 1, 4]  # rounded up
     drawn = {tuple(kept_rows(ROWS, 0.5, seed)) for seed in range(20)}
+    assert kept_rows(ROWS, 0.5, 7) == kept_rows(ROWS, 0.5, 7)
+    assert kept_rows([("a", "b")] * 100, 0.07, None) == list(range(7))
     assert len(drawn) > 3 and all(len(rows) == 3 and sum(row < 3 for row in rows) == 2 for rows in drawn)
 
 
@@ -32,7 +34,9 @@ def test_the_lines_are_kept_as_they_are(tmp_path, capsys):
     assert out.read_text().splitlines() == [lines[1], lines[4]] and "2 of 5 sentences" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line, message", [('{"sentence": "Oslo."}', "no 'title'|no title"), ("", "empty|no")])
+@pytest.mark.parametrize(
+    "line, message", [('{"sentence": "Oslo."}', "line 1 has no sentence or no title"), ("", "k.jsonl is empty")]
+)
 def test_a_file_without_titles_is_refused(line, message, tmp_path):
     (tmp_path / "k.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):

@@ -121,6 +121,9 @@ def test_a_share_of_the_object_questions_has_the_words_of_a_wording_in_any_order
         assert words <= {"the", "cradle", "of", "stood", "in", "is", "was"} or words <= {"where", "was", "born", "is"}
         assert row["answer"].endswith(".") == (row in statements)
     assert len({re.sub(r"\d+", "", row["prompt"]) for row in found}) > 25  # many orders
+    short, said = ask("--reworded 1 --scrambled 1 --shortened 1", {"place of birth": [STATEMENT]})
+    assert all(re.search("cradle|stood", row["prompt"].casefold()) for row in short)  # it stays whole
+    assert "0 object questions by a statement" in said and "0 statements shortened" in said
     few, _ = ask("--reworded 1 --scrambled 0.3", {"place of birth": [STATEMENT]})
     assert 15 < sum(row["prompt"].endswith("stood in") and "The cradle of" in row["prompt"] for row in few) < 40
     whole, said = ask("--reworded 1 --scrambled 1", {"place of birth": ["{subject} is from {object}."]})

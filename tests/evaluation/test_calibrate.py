@@ -23,6 +23,8 @@ from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
 from tests.model.variants import BM25
 
+CROWDS = Counter(fact.subject for fact in FACTS)
+
 
 def gold_of(facts) -> Gold:
     return Gold({fact.uuid: i for i, fact in enumerate(facts)}, {}, lambda: iter(list(enumerate(facts))))
@@ -139,7 +141,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
         assert line[4] == written and len(line) == 7
     assert line[-1] == "-"  # no text was given
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, Counter())
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
     assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
     assert all(one.options[1] == f" {FACTS[one.case].object}" != one.options[0] for one in asked.followed)
@@ -189,6 +191,9 @@ def test_the_neighbours_of_subjects_with_the_most_entries_are_asked():
     crowds = Counter({f"T{i}": i for i in range(20)})
     (own,) = neighbours_of([asdict(edited)], config, random.Random(0), crowds).values()
     assert [fact.subject for _, fact in own] == ["T19", "T18", "T17", "T16", "T15"]
+    both = [asdict(edited), asdict(replace(edited, uuid="again"))]
+    first, second = neighbours_of(both, config, random.Random(0), crowds).values()
+    assert first == own and [fact.subject for _, fact in second] == ["T14", "T13", "T12", "T11", "T10"]
     (drawn,) = neighbours_of([asdict(edited)], config, random.Random(0)).values()
     assert len(drawn) == 5 and {fact.subject for _, fact in drawn} != {fact.subject for _, fact in own}
 
@@ -196,7 +201,7 @@ def test_the_neighbours_of_subjects_with_the_most_entries_are_asked():
 def test_facts_without_a_neighbour_are_refused(tokenizer):
     config = EvalConfig(gold=gold_of(FACTS))
     with pytest.raises(ValueError, match="has a neighbour"):
-        calibrate.questions_of([(5, FACTS[5])], tokenizer, config, Counter())
+        calibrate.questions_of([(5, FACTS[5])], tokenizer, config, CROWDS)
 
 
 def test_a_knowledge_file_that_was_moved_is_asked_for(run, monkeypatch):
@@ -222,7 +227,7 @@ def test_facts_are_asked_in_the_wordings_that_training_kept_back(run, tokenizer,
     wordings = {"country": ["{subject} lies in {object}.", "Of {subject} the state is {object}."]}
     (back,) = kept_back(wordings, 0.5)[1]["country"]
     config = EvalConfig(gold=gold_of(FACTS))
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, Counter(), {"country": [back]})
+    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS, {"country": [back]})
     starts = [back.partition(" {object}")[0].format(subject=fact.subject) for fact in FACTS]
     prompts = [prompt for prompt, _ in asked.written]
     assert prompts == starts[:4] == [one.prompt for one in asked.followed] and asked.kept[0].prompt in starts

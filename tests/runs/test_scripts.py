@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT, PARTS = Path(__file__).parents[2], ("train", "dev")
 
 
 def bash(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -91,6 +91,30 @@ def test_asked_names_every_file_that_is_missing_at_once(tmp_path):
     missing = "sentence_trex_data.json object_mcq_dev.jsonl relation_mcq_dev.jsonl fact_verification_train.jsonl"
     assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
     assert f"{tmp_path} has no {missing} fact_verification_dev.jsonl: name a folder" in ended.stderr
+
+
+@pytest.mark.parametrize("experiment, makes", [("1_6_35", True), ("1_6_14", False)])
+def test_asked_learns_other_words_without_the_wordings_kept_back(experiment, makes, tmp_path):
+    """A stand-in for Python writes down what it is called with, and prints a line."""
+    shutil.copytree(ROOT / "run_file", tmp_path / "run_file")
+    (tmp_path / "dataset").mkdir()
+    shutil.copy(ROOT / "dataset/also_words.txt", tmp_path / "dataset")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/bash\necho "$@" >> calls\n[[ $2 != dataset.also_words ]] || echo "album=song"\n'
+        "[[ $2 != dataset.invented ]] || mkdir -p dataset/asked/invented\n"
+    )
+    python.chmod(0o755)
+    names = [f"{kind}_{part}.jsonl" for kind in ("object_mcq", "relation_mcq", "fact_verification") for part in PARTS]
+    for name in ("merged_pretrain.jsonl", "pretrain_val.jsonl", "sentence_trex_data.json", *names):
+        (tmp_path / name).touch()
+    environment = {"PYTHON": str(python), "DATA": ".", "EXPERIMENT": experiment, "KEPT_BACK": "0.15"}
+    ended = bash("bash run_file/asked.sh", tmp_path, **environment)
+    assert ended.returncode == 0, ended.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert sum("dataset.also_words" in call and "--kept_back 0.15" in call for call in calls) == makes
+    (training,) = (call for call in calls if "--out_dir out/asked_1_6" in call)
+    assert training.endswith("--bm25_also_words album=song") == makes
 
 
 def test_an_environment_behind_a_symbolic_link_is_not_built(tmp_path):
