@@ -5,7 +5,8 @@
 A model learns the right entry from the words of its training questions. Questions in new words need the
 search's scores more, and must not take the question for one that no entry answers. `pointer_scale` in the run's
 config.json multiplies the scores at the pointer; `pointer_asked`, of a run with `--pointer_state_scale`, lets it copy
-more readily where its state trusts the search. Both cost running text.
+more readily where its state trusts the search. Both cost running text. `pointer_edited`, of a run with that flag, lets
+it prefer edited entries.
 Facts of the questions are asked in new words, which no test uses: in general ones ("capital of Peru:"), or, with
 `--wordings` and `--kept_back` as for the questions of the training, in those that it kept back. For three shares:
 
@@ -17,8 +18,8 @@ Neighbours are facts of the subjects with the most entries: a well-known subject
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost`. Of settings within one standard error of it, the one closest to the training is written.
-The values of the training as the only ones of `--scales` and `--asked` take it back. Give questions that test nothing.
-Left out are facts that the bank lacks, and those of which it states several objects. A run with edits is refused.
+The values of the training as the only ones of `--scales`, `--asked` and `--edited` take it back. Give questions that
+test nothing. Facts that the bank lacks, or of which it states several objects, are left out. Edited runs are refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -63,20 +64,22 @@ WORDS = len(REWORDINGS)  # wordings in which a fact is asked, at most
 
 
 class Setting(NamedTuple):
-    """Values of `pointer_scale` and `pointer_asked`."""
+    """Values of `pointer_scale`, `pointer_asked` and `pointer_edited`."""
 
     scale: float
     asked: float = 0.0
+    edited: float = 0.0
 
     def __str__(self):
-        return f"pointer_scale {self.scale:g}" + f", pointer_asked {self.asked:g}" * bool(self.asked)
+        others = {"pointer_asked": self.asked, "pointer_edited": self.edited}
+        return f"pointer_scale {self.scale:g}" + "".join(f", {name} {x:g}" for name, x in others.items() if x)
 
     def distance(self, other: "Setting") -> float:
-        return abs(self.scale - other.scale) + abs(self.asked - other.asked)
+        return sum(abs(a - b) for a, b in zip(self, other, strict=True))
 
     @classmethod
     def of(cls, flags: dict) -> "Setting":
-        return cls(flags.get("pointer_scale", 1.0), flags.get("pointer_asked", 0.0))
+        return cls(**{name: flags.get(f"pointer_{name}", 1.0 if name == "scale" else 0.0) for name in cls._fields})
 
 
 class Outcome(NamedTuple):
@@ -200,7 +203,7 @@ def questions_of(
 def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
     """The answers with a setting; prints a line of the table."""
     model, tokenizer = answers.model, answers.tokenizer
-    model.pointer.scale, model.pointer.asked = setting
+    model.pointer.scale, model.pointer.asked, model.pointer.edited = setting
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
     with answers.edited(asked.edits):
@@ -210,7 +213,8 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     outcome = Outcome(*(np.array(part, dtype=float) for part in parts), found["loss"] if found else 0.0)
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
     print(
-        f"{setting.scale:5g}{setting.asked:7g}{told} " + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
+        f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{told} "
+        + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
         flush=True,
     )
     return outcome
@@ -232,22 +236,26 @@ def require_values(args: argparse.Namespace) -> None:
     """Raises ValueError: a number is too small, or a flag is given without another one."""
     if min(args.scales) <= 0:
         raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
-    if args.asked and min(args.asked) < 0:
-        raise ValueError(f"--asked must be at least 0, got {min(args.asked):g}")
+    for name in ("asked", "edited"):
+        if (values := getattr(args, name)) and min(values) < 0:
+            raise ValueError(f"--{name} must be at least 0, got {min(values):g}")
     if args.text_cost < 0:
         raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
     if (args.wordings is None) != (args.kept_back is None):
         raise ValueError("give both --wordings and --kept_back, as for the questions of the training, or none")
 
 
-def settings_to_try(args: argparse.Namespace, run_dir: Path, model) -> list[Setting]:
-    """Raises ValueError: the run has no pointer, or no state that scales."""
+def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Setting) -> list[Setting]:
+    """Raises ValueError: the run has no pointer, no state that scales, or no preference for edited entries."""
     if not model.settings.pointer:
         raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
     if args.asked and not model.settings.pointer_state_scale:
         raise ValueError(f"{run_dir} was trained without --pointer_state_scale, so --asked changes nothing")
+    if args.edited and not trained.edited:
+        raise ValueError(f"{run_dir} was trained without --pointer_edited, so --edited changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
-    return [Setting(*pair) for pair in product(sorted({*args.scales}), sorted({*asked}))]
+    edited = args.edited or (trained.edited,)
+    return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited)))]
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -261,7 +269,6 @@ def calibrate(args: argparse.Namespace) -> None:
     wordings = kept_back(read_wordings(args.wordings), args.kept_back)[1] if args.wordings else None
     run_dir, device = Path(args.run), choose_device(args.device)
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
-    settings = settings_to_try(args, run_dir, model)
     if edited := Journal(run_dir).edited_rows():
         raise ValueError(f"{run_dir} has {len(edited)} edited entries: undo them first (python -m editing undo)")
     flags = read_json(run_dir / "flags.json")
@@ -269,6 +276,7 @@ def calibrate(args: argparse.Namespace) -> None:
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
     before, trained = map(Setting.of, (config, flags["model"]))
+    settings = settings_to_try(args, run_dir, model, trained)
     files = EvalConfig(
         object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
     )
@@ -287,14 +295,14 @@ def calibrate(args: argparse.Namespace) -> None:
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
         answers, outcomes = ModelAnswers(model, tokenizer, files), {}
-        print("scale  asked  followed      kept   written  together  text loss")
+        print("scale  asked  edited  followed      kept   written  together  text loss")
         for setting in settings:
             outcomes[setting] = measure(setting, answers, asked, text)
     best = chosen(outcomes, trained, args.text_cost)
     if best == before:
         print(f"the run has the best setting already: {best}")
         return
-    write_json(run_dir / "config.json", config | {"pointer_scale": best.scale, "pointer_asked": best.asked})
+    write_json(run_dir / "config.json", config | {f"pointer_{name}": x for name, x in best._asdict().items()})
     print(f"{run_dir} has {best}, before {before}; ask again: python eval_model.py --run {run_dir}")
 
 
@@ -307,6 +315,9 @@ def main() -> None:
     parser.add_argument(
         "--asked", nargs="+", type=float,
         help="values of pointer_asked to try with each scale (default: 0 1.5 3 for a run with --pointer_state_scale)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--edited", nargs="+", type=float, help="values of pointer_edited to try with each (default: the training's)"
     )  # fmt: skip
     parser.add_argument(
         "--text_cost", type=float, default=0.01,

@@ -117,6 +117,21 @@ def test_both_numbers_are_chosen_together(run, model, monkeypatch, capsys):
         run("--asked", "-1")
 
 
+def test_the_preference_for_edited_entries_is_chosen_where_the_run_has_one(run, monkeypatch, capsys):
+    monkeypatch.setattr(calibrate, "measure", lambda setting, *_: outcome(0.5 + setting.edited / 10))
+    with pytest.raises(ValueError, match="was trained without --pointer_edited, so --edited changes nothing"):
+        run("--edited", "2", "4")
+    with pytest.raises(ValueError, match="--edited must be at least 0, got -1"):
+        run("--edited", "-1")
+    flags = json.loads((folder := run("--scales", "1")).joinpath("flags.json").read_text())
+    flags["model"]["pointer_edited"] = 2.0
+    (folder / "flags.json").write_text(json.dumps(flags))
+    run("--scales", "1", "--edited", "2", "4")
+    assert "has pointer_scale 1, pointer_edited 4, before pointer_scale 1; ask again" in capsys.readouterr().out
+    run("--scales", "1")
+    assert json.loads((folder / "config.json").read_text())["pointer_edited"] == 2.0  # as trained
+
+
 def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
     one, two = Setting(1.0), Setting(2.0)
     outcomes = {one: outcome(0.9), two: outcome(0.93)}
@@ -139,7 +154,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         model.pointer.gate.bias.data.fill_(bias)
         run("--scales", "1")
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
-        assert line[4] == written and len(line) == 7
+        assert line[5] == written and len(line) == 8
     assert line[-1] == "-"  # no text was given
     asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
@@ -150,7 +165,8 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     with answers.edited(asked.edits):
         assert fingerprint(model) != before
     calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig())
-    assert fingerprint(model) == before and (model.pointer.scale, model.pointer.asked) == (2.0, 1.0)
+    pointer = model.pointer
+    assert fingerprint(model) == before and (pointer.scale, pointer.asked, pointer.edited) == (2.0, 1.0, 0.0)
 
 
 def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
