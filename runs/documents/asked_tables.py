@@ -67,6 +67,11 @@ def public_tests(page: Page) -> str:
             "1.6.35",
             "memory",
         ),
+        "the same, calibrated, three seeds, on a CPU; 1,000 cases, all neighbours": (
+            ("dev", f"{CROWDED}, calibrated"),
+            "1.6.35",
+            "memory",
+        ),
         "search of 1.6.35 alone, without a model; all edits, all cases": (crowded, "1.6.35", "search_alone"),
         "plain (1.6.0), trained on the questions of 1.6.35; all cases": (crowded, "1.6.0", "plain"),
         "1.6.22, trained with a shuffled bank, one seed; all edits": (
@@ -136,6 +141,11 @@ def all_edits(page: Page) -> str:
         ),
         "search of 1.6.33 and a rule, no model; 600 asked": (OTHER_CASE, "1.6.33", "search_alone"),
         "**1.6.35**, crowded names, scrambled words, 10 entries, three seeds; all asked": (CROWDED, "1.6.35", "memory"),
+        "**the same, calibrated**, three seeds, on a CPU; 1,000 asked, all neighbours": (
+            f"{CROWDED}, calibrated",
+            "1.6.35",
+            "memory",
+        ),
         "search of 1.6.35 and a rule, no model; all asked": (CROWDED, "1.6.35", "search_alone"),
     }
     columns = {
