@@ -147,6 +147,7 @@ def all_edits(page: Page) -> str:
             "memory",
         ),
         "search of 1.6.35 and a rule, no model; all asked": (CROWDED, "1.6.35", "search_alone"),
+        "the same rule, 1,000 asked, all neighbours": (f"{CROWDED}, calibrated", "1.6.35", "search_alone"),
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",

@@ -25,7 +25,7 @@ def make_project(folder: Path) -> Path:
     for path in (ROOT / "experiment").glob("*.jsonl"):
         shutil.copy(path, folder / "experiment")
     shutil.copytree(ROOT / "benchmark/results", folder / "benchmark/results")
-    text = f"# Title\n\n<!-- begin:headline -->\n<!-- end:headline -->\n\nObject: <!--v:{KEY}--><!--/v-->.\n"
+    text = f"# Title\n\n<!-- begin:held-out -->\n<!-- end:held-out -->\n\nObject: <!--v:{KEY}--><!--/v-->.\n"
     (folder / "README.md").write_text(text)
     return folder
 
@@ -71,7 +71,7 @@ def test_the_documents_of_this_project_are_what_its_rows_give():
 
 def test_writing_fills_tables_values_and_figures_and_does_nothing_the_second_time(written):
     text = (written / "README.md").read_text()
-    assert "| memory model (1.5.0) |" in text and re.search(r"<!--v:[^>]+-->98\.6 %<!--/v-->", text)
+    assert "| object, of five |" in text and re.search(r"<!--v:[^>]+-->98\.6 %<!--/v-->", text)
     assert found_in(written) == [] and write(written) == []
 
 
@@ -89,7 +89,7 @@ def test_a_changed_row_makes_table_value_and_figure_stale(written):
 def test_a_value_or_table_changed_by_hand_is_found(written):
     readme = written / "README.md"
     text = readme.read_text()
-    for old, new in (("98.6 %<!--/v-->", "98.7 %<!--/v-->"), ("| memory model (1.5.0) |", "| our model |")):
+    for old, new in (("98.6 %<!--/v-->", "98.7 %<!--/v-->"), ("| object, of five |", "| our questions |")):
         readme.write_text(text.replace(old, new))
         (found,) = found_in(written)
         assert "is not what the rows give" in found
@@ -98,8 +98,8 @@ def test_a_value_or_table_changed_by_hand_is_found(written):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("begin:headline", "begin:headlines", "a mark is damaged or not closed|no table headlines"),
-        ("<!-- end:headline -->", "", "1 tables begin and 0 end"),
+        ("begin:held-out", "begin:held-outs", "a mark is damaged or not closed|no table held-outs"),
+        ("<!-- end:held-out -->", "", "1 tables begin and 0 end"),
         ("<!--/v-->", "", "1 values begin and 0 end"),
         ("/object/", "/subject/", "no row has the key 1.5.0/memory/subject/held-out/knowledge-10k"),
     ],
