@@ -40,7 +40,8 @@ for kind in object:object_mcq verification:fact_verification; do
 done
 "$PYTHON" -m dataset.questions --object $asked/object --relation "$data/relation_mcq_train.jsonl" \
     --verification $asked/verification --wordings dataset/wordings.json --kept_back "${KEPT_BACK:-0}" --reworded 0.7 \
-    --shortened 0.25 --scrambled "${SCRAMBLED:-0}" --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" --seed "$seed" --out $asked/text/questions.jsonl
+    --shortened 0.25 --scrambled "${SCRAMBLED:-0}" --preceded 0.5 --preceded_by "$data/merged_pretrain.jsonl" \
+    --seed "$seed" --out $asked/text/questions.jsonl
 "$PYTHON" -m dataset.absent --knowledge "$data/sentence_trex_data.json" --object "$data/object_mcq_train.jsonl" \
     --share 0.2 --seed "$seed" --out $asked/bank/facts.json
 link "$data/merged_pretrain.jsonl" $asked/text text.jsonl

@@ -21,6 +21,7 @@ OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text w
 ASKED_ANYHOW = ("asked-74M", "asked-74M, more wordings", "asked-74M, text before questions")
 OTHER_CASE = "asked-74M, other case and absent facts"  # the training questions of 1.6.22
 CROWDED = "asked-74M, crowded names and scrambled words"  # those of 1.6.35
+CALIBRATED = f"{CROWDED}, calibrated"  # in wordings that training had not seen
 ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED)
 # Split and protocol, the first that has a loss.
 TEXTS = (

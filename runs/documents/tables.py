@@ -54,7 +54,7 @@ def headline(page: Page) -> str:
         ],
         [
             line("a rule over the entries found, no model", "1.6.35", "search_alone"),
-            [*plain[:-1], "1"],
+            [*plain[:-1], "1"],  # of itself
             line("plain, the same entries in its prompt", *RUNS["plain, entries in its prompt"], where=IN_CONTEXT),
             line("a memory of facts (1.6.35)", "1.6.35", "memory", speed="1.6.35"),
             line("a memory of text (1.6.21)", "1.6.21", "memory", where=WIKI, text="1.6.21", speed="1.6.20"),
