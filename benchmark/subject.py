@@ -197,8 +197,8 @@ def build_index(subject: Subject, device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    bank, kind = subject.model.bank, subject.config.index_class
-    subject.index_s = timed_ms(lambda: bank.index(kind), device) / 1000
+    bank, kinds = subject.model.bank, subject.config.index_classes
+    subject.index_s = timed_ms(lambda: [bank.index(kind) for kind in kinds], device) / 1000
     if on_gpu:
         subject.index_bytes = torch.cuda.memory_allocated() - allocated
         subject.index_peak_gib = (torch.cuda.max_memory_reserved() - reserved) / 2**30

@@ -129,8 +129,8 @@ def fingerprint(model) -> dict[str, str]:
             yield repr(value).encode()
 
     held = {"bank": [model.bank.tokens, model.bank.frozen]}
-    if (kind := model.settings.index_class) is not None:
-        held["index"] = [model.bank.index(kind)]
+    if kinds := model.settings.index_classes:
+        held["index"] = [model.bank.index(kind) for kind in kinds]
     found = {}
     for name, values in held.items():
         digest = hashlib.blake2b(digest_size=16)

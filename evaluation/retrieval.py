@@ -45,7 +45,7 @@ def candidates_and_reads(
             name = model.settings.reader_name(layer)
             is_read_XS = reading.weight_BTS[:, -1] > 0
             read.setdefault(name, []).append(reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY).cpu())
-            if has_candidates:
+            if has_candidates and model.settings.part_of(layer) is model.settings:
                 entry_XC = matches.entry_BTC[:, -1]
             elif reading.query_BTD is None:  # all that is found is read
                 entry_XC = reading.entry_BTS[:, -1].masked_fill(~is_read_XS, NO_ENTRY)
@@ -78,6 +78,8 @@ def scores_of_search(
                 continue
             name = model.settings.reader_name(layer)
             mass.setdefault(name, []).extend(reading.weight_BTS[:, -1].float().sum(dim=-1).tolist())
+            if settings.part_of(layer) is not settings:
+                continue  # what suffixes find has no score of an entry
             if settings.index_class is not None:
                 best.setdefault(name, []).extend(matches.score_BTC[:, -1, 0].tolist())
             elif reading.query_BTD is not None and hasattr(model.blocks[layer].retrieval, "score_sub_keys"):

@@ -6,7 +6,7 @@ from common.flags import flag, require
 
 FEED_FORWARD = "has_ffn: a feed-forward: --keep_ffn, or blocks without a memory"
 READER = "reads_bank: something that reads the memory: other --memory_layers, or --pointer"
-IN_A_BLOCK = "reading_layers: a block that reads the memory: other --memory_layers"
+IN_A_BLOCK = "fused_layers: a block that reads the memory: other --memory_layers"
 
 
 @dataclass(frozen=True)

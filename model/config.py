@@ -1,13 +1,14 @@
 """ModelConfig: every architecture flag, declared once beside what it configures, with its help and its checks."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 
 from transformers import PreTrainedConfig
 
-from common.flags import check, flag, idle_flags
+from common.flags import check, flag, idle_flags, require
 
 from .base_config import IN_A_BLOCK, READER, CoreConfig, MemoryConfig
-from .memory import FUSIONS, RETRIEVALS, chosen_by, config_classes
+from .memory import FUSIONS, RETRIEVALS, ContinuationFusion, Suffixes, chosen_by, config_classes
 from .memory.ngram_table import NgramTableConfig
 from .memory.tokens import Pointer
 
@@ -45,6 +46,8 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         check(self, parts, needs=self.model_type == "model_memory")
         for part in parts:
             part.check(self)
+        if self.suffix_layers and self.model_type == "model_memory":
+            check_suffix_layers(self)
 
     @property
     def parts(self) -> list[type]:
@@ -63,8 +66,9 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         if config_class is MemoryConfig:
             return None
         readers = [self.retrieval_class.Config] if self.reads_bank else []
-        readers += [self.fusion_class.Config] if self.reading_layers else []
+        readers += [self.fusion_class.Config] if self.fused_layers else []
         readers += [Pointer.Config] if self.pointer else []
+        readers += [Suffixes.Config, ContinuationFusion.Config] if self.suffix_layers else []
         if any(issubclass(reader, config_class) for reader in readers):
             return None
         able = chosen_by(config_class)
@@ -94,11 +98,31 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return FUSIONS[self.fusion]
 
     @property
-    def reading_layers(self) -> list[int]:
-        """The blocks that read the memory: none of them in the baseline."""
+    def fused_layers(self) -> list[int]:
+        """The blocks that read by `--retrieval` and `--fusion`: none of them in the baseline."""
         if self.model_type == "model_original":
             return []
         return list(range(self.n_layers)) if self.memory_layers is None else sorted(set(self.memory_layers) - {-1})
+
+    @property
+    def reading_layers(self) -> list[int]:
+        """The blocks that read the memory, those of `--suffix_layers` among them."""
+        return sorted({*self.fused_layers, *(self.suffix_layers or [] if self.suffix_part else [])})
+
+    @cached_property
+    def suffix_part(self) -> "ModelConfig | None":
+        """What the blocks of `--suffix_layers` are made of; None without any."""
+        if not self.suffix_layers or self.model_type != "model_memory":
+            return None
+        return replace(
+            self, retrieval="suffix", fusion="continuations", memory_layers=self.suffix_layers, suffix_layers=None,
+            num_selected=self.suffix_selected, num_candidates=self.suffix_candidates, pointer=False, pointer_edited=0.0,
+            pointer_edited_said=False, token_places=False, unsaid_tokens=False, block_selected=None,
+        )  # fmt: skip
+
+    def part_of(self, layer: int) -> "ModelConfig":
+        """What a block that reads the memory is made of."""
+        return self.suffix_part if self.suffix_part and layer in self.suffix_layers else self
 
     @property
     def readers(self) -> list[int]:
@@ -116,8 +140,19 @@ class ModelConfig(*config_classes(), NgramTableConfig):
 
     @property
     def index_class(self) -> type | None:
-        """The index of the bank that every forward pass looks the text up in."""
+        """The index of the bank that every forward pass looks the text up in, for `--retrieval`."""
         return self.retrieval_class.index_class if self.reads_bank else None
+
+    @property
+    def index_classes(self) -> list[type]:
+        """All indexes that a forward pass looks the text up in."""
+        found = [self.index_class, Suffixes.index_class if self.suffix_part else None]
+        return [kind for kind in found if kind is not None]
+
+    @property
+    def leaves_out_own(self) -> bool:
+        """Whether no position of the training text is shown what was cut from its own document."""
+        return self.suffix_part is not None or self.retrieval_class.leaves_out_own
 
     @property
     def searches_text(self) -> bool:
@@ -127,7 +162,8 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     @property
     def prepares(self) -> frozenset[str]:
         """What the fusion and the pointer need once for each forward pass."""
-        fusion = self.fusion_class.prepares if self.reading_layers else frozenset()
+        fusion = self.fusion_class.prepares if self.fused_layers else frozenset()
+        fusion |= ContinuationFusion.prepares if self.suffix_part else frozenset()
         return fusion | (Pointer.prepares if self.reads_bank and self.pointer else frozenset())
 
     @property
@@ -137,8 +173,27 @@ class ModelConfig(*config_classes(), NgramTableConfig):
 
     @property
     def cache_layers(self) -> int:
-        """Layers of a key-value cache: one for each attention, each reading block, and the text with its matches."""
-        return self.n_layers + len(self.reading_layers) + (self.reads_text or self.ngram_table_rows > 0)
+        """Layers of a key-value cache: one for each attention, each reading block, and the text with its matches.
+
+        The text stands there twice where suffixes are searched beside another retrieval.
+        """
+        n_texts = (self.reads_text or self.ngram_table_rows > 0) + (self.suffix_part is not None)
+        return self.n_layers + len(self.reading_layers) + n_texts
+
+
+def check_suffix_layers(config: ModelConfig) -> None:
+    """Raise ValueError: a block does not exist or reads twice, or what such blocks are made of is refused."""
+    layers = config.suffix_layers
+    for layer in layers:
+        require(
+            0 <= layer < config.n_layers, f"--suffix_layers {layer} must lie in [0, {config.n_layers - 1}], the blocks"
+        )
+    both = sorted({*layers} & {*config.fused_layers})
+    require(not both, f"--suffix_layers and --memory_layers both name block {both and both[0]}: a block reads once")
+    try:
+        assert config.suffix_part  # made here, with its checks
+    except ValueError as problem:  # it names the flags of --retrieval suffix
+        raise ValueError(str(problem).replace("--num_", "--suffix_")) from None
 
 
 class OriginalHFConfig(PreTrainedConfig):

@@ -7,7 +7,8 @@ Which file to open for which change (all but the first in `model/memory/`):
     cross_attention.py   fusion by attention to entries' vectors;   pooled.py   gated MLP and concatenation
     tokens.py            fusion by attention to entries' tokens, and the pointer;   coverage.py  by what is said of them
     word_keys.py         retrieval by product keys over words; `word_keys_index.py` below it
-    suffixes.py          retrieval by the longest suffix of the text;   continuations.py   fusion of what follows it
+    suffixes.py          retrieval by the longest suffix of the text;   continuations.py   fusion of what follows it;
+                         blocks of `suffix_layers` have both, whatever retrieval and fusion the others have
     bank.py, ema.py      the texts, their edits and access counts; their moving averages in training
     interfaces.py        what a retrieval and a fusion are given and return: read it before adding one
     __init__.py          the tables of retrievals and fusions: a new one is one file and one line
@@ -27,8 +28,8 @@ from .losses import copying_loss, softcapped
 from .memory.bank import MemoryBank, access_histogram, add_reads, usage_statistics
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
-from .memory.interfaces import ForwardPass, MemoryContext, Reading
-from .memory.ngram_index import Matches
+from .memory.interfaces import ForwardPass, Found, MemoryContext, Reading
+from .memory.suffixes import Suffixes
 from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
 from .model_original import Block, Transformer
@@ -110,7 +111,7 @@ class MemoryTransformer(Transformer):
     def make_block(self, layer: int) -> nn.Module:
         if layer not in self.settings.reading_layers:
             return super().make_block(layer)
-        return MemoryBlock(self.settings, layer, self.settings.reading_layers.index(layer))
+        return MemoryBlock(self.settings.part_of(layer), layer, self.settings.reading_layers.index(layer))
 
     def refresh(self) -> None:
         if self.settings.reads_bank:
@@ -128,18 +129,28 @@ class MemoryTransformer(Transformer):
         retrieval, parameter_VD = config.retrieval_class, self.embedding.weight
         make = self.embeddings if self.training else embeddings
         embedding_VD, unit_VD = self.derived(lambda: make(parameter_VD, "unit_embeddings" in needs), parameter_VD)
+        matches, suffixes = matches or (None, None)
         inputs = ForwardPass(
             input_BT, labels_BT, visible, cache, oracle_B, parameter_VD, self.training, needs_losses,
-            matches=matches and Matches(*matches),
+            matches, config.cache_layers - 1,
         )  # fmt: skip
-        found, searched = beside(cache, lambda: retrieval.search(config, self.bank, inputs, lay_out="text" in needs))
+
+        def search() -> tuple[object, Found | None]:
+            """For `--retrieval`, and for the blocks of `--suffix_layers`."""
+            found = retrieval.search(config, self.bank, inputs, lay_out="text" in needs)
+            if (part := config.suffix_part) is None:
+                return found, None
+            own = inputs._replace(matches=suffixes, text_layer=config.cache_layers - 2)
+            return found, Suffixes.search(part, self.bank, own, lay_out=False)
+
+        (found, places), searched = beside(cache, search)
         text = None
         if "text" in needs and retrieval.index_class is None:
             text = input_BT, previous_tokens(input_BT, visible.document_BX, cache, config.cache_layers - 1)
         has_kernel = torch.is_grad_enabled() and unit_entries.op.uses_kernel(embedding_VD.device)
         return MemoryContext(
-            bank_token_NL=self.bank.tokens, embedding_VD=embedding_VD, shared=found, searched=searched,
-            oracle_B=oracle_B,
+            bank_token_NL=self.bank.tokens, embedding_VD=embedding_VD, shared=found, places=places,
+            searched=searched, oracle_B=oracle_B,
             mask=config.fusion_class.make_mask(config, visible, len(input_BT)) if "mask" in needs else None,
             common=self.bank.common_tokens() if "common" in needs and has_kernel else None,
             unit_embedding_VD=unit_VD, text=text, **shared,
@@ -184,11 +195,19 @@ class MemoryTransformer(Transformer):
     def search_text(
         self, input_ids: Tensor, labels: Tensor | None = None, document_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        if not self.settings.reads_bank:
+        config = self.settings
+        if not config.reads_bank:
             return {}
-        matches = self.settings.retrieval_class.search_text(self.settings, self.bank, input_ids, document_ids)
+        found = {"match": config.retrieval_class.search_text(config, self.bank, input_ids, document_ids)}
+        if config.suffix_part:
+            found["suffix"] = Suffixes.search_text(config.suffix_part, self.bank, input_ids, document_ids)
         # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
-        return {f"match_{name}": value.contiguous() for name, value in matches._asdict().items()} if matches else {}
+        return {
+            f"{kind}_{name}": value.contiguous()
+            for kind, matches in found.items()
+            if matches
+            for name, value in matches._asdict().items()
+        }
 
     def count_reads(self, readings: list[Reading | None]) -> None:
         if found := [reading for reading in readings if reading is not None]:

@@ -26,6 +26,7 @@ from .layers import (
     rotary_table,
 )
 from .losses import language_model_loss, softcapped
+from .memory.ngram_index import Matches
 from .memory.ngram_table import NgramGate, NgramTable
 from .output import LanguageModelOutput
 from .static_cache import CACHE, StaticCache
@@ -230,6 +231,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         entry_B: Tensor | None = None,
         match_entry_BTC: Tensor | None = None,
         match_score_BTC: Tensor | None = None,
+        suffix_entry_BTC: Tensor | None = None,
+        suffix_score_BTC: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> LanguageModelOutput:
         """One pass over (B, T) token ids.
@@ -243,7 +246,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             logits_to_keep: 0 for the logits of every position, else of the last so many.
             return_logits: False spares a training step from handing back the largest tensor that it makes.
             entry_B: int64, an entry of the bank that every position of a row is made to read; NO_ENTRY: no change.
-            match_entry_BTC, match_score_BTC: as `search_text` returns them; without them the forward pass searches.
+            match_entry_BTC, match_score_BTC, suffix_entry_BTC, suffix_score_BTC: as `search_text` returns them; without
+                them the forward pass searches.
             output_hidden_states: return `hidden_states`: the embeddings, and the stream after each block, last normed.
 
         Returns:
@@ -258,7 +262,8 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
             return cache.make_step(self, input_ids, attention_mask)
         if document_ids is None and attention_mask is not None and not attention_mask.all():
             document_ids = attention_mask  # padding is a document of its own
-        matches = None if match_entry_BTC is None else (match_entry_BTC, match_score_BTC)
+        found = (match_entry_BTC, match_score_BTC), (suffix_entry_BTC, suffix_score_BTC)
+        matches = tuple(None if pair[0] is None else Matches(*pair) for pair in found)
         x_BTD, context = self.begin(input_ids, labels, document_ids, attention_mask, cache, entry_B, matches)
         hidden_states = [x_BTD] if output_hidden_states else None
         x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
+from common.constants import NO_DOCUMENT
 from common.files import read_json
 from dataset.formats import require_data
 from dataset.knowledge import (
@@ -119,6 +120,8 @@ def with_bank(
         model = with_rows(model, rows)
     bank = load_bank(path, tokenizer, rows, settings.knowledge_length, cache_dir, rows - sentences)
     model.bank.fill(torch.from_numpy(np.array(bank.tokens)))
+    document_N = bank.documents()
+    model.bank.tell_passages(None if document_N is None else torch.from_numpy(document_N != NO_DOCUMENT))
     model.bank.frozen.zero_()  # which rows training froze says nothing about these
     journal = Journal(run_dir, bank.report["bank_key"])
     journal.replay(model.bank)

@@ -123,10 +123,10 @@ def require_own_documents(bank, train: PretrainDataset, flags: Flags, tokenizer)
     if document_N is None:
         return
     path = data.database_init_path
-    if not flags.model.retrieval_class.leaves_out_own:
+    if not flags.model.leaves_out_own:
         raise ValueError(
             f"{path} holds passages of a training text, and --retrieval {flags.model.retrieval} would read the "
-            "document that it learns: take --retrieval suffix, or a knowledge file of other texts"
+            "document that it learns: take --retrieval suffix, --suffix_layers, or a knowledge file of other texts"
         )
     if data.data_mode != "packed":
         raise ValueError(

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env, set_seed
 from torch import nn
 
+from common.constants import NO_DOCUMENT
 from common.files import read_json
 from dataset.cache import cached_order
 from dataset.knowledge import BANK_ORDER
@@ -125,6 +126,7 @@ def make_model(flags: Flags, bank, accelerator: Accelerator) -> nn.Module:
         model.bank.spell(load_tokenizer(flags.data.tokenizer_path))
     if bank is not None and (document_N := bank.documents()) is not None:
         model.bank.document = torch.from_numpy(document_N).to(accelerator.device)
+        model.bank.tell_passages(model.bank.document != NO_DOCUMENT)
     order_N = None
     if bank is not None and flags.data.cluster_cache_path:
         with accelerator.main_process_first():

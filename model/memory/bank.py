@@ -29,6 +29,7 @@ class MemoryBank(nn.Module):
         spelling: (V,) int64, only with retrieval by words: how each token is spelled (`spelling.py`).
         document: (N,) int32, the document of the training text that each entry was cut from; None: none was. It is
             no part of the weights.
+        passage: (N,) bool, only with `suffix_layers`: entries cut from the training text, which suffixes alone find.
         average: (N_unfrozen, D) float16 moving averages, only with `ema_interval`; in the order of `unfrozen_rows()`.
     """
 
@@ -40,6 +41,8 @@ class MemoryBank(nn.Module):
         self.register_buffer("tokens", torch.zeros(N, L, dtype=dtype))
         self.register_buffer("frozen", torch.zeros(N, dtype=torch.bool))
         self.register_buffer("document", None, persistent=False)
+        if config.suffix_part is not None:
+            self.register_buffer("passage", torch.zeros(N, dtype=torch.bool))
         if config.index_class is not None and config.index_class.needs_spelling:
             self.register_buffer("spelling", tokens_as_words(config.vocab_size))
         if config.ema_interval:
@@ -67,6 +70,12 @@ class MemoryBank(nn.Module):
         n_frozen = round(self.config.freeze_ratio * len(token_NL))
         order_N = torch.randperm(len(token_NL), generator=torch.Generator().manual_seed(seed))
         self.frozen.zero_()[order_N[:n_frozen]] = True
+
+    def tell_passages(self, is_passage_N: Tensor | None) -> None:
+        """(N,) bool: entries that a search by words leaves to that by suffixes, if there are both. None: none."""
+        if hasattr(self, "passage"):
+            self.passage.zero_() if is_passage_N is None else self.passage.copy_(is_passage_N)
+            self._indexes = {}
 
     def spell(self, tokenizer) -> None:
         """Let a retrieval by words know how tokens are spelled. Until then each token is a word."""
@@ -117,7 +126,8 @@ class MemoryBank(nn.Module):
         index = self._indexes.get(kind)
         if index is None or index.stale_N.device != self.tokens.device:
             edited = index.edited if index else None
-            self._indexes[kind] = kind(self.tokens, self.config, edited, getattr(self, "spelling", None))
+            hidden_N = getattr(self, "passage", None) if kind is self.config.index_class else None
+            self._indexes[kind] = kind(self.tokens, self.config, edited, getattr(self, "spelling", None), hidden_N)
             if self.tokens.is_cuda:  # it is built on the stream of a search, whose free memory no other stream gets
                 torch.cuda.empty_cache()
             if self.finder:
@@ -164,8 +174,8 @@ class MemoryBank(nn.Module):
         return old_XL
 
     def _build_index(self) -> None:
-        if self.config.index_class is not None:
-            self.index(self.config.index_class)
+        for kind in self.config.index_classes:
+            self.index(kind)
 
     @torch.no_grad()
     def swap(self, token_NL: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.constants import PADDING
+
 ROWS_AT_ONCE = 65536  # bounds the temporary memory of whole-bank passes
 
 
@@ -32,19 +34,25 @@ class BankIndex:
         token_NL: the bank as it is; the index reads edited rows from this tensor.
         edited: row -> its tokens as trained, of each row that has been edited since.
         spelling_V: how tokens are spelled (`spelling.spell`), for an index that needs it.
+        hidden_N: bool, rows that are not found by what they say as trained, but as soon as they are edited.
     """
 
     needs_spelling = False  # whether it knows how tokens are spelled
     keeps_matches = False  # `matches` of each position go on to the next and are ranked: `ngram_search.find_matches`
 
     def __init__(
-        self, token_NL: Tensor, config, edited: dict[int, Tensor] | None = None, spelling_V: Tensor | None = None
-    ):
+        self, token_NL: Tensor, config, edited: dict[int, Tensor] | None = None, spelling_V: Tensor | None = None,
+        hidden_N: Tensor | None = None,
+    ):  # fmt: skip
         self.config, self.token_NL, self.spelling_V = config, token_NL, spelling_V
         if edited:
             edited_X = torch.tensor(list(edited), dtype=torch.int64, device=token_NL.device)
             trained_XL = torch.stack(list(edited.values())).to(token_NL)
             token_NL = token_NL.index_copy(0, edited_X, trained_XL)
+        self.hidden_N = None if hidden_N is None else hidden_N.to(token_NL.device, copy=True)
+        if hidden_N is not None:
+            token_NL = token_NL.masked_fill(hidden_N[:, None], PADDING)
+        self.n_shown = len(token_NL) if hidden_N is None else len(token_NL) - int(hidden_N.sum())
         self.bits = (config.vocab_size - 1).bit_length()
         self.prepare(token_NL)
         self.base = self.index(token_NL, torch.arange(len(token_NL), device=token_NL.device))
@@ -62,6 +70,13 @@ class BankIndex:
 
     def index(self, token_XL: Tensor, row_X: Tensor):
         raise NotImplementedError
+
+    def read_rows(self, row_X: Tensor) -> Tensor:
+        """(X, L): the tokens of rows as they are; PADDING in those that are hidden and not edited."""
+        token_XL = self.token_NL[row_X]
+        if self.hidden_N is None:
+            return token_XL
+        return token_XL.masked_fill((self.hidden_N & ~self.stale_N)[row_X][:, None], PADDING)
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         """Index rows that held `old_XL` and have changed. A row with its first text again counts as not edited."""

@@ -94,8 +94,8 @@ class BM25Index(BankIndex):
         self.word_V, count_V = every_NL[every_NL > 0].unique(return_counts=True)
         if not len(self.word_V):  # an empty bank
             self.word_V, count_V = word_NL.new_ones(1), torch.ones(1, device=word_NL.device)
-        self.idf_V = torch.log(len(token_NL) / count_V).clamp(min=0.01).float()
-        self.unknown_idf = math.log(max(len(token_NL), 2))
+        self.idf_V = torch.log(self.n_shown / count_V).clamp(min=0.01).float()
+        self.unknown_idf = math.log(max(self.n_shown, 2))
         n_words_N = (word_NL > 0).sum(dim=1)
         self.mean_words = float(n_words_N.sum() / (n_words_N > 0).sum().clamp(min=1))
         self.n_own = max(int(n_words_N.max()), 1)
@@ -177,7 +177,7 @@ class BM25Index(BankIndex):
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         super().edit(row_X, old_XL)
-        word_XL = self.words(self.token_NL[row_X])
+        word_XL = self.words(self.read_rows(row_X))
         self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
         word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))

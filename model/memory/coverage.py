@@ -39,7 +39,7 @@ class CoverageFusion(Fusion):
         coverage_dim: int = flag(256, "hidden width of the fusion by coverage", within=(1, None))
 
         def check(self) -> None:
-            require(self.token_places or not self.reading_layers, "--fusion coverage needs --token_places")
+            require(self.token_places or not self.fused_layers, "--fusion coverage needs --token_places")
 
     def __init__(self, config: Config, memory_index: int):
         super().__init__(config, memory_index)

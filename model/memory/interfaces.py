@@ -81,6 +81,7 @@ class ForwardPass(NamedTuple):
         embedding_VD: the embedding parameter.
         training: whether the model is in training mode.  needs_losses: whether auxiliary losses are wanted.
         matches: the result of `search_text`, where the training loop has it already.
+        text_layer: the layer of the cache that keeps the text.
     """
 
     input_BT: Tensor
@@ -92,6 +93,7 @@ class ForwardPass(NamedTuple):
     training: bool
     needs_losses: bool
     matches: Matches | None = None
+    text_layer: int = 0
 
 
 @dataclass
@@ -101,6 +103,7 @@ class MemoryContext(Context):
     bank_token_NL: Tensor
     embedding_VD: Tensor  # in the precision of autocast
     shared: object  # the result of the retrieval's `search`
+    places: Found | None  # that of the search for suffixes, where it is made beside another one
     searched: torch.cuda.Event | None  # what reads `shared` waits for it; None: it is there
     oracle_B: Tensor | None
     mask: object  # "mask": the result of the fusion's `make_mask`

@@ -167,7 +167,7 @@ class NgramIndex(BankIndex):
         self.window = max(self.length, self.config.ngram_window, 2)
         # Not counted again at an edit, which would change the ranks of other entries.
         count_V = torch.bincount(token_NL.flatten().long(), minlength=self.config.vocab_size)
-        self.rarity_V, self.rank_V = rarity(count_V, len(token_NL)), rarity_ranks(count_V)
+        self.rarity_V, self.rank_V = rarity(count_V, self.n_shown), rarity_ranks(count_V)
 
     def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
         """Postings of the n-gram that begins at each token, and of the pairs of each entry's rarest tokens."""

@@ -58,7 +58,7 @@ class Ngrams(Retrieval):
     @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        index, layer = bank.index(cls.index_class), config.cache_layers - 1
+        index, layer = bank.index(cls.index_class), inputs.text_layer
         if lay_out and config.compares_with_text:  # before the cache takes the new tokens
             text = text_so_far(inputs.input_BT, inputs.visible.document_BX, inputs.cache, layer, index.window - 1)[:2]
         matches, previous_BT = matches_of(index, inputs, layer)

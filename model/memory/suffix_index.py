@@ -37,6 +37,17 @@ PLACES_AT_ONCE = 1 << 22  # that are sorted together, and those of one more toke
 class SuffixConfig(MemoryConfig):
     """Flags of the suffix index."""
 
+    suffix_layers: list[int] | None = flag(
+        None,
+        "blocks that read what follows the longest suffix of the text (as by --retrieval suffix --fusion "
+        "continuations), beside what --retrieval finds, and not in blocks of --memory_layers; passages of the training "
+        "text in the bank are then found by suffixes alone, until they are edited",
+        needs="--retrieval ngram|bm25: suffixes are searched beside a search by n-grams or words",
+    )  # fmt: skip
+    suffix_selected: int = flag(
+        16, "places that blocks of --suffix_layers read", within=(1, None), only_with="--suffix_layers"
+    )
+    suffix_candidates: int = flag(32, "places that are ranked for them", within=(1, None), only_with="--suffix_layers")
     suffix_length: int = flag(8, "last tokens of the text that are compared with the bank, at most", within=(1, 64))
     suffix_tokens: int = flag(4, "tokens of an entry that are read after a place", within=(1, "knowledge_length"))
     suffix_often: list[int] | None = flag(

@@ -67,7 +67,7 @@ class Suffixes(Retrieval):
     @classmethod
     @torch.no_grad()
     def search(cls, config: Config, bank, inputs: ForwardPass, lay_out: bool) -> Found:
-        input_BT, cache, layer, T = inputs.input_BT, inputs.cache, config.cache_layers - 1, inputs.input_BT.shape[1]
+        input_BT, cache, layer, T = inputs.input_BT, inputs.cache, inputs.text_layer, inputs.input_BT.shape[1]
         text_BX, start_BX, _ = text_so_far(input_BT, inputs.visible.document_BX, cache, layer, config.text_compared)
         remember(input_BT, cache, layer)
         if inputs.matches is None:
@@ -100,7 +100,7 @@ class Suffixes(Retrieval):
         return Found(entry_BTS, token_BTSY, log_weight_BTS, missing_BTS, tokens, None, False, log_share_BTS)
 
     def forward(self, x_BTD: Tensor, context: MemoryContext) -> tuple[Found, dict[str, Tensor]]:
-        found = context.shared
+        found = context.shared if context.places is None else context.places
         log_weight_BTS = self.score_scale * found.log_weight_BTS
         if found.log_share_BTS is not None:
             log_weight_BTS = log_weight_BTS + self.share_scale * found.log_share_BTS

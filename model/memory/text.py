@@ -32,7 +32,7 @@ class TextSearchConfig(MemoryConfig):
 
     def check(self) -> None:
         require(
-            self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.reading_layers,
+            self.num_selected > 1 or self.fusion_class.trains_one_entry or not self.fused_layers,
             f"--num_selected 1 cannot be trained with --fusion {self.fusion}; take 2 or more, or words",
         )
 

@@ -23,6 +23,16 @@ BASES = {
     "words": BM25 | {"fusion": "words", "pointer": True},
     "suffixes": SUFFIX | {"fusion": "continuations"},
     "suffixes, counted": SUFFIX | OFTEN | {"fusion": "continuations"},
+    "words and suffixes": BM25
+    | {
+        "fusion": "words",
+        "memory_layers": [0],
+        "pointer": True,
+        "suffix_layers": [1],
+        "suffix_selected": 2,
+        "suffix_candidates": 4,
+        "suffix_length": 3,
+    },
     "suffixes, vectors": SUFFIX | {"fusion": "cross_attention"},
     "pointer alone": NGRAM | {"memory_layers": [-1], "pointer": True},
     "nothing reads": {"memory_layers": [-1]},
@@ -43,6 +53,7 @@ OTHER = {
     "bm25_postings": 1, "bm25_pairs": 2, "bm25_window": 2,
     "suffix_length": 1, "suffix_tokens": 3, "continuation_dim": 8, "coverage_dim": 8,
     "finder_rows": 30, "finder_dim": 8, "finder_found": 1, "finder_entries": 3, "finder_loss_coef": 0.5,
+    "suffix_layers": [0], "suffix_selected": 1, "suffix_candidates": 5,
     "suffix_often": [2], "suffix_often_tokens": 1, "suffix_topic_dim": 3, "suffix_topic_window": 1,
 }  # fmt: skip
 # Of data and edits; of letters, kernels and long texts that are not here; of what is drawn only where the first token

@@ -53,6 +53,23 @@ def test_conversations_and_questions_are_counted_and_give_no_passages(tmp_path, 
     ]
 
 
+def test_files_that_give_no_passages_are_counted_all_the_same(tmp_path, monkeypatch):
+    text = {name: f"A text of the file {name} that is long enough to be cut." for name in "abc"}
+    for name, line in text.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": line}) + "\n")
+    out = tmp_path.parent / "out.jsonl"
+    words = ["passages", str(tmp_path), "--longest", "30", "--out", str(out), "--only"]
+    monkeypatch.setattr(sys, "argv", [*words, "b.jsonl", "c.jsonl"])
+    main()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["document"] for row in rows} == {"1", "2"} and max(len(row["sentence"]) for row in rows) <= 30
+    for number, name in ((1, "b"), (2, "c")):
+        assert " ".join(row["sentence"] for row in rows if row["document"] == str(number)) == text[name]
+    monkeypatch.setattr(sys, "argv", [*words, "d.jsonl"])
+    with pytest.raises(ValueError, match="--only d.jsonl: .* has no file of this name"):
+        main()
+
+
 @pytest.fixture
 def own_text(run_data, tmp_path, monkeypatch):
     """A knowledge file made of the training text."""

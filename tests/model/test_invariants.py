@@ -200,7 +200,8 @@ def test_a_few_steps_learn_one_batch(variant):
 
 @memory_variants
 def test_without_memory_layers_the_model_is_the_baseline(variant):
-    off = tiny_model(**{**variant, "memory_layers": [], "pointer": False, "block_selected": None})
+    nothing = {"memory_layers": [], "suffix_layers": None, "pointer": False, "block_selected": None}
+    off = tiny_model(**{**variant, **nothing})
     baseline = tiny_model(**{**variant, "model_type": "model_original"})
     ids = random_ids(2, T)
     assert torch.equal(off(ids).logits, baseline(ids).logits)
@@ -226,6 +227,7 @@ def test_the_bank_changes_the_output_only_through_the_memory(variant):
 def test_an_edited_entry_changes_only_what_reads_it_and_undo_is_exact(variant):
     if variant.get("retrieval") in ("ngram", "bm25", "suffix", "word_keys"):  # then every found entry is read
         variant = variant | {"num_candidates": 128, "num_selected": 64}
+        variant |= {"suffix_candidates": 128, "suffix_selected": 64}
     model, ids = tiny_model(**variant), random_ids(12, 8)
     N = len(model.bank.tokens)
 

@@ -16,7 +16,9 @@ def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
     ids[0, -5:] = 0
     batch = {"input_ids": ids, "labels": ids.masked_fill(torch.rand(3, 32) < 0.3, -100), "document_ids": documents}
     ahead = model.search_text(**batch)
-    assert set(ahead) == ({"match_entry_BTC", "match_score_BTC"} if name in SEARCHING else set())
+    kinds = ("match", "suffix") if "suffix_layers" in VARIANTS[name] else ("match",)
+    expected = {f"{kind}_{of}_BTC" for kind in kinds for of in ("entry", "score")}
+    assert set(ahead) == (expected if name in SEARCHING else set())
     learns_to_search = name.startswith("word_keys")  # so its search cannot run ahead of a step
     assert model.settings.searches_text == (name in SEARCHING and not learns_to_search)
     assert all(found.is_contiguous() for found in ahead.values())  # as the copies that a captured step reads
@@ -33,12 +35,15 @@ def test_matches_found_ahead_change_no_bit_of_loss_and_gradient(name):
 def test_matches_found_ahead_are_used(name):
     model, ids = tiny_model(**VARIANTS[name]).train(), torch.randint(3, 61, (3, 32))
     found = model.search_text(ids)
-    none = {"match_entry_BTC": torch.full_like(found["match_entry_BTC"], NO_ENTRY),
-            "match_score_BTC": torch.zeros_like(found["match_score_BTC"])}  # fmt: skip
     labels = ids.clone()
     labels[:, ::2] = -100
     losses = []
-    for matches in (found, none):
+    for kind in ("none", "match", *({"suffix"} & {name.partition("_")[0] for name in found})):
         torch.manual_seed(1)
-        losses.append(model(ids, labels=labels, **matches).loss.detach())
-    assert losses[0] != losses[1]
+        without = {
+            name: torch.full_like(value, NO_ENTRY) if "entry" in name else torch.zeros_like(value)
+            for name, value in found.items()
+            if name.startswith(kind)
+        }
+        losses.append(model(ids, labels=labels, **found | without).loss.detach())
+    assert losses[0] not in losses[1:]

@@ -114,6 +114,22 @@ NGRAMS = {
     "bm25-coverage-pointer": BM25
     | {"fusion": "coverage", "memory_layers": [0], "pointer": True, "token_places": True, "block_selected": 2},
     "word_keys-pointer": KEYS | {"fusion": "words", "pointer": True, "unsaid_tokens": True, "block_selected": 2},
+    "bm25-and-suffix": BM25
+    | {
+        "fusion": "coverage",
+        "memory_layers": [0],
+        "pointer": True,
+        "token_places": True,
+        "suffix_layers": [1],
+        "suffix_selected": 5,
+        "suffix_candidates": 6,
+        "suffix_length": 3,
+        "suffix_tokens": 1,
+        "suffix_often": [3],
+        "suffix_often_tokens": 2,
+        "suffix_topic_dim": 5,
+    },
+    "ngram-and-suffix": NGRAM | {"memory_layers": [-1], "pointer": True, "suffix_layers": [0], "suffix_length": 3},
     "suffix-pointer": SUFFIX | {"fusion": "continuations", "pointer": True},
     "suffix-often": SUFFIX | OFTEN | {"fusion": "continuations", "pointer": True},
     "ngram-words-table": NGRAM | TABLE | {"fusion": "words", "ngram_table_orders": [1, 4]},

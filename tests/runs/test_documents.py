@@ -154,6 +154,8 @@ def test_links_to_files_and_headings_that_do_not_exist_are_found(tmp_path):
 def test_long_lines_and_long_documents_are_found():
     assert long_lines("x" * 121 + "\n| " + "x" * 200, Path("a.md")) == ["line 1 has 121 characters; at most 120"]
     assert long_lines("\n" * 151, Path("README.md")) == ["151 lines; at most 150"]
+    rows = "<!-- begin:leaderboard -->\n" + "| row |\n" * 151 + "<!-- end:leaderboard -->\n"
+    assert long_lines(rows, Path("README.md")) == [] and long_lines(rows, Path("other.md")) == []
     assert long_lines("\n" * 151, Path("log.md")) == []
     assert "begins with a mark" in long_lines("a\n<!--v:k-->1<!--/v-->", Path("a.md"))[0]
 
