@@ -239,8 +239,8 @@ class MemoryTransformer(Transformer):
                 metrics[f"memory/uses/{name}"] = access_histogram(count_N)
         self.counted_steps = 0
         if self.last_weights:
-            weight_XS = torch.cat([weight_BTS.flatten(0, 1) for weight_BTS in self.last_weights]).float()
-            metrics["memory/selection_entropy"] = float(torch.special.entr(weight_XS).sum(dim=-1).mean())
+            entropies = [torch.special.entr(weight_BTS.float()).sum(dim=-1) for weight_BTS in self.last_weights]
+            metrics["memory/selection_entropy"] = float(torch.cat(entropies).mean())
         return metrics
 
     def ema_update(self, readings: list[Reading | None]) -> int:
