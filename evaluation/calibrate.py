@@ -11,7 +11,7 @@ Facts of the questions are asked in new words, which no test uses: in general on
 `--wordings` and `--kept_back` as for the questions of the training, in those that it kept back. For three shares:
 
 written: greedy writing gives the right answer, from the bank as it is;
-followed: all these facts edited at once, and others up to `EDITS`, the new object is likelier than the old one;
+followed: with all these facts edited at once, and others, the new object is likelier than the old one;
 kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
 Neighbours are facts of the subjects with the most entries: a well-known subject has many, which can be mistaken.
 
@@ -26,10 +26,7 @@ Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 
 import argparse
 import math
-import random
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import harmonic_mean
@@ -40,27 +37,22 @@ from transformers.utils import logging as transformers_logging
 
 from common.cli import CommandParser, choose_device, positive_int, run_command
 from common.files import read_json
-from dataset.knowledge import Fact
-from dataset.questions import FIELDS, REWORDINGS, read_questions
-from dataset.tokenizer import encode_texts, load_tokenizer
-from dataset.wordings import Rewording, kept_back, read_wordings
+from dataset.tokenizer import load_tokenizer
+from dataset.wordings import kept_back, read_wordings
 from model import load_run
 from runs.journal import Journal
 from runs.run import write_json
 
+from .calibrate_questions import Questions, held_facts, questions_of
 from .config import EvalConfig, precision
-from .counterfact import Asked, ModelAnswers
-from .edits import Edits, neighbours_of, other_edits
-from .gold import Gold, find_gold
+from .counterfact import ModelAnswers
+from .gold import find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 ASKED = (0.0, 1.5, 3.0)
-EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
-DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 TEXT_ROWS = 64  # of the validation text
-WORDS = len(REWORDINGS)  # wordings in which a fact is asked, at most
 
 
 class Setting(NamedTuple):
@@ -107,97 +99,6 @@ class Outcome(NamedTuple):
         return math.sqrt(
             sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
         )
-
-
-class Questions(NamedTuple):
-    """What is asked for each share, and the edits after which `followed` and `kept` are asked."""
-
-    followed: list[Asked]
-    kept: list[Asked]
-    written: list[tuple[str, str]]  # prompt, answer
-    edits: Edits
-
-
-def held_facts(path: str, limit: int, gold: Gold | None) -> tuple[list[tuple[int, Fact]], Gold, Counter]:
-    """(row, fact) of the questions of a file, and the entries of the bank, both without facts of several objects.
-
-    Also how many entries each subject has.
-
-    Raises:
-        FileNotFoundError, ValueError: the file is missing or malformed, or no question of it can be asked.
-    """
-    rows = read_questions(path, FIELDS["object"], limit, "object_path")
-    wanted = {row["uuid"] for row in rows if "uuid" in row}
-    if gold is None:
-        raise ValueError(f"{path}: its questions name no facts by uuid, so none can be edited")
-    if nameless := sum("uuid" not in row for row in rows):
-        print(f"{nameless} of {len(rows)} questions are left out: they name no fact by uuid, so it cannot be edited")
-    entries = list(gold.every())
-    count = Counter((fact.subject, fact.predicate) for _, fact in entries)
-    single = [
-        (row, fact)
-        for row, fact in entries
-        if count[fact.subject, fact.predicate] == 1 and fact.object and fact.object in fact.sentence
-    ]
-    held = [(row, fact) for row, fact in single if fact.uuid in wanted]
-    if not held:
-        raise ValueError(f"{path}: the bank holds no fact of its questions: give those of the training")
-    print(f"{len(held)} of {len(wanted)} facts are asked: the bank lacks the others, or states several objects of them")
-    return held, replace(gold, every=lambda: single), Counter(fact.subject for _, fact in entries)
-
-
-def new_objects(held: list[tuple[int, Fact]], gold: Gold, tokenizer, rng: random.Random) -> Iterator[str | None]:
-    """For each fact the object of another one with its predicate; None where all have the same object."""
-    objects = defaultdict(list)
-    for _, fact in gold.every():
-        objects[fact.predicate].append(fact.object)
-    for _, fact in held:
-        pool = objects[fact.predicate]
-        drawn = [other for other in rng.sample(pool, min(DRAWN, len(pool))) if other != fact.object]
-        old, *others = map(len, encode_texts(tokenizer, [f" {text}" for text in (fact.object, *drawn)]))
-        # A long object has nearly certain tokens, which make it likely by the mean.
-        yield next((other for other, n in zip(drawn, others, strict=True) if n != old), drawn[0] if drawn else None)
-
-
-def prompts_of(fact: Fact, wordings: dict[str, list[str]] | None, rng: random.Random) -> list[str]:
-    """A fact up to its object in up to `WORDS` wordings of its predicate; without any, in the general ones."""
-    if wordings is None:
-        return [words.format(**asdict(fact)) for words in REWORDINGS]
-    texts = wordings[fact.predicate]
-    ask = Rewording(1.0, wordings, rng)
-    return [ask.prompt(text, fact.subject) for text in rng.sample(texts, min(WORDS, len(texts)))]
-
-
-def questions_of(
-    held: list[tuple[int, Fact]], tokenizer, config: EvalConfig, crowds: Counter,
-    wordings: dict[str, list[str]] | None = None,
-) -> Questions:  # fmt: skip
-    """Of facts whose predicates have wordings, if these are given.
-
-    Args:
-        crowds: how many entries each subject has.
-    Raises:
-        ValueError: no fact can be edited, or none that is edited has a neighbour.
-    """
-    rng, asked = random.Random(config.seed), Questions([], [], [], [])
-    neighbours = neighbours_of([asdict(fact) for _, fact in held], config, rng, crowds)
-    for case, ((row, fact), new) in enumerate(zip(held, new_objects(held, config.gold, tokenizer, rng), strict=True)):
-        prompts = prompts_of(fact, wordings, rng)
-        asked.written.extend((prompt, f" {fact.object}") for prompt in prompts)
-        if new is None:
-            continue
-        before, _, after = fact.sentence.rpartition(fact.object)
-        asked.edits.append((row, before + new + after))
-        options = f" {new}", f" {fact.object}"
-        asked.followed.extend(Asked("followed", case, prompt, options) for prompt in prompts)
-        for number, (_, other) in enumerate(neighbours[fact.uuid]):
-            ways = prompts_of(other, wordings, rng)
-            asked.kept.append(Asked("kept", case, ways[number % len(ways)], options[::-1]))
-    if not asked.kept:
-        raise ValueError("no fact of the questions can be edited and has a neighbour: give more, by --limit")
-    excluded = {row for row, _ in held} | {row for own in neighbours.values() for row, _ in own}
-    asked.edits.extend(other_edits(max(EDITS - len(asked.edits), 0), excluded, config, rng))
-    return asked
 
 
 def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:

@@ -12,8 +12,9 @@ import torch
 
 from dataset.knowledge import Fact
 from dataset.wordings import kept_back
-from evaluation import calibrate
+from evaluation import calibrate, calibrate_questions
 from evaluation.calibrate import Outcome, Setting
+from evaluation.calibrate_questions import held_facts, new_objects, questions_of
 from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
 from evaluation.edits import fingerprint, neighbours_of
@@ -56,7 +57,7 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "load_run", lambda *_: model)
     monkeypatch.setattr(calibrate, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(calibrate, "find_gold", lambda *_: gold_of(FACTS))
-    monkeypatch.setattr(calibrate, "REWORDINGS", ("{subject} is in", "So {subject} is in"))
+    monkeypatch.setattr(calibrate_questions, "REWORDINGS", ("{subject} is in", "So {subject} is in"))
     path = questions_file(tmp_path / "q.jsonl", FACTS[:4])
 
     def start(*flags):
@@ -156,7 +157,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
         assert line[5] == written and len(line) == 8
     assert line[-1] == "-"  # no text was given
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
+    asked = questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
     assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
     assert all(one.options[1] == f" {FACTS[one.case].object}" != one.options[0] for one in asked.followed)
@@ -174,20 +175,20 @@ def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
     facts = list(enumerate(Fact(f"{i}", f"{i}", "country", name) for i, name in enumerate(objects)))
     lone = len(facts), Fact("Bern", "Bern", "capital", "Bern")
     gold = gold_of([fact for _, fact in (*facts, lone)])
-    found = list(calibrate.new_objects([*facts, lone], gold, tokenizer, calibrate.random.Random(0)))
+    found = list(new_objects([*facts, lone], gold, tokenizer, random.Random(0)))
     assert found[:3] == [objects[3]] * 3 and found[3] in objects[:3] and found[4] is None
 
 
 def test_facts_that_the_bank_lacks_and_those_of_several_objects_are_left_out(tmp_path, capsys):
     facts = [*FACTS, Fact("Lima is in Chile.", "Lima", "country", "Chile", "other")]
     path = questions_file(tmp_path / "q.jsonl", [*FACTS, Fact("Bonn", uuid="lacking")])
-    held, gold, _ = calibrate.held_facts(path, 99, gold_of(facts))
+    held, gold, _ = held_facts(path, 99, gold_of(facts))
     assert [fact for _, fact in held] == [fact for fact in FACTS if fact.subject != "Lima"]
     assert list(gold.every()) == held and "7 of 9 facts are asked" in capsys.readouterr().out
     with pytest.raises(ValueError, match="the bank holds no fact"):
-        calibrate.held_facts(path, 99, gold_of([Fact("Bonn", "Bonn", "country", "Bonn", "another")]))
+        held_facts(path, 99, gold_of([Fact("Bonn", "Bonn", "country", "Bonn", "another")]))
     with pytest.raises(ValueError, match="name no facts"):
-        calibrate.held_facts(path, 99, None)
+        held_facts(path, 99, None)
 
 
 def test_questions_that_name_no_fact_are_left_out_and_counted(tmp_path, capsys):
@@ -195,7 +196,7 @@ def test_questions_that_name_no_fact_are_left_out_and_counted(tmp_path, capsys):
     first, *others = [json.loads(line) for line in Path(path).read_text().splitlines()]
     del first["uuid"]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
-    held, _, crowds = calibrate.held_facts(path, 99, gold_of(FACTS))
+    held, _, crowds = held_facts(path, 99, gold_of(FACTS))
     assert [fact for _, fact in held] == FACTS[1:] and crowds == Counter(fact.subject for fact in FACTS)
     assert f"1 of {len(FACTS)} questions are left out: they name no fact by uuid" in capsys.readouterr().out
 
@@ -217,7 +218,7 @@ def test_the_neighbours_of_subjects_with_the_most_entries_are_asked():
 def test_facts_without_a_neighbour_are_refused(tokenizer):
     config = EvalConfig(gold=gold_of(FACTS))
     with pytest.raises(ValueError, match="has a neighbour"):
-        calibrate.questions_of([(5, FACTS[5])], tokenizer, config, CROWDS)
+        questions_of([(5, FACTS[5])], tokenizer, config, CROWDS)
 
 
 def test_a_knowledge_file_that_was_moved_is_asked_for(run, monkeypatch):
@@ -243,7 +244,7 @@ def test_facts_are_asked_in_the_wordings_that_training_kept_back(run, tokenizer,
     wordings = {"country": ["{subject} lies in {object}.", "Of {subject} the state is {object}."]}
     (back,) = kept_back(wordings, 0.5)[1]["country"]
     config = EvalConfig(gold=gold_of(FACTS))
-    asked = calibrate.questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS, {"country": [back]})
+    asked = questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS, {"country": [back]})
     starts = [back.partition(" {object}")[0].format(subject=fact.subject) for fact in FACTS]
     prompts = [prompt for prompt, _ in asked.written]
     assert prompts == starts[:4] == [one.prompt for one in asked.followed] and asked.kept[0].prompt in starts
