@@ -15,11 +15,15 @@ followed: with all these facts edited at once, and others, the new object is lik
 kept: after these edits the object of a neighbour, an unedited fact with the old object, is likelier than the new one.
 Neighbours are facts of the subjects with the most entries: a well-known subject has many, which can be mistaken.
 
+Facts that the bank lacks are asked as `kept` is, before and after these edits. No edit is about them. The share that is
+right before, less the share that is right after, is what the edits cost there (`lacking`, told as a change in points).
+
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
-`--text_cost`. Of settings within one standard error of it, the one closest to the training is written.
+`--text_cost` and facts that the bank lacks at most `--lacking_cost`; if all cost these more, the one that costs least.
+Of settings within one standard error of the best, the one closest to the training is written.
 The values of the training as the only ones of `--scales`, `--asked` and `--edited` take it back. Give questions that
-test nothing. Facts that the bank lacks, or of which it states several objects, are left out. Edited runs are refused.
+test nothing. Facts of which the bank states several objects are left out. Edited runs are refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -75,12 +79,16 @@ class Setting(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text."""
+    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text.
+
+    lacking: the share of the answers about facts that the bank lacks, which the edits cost.
+    """
 
     followed: np.ndarray
     kept: np.ndarray
     written: np.ndarray
     text_loss: float
+    lacking: float = 0.0
 
     @property
     def shares(self) -> list[float]:
@@ -107,12 +115,17 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     model.pointer.scale, model.pointer.asked, model.pointer.edited = setting
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
+    before = answers.choose(asked.lacking)
     with answers.edited(asked.edits):
-        right = answers.choose([*asked.followed, *asked.kept])
-    found, n = language(model, tokenizer, text), len(asked.followed)
-    parts = right[:n], right[n:], [score.is_greedy for score in scores]
-    outcome = Outcome(*(np.array(part, dtype=float) for part in parts), found["loss"] if found else 0.0)
+        right = answers.choose([*asked.followed, *asked.kept, *asked.lacking])
+    found, ends = language(model, tokenizer, text), np.cumsum([len(asked.followed), len(asked.kept)])
+    followed, kept, after = np.split(np.array(right), ends)
+    outcome = Outcome(
+        followed, kept, np.array([score.is_greedy for score in scores], dtype=float),
+        found["loss"] if found else 0.0, float((np.array(before) - after).mean()) if before else 0.0,
+    )  # fmt: skip
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
+    told += f"{100 * (0 - outcome.lacking):+9.1f}" if before else f"{'-':>9}"
     print(
         f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{told} "
         + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
@@ -121,14 +134,18 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     return outcome
 
 
-def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float) -> Setting:
-    """Of the settings as good as the best that cost the text little, the one closest to the training.
+def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float, lacking_cost: float) -> Setting:
+    """Of the settings as good as the best that cost little, the one closest to the training.
 
-    The text's loss is compared with that of the setting closest to the training of all.
+    The text's loss is compared with that of the setting closest to the training of all. If all that cost the text
+    little cost facts that the bank lacks too much, the one that costs these least is chosen.
     """
     order = sorted(outcomes, key=trained.distance)
     most = outcomes[order[0]].text_loss + text_cost
-    settings = [setting for setting in order if outcomes[setting].text_loss <= most]
+    order = [setting for setting in order if outcomes[setting].text_loss <= most]
+    settings = [setting for setting in order if outcomes[setting].lacking <= lacking_cost]
+    if not settings:
+        return min(order, key=lambda setting: outcomes[setting].lacking)
     best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
     return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
 
@@ -140,8 +157,9 @@ def require_values(args: argparse.Namespace) -> None:
     for name in ("asked", "edited"):
         if (values := getattr(args, name)) and min(values) < 0:
             raise ValueError(f"--{name} must be at least 0, got {min(values):g}")
-    if args.text_cost < 0:
-        raise ValueError(f"--text_cost must be at least 0, got {args.text_cost:g}")
+    for name in ("text_cost", "lacking_cost"):
+        if (value := getattr(args, name)) < 0:
+            raise ValueError(f"--{name} must be at least 0, got {value:g}")
     if (args.wordings is None) != (args.kept_back is None):
         raise ValueError("give both --wordings and --kept_back, as for the questions of the training, or none")
 
@@ -182,13 +200,17 @@ def calibrate(args: argparse.Namespace) -> None:
         object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
     )
     gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
-    held, gold, crowds = held_facts(args.object_path, args.limit, gold)
+    held, gold, crowds, lacking = held_facts(args.object_path, args.limit, gold)
     if wordings is not None:
         held = [(row, fact) for row, fact in held if fact.predicate in wordings]
         print(f"{len(held)} of them have a predicate with wordings that were kept back")
         if not held:
             raise ValueError(f"{args.wordings} has no wordings of the facts' predicates: raise --kept_back")
-    asked = questions_of(held, tokenizer, replace(files, gold=gold), crowds, wordings)
+    asked = questions_of(held, tokenizer, replace(files, gold=gold), crowds, wordings, lacking)
+    if asked.lacking:
+        print(f"{len(asked.lacking)} questions ask about facts that the bank lacks")
+    else:
+        print(f"--lacking_cost bounds nothing: the bank lacks no fact of {args.object_path} with an edited predicate")
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         where = data["val_path"] or "in the flags of the run"
@@ -196,15 +218,19 @@ def calibrate(args: argparse.Namespace) -> None:
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
         answers, outcomes = ModelAnswers(model, tokenizer, files), {}
-        print("scale  asked  edited  followed      kept   written  together  text loss")
+        print("scale  asked  edited  followed      kept   written  together  lacking  text loss")
         for setting in settings:
             outcomes[setting] = measure(setting, answers, asked, text)
-    best = chosen(outcomes, trained, args.text_cost)
+    best = chosen(outcomes, trained, args.text_cost, args.lacking_cost)
+    cost = ""
+    if (least := outcomes[best].lacking) > args.lacking_cost:
+        which = "every setting within --text_cost costs facts that the bank lacks"
+        cost = f"; {which} more than --lacking_cost {args.lacking_cost:g}, this one least: {least:.4f}"
     if best == before:
-        print(f"the run has the best setting already: {best}")
+        print(f"the run has the best setting already: {best}{cost}")
         return
     write_json(run_dir / "config.json", config | {f"pointer_{name}": x for name, x in best._asdict().items()})
-    print(f"{run_dir} has {best}, before {before}; ask again: python eval_model.py --run {run_dir}")
+    print(f"{run_dir} has {best}, before {before}{cost}; ask again: python eval_model.py --run {run_dir}")
 
 
 def main() -> None:
@@ -224,6 +250,11 @@ def main() -> None:
         "--text_cost", type=float, default=0.01,
         help="nats a token that the validation text may lose against the setting closest to the training (default: "
         "0.01)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lacking_cost", type=float, default=0.01,
+        help="share of the questions about facts that the bank lacks, which the edits may cost (default: 0.01, a "
+        "point)",
     )  # fmt: skip
     parser.add_argument("--wordings", type=Path, help="the --wordings of the training's questions")
     parser.add_argument(

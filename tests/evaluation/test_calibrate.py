@@ -14,7 +14,15 @@ from dataset.knowledge import Fact
 from dataset.wordings import kept_back
 from evaluation import calibrate, calibrate_questions
 from evaluation.calibrate import Outcome, Setting
-from evaluation.calibrate_questions import held_facts, new_objects, questions_of
+from evaluation.calibrate_questions import (
+    LACKING,
+    TIMES,
+    held_facts,
+    lacking_facts,
+    lacking_questions,
+    new_objects,
+    questions_of,
+)
 from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
 from evaluation.edits import fingerprint, neighbours_of
@@ -33,9 +41,14 @@ def gold_of(facts) -> Gold:
 
 def questions_file(path, facts) -> str:
     """Questions about facts; each has two choices."""
-    row = {"question": "It is ___.", "choices": ["Norway", "Peru"], "answer": "A"}
-    path.write_text("\n".join(json.dumps(row | {"uuid": fact.uuid}) for fact in facts))
+    row = {"question": "It is ___.", "answer": "A"}
+    own = ({"uuid": x.uuid, "subject": x.subject, "predicate": x.predicate, "choices": [x.object, "?"]} for x in facts)
+    path.write_text("".join(json.dumps(row | one) + "\n" for one in own))
     return str(path)
+
+
+def lacking_fact(subject: str, object: str) -> Fact:
+    return Fact("", subject, "country", object, f"lacking {subject}")
 
 
 @pytest.fixture
@@ -74,10 +87,12 @@ def scale_of(folder) -> float:
     return config["pointer_scale"]
 
 
-def outcome(followed: float, kept: float = 1.0, written: float = 1.0, text_loss: float = 4.0, n: int = 100) -> Outcome:
+def outcome(
+    followed: float, kept: float = 1.0, written: float = 1.0, text_loss: float = 4.0, n: int = 100, lacking: float = 0.0
+) -> Outcome:
     """With the shares that are given, of n questions each; the first ones are right."""
     right = (np.arange(n) < round(share * n) for share in (followed, kept, written))
-    return Outcome(*(own.astype(float) for own in right), text_loss)
+    return Outcome(*(own.astype(float) for own in right), text_loss, lacking)
 
 
 def test_the_best_scale_is_written_and_taken_back(run, monkeypatch, capsys):
@@ -97,9 +112,37 @@ def test_the_best_scale_is_written_and_taken_back(run, monkeypatch, capsys):
 def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
     losses = {1.0: 4.0, 2.0: 4.005, 3.0: 4.02}
     outcomes = {Setting(scale): outcome(scale / 4, text_loss=loss) for scale, loss in losses.items()}
-    found = [calibrate.chosen(outcomes, Setting(1.0), cost).scale for cost in (0.0, 0.01, 0.05)]
+    found = [calibrate.chosen(outcomes, Setting(1.0), cost, 0.01).scale for cost in (0.0, 0.01, 0.05)]
     assert found == [1.0, 2.0, 3.0]
-    assert calibrate.chosen(outcomes, Setting(3.0), 0.0) == Setting(3.0)  # as trained
+    assert calibrate.chosen(outcomes, Setting(3.0), 0.0, 0.01) == Setting(3.0)  # as trained
+
+
+def test_of_settings_that_all_cost_lacking_facts_too_much_the_one_that_costs_least_is_chosen():
+    costs = {1.0: 0.012, 2.0: 0.01, 3.0: 0.03, 4.0: 0.0}
+    losses = {1.0: 4.0, 2.0: 4.0, 3.0: 4.0, 4.0: 5.0}  # the last one costs the text too much
+    outcomes = {Setting(x): outcome(x / 4, text_loss=losses[x], lacking=cost) for x, cost in costs.items()}
+    bounds = (0.001, 0.01, 0.012, 0.03)
+    assert [calibrate.chosen(outcomes, Setting(1.0), 0.01, cost).scale for cost in bounds] == [2.0, 2.0, 2.0, 3.0]
+    del outcomes[Setting(2.0)]
+    assert calibrate.chosen(outcomes, Setting(1.0), 0.01, 0.01) == Setting(1.0)
+
+
+def test_a_scale_by_which_edits_change_facts_that_the_bank_lacks_is_not_chosen(run, tmp_path, capsys):
+    """By a small scale what a text says of Paris counts for "Milan Paris" too, and Paris is edited."""
+    questions_file(tmp_path / "q.jsonl", [*FACTS[:4], lacking_fact("Milan Paris", "Italy")])
+    folder = run("--scales", "1")
+    flags = json.loads((folder / "flags.json").read_text())
+    (folder / "flags.json").write_text(json.dumps(flags | {"model": flags["model"] | {"pointer_scale": 0.1}}))
+    capsys.readouterr()
+    assert scale_of(run("--scales", "0.1", "1", "--limit", "4")) == 1.0  # though 0.1 is as good, and as trained
+    told = capsys.readouterr().out
+    assert "2 questions ask about facts that the bank lacks" in told and "every setting" not in told
+    lines = [line.split() for line in told.splitlines() if line.split()[:1] in (["0.1"], ["1"])]
+    assert [line[3:8] for line in lines] == [["100.0%"] * 4 + ["-50.0"], ["100.0%"] * 4 + ["+0.0"]]
+    assert scale_of(run("--scales", "0.1", "1", "--lacking_cost", "0.5")) == 0.1
+    run("--scales", "0.1")
+    told = capsys.readouterr().out
+    assert "more than --lacking_cost 0.01, this one least: 0.5000" in told.splitlines()[-1]
 
 
 def test_both_numbers_are_chosen_together(run, model, monkeypatch, capsys):
@@ -136,10 +179,10 @@ def test_the_preference_for_edited_entries_is_chosen_where_the_run_has_one(run, 
 def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
     one, two = Setting(1.0), Setting(2.0)
     outcomes = {one: outcome(0.9), two: outcome(0.93)}
-    assert calibrate.chosen(outcomes, one, 0.01) == two  # three more of the same 100 questions are right
+    assert calibrate.chosen(outcomes, one, 0.01, 0.01) == two  # three more of the same 100 questions are right
     others = np.roll(outcomes[two].followed, 50)  # ten of them, and seven are not that were
     outcomes[two] = outcome(0.93)._replace(followed=others)
-    assert calibrate.chosen(outcomes, one, 0.01) == one
+    assert calibrate.chosen(outcomes, one, 0.01, 0.01) == one
     # By the linear part, of p = 0.9, 1 and 1: a change of the first share counts (score / p) ** 2 / 3.
     first, second = outcome(0.9), outcome(0.8)
     assert first.score == pytest.approx(3 / (1 / 0.9 + 2))
@@ -155,8 +198,8 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         model.pointer.gate.bias.data.fill_(bias)
         run("--scales", "1")
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
-        assert line[5] == written and len(line) == 8
-    assert line[-1] == "-"  # no text was given
+        assert line[5] == written and len(line) == 9
+    assert line[-2:] == ["-", "-"]  # the bank lacks no fact, and no text was given
     asked = questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
     assert (asked.kept[0].prompt, asked.kept[0].options[0]) == ("Milan is in", " Italy")
@@ -182,7 +225,7 @@ def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
 def test_facts_that_the_bank_lacks_and_those_of_several_objects_are_left_out(tmp_path, capsys):
     facts = [*FACTS, Fact("Lima is in Chile.", "Lima", "country", "Chile", "other")]
     path = questions_file(tmp_path / "q.jsonl", [*FACTS, Fact("Bonn", uuid="lacking")])
-    held, gold, _ = held_facts(path, 99, gold_of(facts))
+    held, gold, *_ = held_facts(path, 99, gold_of(facts))
     assert [fact for _, fact in held] == [fact for fact in FACTS if fact.subject != "Lima"]
     assert list(gold.every()) == held and "7 of 9 facts are asked" in capsys.readouterr().out
     with pytest.raises(ValueError, match="the bank holds no fact"):
@@ -196,9 +239,40 @@ def test_questions_that_name_no_fact_are_left_out_and_counted(tmp_path, capsys):
     first, *others = [json.loads(line) for line in Path(path).read_text().splitlines()]
     del first["uuid"]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
-    held, _, crowds = held_facts(path, 99, gold_of(FACTS))
+    held, _, crowds, _ = held_facts(path, 99, gold_of(FACTS))
     assert [fact for _, fact in held] == FACTS[1:] and crowds == Counter(fact.subject for fact in FACTS)
     assert f"1 of {len(FACTS)} questions are left out: they name no fact by uuid" in capsys.readouterr().out
+
+
+def test_the_facts_that_the_bank_lacks_are_those_of_the_whole_file_of_which_no_entry_states_an_object(tmp_path):
+    bonn, lima = lacking_fact("Bonn", "Germany"), lacking_fact("Lima", "Chile")  # of Lima it states another object
+    path = questions_file(tmp_path / "q.jsonl", [*FACTS, bonn, bonn, lima])
+    assert held_facts(path, 2, gold_of(FACTS)).lacking == [bonn]
+    row = {"uuid": "u", "subject": "Bonn", "choices": ["Germany", "Peru"], "answer": "A"}
+    assert lacking_facts([row, row | {"predicate": "country"}], FACTS) == [replace(bonn, uuid="u")]
+
+
+def test_facts_that_the_bank_lacks_are_asked_like_neighbours_a_few_times_each(tokenizer):
+    same, others = ([lacking_fact(f"{land} {i}", land) for i in range(3)] for land in ("France", "Austria"))
+    elsewhere = replace(lacking_fact("Bonn", "Bonn"), predicate="capital")
+    edited = [(0, FACTS[0], "Peru")]
+    asked = lacking_questions(edited, [*others, *same, elsewhere], None, random.Random(0))
+    assert [one.options for one in asked] == [(" France", " Peru")] * 3 + [(" Austria", " Peru")] * 3
+    assert not {"Bonn", "capital"} & {word for one in asked for word in one.prompt.split()}
+    # Each fact is asked with another wrong object each time, and never with its own as the wrong one.
+    edited = [(i, FACTS[0], new) for i, new in enumerate(("Peru", "Peru", "Austria", "Chad", "Italy", "Oman"))]
+    asked = lacking_questions(edited, [*same, *others], None, random.Random(0))
+    assert len(asked) == 6 * TIMES and all(one.options[0] != one.options[1] for one in asked)
+    assert Counter(one.case for one in asked) == {0: 6, 2: 3, 3: 6, 4: 3}
+
+
+def test_edits_share_the_questions_about_facts_that_the_bank_lacks():
+    lacking = [lacking_fact(f"{i}", "France") for i in range(3 * LACKING)]
+    rome = replace(FACTS[3], predicate="capital")  # nothing is lacking for it
+    edited = [(0, rome, "Peru"), (1, FACTS[0], "Peru"), (2, FACTS[1], "Chad")]
+    asked = lacking_questions(edited, lacking, None, random.Random(0))
+    assert Counter(one.case for one in asked) == {1: LACKING / 2, 2: LACKING / 2}
+    assert len({one.prompt for one in asked}) == LACKING  # another fact each
 
 
 def test_the_neighbours_of_subjects_with_the_most_entries_are_asked():
@@ -231,8 +305,9 @@ def test_a_knowledge_file_that_was_moved_is_asked_for(run, monkeypatch):
 def test_a_run_without_a_pointer_and_a_scale_of_nothing_are_refused(run, model, monkeypatch):
     with pytest.raises(ValueError, match="--scales must be above 0"):
         run("--scales", "0")
-    with pytest.raises(ValueError, match="--text_cost must be at least 0, got -1"):
-        run("--text_cost", "-1")
+    for name in ("--text_cost", "--lacking_cost"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+            run(name, "-1")
     monkeypatch.setattr(
         calibrate, "load_run", lambda *_: type("Plain", (), {"settings": type("S", (), {"pointer": False})})()
     )
