@@ -20,7 +20,7 @@ from .counterfact import Asked
 from .edits import Edits, neighbours_of, other_edits
 from .gold import Gold
 
-EDITS = 1000  # at once: those that are asked, and others, so that the bank is as crowded as in a test
+EDITS = 5000  # at once: those that are asked, and others, so that the bank is as crowded as in CounterFact's test
 DRAWN = 20  # objects, among which the new object of an edit is one of another number of tokens than the old one
 WORDS = len(REWORDINGS)  # wordings in which a fact is asked, at most
 # Questions about facts that the bank lacks, at most. If the edits change 3 % of so many answers, the standard error of
