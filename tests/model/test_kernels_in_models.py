@@ -6,6 +6,7 @@ import torch
 from model.layers import attend, textbook_attention
 from model.visibility import Visibility
 from tests.conftest import tiny_config
+from tests.model.variants import VARIANTS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,8 +59,9 @@ def test_gradients_go_through_a_pass_that_fills_a_cache(fusion):
     [
         ({"fusion": "words", "retrieval": "ngram", "pointer": True}, False),
         ({"fusion": "continuations", "retrieval": "suffix", "residual_scalars": True, "fusion_dropout": 0.0}, True),
+        (VARIANTS["bm25-and-suffix"] | {"residual_scalars": True, "fusion_dropout": 0.0}, True),
     ],
-    ids=["words", "continuations in a stretch"],
+    ids=["words", "continuations in a stretch", "two searches in a stretch"],
 )
 def test_a_replayed_step_equals_an_eager_one(design, compiled):
     from contextlib import nullcontext
@@ -69,7 +71,7 @@ def test_a_replayed_step_equals_an_eager_one(design, compiled):
 
     def train(graphed):
         torch.manual_seed(0)
-        model = tiny_model(**design, keep_ffn=True).cuda().train()
+        model = tiny_model(**design | {"keep_ffn": True}).cuda().train()
         if graphed and compiled:
             model.compile_parts()
             assert model.stretches
