@@ -252,9 +252,9 @@ def main() -> None:
         "0.01)",
     )  # fmt: skip
     parser.add_argument(
-        "--lacking_cost", type=float, default=0.005,
-        help="share of the questions about facts that the bank lacks, which the edits may cost (default: 0.005, half a "
-        "point: training has asked these facts, so the weights hold them better than others)",
+        "--lacking_cost", type=float, default=0.01,
+        help="share of the questions about facts that the bank lacks, which the edits may cost (default: 0.01, a "
+        "point)",
     )  # fmt: skip
     parser.add_argument("--wordings", type=Path, help="the --wordings of the training's questions")
     parser.add_argument(

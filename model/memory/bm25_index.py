@@ -152,18 +152,19 @@ class BM25Index(BankIndex):
         """(X,) float32: the factor of BM25 for entries of so many words."""
         return 1 / (1 - LENGTH_SHARE + LENGTH_SHARE * n_words_X / self.mean_words)
 
-    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList]:
+    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList | Tensor]:
+        """Lists of words and pairs, and the `mass` of each row in nats: a word weighs most where little else stands."""
         word_XL = self.words(token_XL)
         added_XA, (word_XL, idf_XL) = self.added(word_XL), self._rarest_first(word_XL)
         mass_X, n_pairs = idf_XL.sum(dim=1), min(self.config.bm25_pairs, word_XL.shape[1])
-        order_X = mass_X.argsort(stable=True)  # a word weighs most where little else stands
+        order_X = mass_X.argsort(stable=True)
         word_XL, added_XA, row_X = word_XL[order_X].long(), added_XA[order_X].long(), row_X[order_X]
         first_P, second_P = torch.combinations(torch.arange(n_pairs, device=row_X.device)).unbind(dim=1)
         pair_XP = pair_keys(word_XL[:, first_P], word_XL[:, second_P])
         if added_XA.shape[1]:
             more_XP = pair_keys(word_XL[:, :ADDED_WITH, None], added_XA[:, None]).flatten(1)
             pair_XP = torch.cat([pair_XP, more_XP], dim=1)
-        return {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X)}
+        return {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X), "mass": mass_X}
 
     def _postings(self, key_XP: Tensor, row_X: Tensor) -> PostingList:
         """The first postings of each key; the rows are in the order of their worth."""
@@ -177,10 +178,32 @@ class BM25Index(BankIndex):
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         super().edit(row_X, old_XL)
+        if self.edits and self.base:
+            for kind in ("words", "pairs"):
+                self.edits[kind] = self._as_in_one_list(self.edits[kind], self.base[kind])
         word_XL = self.words(self.read_rows(row_X))
         self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
         word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
+
+    def _as_in_one_list(self, edits: PostingList, base: PostingList) -> PostingList:
+        """The postings of edited entries that an index of the whole bank would have: a frequent word has better ones.
+
+        Else each of its words would find an edited entry, whatever the text is about.
+        """
+        key_P, entry_P = edits.key_P, edits.entry_P[:-1].long()
+        row_X = torch.tensor(sorted(self.edited), device=key_P.device)
+        mass_P = self.edits["mass"][torch.searchsorted(row_X, entry_P)]
+        (begin_P, end_P), n = base.span(key_P, key_P + 1), self.config.bm25_postings
+        at_PY = begin_P[:, None] + torch.arange(n, device=key_P.device)
+        other_PY = base.entry_P[at_PY.clamp(max=len(base.entry_P) - 1)].long().clamp(min=0)
+        is_better_PY = (at_PY < end_P[:, None]) & ~self.stale_N[other_PY]
+        is_better_PY &= self.base["mass"][other_PY] <= mass_P[:, None]
+        begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
+        place_P = torch.arange(len(key_P), device=key_P.device)
+        rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
+        kept_P = rank_P + is_better_PY.sum(dim=1) < n
+        return PostingList(key_P[kept_P], entry_P[kept_P])
 
     def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:
         """The entries that a word points to, alone and with partners, and weights in nats.

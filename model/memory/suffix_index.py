@@ -216,8 +216,9 @@ class SuffixIndex(BankIndex):
         place_XY, matched_XY = self._neighbours(self.base, *search)
         stale_XY = self.stale_N[place_XY.clamp(min=0) // self.token_NL.shape[1]]
         found = place_XY.masked_fill(stale_XY, NO_ENTRY), matched_XY.masked_fill(stale_XY, 0)
-        edited = self._neighbours(self.edits, *search)  # they come first, as the newer text
-        place_XY, matched_XY = (torch.cat(pair, dim=-1) for pair in zip(edited, found, strict=True))
+        # They come last: where many places match as much, few of those that an index of all would give are edited.
+        edited = self._neighbours(self.edits, *search)
+        place_XY, matched_XY = (torch.cat(pair, dim=-1) for pair in zip(found, edited, strict=True))
         matched_XY, slot_XY = matched_XY.sort(dim=-1, descending=True, stable=True)
         found = place_XY.gather(-1, slot_XY[:, :n]), matched_XY[:, :n]
         return tuple(x.view(len(text_BX), T, n) for x in found)
