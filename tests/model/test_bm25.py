@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from common.constants import NO_ENTRY
+from common.constants import NO_ENTRY, PADDING
 from dataset.knowledge import encode_entries
 from dataset.tokenizer import encode_as_text, load_tokenizer
-from model.memory.bm25_index import LENGTH_SHARE, RECENCY, BM25Index
+from model.memory.bm25_index import LENGTH_SHARE, RECENCY, BM25Index, pair_keys
 from model.memory.ngram_search import find_matches
-from model.memory.spelling import spell, words_so_far
+from model.memory.spelling import spell, tokens_as_words, words_so_far
 from tests.conftest import tiny_config, tiny_model
 
 CONFIG = {"retrieval": "bm25", "fusion": "words", "keep_ffn": True, "knowledge_length": 16, "vocab_size": 6400}
@@ -188,6 +188,32 @@ def test_an_edited_entry_is_found_by_words_that_the_bank_never_had_and_undo_is_e
     assert not index.edited and best(index, tokenizer, question) == []
     after = best(index, tokenizer, "The capital of Norway"), index.word_NK, index.norm_N
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and torch.equal(before[2], after[2])
+
+
+def test_an_added_entry_is_found_by_the_words_and_pairs_that_would_find_it_in_one_list_with_all_others():
+    """A frequent word points to the few entries where it weighs most, whether they were there in training or not."""
+    n, empty = 2, 6
+    token_NL = torch.randint(3, 12, (46, 5))
+    token_NL[-empty:] = 0
+    config = tiny_config(retrieval="bm25", knowledge_length=5, knowledge_num=46, bm25_postings=n)
+    spelling_V = tokens_as_words(61)
+    spelling_V[PADDING] = 0  # no word
+    index = BM25Index(token_NL, config, None, spelling_V)
+    row = torch.arange(40, 46)
+    token_NL[row] = torch.randint(3, 14, (empty, 5))  # two tokens are new
+    index.edit(row, torch.zeros(empty, 5, dtype=token_NL.dtype))
+    word_NL, (by_rarity_NL, idf_NL) = index.words(token_NL), index._rarest_first(index.words(token_NL))
+    mass_N, n_kept, n_left_out = idf_NL.sum(dim=1), 0, 0
+    pair_NP = pair_keys(*(by_rarity_NL[:, x].long() for x in torch.combinations(torch.arange(5)).T))
+    for kind, key_NP in (("words", word_NL.long()), ("pairs", pair_NP)):
+        for key in key_NP[key_NP != 0].unique().tolist():
+            having = (key_NP == key).any(dim=1).nonzero()[:, 0].tolist()
+            expected = sorted(having, key=lambda entry: float(mass_N[entry]))[:n]
+            lists = index.edits[kind]
+            found = lists.entry_P[:-1][lists.key_P == key].tolist()
+            assert sorted(found) == sorted(entry for entry in expected if entry >= 40)
+            n_kept, n_left_out = n_kept + len(found), n_left_out + sum(entry >= 40 for entry in having) - len(found)
+    assert n_kept > 5 and n_left_out > 5
 
 
 def test_a_run_keeps_how_its_tokens_are_spelled(tokenizer, tmp_path):
