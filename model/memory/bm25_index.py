@@ -30,6 +30,7 @@ LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
 COMMON = 1.0  # nats that a common word weighs at most
+FREQUENT = 1000  # entries; a key with more of them says little about what a text asks for
 WIDTH = 32  # words kept of an entry, if it does not have more of its own
 ADDED_WITH = 3  # rarest words of an entry that words added to it make pairs with
 PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
@@ -72,6 +73,18 @@ class BM25Config(MemoryConfig):
 
     def check(self) -> None:
         read_also(self.bm25_also_words)
+
+
+class CutPostings(PostingList):
+    """The first postings of each key.
+
+    Attributes:
+        frequent_P: int64, the keys that more than FREQUENT entries have.
+    """
+
+    def __init__(self, key_P: Tensor, entry_P: Tensor, frequent_P: Tensor):
+        super().__init__(key_P, entry_P)
+        self.frequent_P = frequent_P
 
 
 class BM25Index(BankIndex):
@@ -164,32 +177,34 @@ class BM25Index(BankIndex):
         if added_XA.shape[1]:
             more_XP = pair_keys(word_XL[:, :ADDED_WITH, None], added_XA[:, None]).flatten(1)
             pair_XP = torch.cat([pair_XP, more_XP], dim=1)
-        return {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X), "mass": mass_X}
+        lists = {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X)}
+        return lists | {"mass": mass_X}
 
-    def _postings(self, key_XP: Tensor, row_X: Tensor) -> PostingList:
+    def _postings(self, key_XP: Tensor, row_X: Tensor) -> CutPostings:
         """The first postings of each key; the rows are in the order of their worth."""
         wanted_XP = key_XP != 0
         key_P, slot_P = key_XP[wanted_XP].sort(stable=True)
         entry_P = row_X[:, None].expand_as(wanted_XP)[wanted_XP][slot_P]
         begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
         place_P = torch.arange(len(key_P), device=key_P.device)
-        kept_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values < self.config.bm25_postings
-        return PostingList(key_P[kept_P], entry_P[kept_P])
+        rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
+        kept_P = rank_P < self.config.bm25_postings
+        return CutPostings(key_P[kept_P], entry_P[kept_P], key_P[rank_P == FREQUENT])
 
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         super().edit(row_X, old_XL)
         if self.edits and self.base:
             for kind in ("words", "pairs"):
-                self.edits[kind] = self._as_in_one_list(self.edits[kind], self.base[kind])
+                self.edits[kind] = self._without_frequent(self.edits[kind], self.base[kind])
         word_XL = self.words(self.read_rows(row_X))
         self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
         word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
-    def _as_in_one_list(self, edits: PostingList, base: PostingList) -> PostingList:
-        """The postings of edited entries that an index of the whole bank would have: a frequent word has better ones.
+    def _without_frequent(self, edits: PostingList, base: PostingList) -> PostingList:
+        """Without the postings of edited entries that an index of the whole bank would not have, of frequent keys.
 
-        Else each of its words would find an edited entry, whatever the text is about.
+        Few entries are edited: else any frequent word would find some of them, whatever the text is about.
         """
         key_P, entry_P = edits.key_P, edits.entry_P[:-1].long()
         row_X = torch.tensor(sorted(self.edited), device=key_P.device)
@@ -202,7 +217,7 @@ class BM25Index(BankIndex):
         begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
         place_P = torch.arange(len(key_P), device=key_P.device)
         rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
-        kept_P = rank_P + is_better_PY.sum(dim=1) < n
+        kept_P = (rank_P + is_better_PY.sum(dim=1) < n) | ~torch.isin(key_P, base.frequent_P)
         return PostingList(key_P[kept_P], entry_P[kept_P])
 
     def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:

@@ -190,8 +190,10 @@ def test_an_edited_entry_is_found_by_words_that_the_bank_never_had_and_undo_is_e
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and torch.equal(before[2], after[2])
 
 
-def test_an_added_entry_is_found_by_the_words_and_pairs_that_would_find_it_in_one_list_with_all_others():
-    """A frequent word points to the few entries where it weighs most, whether they were there in training or not."""
+@pytest.mark.parametrize("frequent", [1, 8])
+def test_frequent_keys_find_an_added_entry_as_in_one_list_with_all_others(frequent, monkeypatch):
+    """They point to the few entries where they weigh most, there in training or not. Other keys find it in any case."""
+    monkeypatch.setattr("model.memory.bm25_index.FREQUENT", frequent)
     n, empty = 2, 6
     token_NL = torch.randint(3, 12, (46, 5))
     token_NL[-empty:] = 0
@@ -208,7 +210,9 @@ def test_an_added_entry_is_found_by_the_words_and_pairs_that_would_find_it_in_on
     for kind, key_NP in (("words", word_NL.long()), ("pairs", pair_NP)):
         for key in key_NP[key_NP != 0].unique().tolist():
             having = (key_NP == key).any(dim=1).nonzero()[:, 0].tolist()
-            expected = sorted(having, key=lambda entry: float(mass_N[entry]))[:n]
+            is_frequent = sum(entry < 40 for entry in having) > frequent
+            others = having if is_frequent else [entry for entry in having if entry >= 40]
+            expected = sorted(others, key=lambda entry: float(mass_N[entry]))[:n]
             lists = index.edits[kind]
             found = lists.entry_P[:-1][lists.key_P == key].tolist()
             assert sorted(found) == sorted(entry for entry in expected if entry >= 40)
