@@ -5,7 +5,7 @@ Both stand before all of their runs are measured: what has no row is a dash.
 
 from runs.significance import welch_half
 
-from .leaderboard import ALIASES
+from .leaderboard import ALIASES, UNSHORTENED
 from .page import Page
 from .rows import MISSING, Row
 
@@ -119,6 +119,50 @@ def mixed_sources(page: Page) -> str:
     for name, _ in banks:
         head += [name, "against plain, %"]
     return page.table(head, lines)
+
+
+BOTH = ("dev", UNSHORTENED)
+LONGER = ("dev", f"{UNSHORTENED}, time of 1.6.37")
+
+
+def both(page: Page) -> str:
+    """Text and facts in one model: its loss and its answers beside those of plain and of the memory of facts alone."""
+    lines = {
+        "plain (1.6.0)": (BOTH, "1.6.0", "plain"),
+        "plain, trained for the time of 1.6.37": (LONGER, "1.6.0", "plain"),
+        "facts alone (1.6.35)": (BOTH, "1.6.35", "memory"),
+        "both searches (1.6.37), facts alone in the bank": (BOTH, "1.6.37, without passages", "memory"),
+        "**both (1.6.37)**": (BOTH, "1.6.37", "memory"),
+        "the same, bank shuffled": (BOTH, "1.6.37", "shuffled"),
+        "its search for facts, without the model": (BOTH, "1.6.37", "search_alone"),
+    }
+    questions = {
+        "object": "object, of five, %", "object_reworded": "in other words, %", "exact_match": "written freely, %",
+        "relation": "relation, of five, %", "verification": "statements, %",
+    }  # fmt: skip
+    plain, found = page.result(BOTH, "1.6.0", "plain", "val_loss"), []
+    for label, (where, name, arm) in lines.items():
+        loss = page.result(where, name, arm, "val_loss")
+        seeds = str(len(loss.seeds)) if loss else MISSING
+        gap = gap_text(loss, plain) if loss and loss is not plain else MISSING
+        answers = [page.cell(where, name, arm, measure) for measure in questions]
+        found.append([label, page.cell(where, name, arm, "val_loss"), seeds, gap, *answers])
+    return page.table(["", "loss", "seeds", "against plain, %", *questions.values()], found)
+
+
+def both_sources(page: Page) -> str:
+    """The loss of each source of the held-out text: plain and 1.6.37."""
+    sides = ("1.6.0", "plain"), ("1.6.37", "memory")
+    rows = [row for row in page.rows.results if row.protocol == UNSHORTENED and row.experiment == "1.6.37"]
+    measures = {row.measure for row in rows if row.measure.startswith(SOURCE) and row.unit == "nats/token"}
+    lines = []
+    for measure in ("val_loss", *sorted(measures)):
+        plain, memory = (page.result(BOTH, *side, measure) for side in sides)
+        source = measure.removeprefix(SOURCE).replace("_", " ") if measure in measures else "all text"
+        tokens = f"{memory.n:,}" if memory and memory.n else MISSING
+        cells = [page.cell(BOTH, *side, measure) for side in sides]
+        lines.append([source, tokens, *cells, gap_text(memory, plain)])
+    return page.table(["source", "tokens", "1.6.0", "1.6.37", "against plain, %"], lines)
 
 
 def best_rate(page: Page, name: str, arm: str) -> str:

@@ -21,8 +21,9 @@ OWN_FLAGS = ("dev", "own-flags-42M")  # every script as it stands, on one text w
 ASKED_ANYHOW = ("asked-74M", "asked-74M, more wordings", "asked-74M, text before questions")
 OTHER_CASE = "asked-74M, other case and absent facts"  # the training questions of 1.6.22
 CROWDED = "asked-74M, crowded names and scrambled words"  # those of 1.6.35
+UNSHORTENED = "asked-74M, scrambled but not shortened"  # those of 1.6.37
 CALIBRATED = f"{CROWDED}, calibrated"  # in wordings that training had not seen
-ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED)
+ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED, UNSHORTENED)
 # Split and protocol, the first that has a loss.
 TEXTS = (
     OWN_FLAGS, ("dev", "pretraining"), ("held-out", "text-4788"), ("val", "wiki-49M"), ("dev", "mixed-49M"),

@@ -3,8 +3,20 @@
 from collections.abc import Callable
 
 from .asked_tables import all_edits, public_tests
-from .gain_tables import BEST_ADAMW, MIXED, WIKI, epochs, family, gap_text, is_of_family, mixed_sources, sizes
-from .leaderboard import CROWDED, OWN_FLAGS
+from .gain_tables import (
+    BEST_ADAMW,
+    MIXED,
+    WIKI,
+    both,
+    both_sources,
+    epochs,
+    family,
+    gap_text,
+    is_of_family,
+    mixed_sources,
+    sizes,
+)
+from .leaderboard import CROWDED, OWN_FLAGS, UNSHORTENED
 from .page import EDITS, Page
 from .reading_tables import IN_CONTEXT, READING_TABLES, RUNS
 from .rows import MISSING
@@ -36,28 +48,30 @@ VARIANTS = {
 
 def headline(page: Page) -> str:
     """The strong plain model, its rivals and the memories of 1.6.x: text, answers, edits, speed."""
-    asked, step = ("dev", CROWDED), ("train", "step, one H200")
+    asked, newest, step = ("dev", CROWDED), ("dev", UNSHORTENED), ("train", "step, one H200")
     edited = [f"counterfact_{name}" for name in ("es_all", "ps_made_all", "ns_entry_all")]
 
     def line(label: str, name: str, arm: str, where=asked, text: str = "", speed: str = "") -> list[str]:
-        loss = page.cell(WIKI, text, arm, "val_loss") if text else MISSING
+        losses = [page.cell(WIKI, text, arm, "val_loss") if text else MISSING]
+        mixed = name in ("1.6.0", "1.6.35", "1.6.37") and arm != "search_alone"
+        losses.append(page.cell(newest, name, arm, "val_loss") if mixed else MISSING)
         answers = page.cells(where, name, arm, "object", "object_reworded", "exact_match", "verification")
         edits = [page.result(where, name, arm, measure) for measure in edited]
         told = " / ".join(f"{row.value:.1f}" for row in edits) if all(edits) else MISSING
-        return [label, loss, *answers, told, page.cell(step, speed, "memory", "speed_ratio") if speed else MISSING]
+        return [label, *losses, *answers, told, page.cell(step, speed, "memory", "speed_ratio") if speed else MISSING]
 
     plain = line("plain model (1.6.0)", "1.6.0", "plain", text="1.6.0, learning rate 4.5e-3")
     return page.table(
         [
-            "", "loss on Wikipedia", "object questions, %", "in other wordings, %", "written freely, %",
-            "statements judged, %", "all 5,239 edits: ES / PS / NS, %", "training speed, of plain",
+            "", "loss on Wikipedia", "on mixed text", "object questions, %", "in other wordings, %",
+            "written freely, %", "statements judged, %", "all 5,239 edits: ES / PS / NS, %", "training speed, of plain",
         ],
         [
             line("a rule over the entries found, no model", "1.6.35", "search_alone"),
             [*plain[:-1], "1"],  # of itself
             line("plain, the same entries in its prompt", *RUNS["plain, entries in its prompt"], where=IN_CONTEXT),
             line("a memory of facts (1.6.35)", "1.6.35", "memory", speed="1.6.35"),
-            line("a memory of text (1.6.21)", "1.6.21", "memory", where=WIKI, text="1.6.21", speed="1.6.20"),
+            line("a memory of facts and text (1.6.37)", "1.6.37", "memory", where=newest, text="1.6.37", speed="1.6.37"),
         ],
     )  # fmt: skip
 
@@ -298,5 +312,5 @@ def several_gpus(page: Page) -> str:
 RESULT_TABLES = (
     headline, quickstart, middle, held_out, variants, edits, supervision, more_questions, text_loss, long_text, wiki,
     recipe, recipe_mixed, sentences, sizes, epochs, family, mixed_sources, own_flags, cpu, first_memories, several_gpus,
-    public_tests, all_edits, *READING_TABLES,
+    both, both_sources, public_tests, all_edits, *READING_TABLES,
 )  # fmt: skip
