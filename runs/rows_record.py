@@ -35,6 +35,8 @@ HEAD = re.compile(rf"\*\*另一协议的结果: (.+?)(?:; {CHANGED_FLAGS} (.+))?
 NOT_MEASURED = "未测(该协议的行中没有这一项)"
 # A command that starts an experiment's script, and the flags that it adds.
 STARTED = re.compile(r"\brun_file/experiment_(\w+)\.sh\b([^;]*)")
+# A setting before run_file/asked.sh, which starts such a script, and the flags that it then adds.
+SETTING = re.compile(r"\b([A-Z_]+)=(\S+)")
 # What such a command says of more seeds: `--seed 42 (1, 2)`.
 MORE_SEEDS = re.compile(r"\s\(\d[\d, ]*\)")
 # Rows of runs on a GPU may name the peak as the GPU does.
@@ -58,9 +60,26 @@ def numbers_of(rows: list[Row]) -> dict[tuple[str, str], Number]:
     return found
 
 
+def started_by(row: Row) -> re.Match | None:
+    """The experiment's script in the command of a row, with the flags that the command or run_file/asked.sh adds."""
+    started, (_, asked, more) = STARTED.search(row.command), row.command.partition("bash run_file/asked.sh")
+    if started or not asked:
+        return started
+    settings = dict(SETTING.findall(row.command))
+    number = row.experiment.partition(",")[0].replace(".", "_")
+    added = f"--data_path TEXT QUESTIONS --max_steps {settings.get('STEPS', 3000)} --epochs 1000"
+    if row.arm != "plain":
+        passages = " PASSAGES" if settings.get("PASSAGES") == "1" else ""
+        added += f" --database_init_path KEPT INVENTED{passages} --knowledge_num auto --reserve_entries 1000"
+        script = script_flags(find_script(number, ROOT))
+        if float(settings.get("KEPT_BACK", 0)) and "--bm25_also_words" in script:
+            added += " --bm25_also_words ALSO=WORDS"
+    return STARTED.search(f"run_file/experiment_{number}.sh {added} --seed {row.seeds[0]}{more}")
+
+
 def flags_of(row: Row) -> tuple[Flags, dict]:
     """The flags of the command that made a row, and what it says in words alone, such as `--knowledge_num auto`."""
-    if started := STARTED.search(row.command):
+    if started := started_by(row):
         given = MORE_SEEDS.sub("", started[2])
         # Files without a name here stand in capitals, and several are one folder; the size of that bank is in no row.
         words, auto = without_auto(shlex.split(re.sub(r"\b([A-Z]+) (?=[A-Z]+\b)", r"\1+", given)))

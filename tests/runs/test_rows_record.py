@@ -69,6 +69,14 @@ def test_a_record_of_a_started_script_has_its_flags_its_controls_and_numbers_of_
     assert "| 对象准确率 | 1999 | 98.9% ± 0.1% | 27.9% ± 0.3% |" in values["KNOWLEDGE"]
 
 
+def test_a_record_of_a_run_of_asked_sh_has_the_flags_that_it_adds(monkeypatch, tmp_path):
+    fill(monkeypatch, tmp_path, "1.6.37", {"DECISION": "检索"}, "asked-74M, scrambled but not shortened")
+    values = filled((tmp_path / "experiment/EXPERIMENT_1_6_37.md").read_text())
+    assert "| knowledge_num | `auto` |" in values["MODEL_FLAGS"] and "| max_steps | `3000` |" in values["TRAIN_FLAGS"]
+    assert "| database_init_path | `KEPT+INVENTED` | `KEPT+INVENTED+PASSAGES` |" in values["CHANGED_FLAGS"]
+    assert "bm25_also_words" not in values["CHANGED_FLAGS"]
+
+
 def test_the_seeds_are_those_of_its_own_loss_and_other_flags_of_base_and_plain_may_be_stated(monkeypatch, tmp_path):
     fill(monkeypatch, tmp_path, "1.6.20", {"FINDING_1": "1.6.0 训练 2,442 步, Loss 为 2.9876"})
     values = filled((tmp_path / "experiment/EXPERIMENT_1_6_20.md").read_text())  # a row under a control is newer
