@@ -94,7 +94,7 @@ def scores_of_search(
 def exhaustive_hits(model, tokenizer, prompts: list[str], gold_B: torch.Tensor) -> float:
     """Share of prompts whose gold entry has the highest sum of n-gram matches over the whole text, of all N entries."""
     settings = replace(model.settings, ngram_max_places=MAX_POSTINGS, ngram_pairs=0)
-    index = NgramIndex(model.bank.tokens, settings)
+    index = NgramIndex(model.bank.tokens, settings, hidden_N=getattr(model.bank, "passage", None))
     hits = 0
     for batch, input_1T, _ in left_padded_batches(model, tokenizer, prompts, 1):
         start_1T = torch.zeros_like(input_1T, dtype=torch.bool)
@@ -119,11 +119,11 @@ def shares_of_gold(
         found, read: as `candidates_and_reads` returns them.  gold_B: the gold entry of each question.
         cluster_B: of each question; those of one cluster are one draw of the intervals. None: each is.
     """
-    N, S, layers = model.settings.knowledge_num, model.settings.num_selected, {}
+    N, layers = model.settings.knowledge_num, {}
     for name, entry_BC in found.items():
         is_gold_BC, width = entry_BC == gold_B[:, None], entry_BC.shape[1]
         shares = {f"candidate_{C}": (is_gold_BC[:, :C].any(dim=1), C / N) for C in CANDIDATES if C <= width}
-        shares["selected"] = (read[name] == gold_B[:, None]).any(dim=1), S / N
+        shares["selected"] = (read[name] == gold_B[:, None]).any(dim=1), read[name].shape[1] / N
         layers[name] = {}
         for key, (hit_B, chance) in shares.items():
             layers[name][key] = accuracy(hit_B.tolist(), chance, config, TASK_VERSION)

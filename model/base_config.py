@@ -6,6 +6,7 @@ from common.flags import flag, require
 
 FEED_FORWARD = "has_ffn: a feed-forward: --keep_ffn, or blocks without a memory"
 READER = "reads_bank: something that reads the memory: other --memory_layers, or --pointer"
+ANY_BLOCK = "reading_layers: a block that reads the memory: other --memory_layers"
 IN_A_BLOCK = "fused_layers: a block that reads the memory: other --memory_layers"
 
 
@@ -107,7 +108,7 @@ class MemoryConfig(CoreConfig):
         None, "blocks that read the memory, counted from 0; None: all of them; -1: none (the pointer alone)", basic=True
     )
     keep_ffn: bool = flag(
-        False, "keep the feed-forward beside the memory, instead of the memory in its place", only_with=IN_A_BLOCK
+        False, "keep the feed-forward beside the memory, instead of the memory in its place", only_with=ANY_BLOCK
     )
     knowledge_num: int = flag(
         1048576,
@@ -125,7 +126,7 @@ class MemoryConfig(CoreConfig):
         only_with=[IN_A_BLOCK, "fusion_has_scope: a --fusion that can read other positions (docs/memory.md)"],
     )  # fmt: skip
     fusion_dropout: float = flag(
-        0.15, "dropout on the output of the fusion", within=(0, 1), open_end=True, only_with=IN_A_BLOCK
+        0.15, "dropout on the output of the fusion", within=(0, 1), open_end=True, only_with=ANY_BLOCK
     )
     freeze_ratio: float = flag(0.2, "share of entries that training never changes", within=(0, 1), only_with=READER)
     ema_interval: int = flag(

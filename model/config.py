@@ -188,6 +188,11 @@ def check_suffix_layers(config: ModelConfig) -> None:
         require(
             0 <= layer < config.n_layers, f"--suffix_layers {layer} must lie in [0, {config.n_layers - 1}], the blocks"
         )
+    require(
+        bool(config.fused_layers) or config.pointer,
+        "--suffix_layers needs a reader of what --retrieval finds: --pointer or --memory_layers; without one take "
+        "--retrieval suffix",
+    )
     both = sorted({*layers} & {*config.fused_layers})
     require(not both, f"--suffix_layers and --memory_layers both name block {both and both[0]}: a block reads once")
     try:

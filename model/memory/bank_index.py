@@ -52,7 +52,8 @@ class BankIndex:
         self.hidden_N = None if hidden_N is None else hidden_N.to(token_NL.device, copy=True)
         if hidden_N is not None:
             token_NL = token_NL.masked_fill(hidden_N[:, None], PADDING)
-        self.n_shown = len(token_NL) if hidden_N is None else len(token_NL) - int(hidden_N.sum())
+        self.shown_X = None if hidden_N is None else (~self.hidden_N).nonzero()[:, 0]
+        self.n_shown = len(token_NL) if hidden_N is None else len(self.shown_X)
         self.bits = (config.vocab_size - 1).bit_length()
         self.prepare(token_NL)
         self.base = self.index(token_NL, torch.arange(len(token_NL), device=token_NL.device))
@@ -70,6 +71,11 @@ class BankIndex:
 
     def index(self, token_XL: Tensor, row_X: Tensor):
         raise NotImplementedError
+
+    def random_rows(self, like: Tensor) -> Tensor:
+        """Rows that are not hidden, in the shape and type of another tensor of rows."""
+        row = torch.randint_like(like, self.n_shown)
+        return row if self.shown_X is None else self.shown_X[row]
 
     def read_rows(self, row_X: Tensor) -> Tensor:
         """(X, L): the tokens of rows as they are; PADDING in those that are hidden and not edited."""

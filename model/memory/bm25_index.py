@@ -201,23 +201,26 @@ class BM25Index(BankIndex):
         word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
-    def _without_frequent(self, edits: PostingList, base: PostingList) -> PostingList:
+    def _without_frequent(self, edits: PostingList, base: CutPostings) -> PostingList:
         """Without the postings of edited entries that an index of the whole bank would not have, of frequent keys.
 
-        Few entries are edited: else any frequent word would find some of them, whatever the text is about.
+        Few entries are edited: else any frequent word would find some of them, whatever the text is about. Entries that
+        were better in training count, though they may be edited too: others would take their places.
         """
         key_P, entry_P = edits.key_P, edits.entry_P[:-1].long()
-        row_X = torch.tensor(sorted(self.edited), device=key_P.device)
-        mass_P = self.edits["mass"][torch.searchsorted(row_X, entry_P)]
-        (begin_P, end_P), n = base.span(key_P, key_P + 1), self.config.bm25_postings
-        at_PY = begin_P[:, None] + torch.arange(n, device=key_P.device)
-        other_PY = base.entry_P[at_PY.clamp(max=len(base.entry_P) - 1)].long().clamp(min=0)
-        is_better_PY = (at_PY < end_P[:, None]) & ~self.stale_N[other_PY]
-        is_better_PY &= self.base["mass"][other_PY] <= mass_P[:, None]
         begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
         place_P = torch.arange(len(key_P), device=key_P.device)
         rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
-        kept_P = (rank_P + is_better_PY.sum(dim=1) < n) | ~torch.isin(key_P, base.frequent_P)
+        is_frequent_P, n = torch.isin(key_P, base.frequent_P), self.config.bm25_postings
+        key_Y, own_Y1 = key_P[is_frequent_P], entry_P[is_frequent_P][:, None]
+        row_X = torch.tensor(sorted(self.edited), device=key_P.device)
+        mass_Y1 = self.edits["mass"][torch.searchsorted(row_X, own_Y1)]
+        begin_Y, end_Y = base.span(key_Y, key_Y + 1)
+        at_YK = begin_Y[:, None] + torch.arange(n, device=key_P.device)
+        other_YK = base.entry_P[at_YK.clamp(max=len(base.entry_P) - 1)].long().clamp(min=0)
+        is_better_YK = (at_YK < end_Y[:, None]) & (other_YK != own_Y1) & (self.base["mass"][other_YK] <= mass_Y1)
+        kept_P = ~is_frequent_P
+        kept_P[is_frequent_P] = rank_P[is_frequent_P] + is_better_YK.sum(dim=1) < n
         return PostingList(key_P[kept_P], entry_P[kept_P])
 
     def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:

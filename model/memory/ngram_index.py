@@ -273,7 +273,7 @@ class NgramIndex(BankIndex):
         taken_BTY = count_BTY if left_BTY is None else count_BTY.minimum(left_BTY)
         width = min(most, self.config.ngram_max_matches) if left_BTY is not None else most
         entry_BTYK = postings.entries(begin_BTY, count_BTY, taken_BTY, width)
-        weight_BTY1 = torch.log(len(self.token_NL) / total_BTY.clamp(min=1))[..., None]
+        weight_BTY1 = torch.log(max(self.n_shown, 1) / total_BTY.clamp(min=1))[..., None]
         return entry_BTYK.flatten(-2), (weight_BTY1 * (entry_BTYK != NO_ENTRY)).flatten(-2)
 
     def rank(self, matches: Matches, text_BX: Tensor, start_BX: Tensor, cut: int) -> Matches:

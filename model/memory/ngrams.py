@@ -64,14 +64,14 @@ class Ngrams(Retrieval):
         matches, previous_BT = matches_of(index, inputs, layer)
         entry_BTS, score_BTS = matches.best(config.num_selected)
         if config.bank_control == "shuffled":
-            entry_BTS = shuffled(entry_BTS, len(bank.tokens))
+            entry_BTS = shuffled(entry_BTS, len(bank.tokens), index.shown_X)
         if inputs.oracle_B is not None:
             certain = 10 * math.log(len(bank.tokens))  # as if ten n-grams were found nowhere else
             entry_BTS, score_BTS = read_first(inputs.oracle_B[:, None, None], entry_BTS, score_BTS, certain, 0.0)
         missing_BTS, entry_BTS = entry_BTS == NO_ENTRY, entry_BTS.clamp(min=0)
         if inputs.training and config.retrieval_noise:
             noisy_BTS = torch.rand_like(score_BTS) < config.retrieval_noise
-            entry_BTS = torch.where(noisy_BTS, torch.randint_like(entry_BTS, len(bank.tokens)), entry_BTS)
+            entry_BTS = torch.where(noisy_BTS, index.random_rows(entry_BTS), entry_BTS)
         found_BTS, tokens = entry_BTS.masked_fill(missing_BTS, NO_ENTRY), None
         if lay_out and config.compares_with_text:
             *related, length_BTS, place_BTW, stands_BTW = lay_out_entries(found_BTS, bank.tokens, *text, index.window)
@@ -94,8 +94,16 @@ class Ngrams(Retrieval):
         return found._replace(log_weight_BTS=self.score_scale * found.log_weight_BTS), {}
 
 
-def shuffled(entry_BTS: Tensor, n_entries: int) -> Tensor:
-    """The entries' images under one permutation of the bank, which moves neighbours far apart; NO_ENTRY stays."""
+def shuffled(entry_BTS: Tensor, n_entries: int, among_X: Tensor | None = None) -> Tensor:
+    """The entries' images under one permutation of the bank, which moves neighbours far apart; NO_ENTRY stays.
+
+    Args:
+        among_X: the rows that are permuted, in ascending order; None: all.
+    """
+    if among_X is not None:
+        at_BTS = torch.searchsorted(among_X, entry_BTS.contiguous()).clamp(max=len(among_X) - 1)
+        image_BTS = shuffled(at_BTS.where(entry_BTS != NO_ENTRY, NO_ENTRY), len(among_X))
+        return among_X[image_BTS.clamp(min=0)].where(entry_BTS != NO_ENTRY, NO_ENTRY)
     stride = round(0.618 * n_entries) or 1
     while math.gcd(stride, n_entries) > 1:
         stride += 1

@@ -56,7 +56,9 @@ class SuffixConfig(MemoryConfig):
         "once for each",
     )
     suffix_often_tokens: int = flag(
-        8, "of the --num_selected places, how many are given to the most frequent of these tokens, for each number",
+        8,
+        "of the --num_selected (or --suffix_selected) places, how many are given to the most frequent of these tokens, "
+        "for each number",
         within=(1, None),
         only_with="--suffix_often",
     )  # fmt: skip

@@ -71,7 +71,7 @@ def headline(page: Page) -> str:
             [*plain[:-1], "1"],  # of itself
             line("plain, the same entries in its prompt", *RUNS["plain, entries in its prompt"], where=IN_CONTEXT),
             line("a memory of facts (1.6.35)", "1.6.35", "memory", speed="1.6.35"),
-            line("a memory of facts and text (1.6.37)", "1.6.37", "memory", where=newest, text="1.6.37", speed="1.6.37"),
+            line("a memory of facts and text (1.6.37)", "1.6.37", "memory", newest, text="1.6.37", speed="1.6.37"),
         ],
     )  # fmt: skip
 

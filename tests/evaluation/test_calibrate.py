@@ -142,7 +142,7 @@ def test_a_scale_by_which_edits_change_facts_that_the_bank_lacks_is_not_chosen(r
     assert scale_of(run("--scales", "0.1", "1", "--lacking_cost", "0.5")) == 0.1
     run("--scales", "0.1")
     told = capsys.readouterr().out
-    assert "more than --lacking_cost 0.005, this one least: 0.5000" in told.splitlines()[-1]
+    assert "more than --lacking_cost 0.01, this one least: 0.5000" in told.splitlines()[-1]
 
 
 def test_both_numbers_are_chosen_together(run, model, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import torch
 
 from common.constants import NO_ENTRY, PADDING
 from model.memory.bm25_index import BM25Index
+from model.memory.ngram_index import NgramIndex
 from model.memory.suffix_index import SuffixIndex
 from model.memory.suffixes import Suffixes
 from tests.conftest import tiny_config, tiny_model
@@ -14,15 +15,19 @@ BOTH = MEMORY_VARIANTS["bm25-and-suffix"]
 N_FACTS = 20
 
 
-@pytest.fixture
-def model():
+def with_passages(model):
     """The rows after the first ones are passages of documents 0 to 2; all are of few words, so both searches find."""
-    model = tiny_model(**BOTH | {"bm25_postings": 64, "num_candidates": 64, "num_selected": 32})
-    model.bank.spelling[PADDING] = 0  # as a tokenizer has it: no word
+    if hasattr(model.bank, "spelling"):
+        model.bank.spelling[PADDING] = 0  # as a tokenizer has it: no word
     model.bank.fill(torch.randint(3, 9, (49, 5)))
     model.bank.document = (torch.arange(49) % 3).where(torch.arange(49) >= N_FACTS, -1).int()
     model.bank.tell_passages(model.bank.document >= 0)
     return model
+
+
+@pytest.fixture
+def model():
+    return with_passages(tiny_model(**BOTH | {"bm25_postings": 64, "num_candidates": 64, "num_selected": 32}))
 
 
 def texts(*shape):
@@ -51,6 +56,23 @@ def test_hidden_rows_change_nothing_about_the_search_of_the_others(model):
     assert torch.equal(index.norm_N[:N_FACTS], alone.norm_N) and index.unknown_idf == alone.unknown_idf
     seen = alone.read(ids, torch.zeros_like(ids, dtype=torch.bool))
     assert all(map(torch.equal, alone.matches(*seen), index.matches(*seen)))
+
+
+@pytest.mark.parametrize("flags", [{"retrieval_noise": 0.9}, {"bank_control": "shuffled"}], ids=["noise", "shuffled"])
+def test_noise_and_the_shuffled_control_give_the_pointer_no_passage(flags):
+    model = with_passages(tiny_model(**BOTH | {"bm25_postings": 64, "num_candidates": 64, "num_selected": 32} | flags))
+    reading = model.train()(texts(8, 16)).readings[-1]
+    read = reading.entry_BTS[reading.weight_BTS > 0]
+    assert len(read) > 100 and len(read.unique()) > N_FACTS / 2 and read.max() < N_FACTS
+
+
+def test_ngrams_weigh_as_without_passages():
+    flags = MEMORY_VARIANTS["ngram-and-suffix"] | {"knowledge_num": 49}
+    model = with_passages(tiny_model(**flags))
+    alone = NgramIndex(model.bank.tokens[:N_FACTS].clone(), tiny_config(**flags | {"knowledge_num": N_FACTS}))
+    ids = texts(4, 16)
+    seen = ids, torch.zeros_like(ids, dtype=torch.bool)
+    assert all(map(torch.equal, alone.matches(*seen), model.bank.index(NgramIndex).matches(*seen)))
 
 
 def test_suffixes_are_those_of_a_model_that_has_no_other_search(model):
@@ -105,6 +127,7 @@ def test_a_write_before_the_first_search_builds_both_indexes(model):
     "flags, sentence",
     [
         ({"suffix_layers": [2]}, "--suffix_layers 2 must lie in"),
+        ({"memory_layers": [-1], "pointer": False}, "--suffix_layers needs a reader"),
         ({"suffix_layers": [0]}, "both name block 0: a block reads once"),
         (
             {"retrieval": "suffix", "fusion": "continuations", "token_places": False},
