@@ -1,6 +1,6 @@
 """The tables of facts that are asked in any words, added, and edited."""
 
-from .leaderboard import ASKED_ANYHOW, CALIBRATED, CROWDED, OTHER_CASE
+from .leaderboard import ASKED_ANYHOW, CALIBRATED, CROWDED, OTHER_CASE, SCALED, UNSHORTENED
 from .page import Page
 from .rows import MISSING, Row
 
@@ -148,6 +148,13 @@ def all_edits(page: Page) -> str:
         ),
         "search of 1.6.35 and a rule, no model; all asked": (CROWDED, "1.6.35", "search_alone"),
         "the same rule, 1,000 asked, all neighbours": (CALIBRATED, "1.6.35", "search_alone"),
+        "**1.6.35**, edits found by rare words, scale 1.5, one seed, on a CPU; 1,000 asked, all neighbours": (
+            SCALED,
+            "1.6.35",
+            "memory",
+        ),
+        "1.6.37, as trained, one seed, on a CPU; 300 asked, neighbours of 1,000": (UNSHORTENED, "1.6.37", "memory"),
+        "**the same**, scale 1.5": (SCALED, "1.6.37", "memory"),
     }
     columns = {
         "ES": "es_all", "PS": "ps_made_all", "NS": "ns_entry_all", "NS, without an entry": "ns_no_entry_all",
