@@ -46,7 +46,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         check(self, parts, needs=self.model_type == "model_memory")
         for part in parts:
             part.check(self)
-        if self.suffix_layers and self.model_type == "model_memory":
+        if self.has_suffix_layers:
             check_suffix_layers(self)
 
     @property
@@ -107,12 +107,16 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     @property
     def reading_layers(self) -> list[int]:
         """The blocks that read the memory, those of `--suffix_layers` among them."""
-        return sorted({*self.fused_layers, *(self.suffix_layers or [] if self.suffix_part else [])})
+        return sorted({*self.fused_layers, *(self.suffix_layers if self.has_suffix_layers else [])})
+
+    @property
+    def has_suffix_layers(self) -> bool:
+        return self.model_type == "model_memory" and bool(self.suffix_layers)
 
     @cached_property
     def suffix_part(self) -> "ModelConfig | None":
-        """What the blocks of `--suffix_layers` are made of; None without any."""
-        if not self.suffix_layers or self.model_type != "model_memory":
+        """What the blocks of `--suffix_layers` are made of, else None. It takes a lock: not for compiled code."""
+        if not self.has_suffix_layers:
             return None
         return replace(
             self, retrieval="suffix", fusion="continuations", memory_layers=self.suffix_layers, suffix_layers=None,
@@ -122,7 +126,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
 
     def part_of(self, layer: int) -> "ModelConfig":
         """What a block that reads the memory is made of."""
-        return self.suffix_part if self.suffix_part and layer in self.suffix_layers else self
+        return self.suffix_part if self.has_suffix_layers and layer in self.suffix_layers else self
 
     @property
     def readers(self) -> list[int]:
@@ -146,13 +150,13 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     @property
     def index_classes(self) -> list[type]:
         """All indexes that a forward pass looks the text up in."""
-        found = [self.index_class, Suffixes.index_class if self.suffix_part else None]
+        found = [self.index_class, Suffixes.index_class if self.has_suffix_layers else None]
         return [kind for kind in found if kind is not None]
 
     @property
     def leaves_out_own(self) -> bool:
         """Whether no position of the training text is shown what was cut from its own document."""
-        return self.suffix_part is not None or self.retrieval_class.leaves_out_own
+        return self.has_suffix_layers or self.retrieval_class.leaves_out_own
 
     @property
     def searches_text(self) -> bool:
@@ -163,7 +167,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
     def prepares(self) -> frozenset[str]:
         """What the fusion and the pointer need once for each forward pass."""
         fusion = self.fusion_class.prepares if self.fused_layers else frozenset()
-        fusion |= ContinuationFusion.prepares if self.suffix_part else frozenset()
+        fusion |= ContinuationFusion.prepares if self.has_suffix_layers else frozenset()
         return fusion | (Pointer.prepares if self.reads_bank and self.pointer else frozenset())
 
     @property
@@ -177,7 +181,7 @@ class ModelConfig(*config_classes(), NgramTableConfig):
 
         The text stands there twice where suffixes are searched beside another retrieval.
         """
-        n_texts = (self.reads_text or self.ngram_table_rows > 0) + (self.suffix_part is not None)
+        n_texts = (self.reads_text or self.ngram_table_rows > 0) + self.has_suffix_layers
         return self.n_layers + len(self.reading_layers) + n_texts
 
 

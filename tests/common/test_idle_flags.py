@@ -34,7 +34,7 @@ BASES = {
         "suffix_length": 3,
     },
     "pointer and suffixes": NGRAM
-    | {"memory_layers": [-1], "pointer": True, "suffix_layers": [0], "suffix_selected": 2, "suffix_candidates": 4},
+    | {"memory_layers": [-1], "pointer": True, "suffix_layers": [0], "suffix_selected": 2, "suffix_candidates": 24},
     "suffixes, vectors": SUFFIX | {"fusion": "cross_attention"},
     "pointer alone": NGRAM | {"memory_layers": [-1], "pointer": True},
     "nothing reads": {"memory_layers": [-1]},
