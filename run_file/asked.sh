@@ -27,6 +27,11 @@ if [ ${#missing[@]} != 0 ]; then
     exit 1
 fi
 
+if [ "${PASSAGES:-0}" = 1 ] && [[ $(LIST=1 bash "run_file/experiment_$experiment.sh") != *@(--suffix_layers|--retrieval suffix)* ]]; then
+    echo "error: PASSAGES=1 needs an experiment that searches suffixes, such as EXPERIMENT=1_6_37, not $experiment" >&2
+    exit 1
+fi
+
 asked=dataset/asked
 rm -rf $asked
 mkdir -p $asked/{text,bank,object,verification}

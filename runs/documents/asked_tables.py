@@ -148,7 +148,7 @@ def all_edits(page: Page) -> str:
         ),
         "search of 1.6.35 and a rule, no model; all asked": (CROWDED, "1.6.35", "search_alone"),
         "the same rule, 1,000 asked, all neighbours": (CALIBRATED, "1.6.35", "search_alone"),
-        "**1.6.35**, edits found by rare words, scale 1.5, one seed, on a CPU; 1,000 asked, all neighbours": (
+        "**1.6.35**, learned again, scale 1.5, one seed, on a CPU; 1,000 asked, all neighbours": (
             SCALED,
             "1.6.35",
             "memory",

@@ -101,20 +101,24 @@ def epochs(page: Page) -> str:
 def mixed_sources(page: Page) -> str:
     """The loss of each source of the mixed text: plain, and 1.6.21 with facts, sentences and this text in one bank."""
     runs = [(name, "plain" if name == MIXED_RUNS[0] else "memory") for name in MIXED_RUNS]
-    best = [(best_rate(page, name, arm), arm) for name, arm in runs]
-    of_runs = [row for row in page.rows.results if row.protocol == MIXED[1] and (row.experiment, row.arm) in best]
+    return by_source(page, MIXED, [(best_rate(page, name, arm), arm) for name, arm in runs])
+
+
+def by_source(page: Page, where: tuple[str, str], runs: list[tuple[str, str]]) -> str:
+    """The loss of each source of the held-out text, for (experiment, arm): plain first, the others against it."""
+    of_runs = [row for row in page.rows.results if row.protocol == where[1] and (row.experiment, row.arm) in runs]
     measures = {row.measure for row in of_runs if row.measure.startswith(SOURCE) and row.unit == "nats/token"}
     lines = []
     for measure in ("val_loss", *sorted(measures)):
-        plain, *others = (page.result(MIXED, *run, measure) for run in best)
+        plain, *others = (page.result(where, *run, measure) for run in runs)
         source = measure.removeprefix(SOURCE).replace("_", " ") if measure in measures else "all text"
         tokens = f"{plain.n:,}" if plain and plain.n else MISSING
-        losses = [page.cell(MIXED, *run, measure) for run in best]
+        losses = [page.cell(where, *run, measure) for run in runs]
         gaps = [gap_text(row, plain) for row in others]
         lines.append(
             [source, tokens, losses[0], *(cell for pair in zip(losses[1:], gaps, strict=True) for cell in pair)]
         )
-    (plain_name, _), *banks = best
+    (plain_name, _), *banks = runs
     head = ["source", "tokens", plain_name]
     for name, _ in banks:
         head += [name, "against plain, %"]
@@ -151,18 +155,7 @@ def both(page: Page) -> str:
 
 
 def both_sources(page: Page) -> str:
-    """The loss of each source of the held-out text: plain and 1.6.37."""
-    sides = ("1.6.0", "plain"), ("1.6.37", "memory")
-    rows = [row for row in page.rows.results if row.protocol == UNSHORTENED and row.experiment == "1.6.37"]
-    measures = {row.measure for row in rows if row.measure.startswith(SOURCE) and row.unit == "nats/token"}
-    lines = []
-    for measure in ("val_loss", *sorted(measures)):
-        plain, memory = (page.result(BOTH, *side, measure) for side in sides)
-        source = measure.removeprefix(SOURCE).replace("_", " ") if measure in measures else "all text"
-        tokens = f"{memory.n:,}" if memory and memory.n else MISSING
-        cells = [page.cell(BOTH, *side, measure) for side in sides]
-        lines.append([source, tokens, *cells, gap_text(memory, plain)])
-    return page.table(["source", "tokens", "1.6.0", "1.6.37", "against plain, %"], lines)
+    return by_source(page, BOTH, [("1.6.0", "plain"), ("1.6.37", "memory")])
 
 
 def best_rate(page: Page, name: str, arm: str) -> str:

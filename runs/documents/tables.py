@@ -53,8 +53,7 @@ def headline(page: Page) -> str:
 
     def line(label: str, name: str, arm: str, where=asked, text: str = "", speed: str = "") -> list[str]:
         losses = [page.cell(WIKI, text, arm, "val_loss") if text else MISSING]
-        mixed = name in ("1.6.0", "1.6.35", "1.6.37") and arm != "search_alone"
-        losses.append(page.cell(newest, name, arm, "val_loss") if mixed else MISSING)
+        losses.append(page.cell(newest, name, arm, "val_loss"))
         answers = page.cells(where, name, arm, "object", "object_reworded", "exact_match", "verification")
         edits = [page.result(where, name, arm, measure) for measure in edited]
         told = " / ".join(f"{row.value:.1f}" for row in edits) if all(edits) else MISSING
