@@ -27,7 +27,8 @@ if [ ${#missing[@]} != 0 ]; then
     exit 1
 fi
 
-if [ "${PASSAGES:-0}" = 1 ] && [[ $(LIST=1 bash "run_file/experiment_$experiment.sh") != *@(--suffix_layers|--retrieval suffix)* ]]; then
+flags=$(LIST=1 bash "run_file/experiment_$experiment.sh")
+if [ "${PASSAGES:-0}" = 1 ] && [[ ! $flags =~ --suffix_layers|"--retrieval suffix" ]]; then
     echo "error: PASSAGES=1 needs an experiment that searches suffixes, such as EXPERIMENT=1_6_37, not $experiment" >&2
     exit 1
 fi
@@ -74,7 +75,6 @@ evaluate "$plain" --tasks language "${questions[@]}" --arms
 back=() also=()
 if [[ ${KEPT_BACK:-0} =~ [1-9] ]]; then
     back=(--wordings dataset/wordings.json --kept_back "$KEPT_BACK")
-    flags=$(LIST=1 bash "run_file/experiment_$experiment.sh")
     if [[ $flags == *$'\n'"--bm25_also_words "* ]]; then
         "$PYTHON" -m dataset.also_words --knowledge "$data/sentence_trex_data.json" "${back[@]}" > $asked/also_words.txt
         also=(--bm25_also_words $(< $asked/also_words.txt))
