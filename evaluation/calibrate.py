@@ -6,7 +6,7 @@ A model learns the right entry from the words of its training questions. Questio
 search's scores more, and must not take the question for one that no entry answers. `pointer_scale` in the run's
 config.json multiplies the scores at the pointer; `pointer_asked`, of a run with `--pointer_state_scale`, lets it copy
 more readily where its state trusts the search. Both cost running text. `pointer_edited`, of a run with that flag, lets
-it prefer edited entries.
+it prefer edited entries, and `pointer_edited_unsaid` keeps it from those about another subject.
 Facts of the questions are asked in new words, which no test uses: in general ones ("capital of Peru:"), or, with
 `--wordings` and `--kept_back` as for the questions of the training, in those that it kept back. For three shares:
 
@@ -22,8 +22,8 @@ Likelier means the higher mean log-probability of its tokens, as in `counterfact
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost` and facts that the bank lacks at most `--lacking_cost`; if all cost these more, the one that costs least.
 Of settings within one standard error of the best, the one closest to the training is written.
-The values of the training as the only ones of `--scales`, `--asked` and `--edited` take it back. Give questions that
-test nothing. Facts of which the bank states several objects are left out. Edited runs are refused.
+The values of the training as the only ones of `--scales`, `--asked`, `--edited` and `--edited_unsaid` take it back.
+Give questions that test nothing. Facts of which the bank states several objects are left out. Edited runs are refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
 Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
@@ -60,15 +60,16 @@ TEXT_ROWS = 64  # of the validation text
 
 
 class Setting(NamedTuple):
-    """Values of `pointer_scale`, `pointer_asked` and `pointer_edited`."""
+    """Values of `pointer_scale`, `pointer_asked`, `pointer_edited` and `pointer_edited_unsaid`."""
 
     scale: float
     asked: float = 0.0
     edited: float = 0.0
+    edited_unsaid: float = 0.0
 
     def __str__(self):
-        others = {"pointer_asked": self.asked, "pointer_edited": self.edited}
-        return f"pointer_scale {self.scale:g}" + "".join(f", {name} {x:g}" for name, x in others.items() if x)
+        scale, *others = (f"pointer_{name} {x:g}" for name, x in self._asdict().items() if x or name == "scale")
+        return ", ".join([scale, *others])
 
     def distance(self, other: "Setting") -> float:
         return sum(abs(a - b) for a, b in zip(self, other, strict=True))
@@ -112,7 +113,8 @@ class Outcome(NamedTuple):
 def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
     """The answers with a setting; prints a line of the table."""
     model, tokenizer = answers.model, answers.tokenizer
-    model.pointer.scale, model.pointer.asked, model.pointer.edited = setting
+    for name, value in setting._asdict().items():
+        setattr(model.pointer, name, value)
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
     before = answers.choose(asked.lacking)
@@ -127,7 +129,7 @@ def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: Eva
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
     told += f"{100 * (0 - outcome.lacking):+9.1f}" if before else f"{'-':>9}"
     print(
-        f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{told} "
+        f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{setting.edited_unsaid:8g}{told} "
         + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
         flush=True,
     )
@@ -154,7 +156,7 @@ def require_values(args: argparse.Namespace) -> None:
     """Raises ValueError: a number is too small, or a flag is given without another one."""
     if min(args.scales) <= 0:
         raise ValueError(f"--scales must be above 0, got {min(args.scales):g}")
-    for name in ("asked", "edited"):
+    for name in ("asked", "edited", "edited_unsaid"):
         if (values := getattr(args, name)) and min(values) < 0:
             raise ValueError(f"--{name} must be at least 0, got {min(values):g}")
     for name in ("text_cost", "lacking_cost"):
@@ -170,11 +172,14 @@ def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Set
         raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
     if args.asked and not model.settings.pointer_state_scale:
         raise ValueError(f"{run_dir} was trained without --pointer_state_scale, so --asked changes nothing")
-    if args.edited and not trained.edited:
-        raise ValueError(f"{run_dir} was trained without --pointer_edited, so --edited changes nothing")
+    for name in ("edited", "edited_unsaid"):
+        if getattr(args, name) and not trained.edited:
+            raise ValueError(f"{run_dir} was trained without --pointer_edited, so --{name} changes nothing")
+    if args.edited_unsaid and not model.settings.unsaid_tokens:
+        raise ValueError(f"{run_dir} was trained without --unsaid_tokens, so --edited_unsaid changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
-    edited = args.edited or (trained.edited,)
-    return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited)))]
+    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid or (trained.edited_unsaid,)
+    return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited, unsaid)))]
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -218,7 +223,7 @@ def calibrate(args: argparse.Namespace) -> None:
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
         answers, outcomes = ModelAnswers(model, tokenizer, files), {}
-        print("scale  asked  edited  followed      kept   written  together  lacking  text loss")
+        print("scale  asked  edited  unsaid  followed      kept   written  together  lacking  text loss")
         for setting in settings:
             outcomes[setting] = measure(setting, answers, asked, text)
     best = chosen(outcomes, trained, args.text_cost, args.lacking_cost)
@@ -245,6 +250,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--edited", nargs="+", type=float, help="values of pointer_edited to try with each (default: the training's)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--edited_unsaid", nargs="+", type=float,
+        help="values of pointer_edited_unsaid to try with each (default: the training's)",
     )  # fmt: skip
     parser.add_argument(
         "--text_cost", type=float, default=0.01,

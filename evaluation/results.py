@@ -26,7 +26,10 @@ from runs.run import Run, git, now, set_aside, write_json
 
 FILE, LOG = "eval.json", "evaluations.jsonl"
 # Flags that may change after the training too.
-POINTER = {"pointer_scale": 1.0, "pointer_asked": 0.0, "pointer_edited": 0.0, "pointer_edited_said": False}
+POINTER = {
+    "pointer_scale": 1.0, "pointer_asked": 0.0, "pointer_edited": 0.0, "pointer_edited_said": False,
+    "pointer_edited_unsaid": 0.0,
+}  # fmt: skip
 
 
 def about_evaluation(run_dir: Path, device: torch.device, limit: int | None) -> dict:

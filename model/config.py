@@ -121,7 +121,8 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         return replace(
             self, retrieval="suffix", fusion="continuations", memory_layers=self.suffix_layers, suffix_layers=None,
             num_selected=self.suffix_selected, num_candidates=self.suffix_candidates, pointer=False, pointer_edited=0.0,
-            pointer_edited_said=False, token_places=False, unsaid_tokens=False, block_selected=None,
+            pointer_edited_said=False, pointer_edited_unsaid=0.0, token_places=False, unsaid_tokens=False,
+            block_selected=None,
         )  # fmt: skip
 
     def part_of(self, layer: int) -> "ModelConfig":

@@ -106,6 +106,7 @@ class TokenAttention(nn.Module):
     def forward(
         self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
         once_said_BTS: Tensor | None = None, is_seen_BT1: Tensor | None = None, opened_BT1: Tensor | None = None,
+        unsaid_scale_BTS: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
@@ -113,6 +114,7 @@ class TokenAttention(nn.Module):
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
             is_seen_BT1: 0 where the products with the keys of tokens do not count, 1 elsewhere.
             opened_BT1: nats that are taken from the logit of nothing.
+            unsaid_scale_BTS: what multiplies the nats that an entry's tokens lose for what is unsaid.
         """
         S = tokens.entry_BTS.shape[-1]
         query_BTR = place_query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
@@ -134,6 +136,8 @@ class TokenAttention(nn.Module):
         if self.has_unsaid:
             weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
             unsaid_BTW = unsaid_before(weight_V, tokens)
+            if unsaid_scale_BTS is not None:
+                unsaid_BTW = (unsaid_BTW.unflatten(-1, (S, -1)) * unsaid_scale_BTS[..., None]).flatten(-2)
             logit_BTW = logit_BTW - unsaid_BTW
             if once_said_BTS is not None:
                 more_BTSL = once_said_BTS[..., None] * (-unsaid_BTW).exp().unflatten(-1, (S, -1))
@@ -231,6 +235,11 @@ class Pointer(nn.Module):
             "entries about another subject",
             only_with="--pointer_edited", needs="--unsaid_tokens",
         )  # fmt: skip
+        pointer_edited_unsaid: float = flag(
+            0.0,
+            "what is unsaid counts (1 + this) times in edited entries: an edit says little about other subjects",
+            within=(0, None), only_with="--pointer_edited", needs="--unsaid_tokens",
+        )  # fmt: skip
         pointer_state_scale: bool = flag(
             False,
             f"the learned scale of the scores depends on the state, up to {MOST_SCALE} times as large: a question can "
@@ -259,7 +268,7 @@ class Pointer(nn.Module):
         self.state_scale = nn.Linear(config.dim, 1) if config.pointer_state_scale else None
         self.word_dropout = config.pointer_word_dropout
         self.scale, self.asked, self.edited = config.pointer_scale, config.pointer_asked, config.pointer_edited
-        self.edited_said = config.pointer_edited_said
+        self.edited_said, self.edited_unsaid = config.pointer_edited_said, config.pointer_edited_unsaid
 
     def init_parameters(self) -> None:
         init.zeros_(self.gate.weight)
@@ -273,6 +282,7 @@ class Pointer(nn.Module):
         """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
         log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
         gate_BT1, once_said_BTS, is_seen_BT1, opened_BT1 = self.gate(x_BTD).float(), None, None, None
+        unsaid_scale_BTS = 1 + self.edited_unsaid * found.edited_BTS if self.edited_unsaid else None
         if self.state_scale is not None:
             scale_BT1 = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid()
             log_weight_BTS = scale_BT1 * log_weight_BTS
@@ -286,8 +296,9 @@ class Pointer(nn.Module):
         if self.training and self.word_dropout:
             is_seen_BT1 = torch.rand_like(x_BTD[..., :1], dtype=torch.float32) >= self.word_dropout
         attention_BTW = self.attention(
-            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1, opened_BT1
-        )
+            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1, opened_BT1,
+            unsaid_scale_BTS,
+        )  # fmt: skip
         return gate_BT1.sigmoid() * attention_BTW
 
 

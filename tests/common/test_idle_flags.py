@@ -63,7 +63,7 @@ OTHER = {
 NOT_TRIED = {
     "max_seq_len", "flash_backend", "use_flash_attn", "residual_in_fp32", "bm25_stop_words", "bm25_common_words",
     "bm25_pair_recency", "bm25_also_words", "pointer_edited", "pointer_edited_said",
-    "pointer_asked",
+    "pointer_asked", "pointer_edited_unsaid",
 }  # fmt: skip
 
 

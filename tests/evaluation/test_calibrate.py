@@ -138,7 +138,7 @@ def test_a_scale_by_which_edits_change_facts_that_the_bank_lacks_is_not_chosen(r
     told = capsys.readouterr().out
     assert "2 questions ask about facts that the bank lacks" in told and "every setting" not in told
     lines = [line.split() for line in told.splitlines() if line.split()[:1] in (["0.1"], ["1"])]
-    assert [line[3:8] for line in lines] == [["100.0%"] * 4 + ["-50.0"], ["100.0%"] * 4 + ["+0.0"]]
+    assert [line[4:9] for line in lines] == [["100.0%"] * 4 + ["-50.0"], ["100.0%"] * 4 + ["+0.0"]]
     assert scale_of(run("--scales", "0.1", "1", "--lacking_cost", "0.5")) == 0.1
     run("--scales", "0.1")
     told = capsys.readouterr().out
@@ -198,7 +198,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
         model.pointer.gate.bias.data.fill_(bias)
         run("--scales", "1")
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
-        assert line[5] == written and len(line) == 9
+        assert line[6] == written and len(line) == 10
     assert line[-2:] == ["-", "-"]  # the bank lacks no fact, and no text was given
     asked = questions_of(list(enumerate(FACTS[:4])), tokenizer, config, CROWDS)
     assert [(len(asked.followed), len(asked.kept), len(asked.written), len(asked.edits))] == [(8, 1, 8, 7)]
@@ -352,6 +352,7 @@ def test_questions_that_test_the_run_are_refused(run, tmp_path):
         ("pointer_scale", "scale", (1.0, 3.0)),
         ("pointer_edited", "edited", (1.0, 3.0)),
         ("pointer_edited_said", "edited_said", (False, True)),
+        ("pointer_edited_unsaid", "edited_unsaid", (0.0, 3.0)),
         ("pointer_asked", "asked", (1.0, 3.0)),
     ],
 )

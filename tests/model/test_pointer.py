@@ -101,6 +101,30 @@ def test_an_edited_entry_counts_more_only_where_the_text_has_said_what_stands_be
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("is_said", [True, False])
+def test_what_is_unsaid_counts_more_in_an_edited_entry(is_said):
+    variant = MEMORY_VARIANTS["bm25-pointer"] | {"unsaid_tokens": True, "pointer_edited": 2.0}
+    variant |= {"pointer_edited_said": True}
+    plain, model = (tiny_model(**variant | {"pointer_edited_unsaid": x}) for x in (0.0, 2.0))
+    model.load_state_dict(plain.state_dict())
+    token_NL = torch.full_like(plain.bank.tokens, PADDING)
+    token_NL[0] = torch.tensor([20, 21, 22, 23, 40])
+    token_NL[1] = torch.tensor([20, 21, 22, 23, 41])
+    for one in (plain, model):
+        one.pointer.attention.unsaid.bias.fill_(1.0)  # each token weighs ln(1 + e) nats
+        one.pointer.gate.bias.fill_(30.0)
+        one.pointer.attention.nothing.bias.fill_(-30.0)
+        one.bank.fill(token_NL)
+        one.bank.write(torch.tensor([1]), torch.tensor([[20, 21, 22, 23, 42]] if is_said else [[20, 31, 22, 23, 42]]))
+    ids = torch.tensor([[50, 20, 21, 22, 23]])
+    before, after = (one(ids).logits[0, -1].exp() for one in (plain, model))
+    loss = float(((before[42] / before[40]) / (after[42] / after[40])).log())
+    unsaid = math.log1p(math.e)
+    expected = 2 * unsaid + 2 * (math.exp(-unsaid) - math.exp(-3 * unsaid))  # 2 nats are for what is said
+    assert abs(loss - (0.0 if is_said else expected)) < 0.02, loss
+
+
+@torch.no_grad()
 def test_blocks_may_read_the_first_entries_alone_while_the_pointer_reads_all():
     variant = MEMORY_VARIANTS["bm25-pointer"]
     few, all_read = (tiny_model(**variant | {"block_selected": n}) for n in (2, None))
