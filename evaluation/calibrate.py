@@ -54,8 +54,7 @@ from .gold import find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
-SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-ASKED = (0.0, 1.5, 3.0)
+SCALES, ASKED, UNSAID = (1.0, 1.5, 2.0, 3.0), (0.0, 1.5, 3.0), (0.0, 1.0, 3.0)
 TEXT_ROWS = 64  # of the validation text
 
 
@@ -110,27 +109,47 @@ class Outcome(NamedTuple):
         )
 
 
-def measure(setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Outcome:
-    """The answers with a setting; prints a line of the table."""
+class Unedited(NamedTuple):
+    """What a setting does before any edit: `written` as in `Outcome`, answers about lacking facts, the loss of text."""
+
+    written: np.ndarray
+    lacking: np.ndarray
+    text_loss: float | None
+
+
+def measure_unedited(answers: ModelAnswers, asked: Questions, text: EvalConfig) -> Unedited:
     model, tokenizer = answers.model, answers.tokenizer
-    for name, value in setting._asdict().items():
-        setattr(model.pointer, name, value)
     encoded = encode(tokenizer, asked.written)
     scores = score_sequences(model, tokenizer, encoded, answers.batch_size, answers.most_tokens)
-    before = answers.choose(asked.lacking)
+    written = np.array([score.is_greedy for score in scores], dtype=float)
+    found = language(model, tokenizer, text)
+    return Unedited(written, np.array(answers.choose(asked.lacking)), found["loss"] if found else None)
+
+
+def measure(
+    setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig, unedited: dict[tuple, Unedited]
+) -> Outcome:
+    """The answers with a setting; prints a line of the table.
+
+    Args:
+        unedited: what was measured for a scale and `asked`, filled here; values for edited entries change none of it.
+    """
+    for name, value in setting._asdict().items():
+        setattr(answers.model.pointer, name, value)
+    key = setting.scale, setting.asked
+    if key not in unedited:
+        unedited[key] = measure_unedited(answers, asked, text)
+    written, before, text_loss = unedited[key]
     with answers.edited(asked.edits):
         right = answers.choose([*asked.followed, *asked.kept, *asked.lacking])
-    found, ends = language(model, tokenizer, text), np.cumsum([len(asked.followed), len(asked.kept)])
-    followed, kept, after = np.split(np.array(right), ends)
-    outcome = Outcome(
-        followed, kept, np.array([score.is_greedy for score in scores], dtype=float),
-        found["loss"] if found else 0.0, float((np.array(before) - after).mean()) if before else 0.0,
-    )  # fmt: skip
+    followed, kept, after = np.split(np.array(right), np.cumsum([len(asked.followed), len(asked.kept)]))
+    lacking = float((before - after).mean()) if len(before) else 0.0
+    outcome = Outcome(followed, kept, written, text_loss or 0.0, lacking)
     told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
-    told += f"{100 * (0 - outcome.lacking):+9.1f}" if before else f"{'-':>9}"
+    told += f"{100 * (0 - outcome.lacking):+9.1f}" if len(before) else f"{'-':>9}"
     print(
         f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{setting.edited_unsaid:8g}{told} "
-        + (f"{found['loss']:10.4f}" if found else f"{'-':>10}"),
+        + (f"{'-':>10}" if text_loss is None else f"{text_loss:10.4f}"),
         flush=True,
     )
     return outcome
@@ -178,7 +197,9 @@ def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Set
     if args.edited_unsaid and not model.settings.unsaid_tokens:
         raise ValueError(f"{run_dir} was trained without --unsaid_tokens, so --edited_unsaid changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
-    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid or (trained.edited_unsaid,)
+    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid
+    if not unsaid:
+        unsaid = UNSAID if trained.edited and model.settings.unsaid_tokens else (trained.edited_unsaid,)
     return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited, unsaid)))]
 
 
@@ -222,10 +243,10 @@ def calibrate(args: argparse.Namespace) -> None:
         print(f"the loss of text is left out, and --text_cost bounds nothing: there is no validation file {where}")
     text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
     with precision(device, flags["optim"]["dtype"]):
-        answers, outcomes = ModelAnswers(model, tokenizer, files), {}
+        answers, outcomes, unedited = ModelAnswers(model, tokenizer, files), {}, {}
         print("scale  asked  edited  unsaid  followed      kept   written  together  lacking  text loss")
         for setting in settings:
-            outcomes[setting] = measure(setting, answers, asked, text)
+            outcomes[setting] = measure(setting, answers, asked, text, unedited)
     best = chosen(outcomes, trained, args.text_cost, args.lacking_cost)
     cost = ""
     if (least := outcomes[best].lacking) > args.lacking_cost:
@@ -253,7 +274,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--edited_unsaid", nargs="+", type=float,
-        help="values of pointer_edited_unsaid to try with each (default: the training's)",
+        help="values of pointer_edited_unsaid to try with each (default: 0 1 3 for a run with --pointer_edited and "
+        "--unsaid_tokens)",
     )  # fmt: skip
     parser.add_argument(
         "--text_cost", type=float, default=0.01,

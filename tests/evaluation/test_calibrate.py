@@ -208,7 +208,12 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     answers = ModelAnswers(model, tokenizer, config)
     with answers.edited(asked.edits):
         assert fingerprint(model) != before
-    calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig())
+    unedited = {}
+    first = calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig(), unedited)
+    unedited[2.0, 1.0] = unedited[2.0, 1.0]._replace(text_loss=7.0)
+    again = calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig(), unedited)
+    assert (first.text_loss, again.text_loss) == (0.0, 7.0)  # measured once: only edited entries may differ
+    assert again.shares == first.shares
     pointer = model.pointer
     assert fingerprint(model) == before and (pointer.scale, pointer.asked, pointer.edited) == (2.0, 1.0, 0.0)
 
