@@ -22,8 +22,8 @@ ASKED_ANYHOW = ("asked-74M", "asked-74M, more wordings", "asked-74M, text before
 OTHER_CASE = "asked-74M, other case and absent facts"  # the training questions of 1.6.22
 CROWDED = "asked-74M, crowded names and scrambled words"  # those of 1.6.35
 UNSHORTENED = "asked-74M, scrambled but not shortened"  # those of 1.6.37
-SCALED = f"{UNSHORTENED}, pointer_scale 1.5, pointer_asked 1.5"
 CALIBRATED = f"{CROWDED}, calibrated"  # in wordings that training had not seen
+RECALIBRATED = f"{UNSHORTENED}, calibrated"  # by facts that the bank lacks, too
 ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED, UNSHORTENED)
 # Split and protocol, the first that has a loss.
 TEXTS = (
