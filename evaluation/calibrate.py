@@ -191,15 +191,16 @@ def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Set
         raise ValueError(f"{run_dir} has no pointer: give a run that was trained with --pointer")
     if args.asked and not model.settings.pointer_state_scale:
         raise ValueError(f"{run_dir} was trained without --pointer_state_scale, so --asked changes nothing")
+    knows_edits = trained.edited or trained.edited_unsaid
     for name in ("edited", "edited_unsaid"):
-        if getattr(args, name) and not trained.edited:
+        if getattr(args, name) and not knows_edits:
             raise ValueError(f"{run_dir} was trained without --pointer_edited, so --{name} changes nothing")
     if args.edited_unsaid and not model.settings.unsaid_tokens:
         raise ValueError(f"{run_dir} was trained without --unsaid_tokens, so --edited_unsaid changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
     edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid
     if not unsaid:
-        unsaid = UNSAID if trained.edited and model.settings.unsaid_tokens else (trained.edited_unsaid,)
+        unsaid = UNSAID if knows_edits and model.settings.unsaid_tokens else (trained.edited_unsaid,)
     return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited, unsaid)))]
 
 

@@ -91,7 +91,10 @@ def measures_of(results: dict) -> dict[str, str]:
 def memory_cells(results: dict) -> dict[str, str]:
     """The cells of a column that only a memory has: entries found and read, and edits."""
     cells = {}
-    for layer, shares in results.get("retrieval", {}).get("layers", {}).items():
+    asked = results.get("retrieval", {})
+    for layer, shares in asked.get("reworded", {}).get("layers", {}).items():
+        cells[f"gold entry read in other words, {layer}"] = percent(shares["selected"]["accuracy"])
+    for layer, shares in asked.get("layers", {}).items():
         cells[f"gold entry read, {layer}"] = percent(shares["selected"]["accuracy"])
         among = {n: shares[f"candidate_{n}"]["accuracy"] for n in (4, 16, 64) if f"candidate_{n}" in shares}
         if among:  # the others are more than the search finds

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from common.constants import NO_ENTRY
-from dataset.questions import answer_index, split_question
+from dataset.questions import PARAPHRASES, answer_index, split_question
 from model.memory.ngram_index import NgramIndex
 from model.memory.ngram_search import find_matches
 from model.ops.search_grid import search_grid
@@ -139,6 +139,8 @@ def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
     finds so many.
     `selected`: it is among the entries read; `selected_if_right`, `selected_if_wrong`: by the model's answer.
     `exhaustive`: it is the best of all entries by n-gram matches, over the first 200 questions.
+    `reworded`: the same shares in other words than the bank's, for questions that name their subject and predicate. The
+    wordings of a question are one draw.
 
     A model with `--bank_control shuffled` reads other entries than its search finds. There `candidate_C` and
     `exhaustive` are of what the search finds, and `selected` is of what is read.
@@ -163,6 +165,13 @@ def retrieval(model, tokenizer, config: EvalConfig) -> dict | None:
         shares["selected_if_right"] = share(read_B[right_B], chance)
         shares["selected_if_wrong"] = share(read_B[~right_B], chance)
     result = {"layers": layers, "n": len(known), "seed": config.seed, "task_version": TASK_VERSION}
+    named = [i for i in known if {"subject", "predicate"} <= rows[i].keys()]
+    if named:
+        asked = [(i, wording.format(**rows[i])) for wording in PARAPHRASES for i in named]
+        found, read = candidates_and_reads(model, tokenizer, [prompt for _, prompt in asked], config)
+        gold_B, questions = torch.tensor([config.gold.row(rows[i]) for i, _ in asked]), [i for i, _ in asked]
+        shares = shares_of_gold(model, found, read, gold_B, config, questions)
+        result["reworded"] = {"layers": shares, "n": len(asked)}
     if model.settings.index_class is NgramIndex:
         result["exhaustive"] = exhaustive_hits(model, tokenizer, prompts[:MAX_EXHAUSTIVE], gold_B)
     return result

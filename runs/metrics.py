@@ -231,10 +231,10 @@ METRICS: list[Metric] = [
     share("exact_match", "object, written freely", "exact_match", "accuracy", chinese="自由生成精确匹配",
           is_compared=True),
     share("gold_read_*", "gold entry read, {}", "retrieval", "layers", "*", "selected", "accuracy"),
-    *(
-        share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
-        for n in (1, 4, 16, 64)
-    ),
+    *(share(f"gold_among_{n}_*", f"among {n}, {{}}", "retrieval", "layers", "*", f"candidate_{n}", "accuracy")
+      for n in (1, 4, 16, 64)),
+    share("gold_reworded_read_*", "read in other words, {}", "retrieval", "reworded", "layers", "*", "selected",
+          "accuracy"),
     *costs(),
     share("pararel_own", "ParaRel, own wording", "pararel", "parts", "own wording", "accuracy"),
     share("pararel_other", "ParaRel, other wordings", "pararel", "parts", "other wordings", "accuracy",

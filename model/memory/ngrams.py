@@ -81,7 +81,8 @@ class Ngrams(Retrieval):
             token_BTSL = bank.tokens[entry_BTS].int().masked_fill(missing_BTS[..., None], PADDING)
             if lay_out:
                 tokens = lay_out_tokens(token_BTSL, found_BTS, inputs.input_BT, previous_BT)
-        edited_BTS = index.stale_N[entry_BTS] & ~missing_BTS if config.pointer and config.pointer_edited else None
+        asks_for_edits = config.pointer and (config.pointer_edited or config.pointer_edited_unsaid)
+        edited_BTS = index.stale_N[entry_BTS] & ~missing_BTS if asks_for_edits else None
         log_weight_BTS = cls.log_weight(score_BTS)
         return Found(entry_BTS, token_BTSL, log_weight_BTS, missing_BTS, tokens, None, False, edited_BTS=edited_BTS)
 

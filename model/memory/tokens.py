@@ -237,8 +237,9 @@ class Pointer(nn.Module):
         )  # fmt: skip
         pointer_edited_unsaid: float = flag(
             0.0,
-            "what is unsaid counts (1 + this) times in edited entries: an edit says little about other subjects",
-            within=(0, None), only_with="--pointer_edited", needs="--unsaid_tokens",
+            "what is unsaid counts (1 + this) times in edited entries, also for --pointer_edited_said: an edit says "
+            "little about other subjects",
+            within=(0, None), only_with="--pointer", needs="--unsaid_tokens",
         )  # fmt: skip
         pointer_state_scale: bool = flag(
             False,

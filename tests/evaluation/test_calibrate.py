@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from evaluation.calibrate import Outcome, Setting
 from evaluation.calibrate_questions import (
     LACKING,
     TIMES,
+    Questions,
     held_facts,
     lacking_facts,
     lacking_questions,
@@ -27,6 +29,7 @@ from evaluation.config import EvalConfig
 from evaluation.counterfact import ModelAnswers
 from evaluation.edits import fingerprint, neighbours_of
 from evaluation.gold import Gold, find_gold
+from evaluation.likelihood import log_likelihoods
 from evaluation.results import ResultFile, about_evaluation
 from tests.conftest import tiny_model
 from tests.evaluation.conftest import FACTS
@@ -174,6 +177,34 @@ def test_the_preference_for_edited_entries_is_chosen_where_the_run_has_one(run, 
     assert "has pointer_scale 1, pointer_edited 4, before pointer_scale 1; ask again" in capsys.readouterr().out
     run("--scales", "1")
     assert json.loads((folder / "config.json").read_text())["pointer_edited"] == 2.0  # as trained
+
+
+def test_how_far_unsaid_counts_in_edits_is_tried_where_the_run_knows_edits():
+    def tried(trained: Setting, unsaid_tokens: bool, values: list[float] | None) -> list[float]:
+        settings = SimpleNamespace(pointer=True, pointer_state_scale=False, unsaid_tokens=unsaid_tokens)
+        args = SimpleNamespace(scales=[1.0], asked=None, edited=None, edited_unsaid=values)
+        found = calibrate.settings_to_try(args, Path("run"), SimpleNamespace(settings=settings), trained)
+        return [setting.edited_unsaid for setting in found]
+
+    assert tried(Setting(1.0, edited=2.0), True, None) == list(calibrate.UNSAID)
+    assert tried(Setting(1.0, edited_unsaid=2.0), True, [0.0, 2.0]) == [0.0, 2.0]
+    assert tried(Setting(1.0), True, None) == tried(Setting(1.0, edited=2.0), False, None) == [0.0]
+    with pytest.raises(ValueError, match="without --pointer_edited, so --edited_unsaid changes nothing"):
+        tried(Setting(1.0), True, [1.0])
+    with pytest.raises(ValueError, match="without --unsaid_tokens, so --edited_unsaid changes nothing"):
+        tried(Setting(1.0, edited=2.0), False, [1.0])
+
+
+def test_values_for_edited_entries_change_nothing_before_an_edit(tokenizer):
+    flags = BM25 | {"pointer": True, "unsaid_tokens": True, "pointer_edited": 2.0}
+    model = tiny_model(vocab_size=6400, knowledge_num=49, **flags)
+    answers = ModelAnswers(model, tokenizer, EvalConfig(batch_size=4))
+    asked = Questions([], [], [("Paris is in", " France"), ("Oslo is in", " Norway")], [], [])
+    found = []
+    for model.pointer.edited, model.pointer.edited_unsaid in ((2.0, 0.0), (4.0, 3.0)):
+        found.append(calibrate.measure_unedited(answers, asked, EvalConfig()))
+        found[-1] = (found[-1].written.tolist(), log_likelihoods(model, tokenizer, asked.written, 4))
+    assert found[0] == found[1]
 
 
 def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():

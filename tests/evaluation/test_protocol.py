@@ -7,6 +7,7 @@ import torch
 
 from common.constants import NO_ENTRY
 from dataset.overlap import overlapping_pairs
+from dataset.questions import PARAPHRASES
 from evaluation.config import EvalConfig
 from evaluation.controls import controls_of
 from evaluation.edits import edits
@@ -147,6 +148,10 @@ def test_retrieval_counts_candidates_and_reads(model, tokenizer, settings):
     shares = result["layers"]["pointer"]
     assert shares["candidate_1"]["accuracy"] == 1 and shares["selected"]["accuracy"] == 1
     assert shares["selected_if_wrong"]["n"] == 0 and result["exhaustive"] == 1
+    reworded = result["reworded"]["layers"]["pointer"]
+    assert result["reworded"]["n"] == len(PARAPHRASES) * result["n"] == reworded["candidate_1"]["n"]
+    assert 0 < reworded["candidate_1"]["accuracy"] <= reworded["candidate_4"]["accuracy"] <= 1
+    assert "gold entry read in other words, pointer" in table({"run": {"retrieval": result}})
     model.bank.write(torch.tensor([0]), torch.zeros(1, 8, dtype=torch.long))
     assert retrieval(model, tokenizer, settings)["layers"]["pointer"]["candidate_64"]["accuracy"] == pytest.approx(
         5 / 6

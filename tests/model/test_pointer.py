@@ -101,10 +101,11 @@ def test_an_edited_entry_counts_more_only_where_the_text_has_said_what_stands_be
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("nats", [0.0, 2.0])
 @pytest.mark.parametrize("is_said", [True, False])
-def test_what_is_unsaid_counts_more_in_an_edited_entry(is_said):
-    variant = MEMORY_VARIANTS["bm25-pointer"] | {"unsaid_tokens": True, "pointer_edited": 2.0}
-    variant |= {"pointer_edited_said": True}
+def test_what_is_unsaid_counts_more_in_an_edited_entry(is_said, nats):
+    variant = MEMORY_VARIANTS["bm25-pointer"] | {"unsaid_tokens": True, "pointer_edited": nats}
+    variant |= {"pointer_edited_said": bool(nats)}
     plain, model = (tiny_model(**variant | {"pointer_edited_unsaid": x}) for x in (0.0, 2.0))
     model.load_state_dict(plain.state_dict())
     token_NL = torch.full_like(plain.bank.tokens, PADDING)
@@ -120,7 +121,7 @@ def test_what_is_unsaid_counts_more_in_an_edited_entry(is_said):
     before, after = (one(ids).logits[0, -1].exp() for one in (plain, model))
     loss = float(((before[42] / before[40]) / (after[42] / after[40])).log())
     unsaid = math.log1p(math.e)
-    expected = 2 * unsaid + 2 * (math.exp(-unsaid) - math.exp(-3 * unsaid))  # 2 nats are for what is said
+    expected = 2 * unsaid + nats * (math.exp(-unsaid) - math.exp(-3 * unsaid))  # these nats are for what is said
     assert abs(loss - (0.0 if is_said else expected)) < 0.02, loss
 
 
