@@ -51,7 +51,7 @@ def public_tests(page: Page) -> str:
             "memory",
         ),
         "search of 1.6.35 alone, without a model; all edits, all cases": (crowded, "1.6.35", "search_alone"),
-        "**memory (1.6.37)**, facts and text, as trained, two seeds; all edits: one seed, 300 cases, on a CPU": (newest, "1.6.37", "memory"),
+        "**memory (1.6.37)**, as trained, two seeds; all edits: one seed, 300 cases, CPU": (newest, "1.6.37", "memory"),
         "the same, calibrated with lacking facts, two seeds; all edits, 1,000 cases": (again, "1.6.37", "memory"),
         "search for facts of 1.6.37 alone, without a model": (again, "1.6.37", "search_alone"),
         "plain (1.6.0), trained on the questions of 1.6.35; all cases": (crowded, "1.6.0", "plain"),
