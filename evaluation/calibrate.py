@@ -198,9 +198,8 @@ def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Set
     if args.edited_unsaid and not model.settings.unsaid_tokens:
         raise ValueError(f"{run_dir} was trained without --unsaid_tokens, so --edited_unsaid changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
-    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid
-    if not unsaid:
-        unsaid = UNSAID if knows_edits and model.settings.unsaid_tokens else (trained.edited_unsaid,)
+    tried = UNSAID if knows_edits and model.settings.unsaid_tokens else ()
+    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid or (*tried, trained.edited_unsaid)
     return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited, unsaid)))]
 
 
@@ -275,8 +274,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--edited_unsaid", nargs="+", type=float,
-        help="values of pointer_edited_unsaid to try with each (default: 0 1 3 for a run with --pointer_edited and "
-        "--unsaid_tokens)",
+        help="values of pointer_edited_unsaid to try with each (default: the training's, and 0 1 3 for a run with "
+        "--pointer_edited and --unsaid_tokens)",
     )  # fmt: skip
     parser.add_argument(
         "--text_cost", type=float, default=0.01,

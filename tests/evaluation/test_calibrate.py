@@ -187,6 +187,7 @@ def test_how_far_unsaid_counts_in_edits_is_tried_where_the_run_knows_edits():
         return [setting.edited_unsaid for setting in found]
 
     assert tried(Setting(1.0, edited=2.0), True, None) == list(calibrate.UNSAID)
+    assert tried(Setting(1.0, edited=2.0, edited_unsaid=2.0), True, None) == [0.0, 1.0, 2.0, 3.0]
     assert tried(Setting(1.0, edited_unsaid=2.0), True, [0.0, 2.0]) == [0.0, 2.0]
     assert tried(Setting(1.0), True, None) == tried(Setting(1.0, edited=2.0), False, None) == [0.0]
     with pytest.raises(ValueError, match="without --pointer_edited, so --edited_unsaid changes nothing"):
