@@ -10,6 +10,7 @@ from common.flags import check, flag, idle_flags, require
 from .base_config import IN_A_BLOCK, READER, CoreConfig, MemoryConfig
 from .memory import FUSIONS, RETRIEVALS, ContinuationFusion, Suffixes, chosen_by, config_classes
 from .memory.ngram_table import NgramTableConfig
+from .memory.ngrams import NoiseConfig
 from .memory.tokens import Pointer
 
 
@@ -153,6 +154,11 @@ class ModelConfig(*config_classes(), NgramTableConfig):
         """All indexes that a forward pass looks the text up in."""
         found = [self.index_class, Suffixes.index_class if self.has_suffix_layers else None]
         return [kind for kind in found if kind is not None]
+
+    @property
+    def row_stride(self) -> int:
+        """Training reads what `--retrieval` finds in every so many-th row."""
+        return self.memory_every or 1 if issubclass(self.retrieval_class.Config, NoiseConfig) else 1
 
     @property
     def leaves_out_own(self) -> bool:

@@ -59,15 +59,17 @@ def copying_loss(
     Equal to that loss over `mixed_log_probabilities` of memory/tokens.py, without a second tensor of B*T*V.
 
     Args:
-        copy_BTW: float32, the probability that each token is copied; the rest of 1 is drawn.
+        copy_BTW: float32, the probability that each token is copied; the rest of 1 is drawn. Of every row, or of every
+            n-th, the first one on; in the other rows nothing is copied.
     Source: See et al. 2017, arXiv:1704.04368, equation 9.
     """
     next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
-    drawn_BT = -next_token_losses(logits_BTV, next_BT, softcap, "none")
-    drawn_BT = drawn_BT + (1 - copy_BTW.sum(dim=-1)).clamp(min=NEVER).log()
-    copied_BT = (copy_BTW * (token_BTW == next_BT[..., None])).sum(dim=-1).clamp(min=NEVER).log()
-    log_p_BT = torch.logaddexp(drawn_BT, copied_BT).masked_fill(next_BT == IGNORED, 0.0)
-    return -log_p_BT.sum() / (next_BT != IGNORED).sum().clamp(min=1)
+    drawn_BT, every = -next_token_losses(logits_BTV, next_BT, softcap, "none"), len(next_BT) // len(copy_BTW)
+    mixed_BT = drawn_BT[::every] + (1 - copy_BTW.sum(dim=-1)).clamp(min=NEVER).log()
+    copied_BT = (copy_BTW * (token_BTW == next_BT[::every, :, None])).sum(dim=-1).clamp(min=NEVER).log()
+    log_p_BT = torch.logaddexp(mixed_BT, copied_BT).masked_fill(next_BT[::every] == IGNORED, 0.0)
+    total = log_p_BT.sum() + drawn_BT.unflatten(0, (-1, every))[:, 1:].sum()
+    return -total / (next_BT != IGNORED).sum().clamp(min=1)
 
 
 def balance_loss(count_2R: Tensor, probability_2R: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from .memory.bank import MemoryBank, access_histogram, add_reads, usage_statisti
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, Found, MemoryContext, Reading
+from .memory.ngram_index import Matches
 from .memory.suffixes import Suffixes
 from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
@@ -61,8 +62,10 @@ class MemoryBlock(Block):
         if context.searched is not None:
             context.searched.wait()
         found, aux = self.retrieval(m_BTD, context)
-        inputs = (n_BTD, found, context, gain_D) if self.fusion.folds_gain else (m_BTD, found, context)
-        y_BTD, weight_BTS = self.fusion(*inputs)
+        every = len(x_BTD) // len(found.entry_BTS)  # with `memory_every` not each row is searched
+        read_BTD = (n_BTD if self.fusion.folds_gain else m_BTD)[::every]
+        y_BTD, weight_BTS = self.fusion(read_BTD, found, context, *([gain_D] if self.fusion.folds_gain else []))
+        y_BTD = spread_rows(y_BTD, every)
         out_BTD = h_BTD + self.fusion_dropout(y_BTD)
         if self.keeps_ffn:
             n_BTD, gain_D = normed(self.ffn_norm, h_BTD, fold)
@@ -137,7 +140,11 @@ class MemoryTransformer(Transformer):
 
         def search() -> tuple[object, Found | None]:
             """For `--retrieval`, and for the blocks of `--suffix_layers`."""
-            found = retrieval.search(config, self.bank, inputs, lay_out="text" in needs)
+            every = config.row_stride if self.training else 1
+            if len(input_BT) % every:
+                raise ValueError(f"--memory_every {every} does not divide the {len(input_BT)} rows of a micro-batch")
+            read = inputs.every(every) if every > 1 else inputs
+            found = retrieval.search(config, self.bank, read, lay_out="text" in needs)
             if (part := config.suffix_part) is None:
                 return found, None
             own = inputs._replace(matches=suffixes, text_layer=config.cache_layers - 2)
@@ -166,14 +173,15 @@ class MemoryTransformer(Transformer):
             return super().predict(x_BTD, context, labels, logits_to_keep, return_logits)
         if context.searched is not None:
             context.searched.wait()
-        copy_BTW = self.pointer(x_BTD, context.shared, context.unit_embedding_VD)
+        every = len(x_BTD) // len(context.shared.entry_BTS)
+        copy_BTW = self.pointer(x_BTD[::every], context.shared, context.unit_embedding_VD)
         reading = pointer_reading(copy_BTW, context.shared)
         token_BTW, logits_BTV = context.shared.tokens.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
         cap = self.settings.logit_softcap
         lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels, cap)
         if not return_logits:
             return None, lm_loss, [reading]
-        copy_BTW, token_BTW = copy_BTW[:, -logits_to_keep:], token_BTW[:, -logits_to_keep:]
+        copy_BTW, token_BTW = (spread_rows(x[:, -logits_to_keep:], every) for x in (copy_BTW, token_BTW))
         return mixed_log_probabilities(softcapped(logits_BTV, cap), copy_BTW, token_BTW), lm_loss, [reading]
 
     def compile_parts(self) -> None:
@@ -198,7 +206,11 @@ class MemoryTransformer(Transformer):
         config = self.settings
         if not config.reads_bank:
             return {}
-        found = {"match": config.retrieval_class.search_text(config, self.bank, input_ids, document_ids)}
+        every = config.row_stride
+        texts = input_ids[::every], document_ids if document_ids is None else document_ids[::every]
+        found = {"match": config.retrieval_class.search_text(config, self.bank, *texts)}
+        if found["match"] and every > 1:
+            found["match"] = Matches(*(spread_rows(x, every) for x in found["match"]))
         if config.suffix_part:
             found["suffix"] = Suffixes.search_text(config.suffix_part, self.bank, input_ids, document_ids)
         # Contiguous, as copies are: other strides would compile a training step anew while it is captured.
@@ -260,6 +272,11 @@ class MemoryTransformer(Transformer):
         for layer in self.settings.reading_layers:
             self.blocks[layer].retrieval.keys_2RK.copy_(keys_2RK)
         return order_N.cpu()
+
+
+def spread_rows(x_BTX: Tensor, every: int) -> Tensor:
+    """Each row, and after it rows of zeros: `every` rows for one."""
+    return x_BTX if every == 1 else F.pad(x_BTX[:, None], (0, 0, 0, 0, 0, every - 1)).flatten(0, 1)
 
 
 def embeddings(parameter_VD: Tensor, unit: bool) -> tuple[Tensor, Tensor | None]:

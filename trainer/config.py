@@ -244,6 +244,7 @@ def check_together(flags: Flags) -> None:
         f"--reserve_entries {data.reserve_entries} leaves no entry of --knowledge_num {model.knowledge_num} for the "
         "knowledge file: lower it, or give --knowledge_num auto",
     )
+    rows = optim.batch_size + optim.entry_rows
     words, length = data.cluster_words, model.knowledge_length
     require(words is None or words <= length, f"--cluster_words {words} exceeds --knowledge_length {length}")
     require(
@@ -257,6 +258,10 @@ def check_together(flags: Flags) -> None:
     require(
         optim.entry_rows == 0 or model.teaches_retrieval,
         "--entry_rows needs blocks that read the memory: --memory_layers names none",
+    )
+    require(
+        rows % (every := model.row_stride) == 0,
+        f"--memory_every {every} does not divide the {rows} rows of a micro-batch (--batch_size and --entry_rows)",
     )
     if model.use_flash_attn and model.flash_backend == "flash_attn":
         require_flash_attn(optim.dtype, flags.run.deterministic)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from .bm25_index import BM25Config, BM25Index
 from .ngrams import Ngrams, NoiseConfig
-from .text import TextSearchConfig
 
 SCALE = 0.25  # of a score in nats, where a block begins
 
@@ -20,7 +19,7 @@ class BM25(Ngrams):
     class Config(BM25Config, NoiseConfig):
         def check(self) -> None:
             BM25Config.check(self)
-            TextSearchConfig.check(self)
+            NoiseConfig.check(self)
 
     @classmethod
     def log_weight(cls, score_BTS: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ A retrieval or a fusion is one class in one file, with its flags in a nested `Co
 `model/memory/__init__.py`. `model_memory.MemoryBlock` calls them in turn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -94,6 +94,15 @@ class ForwardPass(NamedTuple):
     needs_losses: bool
     matches: Matches | None = None
     text_layer: int = 0
+
+    def every(self, n: int) -> "ForwardPass":
+        """Every n-th row, the first one on; not for a cache."""
+        visible = self.visible
+        if visible.document_BX is not None:
+            visible = replace(visible, document_BX=visible.document_BX[::n])
+        rows = {name: x if x is None else x[::n] for name in ("labels_BT", "oracle_B") for x in [getattr(self, name)]}
+        matches = self.matches and Matches(*(x[::n] for x in self.matches))
+        return self._replace(input_BT=self.input_BT[::n], visible=visible, matches=matches, **rows)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from common.constants import NO_ENTRY, PADDING
-from common.flags import flag
+from common.flags import flag, require
 
 from ..ops import lay_out_entries
 from .entry_tokens import EntryTokens, lay_out_tokens
@@ -30,6 +30,18 @@ class NoiseConfig(TextSearchConfig):
     retrieval_noise: float = flag(
         0.0, "share of the found entries that training replaces by random ones", within=(0, 1), open_end=True
     )
+    memory_every: int | None = flag(
+        None,
+        "training searches, reads and copies in every so many-th row of a micro-batch, and learns the others as a "
+        "plain model does, but for blocks of --suffix_layers; None: in all",
+        within=(1, None),
+    )
+
+    def check(self) -> None:
+        TextSearchConfig.check(self)
+        if self.memory_every and self.fused_layers:
+            require(not self.fusion_has_scope, f"--memory_every does not suit --fusion {self.fusion}; take words")
+            require(self.keep_ffn, "--memory_every needs --keep_ffn: in rows that are not read it stands alone")
 
 
 class Ngrams(Retrieval):
@@ -42,7 +54,7 @@ class Ngrams(Retrieval):
     class Config(NgramConfig, NoiseConfig):
         def check(self) -> None:
             NgramConfig.check(self)
-            TextSearchConfig.check(self)
+            NoiseConfig.check(self)
 
     def __init__(self, config: Config):
         super().__init__(config)

@@ -15,7 +15,9 @@ class WordKeys(BM25):
 
     @dataclass(frozen=True)
     class Config(WordKeysConfig, NoiseConfig):
-        pass
+        def check(self) -> None:
+            WordKeysConfig.check(self)
+            NoiseConfig.check(self)
 
     @classmethod
     def make_finder(cls, config: Config) -> KeyFinder:
