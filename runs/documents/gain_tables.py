@@ -127,6 +127,7 @@ def by_source(page: Page, where: tuple[str, str], runs: list[tuple[str, str]]) -
 
 BOTH = ("dev", UNSHORTENED)
 LONGER = ("dev", f"{UNSHORTENED}, time of 1.6.37")
+LONG = ("dev", f"{UNSHORTENED}, 3,600 steps")
 
 
 def both(page: Page) -> str:
@@ -134,10 +135,15 @@ def both(page: Page) -> str:
     lines = {
         "plain (1.6.0)": (BOTH, "1.6.0", "plain"),
         "plain, trained for the time of 1.6.37": (LONGER, "1.6.0", "plain"),
+        "plain, 3,600 steps": (LONG, "1.6.0", "plain"),
         "facts alone (1.6.35)": (BOTH, "1.6.35", "memory"),
+        "facts alone, learned in every fourth row (1.6.39)": (BOTH, "1.6.39", "memory"),
         "both searches (1.6.37), facts alone in the bank": (BOTH, "1.6.37, without passages", "memory"),
         "**both (1.6.37)**": (BOTH, "1.6.37", "memory"),
         "the same, bank shuffled": (BOTH, "1.6.37", "shuffled"),
+        "**facts learned in every fourth row (1.6.40)**": (BOTH, "1.6.40", "memory"),
+        "in every eighth row": (BOTH, "1.6.40, every eighth row", "memory"),
+        "in every fourth, one block of suffixes": (BOTH, "1.6.40, one block of suffixes", "memory"),
         "its search for facts, without the model": (BOTH, "1.6.37", "search_alone"),
     }
     questions = {

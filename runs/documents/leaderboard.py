@@ -24,6 +24,7 @@ CROWDED = "asked-74M, crowded names and scrambled words"  # those of 1.6.35
 UNSHORTENED = "asked-74M, scrambled but not shortened"  # those of 1.6.37
 CALIBRATED = f"{CROWDED}, calibrated"  # in wordings that training had not seen
 RECALIBRATED = f"{UNSHORTENED}, calibrated"  # by facts that the bank lacks, too
+PREFERRED = f"{RECALIBRATED}, pointer_edited 3"  # edited entries are preferred by a nat more
 ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED, UNSHORTENED)
 # Split and protocol, the first that has a loss.
 TEXTS = (
