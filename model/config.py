@@ -157,8 +157,9 @@ class ModelConfig(*config_classes(), NgramTableConfig):
 
     @property
     def row_stride(self) -> int:
-        """Training reads what `--retrieval` finds in every so many-th row."""
-        return self.memory_every or 1 if issubclass(self.retrieval_class.Config, NoiseConfig) else 1
+        """Training searches, by `--retrieval`, and reads one of so many rows: the first, and each so many further."""
+        has_flag = self.reads_bank and issubclass(self.retrieval_class.Config, NoiseConfig)
+        return (self.memory_every if has_flag else None) or 1
 
     @property
     def leaves_out_own(self) -> bool:

@@ -64,7 +64,8 @@ def copying_loss(
     Source: See et al. 2017, arXiv:1704.04368, equation 9.
     """
     next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
-    drawn_BT, every = -next_token_losses(logits_BTV, next_BT, softcap, "none"), len(next_BT) // len(copy_BTW)
+    drawn_BT = -next_token_losses(logits_BTV, next_BT, softcap, "none")
+    every = len(next_BT) // len(copy_BTW)
     mixed_BT = drawn_BT[::every] + (1 - copy_BTW.sum(dim=-1)).clamp(min=NEVER).log()
     copied_BT = (copy_BTW * (token_BTW == next_BT[::every, :, None])).sum(dim=-1).clamp(min=NEVER).log()
     log_p_BT = torch.logaddexp(mixed_BT, copied_BT).masked_fill(next_BT[::every] == IGNORED, 0.0)

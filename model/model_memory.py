@@ -140,9 +140,7 @@ class MemoryTransformer(Transformer):
 
         def search() -> tuple[object, Found | None]:
             """For `--retrieval`, and for the blocks of `--suffix_layers`."""
-            every = config.row_stride if self.training else 1
-            if len(input_BT) % every:
-                raise ValueError(f"--memory_every {every} does not divide the {len(input_BT)} rows of a micro-batch")
+            every = self.row_stride_of(len(input_BT))
             read = inputs.every(every) if every > 1 else inputs
             found = retrieval.search(config, self.bank, read, lay_out="text" in needs)
             if (part := config.suffix_part) is None:
@@ -162,6 +160,13 @@ class MemoryTransformer(Transformer):
             common=self.bank.common_tokens() if "common" in needs and has_kernel else None,
             unit_embedding_VD=unit_VD, text=text, **shared,
         )  # fmt: skip
+
+    def row_stride_of(self, n_rows: int) -> int:
+        """One of so many rows is read: all of them, but in training with `memory_every`."""
+        every = self.settings.row_stride if self.training else 1
+        if n_rows % every:
+            raise ValueError(f"--memory_every {every} does not divide the {n_rows} rows of a micro-batch")
+        return every
 
     def run_blocks(self, x_BTD: Tensor, context: Context, hidden_states: list | None = None):
         x_BTD, terms, readings = super().run_blocks(x_BTD, context, hidden_states)
@@ -206,7 +211,7 @@ class MemoryTransformer(Transformer):
         config = self.settings
         if not config.reads_bank:
             return {}
-        every = config.row_stride
+        every = self.row_stride_of(len(input_ids))
         texts = input_ids[::every], document_ids if document_ids is None else document_ids[::every]
         found = {"match": config.retrieval_class.search_text(config, self.bank, *texts)}
         if found["match"] and every > 1:
@@ -237,7 +242,7 @@ class MemoryTransformer(Transformer):
 
     @torch.no_grad()
     def metrics(self, accelerator, window: int) -> dict[str, float | list[int]]:
-        """Use of the bank by each reader, and the entropy in nats of the weights of the last micro-batch."""
+        """Use of the bank by each reader in the rows that it reads; the entropy in nats of the last weights."""
         if not self.settings.reads_bank:
             return {}
         names = [self.settings.reader_name(index).replace(" ", "_") for index in self.settings.readers]
@@ -251,8 +256,8 @@ class MemoryTransformer(Transformer):
                 metrics[f"memory/uses/{name}"] = access_histogram(count_N)
         self.counted_steps = 0
         if self.last_weights:
-            entropies = [torch.special.entr(weight_BTS.float()).sum(dim=-1) for weight_BTS in self.last_weights]
-            metrics["memory/selection_entropy"] = float(torch.cat(entropies).mean())
+            entropies = [torch.special.entr(weight_BTS.float()).sum(dim=-1).mean() for weight_BTS in self.last_weights]
+            metrics["memory/selection_entropy"] = float(torch.stack(entropies).mean())
         return metrics
 
     def ema_update(self, readings: list[Reading | None]) -> int:

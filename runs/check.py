@@ -8,12 +8,13 @@ from runs.record import AREA, BLOCK, INLINE, fill_text, values_for
 from runs.run import Run, find_runs
 from trainer.config import parse_cli
 
-from .documents.rows import Rows
+from .documents.rows import Row, Rows
 from .documents.write import problems as problems_of_documents
 from .new import script_flags
 from .rows_record import stale_tables
 from .scripts import scripts
 
+SOURCES_APART = 0.01  # nats; text and sources may be means over other seeds
 MARKER = re.compile(r"<!--(?:(?:flag|ai|draft|end):)?\w+(?::[0-9a-f]{8})?-->")
 
 
@@ -66,6 +67,22 @@ def recorded_run(text: str, path: Path, runs: list[Run]) -> Run | None:
     return None
 
 
+def check_sources(rows: list[Row]) -> Iterator[str]:
+    """What is wrong with losses by source: weighed by tokens, those of all sources are the loss of the text."""
+    by_arm: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        if row.measure.startswith("val_loss"):
+            by_arm.setdefault((row.experiment, row.arm, row.split, row.protocol), {})[row.measure] = row
+    for arm, found in by_arm.items():
+        total = found.pop("val_loss", None)
+        sources = [row for row in found.values() if row.n]
+        if not (total and total.n and sum(row.n for row in sources) == total.n):
+            continue
+        mean = sum(row.n * row.value for row in sources) / total.n
+        if abs(mean - total.value) > SOURCES_APART:
+            yield f"{' / '.join(arm)}: its sources have a mean loss of {mean:.4f}, its text {total.value:.4f}"
+
+
 def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) for all scripts, records and documents of the project."""
     runs, rows = find_runs(runs_root, deep=True), Rows.load(root)
@@ -75,4 +92,5 @@ def problems(root: Path, runs_root: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((root / "experiment").rglob("EXPERIMENT_*.md")):
         if problem := check_record(path, runs) or stale_tables(path, path.read_text(encoding="utf-8"), rows):
             yield path.relative_to(root), problem
+    yield from ((Path("experiment/results.jsonl"), problem) for problem in check_sources(rows.results))
     yield from problems_of_documents(root)

@@ -23,7 +23,8 @@ def validate(model, val: PretrainDataset, flags: Flags, accelerator) -> float:
     chunks = np.array_split(np.arange(len(val)), -(-len(val) // batch_size))[: flags.run.eval_batches]
     total = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for chunk in chunks[rank::world]:
-        # Rows are repeated up to those of training, without labels: every batch has the shape that was compiled.
+        # Rows are repeated up to those of training, without labels: every batch has one shape, most often the compiled
+        # one (with --memory_every the pointer and the loss are compiled once more, for all rows).
         batch = val.fetch(np.resize(chunk, batch_size + n_more))
         batch["labels"][len(chunk) :] = IGNORED
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}

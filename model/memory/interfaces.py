@@ -97,12 +97,15 @@ class ForwardPass(NamedTuple):
 
     def every(self, n: int) -> "ForwardPass":
         """Every n-th row, the first one on; not for a cache."""
-        visible = self.visible
-        if visible.document_BX is not None:
-            visible = replace(visible, document_BX=visible.document_BX[::n])
-        rows = {name: x if x is None else x[::n] for name in ("labels_BT", "oracle_B") for x in [getattr(self, name)]}
-        matches = self.matches and Matches(*(x[::n] for x in self.matches))
-        return self._replace(input_BT=self.input_BT[::n], visible=visible, matches=matches, **rows)
+
+        def some(x: Tensor | None) -> Tensor | None:
+            return x if x is None else x[::n]
+
+        return self._replace(
+            input_BT=some(self.input_BT), labels_BT=some(self.labels_BT), oracle_B=some(self.oracle_B),
+            visible=replace(self.visible, document_BX=some(self.visible.document_BX)),
+            matches=self.matches and Matches(*map(some, self.matches)),
+        )  # fmt: skip
 
 
 @dataclass

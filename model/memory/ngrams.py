@@ -32,14 +32,14 @@ class NoiseConfig(TextSearchConfig):
     )
     memory_every: int | None = flag(
         None,
-        "training searches, reads and copies in every so many-th row of a micro-batch, and learns the others as a "
-        "plain model does, but for blocks of --suffix_layers; None: in all",
+        "training searches, reads and copies in one of so many rows; the others learn as in a plain model (blocks of "
+        "--suffix_layers read in all); None: in all",
         within=(1, None),
     )
 
     def check(self) -> None:
         TextSearchConfig.check(self)
-        if self.memory_every and self.fused_layers:
+        if (self.memory_every or 1) > 1 and self.fused_layers:
             require(not self.fusion_has_scope, f"--memory_every does not suit --fusion {self.fusion}; take words")
             require(self.keep_ffn, "--memory_every needs --keep_ffn: in rows that are not read it stands alone")
 

@@ -16,7 +16,7 @@ from .gain_tables import (
     mixed_sources,
     sizes,
 )
-from .leaderboard import CROWDED, OWN_FLAGS, PREFERRED, RECALIBRATED, UNSHORTENED
+from .leaderboard import CROWDED, OWN_FLAGS, RECALIBRATED, UNSHORTENED
 from .page import EDITS, Page
 from .reading_tables import IN_CONTEXT, READING_TABLES, RUNS
 from .rows import MISSING
@@ -55,9 +55,8 @@ def headline(page: Page) -> str:
         losses = [page.cell(WIKI, text, arm, "val_loss") if text else MISSING]
         losses.append(page.cell(newest, name, arm, "val_loss"))
         answers = page.cells(where, name, arm, "object", "object_reworded", "exact_match", "verification")
-        places = [("dev", PREFERRED), ("dev", RECALIBRATED)] if arm == "memory" else [where]
-        place = next((one for one in places if page.result(one, name, arm, edited[0])), where)
-        edits = [page.result(place, name, arm, measure) for measure in edited]
+        calibrated = ("dev", RECALIBRATED) if arm == "memory" else where
+        edits = [page.result(calibrated, name, arm, measure) for measure in edited]
         told = " / ".join(f"{row.value:.1f}" for row in edits) if all(edits) else MISSING
         return [label, *losses, *answers, told, page.cell(step, speed, "memory", "speed_ratio") if speed else MISSING]
 

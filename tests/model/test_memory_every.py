@@ -12,7 +12,10 @@ from tests.model.variants import VARIANTS, each
 from trainer.config import DataConfig, Flags, OptimConfig, RunConfig, check_together
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "fusion_dropout": 0.0, "retrieval_noise": 0.0}
-READING = ["bm25-coverage-pointer", "bm25-words", "ngram-words-pointer", "bm25-pointer", "ngram-continuations"]
+READING = [
+    "bm25-coverage-pointer", "bm25-words", "ngram-words-pointer", "bm25-pointer", "ngram-continuations",
+    "word_keys-pointer",
+]  # fmt: skip
 BOTH = ["bm25-and-suffix", "ngram-and-suffix"]
 
 
@@ -56,9 +59,9 @@ def test_matches_found_ahead_for_several_batches_change_no_bit(name):
     for first in range(0, 6, 2):
         part = slice(first, first + 2)
         ahead = {key: value[part] for key, value in found.items()}
-        assert torch.equal(model(**some(batch, part), **ahead).loss, model(**some(batch, part)).loss)
-    changed = {key: value.roll(7, dims=1) for key, value in found.items()}
-    assert model(**batch, **changed).loss != model(**batch, **found).loss
+        assert torch.equal(model(**some(batch, part), **ahead).lm_loss, model(**some(batch, part)).lm_loss)
+    changed = {key: value.roll(7, dims=1) if key.startswith("match") else value for key, value in found.items()}
+    assert model(**batch, **changed).lm_loss != model(**batch, **found).lm_loss
 
 
 @each({name: name for name in BOTH}, "name")
@@ -77,8 +80,9 @@ def test_evaluation_reads_every_row(name):
     model, batch = model_and_batch(name, 2)
     whole = tiny_model(**VARIANTS[name] | QUIET).eval()
     whole.load_state_dict(model.state_dict())
-    ours, theirs = model.eval()(**batch), whole(**batch)
-    assert torch.equal(ours.logits, theirs.logits) and torch.equal(ours.loss, theirs.loss)
+    for found in ({}, model.eval().search_text(**batch)):
+        ours, theirs = model(**batch, **found), whole(**batch)
+        assert torch.equal(ours.logits, theirs.logits) and torch.equal(ours.loss, theirs.loss)
 
 
 def test_logits_of_training_are_those_of_a_plain_model_in_rows_that_are_not_read():
@@ -91,11 +95,13 @@ def test_logits_of_training_are_those_of_a_plain_model_in_rows_that_are_not_read
 
 def test_a_micro_batch_of_other_rows_is_refused():
     model, batch = model_and_batch("bm25-pointer", 4)
-    with pytest.raises(ValueError, match="--memory_every 4 does not divide the 6 rows"):
-        model(**batch)
-    flags = Flags(model.settings, DataConfig(), OptimConfig(batch_size=50), RunConfig())
+    for read in (model, model.search_text):
+        with pytest.raises(ValueError, match="--memory_every 4 does not divide the 6 rows"):
+            read(**batch)
+    others = DataConfig(), OptimConfig(batch_size=50), RunConfig()
     with pytest.raises(ValueError, match="--memory_every 4 does not divide the 50 rows"):
-        check_together(flags)
+        check_together(Flags(model.settings, *others))
+    check_together(Flags(replace(model.settings, model_type="model_original"), *others))  # there the flag does nothing
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runs.__main__ import tree_text
-from runs.check import check_script
+from runs.check import check_script, check_sources
 from runs.documents import leaderboard as board
 from runs.documents import leaderboard_figure, tree_figure
 from runs.documents.figures import LIGHT
 from runs.documents.leaderboard import equal_time
 from runs.documents.page import Page
-from runs.documents.rows import Rows, tree_of_scripts
+from runs.documents.rows import Row, Rows, tree_of_scripts
 from runs.new import new_experiment, script_flags
 from runs.record import record_path
 from runs.results import row_from
@@ -237,3 +238,14 @@ def test_the_picture_of_the_tree_has_every_experiment_and_its_loss(tmp_path):
         "91 (27)" in drawn and "+5.0" in drawn and "not measured" in drawn and "the change of n1_4_7 goes on" in drawn
     )
     assert drawn.count("<rect") == 4  # a box for each, and a bar
+
+
+def test_losses_of_all_sources_must_have_the_mean_of_the_text():
+    def losses(arm: str, text: float) -> list[Row]:
+        values = {"val_loss": (text, 400), "val_loss_films": (2.0, 100), "val_loss_novels": (4.0, 300)}
+        return [replace(row("1.6.0", arm, name, value, 0.01), n=n) for name, (value, n) in values.items()]
+
+    right, wrong = losses("plain", 3.505), losses("shuffled", 3.1)
+    [problem] = check_sources([*right, *wrong])
+    assert "shuffled" in problem and "mean loss of 3.5000, its text 3.1000" in problem
+    assert not list(check_sources(wrong[:2]))  # a source is missing

@@ -23,6 +23,14 @@ DESIGNS = {
         "teacher_forcing": 1.0,
     },
     "suffixes": {"retrieval": "suffix", "fusion": "continuations", "keep_ffn": True, "suffix_length": 3},
+    "words in every second row": {
+        "retrieval": "bm25",
+        "fusion": "coverage",
+        "token_places": True,
+        "pointer": True,
+        "keep_ffn": True,
+        "memory_every": 2,
+    },
     "plain": {"model_type": "model_original"},
 }
 RECIPE_1_6 = {"model_type": "model_original", **RECIPE, "value_embeddings": None, "tie_embeddings": True}
