@@ -21,8 +21,7 @@ right before, less the share that is right after, is what the edits cost there (
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost` and facts that the bank lacks at most `--lacking_cost`; if all cost these more, the one that costs least.
-No allowance is made for chance: the words of a user are further from the training's than those that are asked here, so
-staying closer to the training would trust the search too little (docs/results_edits.md).
+Of settings within one standard error of the best, the one closest to the training is written.
 The values of the training as the only ones of `--scales`, `--asked`, `--edited` and `--edited_unsaid` take it back.
 Give questions that test nothing. Facts of which the bank states several objects are left out. Edited runs are refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
@@ -30,6 +29,7 @@ Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
 import argparse
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -98,6 +98,16 @@ class Outcome(NamedTuple):
     def score(self) -> float:
         return harmonic_mean(self.shares)
 
+    def error(self, other: "Outcome") -> float:
+        """The standard error of the difference of two scores on the same questions, by its linear part.
+
+        Answers count as independent, though a fact is asked in two wordings: it is rather too small.
+        """
+        parts = zip(self[:3], other[:3], self.shares, strict=True)
+        return math.sqrt(
+            sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
+        )
+
 
 class Unedited(NamedTuple):
     """What a setting does before any edit: `written` as in `Outcome`, answers about lacking facts, the loss of text."""
@@ -146,7 +156,7 @@ def measure(
 
 
 def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float, lacking_cost: float) -> Setting:
-    """The best setting of those that cost little; of several, the one closest to the training.
+    """Of the settings as good as the best that cost little, the one closest to the training.
 
     The text's loss is compared with that of the setting closest to the training of all. If all that cost the text
     little cost facts that the bank lacks too much, the one that costs these least is chosen.
@@ -157,7 +167,8 @@ def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float,
     settings = [setting for setting in order if outcomes[setting].lacking <= lacking_cost]
     if not settings:
         return min(order, key=lambda setting: outcomes[setting].lacking)
-    return max(settings, key=lambda setting: outcomes[setting].score)
+    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
+    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
 
 
 def require_values(args: argparse.Namespace) -> None:

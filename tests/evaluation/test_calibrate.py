@@ -208,11 +208,19 @@ def test_values_for_edited_entries_change_nothing_before_an_edit(tokenizer):
     assert found[0] == found[1]
 
 
-def test_the_best_scale_is_chosen_and_of_equal_ones_that_closest_to_the_training():
-    one, two, three = map(Setting, (1.0, 2.0, 3.0))
-    assert calibrate.chosen({one: outcome(0.9), two: outcome(0.91), three: outcome(0.89)}, one, 0.01, 0.01) == two
-    assert calibrate.chosen({three: outcome(0.9), two: outcome(0.9)}, one, 0.01, 0.01) == two
-    assert outcome(0.9).score == pytest.approx(3 / (1 / 0.9 + 2)) and outcome(0.0).score == 0
+def test_of_scales_as_good_as_the_best_the_one_closest_to_the_training_is_chosen():
+    one, two = Setting(1.0), Setting(2.0)
+    outcomes = {one: outcome(0.9), two: outcome(0.93)}
+    assert calibrate.chosen(outcomes, one, 0.01, 0.01) == two  # three more of the same 100 questions are right
+    others = np.roll(outcomes[two].followed, 50)  # ten of them, and seven are not that were
+    outcomes[two] = outcome(0.93)._replace(followed=others)
+    assert calibrate.chosen(outcomes, one, 0.01, 0.01) == one
+    # By the linear part, of p = 0.9, 1 and 1: a change of the first share counts (score / p) ** 2 / 3.
+    first, second = outcome(0.9), outcome(0.8)
+    assert first.score == pytest.approx(3 / (1 / 0.9 + 2))
+    expected = (first.score / 0.9) ** 2 / 3 * (0.1 * 0.9 / 100) ** 0.5
+    assert first.error(second) == pytest.approx(expected) and first.error(first) == 0
+    assert outcome(0.0).score == outcome(0.0).error(first) == 0
 
 
 def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenizer, capsys):
