@@ -62,7 +62,7 @@ class MemoryBlock(Block):
         if context.searched is not None:
             context.searched.wait()
         found, aux = self.retrieval(m_BTD, context)
-        every = len(x_BTD) // len(found.entry_BTS)  # with `memory_every` not each row is searched
+        every = len(x_BTD) // len(found.entry_BTS)  # with `memory_every` training searches some rows
         read_BTD = (n_BTD if self.fusion.folds_gain else m_BTD)[::every]
         y_BTD, weight_BTS = self.fusion(read_BTD, found, context, *([gain_D] if self.fusion.folds_gain else []))
         y_BTD = spread_rows(y_BTD, every)
