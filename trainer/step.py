@@ -173,8 +173,9 @@ class MicroStep:
         self.stores = stores
         self.calls, self.graphs = 0, None
         # The eager calls run on the stream of the capture: a gradient's autograd node that outlives them would
-        # otherwise tie the capture to another stream, which CUDA forbids.
-        self.stream = torch.cuda.Stream() if graphed else None
+        # otherwise tie the capture to another stream, which CUDA forbids. Its kernels go before those of the search of
+        # the next batches, which fill what is left of the GPU: else the many blocks of one of these hold up a step.
+        self.stream = torch.cuda.Stream(priority=-1) if graphed else None
 
     def __call__(self, batch: dict[str, Tensor], lm_weight: Tensor, aux_weight: float, watch: Callable):
         """The model's output, without gradient; of a replayed step it is overwritten by the next.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from common.flags import require
 
-from .spelling import first_bytes, numbers_of, only_first
+from ..ops.word_search import only_first
+from .spelling import first_bytes, numbers_of
 
 MOST = 6  # words added to an entry, A
 EXPANDED = 4  # words of an entry that add others

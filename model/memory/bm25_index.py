@@ -20,11 +20,11 @@ from common.constants import NO_ENTRY, PADDING
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..ops import shared_words
+from ..ops import rank_by_words, rarest_words, read_postings
 from .also_words import AlsoWords, closed_up, read_also
-from .bank_index import ROWS_AT_ONCE, BankIndex, last
+from .bank_index import ROWS_AT_ONCE, BankIndex
 from .ngram_index import Matches, PostingList
-from .spelling import LONGEST, numbers_of, only_first, words_so_far
+from .spelling import LONGEST, numbers_of, words_so_far
 
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
 RECENCY = 0.975  # factor of a word's weight for each token that it lies back
@@ -166,7 +166,7 @@ class BM25Index(BankIndex):
         return 1 / (1 - LENGTH_SHARE + LENGTH_SHARE * n_words_X / self.mean_words)
 
     def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList | Tensor]:
-        """Lists of words and pairs, and the `mass` of each row in nats: a word weighs most where little else stands."""
+        """The list of words and pairs, and each row's `mass` in nats: a word weighs most where little else stands."""
         word_XL = self.words(token_XL)
         added_XA, (word_XL, idf_XL) = self.added(word_XL), self._rarest_first(word_XL)
         mass_X, n_pairs = idf_XL.sum(dim=1), min(self.config.bm25_pairs, word_XL.shape[1])
@@ -177,8 +177,7 @@ class BM25Index(BankIndex):
         if added_XA.shape[1]:
             more_XP = pair_keys(word_XL[:, :ADDED_WITH, None], added_XA[:, None]).flatten(1)
             pair_XP = torch.cat([pair_XP, more_XP], dim=1)
-        lists = {"words": self._postings(word_XL, row_X), "pairs": self._postings(pair_XP, row_X)}
-        return lists | {"mass": mass_X}
+        return {"keys": self._postings(torch.cat([word_XL, pair_XP], dim=1), row_X), "mass": mass_X}
 
     def _postings(self, key_XP: Tensor, row_X: Tensor) -> CutPostings:
         """The first postings of each key; the rows are in the order of their worth."""
@@ -194,8 +193,7 @@ class BM25Index(BankIndex):
     def edit(self, row_X: Tensor, old_XL: Tensor) -> None:
         super().edit(row_X, old_XL)
         if self.edits and self.base:
-            for kind in ("words", "pairs"):
-                self.edits[kind] = self._without_frequent(self.edits[kind], self.base[kind])
+            self.edits["keys"] = self._without_frequent(self.edits["keys"], self.base["keys"])
         word_XL = self.words(self.read_rows(row_X))
         self.norm_N[row_X] = self._norms((word_XL > 0).sum(dim=1))
         word_XK = self._kept(word_XL)
@@ -223,83 +221,83 @@ class BM25Index(BankIndex):
         kept_P[is_frequent_P] = rank_P[is_frequent_P] + is_better_YK.sum(dim=1) < n
         return PostingList(key_P[kept_P], entry_P[kept_P])
 
-    def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor) -> tuple[Tensor, Tensor]:
+    def matches(
+        self, whole_BT: Tensor, whole_idf_BT: Tensor, word_BT: Tensor, idf_BT: Tensor, depth_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The entries that a word points to, alone and with partners, and weights in nats.
 
         It is the word that has just ended, or the current one, where it is another one than at the token before.
 
         Args: what `read` returns.
         Returns:
-            entry_BTX: int64, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
+            entry_BTX: int32, NO_ENTRY as filler.  weight_BTX: float32, 0 for filler.
         """
+        W, n = self.config.bm25_window, self.config.bm25_postings
+        others = whole_BT, whole_idf_BT, depth_BT
         if self.config.bm25_current_word:
+            is_new_BT = (whole_BT != 0) | (F.pad(word_BT[:, 1:] != word_BT[:, :-1], (1, 0), value=True))
             # Until a word of this document has ended, the token before may be another document's.
-            is_new_BT = (word_BTW[..., -1] != 0) | (word_BTW == 0).all(dim=-1)
-            is_new_BT |= F.pad(word_BT[:, 1:] != word_BT[:, :-1], (1, 0), value=True)
-            word_BT1 = word_BT.where(is_new_BT, 0)[..., None]
-            idf_BT1 = self.idf(word_BT1.int())
+            place_T = torch.arange(whole_BT.shape[1], device=whole_BT.device)
+            last_BT = torch.where(whole_BT != 0, place_T, -W).cummax(dim=1).values
+            is_new_BT |= place_T - last_BT > depth_BT.clamp(max=W - 1)
+            own_BT, own_idf_BT = word_BT.where(is_new_BT, 0), idf_BT.where(is_new_BT, 0.0)
         else:
-            word_BT1, idf_BT1 = word_BTW[..., -1:], idf_BTW[..., -1:]
-            word_BTW, idf_BTW = word_BTW[..., :-1], idf_BTW[..., :-1]
-        back_W = torch.arange(idf_BTW.shape[-1], 0, -1, device=word_BT.device)
-        worth_BTW = idf_BTW * self.config.bm25_pair_recency**back_W
-        slot_BTR = worth_BTW.topk(min(PARTNERS, len(back_W)), dim=-1).indices
-        partner_BTR = only_first(word_BTW.gather(-1, slot_BTR))
-        key_BTR = pair_keys(word_BT1, partner_BTR)
-        sum_BTR = (idf_BTW.gather(-1, slot_BTR) + idf_BT1).where(key_BTR != 0, 0.0)
+            own_BT, own_idf_BT, W = whole_BT, whole_idf_BT, W - 1
+            others = *(F.pad(x[:, :-1], (1, 0)) for x in others[:2]), depth_BT - 1
+        partner_BTR, _, partner_idf_BTR = rarest_words(
+            *others, self._factors(self.config.bm25_pair_recency, W), PARTNERS
+        )
+        pair_BTR = pair_keys(own_BT[..., None], partner_BTR.long())
+        key_BTY = torch.cat([own_BT[..., None], pair_BTR], dim=-1)
+        weight_BTY = torch.cat([own_idf_BT[..., None], own_idf_BT[..., None] + partner_idf_BTR], dim=-1)
         found = []
         for lists in (self.edits, self.base):  # edited entries come first, as the newer text
             if lists:
-                found += [self._look_up(lists["words"], word_BT1, idf_BT1, lists is self.base)]
-                found += [self._look_up(lists["pairs"], key_BTR, sum_BTR, lists is self.base)]
-        entry_BTX, weight_BTX = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
-        return entry_BTX, (weight_BTX * self.norm_N[entry_BTX.clamp(min=0)]).masked_fill(entry_BTX == NO_ENTRY, 0.0)
+                keys, key_XY, weight_XY = lists["keys"], key_BTY.flatten(0, 1), weight_BTY.flatten(0, 1)
+                entry_XZ, weight_XZ = read_postings(key_XY, weight_XY, keys.key_P, keys.entry_P, self.norm_N, n)
+                if lists is self.base and self.edits is not None:
+                    is_stale_XZ = self.stale_N[entry_XZ.clamp(min=0)]
+                    entry_XZ = entry_XZ.masked_fill(is_stale_XZ, NO_ENTRY)
+                    weight_XZ = weight_XZ.masked_fill(entry_XZ == NO_ENTRY, 0.0)
+                found.append((entry_XZ, weight_XZ))
+        parts = found[0] if len(found) == 1 else (torch.cat(x, dim=-1) for x in zip(*found, strict=True))
+        return tuple(x.view(*whole_BT.shape, -1) for x in parts)
 
-    def read(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _factors(self, recency: float, n: int) -> Tensor:
+        """(n,) float32: of the weights of the words of the last n tokens, the last one of 1."""
+        back_W = torch.arange(n - 1, -1, -1, device=self.idf_V.device)
+        return (recency**back_W).float()
+
+    def read(self, text_BT: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The words of a text.
 
         Args:
             start_BT: bool, True at the first token of each document; words and pairs stay inside a document.
         Returns:
-            word_BTW: int64, the word that ended before each of the last W tokens, 0 for none.
-            word_BT: int64, the current word, as far as it is written.  idf_BTW: float32, of `word_BTW`.
+            whole_BT: int64, the word that ended before each token, 0 for none.  word_BT: int64, the current word, as
+            far as it is written.  After each its idf, float32.  depth_BT: int64, tokens of the document before each.
         """
         word_BT, ended_BT = words_so_far(self.spelling_V, text_BT, start_BT)
         word_BT = word_BT.masked_fill(torch.isin(word_BT, self.stop_X), 0)
         whole_BT = F.pad(word_BT[:, :-1], (1, 0)).where(ended_BT, 0)
-        document_BT, W = start_BT.int().cumsum(dim=1), self.config.bm25_window
-        same_BTW = last(document_BT, W, -1) == document_BT[..., None]
-        word_BTW = last(whole_BT, W, 0).where(same_BTW, 0)
-        idf_BTW = last(self.idf(whole_BT.int()), W, 0).where(same_BTW, 0.0)
-        return word_BTW, word_BT, idf_BTW
+        place_T = torch.arange(text_BT.shape[1], device=text_BT.device)
+        depth_BT = place_T - torch.where(start_BT, place_T, 0).cummax(dim=1).values
+        return whole_BT, self.idf(whole_BT.int()), word_BT, self.idf(word_BT.int()), depth_BT
 
-    def _look_up(self, lists: PostingList, key_BTY: Tensor, weight_BTY: Tensor, is_base: bool) -> tuple[Tensor, Tensor]:
-        begin_BTY, end_BTY = lists.span(key_BTY, key_BTY + 1)
-        slot_P = torch.arange(self.config.bm25_postings, device=key_BTY.device)
-        there_BTYP = (slot_P < (end_BTY - begin_BTY)[..., None]) & (key_BTY != 0)[..., None]
-        index_BTYP = (begin_BTY[..., None] + slot_P).clamp(max=len(lists.entry_P) - 1)
-        entry_BTYP = lists.entry_P[index_BTYP].long().where(there_BTYP, NO_ENTRY)
-        if is_base and self.edits is not None:
-            entry_BTYP = entry_BTYP.masked_fill(self.stale_N[entry_BTYP.clamp(min=0)], NO_ENTRY)
-        return entry_BTYP.flatten(-2), weight_BTY[..., None].expand_as(entry_BTYP).flatten(-2)
-
-    def rank(self, matches: Matches, word_BXW: Tensor, word_BX: Tensor, idf_BXW: Tensor, cut: int) -> Matches:
+    def rank(
+        self, matches: Matches, whole_BX: Tensor, whole_idf_BX: Tensor, word_BX: Tensor, idf_BX: Tensor,
+        depth_BX: Tensor, cut: int,
+    ) -> Matches:  # fmt: skip
         """The matches with their BM25 scores over the words of the window and the current word, best first.
 
-        Args:
-            word_BXW, word_BX, idf_BXW: what `read` returns of the new tokens and the `cut` ones before them.
+        Args: what `read` returns of the new tokens and the `cut` ones before them.
         """
-        back_W = torch.arange(idf_BXW.shape[-1] - 1, -1, -1, device=word_BX.device)
-        value_BTQ = torch.cat([idf_BXW * RECENCY**back_W, self.idf(word_BX.int())[..., None]], dim=-1)[:, cut:]
-        word_BTQ = torch.cat([word_BXW, word_BX[..., None]], dim=-1)[:, cut:]
-        value_BTQ, slot_BTQ = value_BTQ.topk(min(QUERY_WORDS, value_BTQ.shape[-1]), dim=-1)
-        word_BTQ = only_first(word_BTQ.gather(-1, slot_BTQ)).int()
-        entry_BTC = matches.entry_BTC.clamp(min=0)
-        positions = (x.flatten(0, 1) for x in (entry_BTC, word_BTQ, value_BTQ))
-        score_BTC = shared_words(self.word_NK, *positions).view_as(entry_BTC) * self.norm_N[entry_BTC]
-        score_BTC = score_BTC.masked_fill(matches.entry_BTC == NO_ENTRY, 0.0)
-        score_BTC, slot_BTC = score_BTC.sort(dim=-1, descending=True, stable=True)
-        return Matches(matches.entry_BTC.gather(-1, slot_BTC), score_BTC)
+        factor_W = self._factors(RECENCY, self.config.bm25_window)
+        query = rarest_words(whole_BX, whole_idf_BX, depth_BX, factor_W, QUERY_WORDS, word_BX, idf_BX)[:2]
+        positions = (x.flatten(0, 1) for x in (matches.entry_BTC, *(x[:, cut:] for x in query)))
+        entry_XC, *query = positions
+        ranked = rank_by_words(entry_XC, self.word_NK, self.norm_N, *query)
+        return Matches(*(x.view(matches.entry_BTC.shape) for x in ranked))
 
 
 def pair_keys(first_X: Tensor, second_X: Tensor) -> Tensor:

@@ -52,11 +52,17 @@ class CoverageFusion(Fusion):
         tokens, log_weight_BTS = found.tokens.first(n), found.log_weight_BTS[..., :n].float()
         feature_BTSP = torch.cat([counts_of_places(tokens).float(), log_weight_BTS[..., None]], dim=-1)
         feature_BTSP = F.rms_norm(feature_BTSP, (PLACES + 1,)).to(x_BTD.dtype)
-        hidden_BTSH = F.relu(self.x_proj(x_BTD)[..., None, :] + self.in_proj(feature_BTSP)).square()
+        hidden_BTSH = F.relu(self.x_proj(x_BTD)[..., None, :] + self.of_entries(feature_BTSP)).square()
         is_missing_BTS = tokens.is_padding_BTW.unflatten(-1, (n, -1)).all(dim=-1)
         weight_BTS = log_weight_BTS.softmax(dim=-1).masked_fill(is_missing_BTS, 0.0)
         y_BTD = self.out_proj((weight_BTS[..., None].to(x_BTD.dtype) * hidden_BTSH).sum(dim=-2))
         return y_BTD, F.pad(weight_BTS.detach(), (0, S - n))
+
+    def of_entries(self, feature_BTSP: Tensor) -> Tensor:
+        """`in_proj`, as a product over the places, whose number suits a GPU, and one column more."""
+        place_HP, weight_H1 = self.in_proj.weight.split([PLACES, 1], dim=1)
+        hidden_BTSH = F.linear(feature_BTSP[..., :PLACES], place_HP)
+        return hidden_BTSH + feature_BTSP[..., PLACES:] * weight_H1[:, 0].to(feature_BTSP.dtype)
 
 
 def counts_of_places(tokens: EntryTokens) -> Tensor:

@@ -86,9 +86,3 @@ def words_so_far(spelling_V: Tensor, text_BT: Tensor, start_BT: Tensor) -> tuple
         n_BT = (n_BT + length_BT.gather(1, at_BT).where(inside_BT, 0)).clamp(max=STEM)
     is_word_BT = is_word_BT & (position_T - first_BT < LONGEST)
     return numbered(written_BT).where(is_word_BT, 0), after_word_BT & ~goes_on_BT
-
-
-def only_first(word_BTX: Tensor) -> Tensor:
-    """The words, with 0 in place of those that have come before."""
-    same_BTXX = word_BTX[..., :, None] == word_BTX[..., None, :]
-    return word_BTX.masked_fill(same_BTXX.tril(-1).any(dim=-1), 0)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from common.constants import MASKED, PADDING
+from common.constants import MASKED
 from common.flags import flag
 
 from ..base_config import MemoryConfig
 from ..layers import INIT_STD, DerivedWeights, StreamLinear
 from ..losses import NEVER
-from ..ops import score_tokens, sum_tokens
-from ..ops.entry_layout import NO_TOKEN, PLACES
+from ..ops import match_tokens, sum_tokens
+from ..ops.entry_layout import PLACES
 from .entry_tokens import EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
 from .interfaces import Found, Fusion, MemoryContext, Reading
 
@@ -126,9 +126,8 @@ class TokenAttention(nn.Module):
         key_VR, previous_key_VR, entry_key_VR = self.derived(
             lambda: [project(unit_embedding_VD) for project in projections], *parameters
         )
-        logit_BTW = score_tokens(query_BTR, key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
-        previous_BTW = score_tokens(query_BTR, previous_key_VR, tokens.previous_BTW, tokens.entry_BTS, NO_TOKEN)
-        logit_BTW = logit_BTW + previous_BTW
+        words = tokens.token_BTW, tokens.previous_BTW, tokens.entry_BTS
+        logit_BTW, match_BTS = match_tokens(query_BTR, entry_query_BTR, key_VR, previous_key_VR, entry_key_VR, *words)
         logit_BTW = logit_BTW + self.follows_bias[0] * tokens.follows_BTW + self.follows_bias[1] * tokens.follows2_BTW
         if self.has_places:
             place_BTP = nn.functional.linear(place_query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
@@ -143,8 +142,6 @@ class TokenAttention(nn.Module):
                 more_BTSL = once_said_BTS[..., None] * (-unsaid_BTW).exp().unflatten(-1, (S, -1))
                 logit_BTW = logit_BTW + more_BTSL.flatten(-2)
 
-        match_BTW = score_tokens(entry_query_BTR, entry_key_VR, tokens.token_BTW, tokens.entry_BTS, PADDING)
-        match_BTS = match_BTW.unflatten(-1, (S, -1)).sum(dim=-1)
         entry_BTS = match_BTS / tokens.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)

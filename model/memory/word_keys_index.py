@@ -262,9 +262,9 @@ class WordKeysIndex(BM25Index):
         learned_BX2D = self.finder.vectors(row_BX2) * (row_BX2 > 0)[..., None]
         return (learned_BX2D + self.vector_FD[row_BX2].float()).sum(dim=-2)
 
-    def matches(self, word_BTW: Tensor, word_BT: Tensor, idf_BTW: Tensor, words: TextWords) -> tuple[Tensor, Tensor]:
+    def matches(self, *read) -> tuple[Tensor, Tensor]:
         """What the keys find: weights are the nats by which an entry is likelier than by chance, less a part."""
-        finder = self.finder
+        finder, (*by_word, words) = self.finder, read
         score_BT2R = finder.scores(self.query(words))
         n_found = min(self.config.finder_found, score_BT2R.shape[-1])
         best_BTC, cell_BTC, _ = search_grid(score_BT2R, n_found, False, finder.scale)
@@ -275,11 +275,12 @@ class WordKeysIndex(BM25Index):
         entry_BTC = entry_BTC.masked_fill(weight_BTC <= 0, NO_ENTRY)
         if self.edits is None:
             return entry_BTC, weight_BTC
-        edited = super().matches(word_BTW, word_BT, idf_BTW)
+        edited = super().matches(*by_word)
         return torch.cat([edited[0], entry_BTC], dim=-1), torch.cat([edited[1], weight_BTC], dim=-1)
 
-    def rank(self, matches: Matches, word_BXW, word_BX, idf_BXW, words: TextWords, cut: int) -> Matches:
-        return super().rank(matches, word_BXW, word_BX, idf_BXW, cut)
+    def rank(self, matches: Matches, *read) -> Matches:
+        *by_word, _, cut = read
+        return super().rank(matches, *by_word, cut)
 
     def loss(self, input_BT: Tensor) -> Tensor:
         """Cross-entropy in nats on row and column of random entries, asked by their words after words of the text."""

@@ -9,10 +9,11 @@
 | `entries` | `read_entries`, `unit_entries`: vectors of entries |
 | `entry_attention` | `attend_entries`, `attend_own`: attention to vectors of entries |
 | `entry_layout` | `lay_out_entries`: the tokens of entries, and how they relate to the text |
-| `token_attention` | `score_tokens`, `sum_tokens`: attention to the tokens of entries |
+| `token_attention` | `sum_tokens`: weighted sums of the tokens of entries |
+| `token_match` | `match_tokens`: how the tokens of entries match a position |
 | `continuations` | `attend_continuations`: attention to tokens after places |
 | `words` | `score_words`, `sum_words`: attention to single tokens, that neighbours do not share; `row_products` |
-| `shared_words` | the words that entries share with the text (BM25) |
+| `word_search` | `rarest_words`, `read_postings`, `rank_by_words`: the steps of a search by words (BM25) |
 | `suffix_bounds` | binary search in a suffix index; `suffix_levels`: of suffixes of every length |
 | `suffix_neighbours` | the places of a suffix index that share most with the text; `suffix_queries`: its suffixes |
 | `place_counts` | `spaced_places`, `next_tokens`: what follows many places, counted; `read_places` |
@@ -35,16 +36,17 @@ from .keep_best import keep_best
 from .normed_heads import normed_heads
 from .place_counts import next_tokens, read_places, spaced_places
 from .search_grid import search_grid
-from .shared_words import shared_words
 from .suffix_bounds import suffix_bounds, suffix_levels
 from .suffix_neighbours import suffix_neighbours, suffix_queries
-from .token_attention import score_tokens, sum_tokens
+from .token_attention import sum_tokens
+from .token_match import match_tokens
 from .twin import OPS, Op, twin
+from .word_search import rank_by_words, rarest_words, read_postings
 from .words import row_products, score_words, sum_words
 
 __all__ = [
-    "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best", "lay_out_entries",
-    "next_tokens", "normed_heads", "read_entries", "read_places", "row_products", "score_tokens", "score_words",
-    "search_grid", "shared_words", "spaced_places", "suffix_bounds", "suffix_levels", "suffix_neighbours",
-    "suffix_queries", "sum_tokens", "sum_words", "twin", "unit_entries",
+    "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best",
+    "lay_out_entries", "match_tokens", "next_tokens", "normed_heads", "rank_by_words", "rarest_words", "read_entries",
+    "read_places", "read_postings", "row_products", "score_words", "search_grid", "spaced_places", "suffix_bounds",
+    "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens", "sum_words", "twin", "unit_entries",
 ]  # fmt: skip

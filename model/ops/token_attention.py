@@ -1,8 +1,7 @@
-"""Attention to the tokens of entries: products with a query, and weighted sums.
+"""Weighted sums of the tokens of entries.
 
-The keys and values of tokens are rows of a projected embedding table of V rows: nothing of width D is computed for a
-token. The kernel reads those rows. In plain torch a product is looked up in `query @ table.T`, and a weighted sum is
-`(weights summed by token) @ table`.
+The values of tokens are rows of a projected embedding table of V rows: nothing of width D is computed for a token. The
+kernel reads those rows. In plain torch a sum is `(weights summed by token) @ table`.
 
 Axes: B batch · T position · S entries per position · L tokens per entry · W = S*L tokens · R width · V vocabulary
 """
@@ -15,26 +14,6 @@ from .triton import call
 from .twin import twin
 
 
-def _score_kernel(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor, skip: int) -> Tensor:
-    from .triton.token_attention import score_tokens as kernel
-
-    query_XR = query_BTR.to(table_VR.dtype).flatten(0, 1)
-    score_XW = call(kernel, query_XR, table_VR, token_BTW.flatten(0, 1), entry_BTS.flatten(0, 1), skip)
-    return score_XW.view(token_BTW.shape)
-
-
-# The kernels' gradients are summed by atomics, in no fixed order.
-@twin(_score_kernel, deterministic=False)
-def score_tokens(query_BTR: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor, skip: int) -> Tensor:
-    """(B, T, W) float32: the product of a position's query with the table's row of each token, 0 where it is `skip`.
-
-    Args:
-        entry_BTS: int64, the entry of each slot, NO_ENTRY for none. Equal entries have equal tokens.
-    """
-    score_BTW = (query_BTR @ table_VR.T).gather(-1, token_BTW.long().clamp(min=0)).float()
-    return score_BTW.masked_fill(token_BTW == skip, 0.0)
-
-
 def _sum_kernel(weight_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor) -> Tensor:
     from .triton.token_attention import sum_tokens as kernel
 
@@ -42,12 +21,13 @@ def _sum_kernel(weight_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_B
     return call(kernel, weight_BTW.flatten(0, 1), table_VR, *tokens, PADDING).view(*token_BTW.shape[:-1], -1)
 
 
+# The kernel's gradients are summed by atomics, in no fixed order.
 @twin(_sum_kernel, deterministic=False)
 def sum_tokens(weight_BTW: Tensor, table_VR: Tensor, token_BTW: Tensor, entry_BTS: Tensor) -> Tensor:
     """(B, T, R) in the table's dtype: the sum of the tokens' rows, each times its weight, without PADDING.
 
     Args:
-        entry_BTS: as in `score_tokens`.
+        entry_BTS: int64, the entry of each slot, NO_ENTRY for none. Equal entries have equal tokens.
     """
     weight_BTW = weight_BTW.masked_fill(token_BTW == PADDING, 0.0)
     return sum_by_token(weight_BTW, token_BTW, table_VR) @ table_VR

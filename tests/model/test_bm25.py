@@ -207,14 +207,14 @@ def test_frequent_keys_find_an_added_entry_as_in_one_list_with_all_others(freque
     word_NL, (by_rarity_NL, idf_NL) = index.words(token_NL), index._rarest_first(index.words(token_NL))
     mass_N, n_kept, n_left_out = idf_NL.sum(dim=1), 0, 0
     pair_NP = pair_keys(*(by_rarity_NL[:, x].long() for x in torch.combinations(torch.arange(5)).T))
-    for kind, key_NP in (("words", word_NL.long()), ("pairs", pair_NP)):
+    for key_NP in (word_NL.long(), pair_NP):
         for key in key_NP[key_NP != 0].unique().tolist():
             having = (key_NP == key).any(dim=1).nonzero()[:, 0].tolist()
             is_frequent = sum(entry < 40 for entry in having) > frequent
             others = having if is_frequent else [entry for entry in having if entry >= 40]
             expected = sorted(others, key=lambda entry: float(mass_N[entry]))[:n]
-            lists = index.edits[kind]
-            found = lists.entry_P[:-1][lists.key_P == key].tolist()
+            keys = index.edits["keys"]
+            found = keys.entry_P[:-1][keys.key_P == key].tolist()
             assert sorted(found) == sorted(entry for entry in expected if entry >= 40)
             n_kept, n_left_out = n_kept + len(found), n_left_out + sum(entry >= 40 for entry in having) - len(found)
     assert n_kept > 5 and n_left_out > 5

@@ -313,6 +313,46 @@ def test_reading_tokens_errs_no_more_than_torch(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "B, T, slots, length, width, vocabulary",
+    [(1, 5, 1, 7, 33, 31), (3, 100, 10, 28, 64, 6400), (2, 35, 5, 8, 128, 50), (1, 2, 4, 60, 64, 640)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_matching_tokens_errs_no_more_than_torch(B, T, slots, length, width, vocabulary, dtype, shared, monkeypatch):
+    from common.constants import PADDING
+    from model.ops import match_tokens
+    from model.ops.entry_layout import NO_TOKEN
+
+    length_N1 = torch.randint(0, length + 1, (60, 1), device="cuda")
+    bank = torch.randint(1, vocabulary, (60, length), device="cuda")
+    bank = bank.where(torch.arange(length, device="cuda") < length_N1, PADDING).int()
+    entry = torch.randint(-1, 60, (B, T, slots), device="cuda")  # one may stand in two slots of a position
+    entry = torch.where(torch.rand(B, T, slots, device="cuda") < shared, entry[:1, :1], entry)
+    entry[0, -1] = -1
+    token = bank[entry.clamp(min=0)].masked_fill((entry < 0)[..., None], PADDING)
+    previous = F.pad(token[..., :-1], (1, 0), value=PADDING).masked_fill(token == PADDING, NO_TOKEN)
+    words = token.flatten(-2), previous.flatten(-2), entry
+    exact = [torch.randn(B, T, width), torch.randn(B, T, width), *torch.randn(3, vocabulary, width)]
+    exact = [x.cuda().to(dtype).double() for x in exact]
+    grads = [torch.randn(x.shape, device="cuda") for x in (words[0], entry)]
+
+    def run(match, dtype):
+        inputs = [x.to(dtype).requires_grad_() for x in exact]
+        outs = match(*inputs, *words)
+        as_outs = [grad.to(out.dtype) for grad, out in zip(grads, outs, strict=True)]
+        return [x.double() for x in (*outs, *torch.autograd.grad(outs, inputs, as_outs))]
+
+    truth, eager = run(match_tokens.op.reference, torch.float64), run(match_tokens.op.reference, dtype)
+    with monkeypatch.context() as patch:
+        poison(patch)
+        fast = run(match_tokens, dtype)
+    for t, e, kernel in zip(truth, eager, fast, strict=True):
+        assert kernel.shape == t.shape
+        assert (kernel - t).norm() <= 1.05 * (e - t).norm() + 1e-5 * t.norm()
+    assert (truth[0] != 0).any() or T == 5
+
+
 def assert_reads_as_torch(
     score, mix, token, skip: int, width: int, vocabulary: int, dtype, monkeypatch, at_most: float = 1.05
 ) -> None:
@@ -455,16 +495,47 @@ def test_counted_next_tokens_equal_the_reference(X, Y, entries, length, vocabula
     assert (expected[1] > 0).any() or X == 1
 
 
+@pytest.mark.parametrize("B, T, W, n", [(1, 1, 1, 1), (2, 37, 5, 7), (3, 50, 32, 16), (2, 40, 31, 7), (2, 9, 33, 40)])
+@pytest.mark.parametrize("has_now", [False, True])
+def test_the_rarest_words_of_a_window_equal_the_reference(B, T, W, n, has_now):
+    from model.ops import rarest_words
+
+    word, now = (torch.randint(0, 12, (B, T), device="cuda") for _ in range(2))
+    idf = torch.randint(0, 4, (12,), device="cuda").float()  # many are worth the same
+    idf[0] = 0
+    depth = torch.arange(T, device="cuda").expand(B, T) % 23 - 1
+    factor = torch.rand(W, device="cuda").round(decimals=1).sort().values
+    args = word, idf[word], depth, factor, n, *((now, idf[now]) if has_now else ())
+    actual, expected = rarest_words(*args), rarest_words.op.reference(*args)
+    assert all(map(torch.equal, actual, expected))
+    assert T == 1 or (expected[0] > 0).any()
+
+
+@pytest.mark.parametrize("X, Y, P, n", [(1, 1, 0, 1), (3, 1, 1, 8), (37, 8, 500, 8), (129, 3, 1024, 5)])
+def test_the_postings_of_keys_equal_the_reference(X, Y, P, n):
+    from model.ops import read_postings
+
+    key_P = (torch.randint(1, 90, (P,), device="cuda") << torch.randint(0, 2, (P,), device="cuda") * 32).sort().values
+    entry_P = F.pad(torch.randint(0, 60, (P,), device="cuda"), (0, 1), value=-1).int()
+    key = torch.randint(0, 95, (X, Y), device="cuda") << torch.randint(0, 2, (X, Y), device="cuda") * 32
+    args = key, torch.rand(X, Y, device="cuda"), key_P, entry_P, torch.rand(60, device="cuda"), n
+    actual, expected = read_postings(*args), read_postings.op.reference(*args)
+    assert all(map(torch.equal, actual, expected))
+    assert P < 2 or (expected[0] >= 0).any()
+
+
 @pytest.mark.parametrize("X, C, K, Q", [(1, 1, 1, 1), (37, 64, 26, 16), (200, 5, 9, 17)])
-def test_the_words_that_entries_share_with_the_text_equal_the_reference(X, C, K, Q):
-    from model.ops import shared_words
+def test_ranking_entries_by_words_equals_the_reference(X, C, K, Q):
+    from model.ops import rank_by_words
 
     words = torch.arange(1, 2 * K + 1).expand(300, -1)[:, torch.randperm(2 * K)[:K]].int() * (torch.rand(300, K) < 0.8)
     asked = torch.stack([torch.randperm(2 * K + Q)[:Q] for _ in range(X)]).int()
-    args = [x.cuda() for x in (words.int(), torch.randint(0, 300, (X, C)), asked, torch.rand(X, Q))]
-    actual, expected = shared_words(*args), shared_words.op.reference(*args)
-    torch.testing.assert_close(actual, expected)
-    assert (expected > 0).any() or K == 1
+    value = torch.randint(0, 8, (X, Q)) / 8  # sums are exact: equal scores are equal in whatever order they are summed
+    norm = torch.randint(1, 5, (300,)) / 4
+    args = [x.cuda() for x in (torch.randint(-1, 300, (X, C)), words.int(), norm, asked, value)]
+    actual, expected = rank_by_words(*args), rank_by_words.op.reference(*args)
+    assert all(map(torch.equal, actual, expected))
+    assert (expected[1] > 0).any() or K == 1
 
 
 @pytest.mark.parametrize("B, T, X, S, L, window", [(1, 1, 1, 1, 1, 1), (3, 1, 20, 3, 5, 2), (2, 37, 37, 16, 32, 58)])
@@ -564,12 +635,14 @@ KERNEL_TESTS = {
     "attend_entries": test_attending_to_entries_errs_no_more_than_torch,
     "attend_own": test_attending_to_own_entries_errs_no_more_than_torch,
     "keep_best": test_keeping_the_best_equals_the_reference,
-    "score_tokens": test_reading_tokens_errs_no_more_than_torch,
+    "match_tokens": test_matching_tokens_errs_no_more_than_torch,
     "sum_tokens": test_reading_tokens_errs_no_more_than_torch,
     "score_words": test_reading_words_errs_no_more_than_torch,
     "sum_words": test_reading_words_errs_no_more_than_torch,
     "row_products": test_products_with_rows_equal_the_reference,
-    "shared_words": test_the_words_that_entries_share_with_the_text_equal_the_reference,
+    "rarest_words": test_the_rarest_words_of_a_window_equal_the_reference,
+    "read_postings": test_the_postings_of_keys_equal_the_reference,
+    "rank_by_words": test_ranking_entries_by_words_equals_the_reference,
     "lay_out_entries": test_laying_out_entries_equals_the_reference,
     "suffix_bounds": test_the_places_of_a_suffix_equal_the_reference,
     "suffix_levels": test_the_places_of_a_suffix_equal_the_reference,

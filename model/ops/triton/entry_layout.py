@@ -1,6 +1,7 @@
 """The tokens of found entries beside each other: one program a position, all its entries' tokens in registers.
 
-The recent text is read a token at a time, and each is compared with all tokens of the entries.
+The recent text is read a token at a time, and each is compared with all tokens of the entries. Whether the token before
+one stands in the text is read from what is known of that one.
 
 Axes: X positions · B batch · N bank entries · S slots, an entry each · L tokens of an entry · W = S L
 """
@@ -31,29 +32,26 @@ def _lay_out_entries(
     before2 = tl.load(at - 2, mask=found & (word >= 2)[None, :], other=PAD).to(tl.int32)
     here, depth = tl.load(place_ptr + position), tl.load(depth_ptr + position)  # tokens of the document before
     now = tl.load(text_ptr + here).to(tl.int32)
-    stands, stood = token == now, before == now
-    back, most = 1, tl.minimum(depth + 1, window)
-    while back < most:
-        said = tl.load(text_ptr + here - back).to(tl.int32)
-        stands |= token == said
-        stood |= before == said
-        back += 1
+    stands, most = token == now, tl.minimum(depth + 1, window)
+    for back in range(1, most):
+        stands |= token == tl.load(text_ptr + here - back).to(tl.int32)
+    to = (position * S + slot)[:, None] * L + word[None, :]
+    inside = (slot < S)[:, None] & (word < L)[None, :]
+    tl.store(stands_ptr + to, stands, mask=inside)
+    tl.debug_barrier()  # other threads wrote what a thread reads of the token before its own
+    stood = tl.load(stands_ptr + to - 1, mask=inside & (word >= 1)[None, :], other=0).to(tl.int32)
     is_padding = token == PAD
     last = tl.load(text_ptr + here - 1, mask=depth > 0, other=PAD).to(tl.int32)
     follows = (before == now) & (before != PAD)
     follows2 = follows & (before2 == last) & (before2 != PAD)
     length = tl.maximum(tl.sum(tl.where(is_padding, 0, 1), axis=1), 1)
     from_end = tl.minimum(tl.maximum(length[:, None] - 1 - word[None, :], 0), FARTHEST)
-    stood &= (word >= 1)[None, :]
-    place = from_end * 4 + stands.to(tl.int32) * 2 + stood.to(tl.int32)
-    to = (position * S + slot)[:, None] * L + word[None, :]
-    inside = (slot < S)[:, None] & (word < L)[None, :]
+    place = from_end * 4 + stands.to(tl.int32) * 2 + stood
     tl.store(token_ptr + to, token, mask=inside)
     tl.store(previous_ptr + to, tl.where(is_padding, NONE, before), mask=inside)
     tl.store(follows_ptr + to, follows, mask=inside)
     tl.store(follows2_ptr + to, follows2, mask=inside)
     tl.store(padding_ptr + to, is_padding, mask=inside)
-    tl.store(stands_ptr + to, stands, mask=inside)
     tl.store(place_of_ptr + to, place.to(tl.uint8), mask=inside)
     tl.store(length_ptr + position * S + slot, length.to(tl.int64), mask=slot < S)
 
