@@ -5,7 +5,7 @@
 #   for seed in 1 2 3; do SEED=$seed bash run_file/asked.sh; done
 #   EXPERIMENT=1_6_22 CAPITALS=0.5 ABSENT=0.2 CALIBRATE=1 EVAL_FLAGS="--asked_cases 300" bash run_file/asked.sh
 #   EXPERIMENT=1_6_35 CAPITALS=0.5 ABSENT=0.2 CROWDED=10000 SCRAMBLED=0.35 KEPT_BACK=0.15 CALIBRATE=1 bash run_file/asked.sh
-#   EXPERIMENT=1_6_37 PASSAGES=1 ...      # as the line above; passages of the text are in the bank, too
+#   EXPERIMENT=1_6_41 PASSAGES=1 ...      # as the line above; passages of the text are in the bank, too
 #
 # DATA (dataset/stable) holds the files that knowledge.sh needs, and of the public tests what there is, as
 # python -m dataset.convert writes it: pararel_object.jsonl, popqa_insert.jsonl, zsre_insert.jsonl, counterfact_edit.jsonl.

@@ -33,8 +33,8 @@ SPEEDS = {
 # On real text, against the plain model of today's recipe.
 TODAY = ("train", "step, one H200")
 TODAYS_SPEEDS = {
-    "1.6.0": "1.6.0, plain", "1.6.20": "1.6.20, suffixes", "1.6.28": "1.6.28, words, pointer alone",
-    "1.6.27": "1.6.27, words, blocks read 4",
+    "1.6.0": "1.6.0, plain", "1.6.20": "1.6.20, suffixes", "1.6.35, kernels of 1.6.41": "1.6.35, words",
+    "1.6.41": "1.6.41, words and suffixes", "1.6.37, kernels of 1.6.41": "1.6.37, the same in all rows",
     "1.6.22": "1.6.22, words, blocks read 16",
 }  # fmt: skip
 

@@ -140,8 +140,10 @@ def both(page: Page) -> str:
         "facts alone, learned in every fourth row (1.6.39)": (BOTH, "1.6.39", "memory"),
         "both searches (1.6.37), facts alone in the bank": (BOTH, "1.6.37, without passages", "memory"),
         "**both (1.6.37)**": (BOTH, "1.6.37", "memory"),
-        "the same, bank shuffled": (BOTH, "1.6.37", "shuffled"),
+        "1.6.37, bank shuffled": (BOTH, "1.6.37", "shuffled"),
         "**facts learned in every fourth row (1.6.40)**": (BOTH, "1.6.40", "memory"),
+        "**in every second row (1.6.41)**": (BOTH, "1.6.41", "memory"),
+        "1.6.41, bank shuffled": (BOTH, "1.6.41", "shuffled"),
         "in every eighth row": (BOTH, "1.6.40, every eighth row", "memory"),
         "in every fourth, one block of suffixes": (BOTH, "1.6.40, one block of suffixes", "memory"),
         "its search for facts, without the model": (BOTH, "1.6.37", "search_alone"),
@@ -161,7 +163,7 @@ def both(page: Page) -> str:
 
 
 def both_sources(page: Page) -> str:
-    return by_source(page, BOTH, [("1.6.0", "plain"), ("1.6.37", "memory")])
+    return by_source(page, BOTH, [("1.6.0", "plain"), ("1.6.41", "memory")])
 
 
 def best_rate(page: Page, name: str, arm: str) -> str:

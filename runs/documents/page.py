@@ -18,7 +18,7 @@ CHINESE = {
     "plain model (1.6.0)": "普通模型 (1.6.0)",
     "plain, the same entries in its prompt": "普通模型, 同样的条目写进提示",
     "a memory of facts (1.6.35)": "事实的记忆 (1.6.35)",
-    "a memory of facts and text (1.6.37)": "事实和文本的记忆 (1.6.37)",
+    "a memory of facts and text (1.6.41)": "事实和文本的记忆 (1.6.41)",
     "on mixed text": "混合文本的 Loss",
     "question": "题型",
     "plain": "普通模型",
