@@ -1,8 +1,8 @@
 """Vectors of words that are known by their tokens, read from a small table that stays in the L2 cache.
 
-Three operations, each other's gradients: a score of each word, a weighted sum of words, and the spreading of weighted
-vectors over the table's rows. Neighbouring positions read the same entries: a program takes P of them, and for each
-entry that a slot of theirs holds, the rows of its words are read, or added to, once, and the rest is a matrix product.
+A weighted sum of words, and its gradients: a score of each word, and the spreading of weighted vectors over the table's
+rows. Neighbouring positions read the same entries: a program takes P of them, and for each entry that a slot of theirs
+holds, the rows of its words are read, or added to, once, and the rest is a matrix product.
 
 Where a position has many words for the size of the table, sums and spreading are denser: a part of the positions at a
 time, weights are summed by word in a matrix of a column for each row of the table, and its products are what is asked.
@@ -248,24 +248,6 @@ def spread_tokens(
     return _launch(_spread, weight_XW, vector_XR, token_XW, entry_XS, out, skip, n_rows, n_copies).sum(dim=0)
 
 
-@custom_op
-def sum_and_spread_tokens(
-    weight_XW: Tensor, table_VR: Tensor, vector_XR: Tensor, token_XW: Tensor, entry_XS: Tensor, skip: int
-) -> tuple[Tensor, Tensor]:
-    """`sum_tokens` of a table and `spread_tokens` of vectors, by the same weights."""
-    n_rows, words = len(table_VR), (token_XW, entry_XS)
-    if not _is_dense(token_XW, n_rows):
-        return (
-            sum_tokens.launch(weight_XW, table_VR, *words, skip),
-            spread_tokens.launch(weight_XW, vector_XR, *words, n_rows, skip),
-        )
-    sum_XR, spread = table_VR.new_empty(vector_XR.shape), []
-    for part, mass_PV in _by_words(weight_XW, token_XW, n_rows, table_VR.dtype, skip):
-        torch.mm(mass_PV, table_VR, out=sum_XR[part])
-        spread.append(_spread_by_words(mass_PV, vector_XR[part]))
-    return sum_XR, _total(spread)
-
-
 @score_tokens.register_fake
 def _(query_XR, table_VR, token_XW, entry_XS, skip):
     return query_XR.new_empty(token_XW.shape, dtype=torch.float32)
@@ -281,20 +263,9 @@ def _(weight_XW, vector_XR, token_XW, entry_XS, n_rows, skip):
     return vector_XR.new_empty(n_rows, vector_XR.shape[1], dtype=torch.float32)
 
 
-@sum_and_spread_tokens.register_fake
-def _(weight_XW, table_VR, vector_XR, token_XW, entry_XS, skip):
-    return table_VR.new_empty(vector_XR.shape), table_VR.new_empty(table_VR.shape, dtype=torch.float32)
-
-
 def _setup(ctx, inputs, output) -> None:
     *tensors, ctx.skip = inputs
     ctx.save_for_backward(*tensors)
-
-
-def _score_backward(ctx, grad_XW: Tensor):
-    query_XR, table_VR, *words = ctx.saved_tensors
-    grad_query_XR, grad_table_VR = sum_and_spread_tokens(grad_XW, table_VR, query_XR, *words, ctx.skip)
-    return grad_query_XR.to(query_XR.dtype), grad_table_VR.to(table_VR.dtype), None, None, None
 
 
 def _sum_backward(ctx, grad_XR: Tensor):
@@ -304,5 +275,4 @@ def _sum_backward(ctx, grad_XR: Tensor):
     return grad_weight_XW, grad_table_VR, None, None, None
 
 
-score_tokens.register_autograd(_score_backward, setup_context=_setup)
 sum_tokens.register_autograd(_sum_backward, setup_context=_setup)
