@@ -2,7 +2,7 @@
 
 Axes: B batch · T position · N bank entries · L tokens per entry · K words per entry · W tokens of the window
       X any number of rows; or entries that a position points to · P postings · R partners of a word
-      Q words of the text · A words added to an entry
+      Q words of the text · A words added to an entry · Y keys of a position · Z = Y times the postings of a key
 
 A word of the text points to the entries in which it weighs most, and so does each pair with a word shortly before it:
 a common name has too many entries, a pair of words few. What is found is ranked by BM25 over the words of the window.
@@ -50,7 +50,7 @@ class BM25Config(MemoryConfig):
         "words of the window are, though they may stand in an earlier sentence",
         within=(0.5, 1),
     )  # fmt: skip
-    bm25_window: int = flag(32, "last tokens of the text whose words find and rank entries", within=(2, None))
+    bm25_window: int = flag(32, "last tokens of the text whose words find and rank entries", within=(2, 256))
     bm25_stop_words: list[str] = flag(
         ["question", "answer", "subject", "object", "relation", "true"],
         "words of the text that find nothing: those of the forms in which questions are asked",

@@ -30,7 +30,7 @@ def keep_best(
     Equal scores keep their order: the best of t - 1 come first, then the matches in their order.
 
     Args:
-        entry_BTX: int64, NO_ENTRY for no match.  weight_BTX: float32, 0 there.
+        entry_BTX: int32 or int64, NO_ENTRY for no match.  weight_BTX: float32, 0 there.
         start_BT: bool, True where nothing earlier counts.
         best_BC: int64, the best entries before the first position.  score_BC: float32, their scores.
         decay: in (0, 1].

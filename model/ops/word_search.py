@@ -38,10 +38,10 @@ def rarest_words(
         word_BTQ: int32, Q = n of them, or all; worth most first, of equal ones the one first said. A word that has come
         before is 0.  worth_BTQ, value_BTQ: float32, the value times the factor, and the value, of all of them.
     """
-    W, T = len(factor_W), word_BT.shape[1]
+    W = len(factor_W)
     back_W = torch.arange(W - 1, -1, -1, device=word_BT.device)
     is_near_BTW = back_W <= depth_BT[..., None]
-    words, values = (F.pad(x, (W - 1, 0)).unfold(1, W, 1)[:, :T] for x in (word_BT, value_BT))
+    words, values = (F.pad(x, (W - 1, 0)).unfold(1, W, 1) for x in (word_BT, value_BT))
     word_BTW, value_BTW = words.where(is_near_BTW, 0), values.where(is_near_BTW, 0.0)
     if now_BT is not None:
         word_BTW = torch.cat([word_BTW, now_BT[..., None]], dim=-1)

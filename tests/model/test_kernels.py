@@ -315,7 +315,7 @@ def test_reading_tokens_errs_no_more_than_torch(
 
 @pytest.mark.parametrize(
     "B, T, slots, length, width, vocabulary",
-    [(1, 5, 1, 7, 33, 31), (3, 100, 10, 28, 64, 6400), (2, 35, 5, 8, 128, 50), (1, 2, 4, 60, 64, 640)],
+    [(1, 5, 1, 7, 33, 31), (3, 100, 10, 28, 64, 6400), (2, 35, 5, 8, 128, 50), (1, 2, 4, 200, 260, 640)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared", [0.0, 0.8])
@@ -497,7 +497,9 @@ def test_counted_next_tokens_equal_the_reference(X, Y, entries, length, vocabula
     assert (expected[1] > 0).any() or X == 1
 
 
-@pytest.mark.parametrize("B, T, W, n", [(1, 1, 1, 1), (2, 37, 5, 7), (3, 50, 32, 16), (2, 40, 31, 7), (2, 9, 33, 40)])
+@pytest.mark.parametrize(
+    "B, T, W, n", [(1, 1, 1, 1), (2, 37, 5, 7), (3, 50, 32, 16), (2, 40, 31, 7), (2, 9, 33, 40), (1, 250, 200, 16)]
+)
 @pytest.mark.parametrize("has_now", [False, True])
 def test_the_rarest_words_of_a_window_equal_the_reference(B, T, W, n, has_now):
     from model.ops import rarest_words

@@ -19,7 +19,7 @@ POSITIONS, TOKENS = 16, 32  # of a program, and of an entry at a time
 PARTS, WARPS = 4, 1  # that the entries of P positions are dealt into, and of a program
 BACKWARD_PARTS, BACKWARD_WARPS = 2, 2
 # Some tokens are in most entries: their sums, made in several copies of the tables, do not wait for each other.
-COPIES = 4
+MOST_COPIES, COPIED_FLOATS = 4, 1 << 23
 
 
 @triton.jit
@@ -140,6 +140,11 @@ def _sizes(token_XW: Tensor, entry_XS: Tensor, R: int, parts: int, dtype: torch.
     return S, L, max(triton.next_power_of_2(S), 2), parts, precision, POSITIONS, block_L, block_R
 
 
+def wider(R: int) -> int:
+    """How many times the warps of a width of 64."""
+    return min(max(triton.next_power_of_2(R) // 64, 1), 4)
+
+
 @custom_op
 def match_tokens(
     query_XR: Tensor, match_query_XR: Tensor, key_VR: Tensor, previous_key_VR: Tensor, match_key_VR: Tensor,
@@ -156,7 +161,15 @@ def match_tokens(
     tensors = query_XR, match_query_XR, key_VR, previous_key_VR, match_key_VR, token_XW, previous_XW, entry_XS
     sizes = _sizes(token_XW, entry_XS, R, PARTS, query_XR.dtype)
     _match_tokens[(triton.cdiv(X, POSITIONS), PARTS)](
-        *(x.contiguous() for x in tensors), score_XW, match_XS, X, R, padding, no_token, *sizes, num_warps=WARPS
+        *(x.contiguous() for x in tensors),
+        score_XW,
+        match_XS,
+        X,
+        R,
+        padding,
+        no_token,
+        *sizes,
+        num_warps=WARPS * wider(R),
     )
     return score_XW, match_XS
 
@@ -170,15 +183,16 @@ def spread_matches(
     """(2, X, R) and (3, V, R) float32, gradients of `match_tokens`: of queries and keys. The order of sums is open."""
     (X, R), V = query_XR.shape, len(key_VR)
     vectors = query_XR.new_zeros(2, X, R, dtype=torch.float32)
-    tables = query_XR.new_zeros(3, COPIES, V, R, dtype=torch.float32)
+    n_copies = min(MOST_COPIES, max(COPIED_FLOATS // (V * R), 1))
+    tables = query_XR.new_zeros(3, n_copies, V, R, dtype=torch.float32)
     tensors = (
         grad_XW, match_grad_XS, query_XR, match_query_XR, key_VR, previous_key_VR, match_key_VR, token_XW, previous_XW,
         entry_XS,
     )  # fmt: skip
     sizes = _sizes(token_XW, entry_XS, R, BACKWARD_PARTS, query_XR.dtype)
     _spread_matches[(triton.cdiv(X, POSITIONS), BACKWARD_PARTS)](
-        *(x.contiguous() for x in tensors), *vectors, *tables, X, R, V, COPIES, padding, no_token, *sizes,
-        num_warps=BACKWARD_WARPS,
+        *(x.contiguous() for x in tensors), *vectors, *tables, X, R, V, n_copies, padding, no_token, *sizes,
+        num_warps=BACKWARD_WARPS * wider(R),
     )  # fmt: skip
     return vectors, tables.sum(dim=1)
 

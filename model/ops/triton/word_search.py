@@ -60,29 +60,29 @@ def rarest_words(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """As the reference."""
     W, has_now = len(factor_W), now_BT is not None
-    Q = min(n, W + has_now)
+    Q, WB = min(n, W + has_now), max(triton.next_power_of_2(W), 2)
     word_BTQ = torch.empty(*word_BT.shape, Q, dtype=torch.int32, device=word_BT.device)
     worth_BTQ, value_BTQ = (torch.empty_like(word_BTQ, dtype=torch.float32) for _ in range(2))
     now, now_value = (now_BT, now_value_BT) if has_now else (word_BT, value_BT)
     tensors = (x.contiguous() for x in (word_BT, value_BT, depth_BT, factor_W, now, now_value))
     _rarest_words[(word_BT.numel(),)](
-        *tensors, word_BTQ, worth_BTQ, value_BTQ, W, Q, has_now, max(triton.next_power_of_2(W), 2), num_warps=1
+        *tensors, word_BTQ, worth_BTQ, value_BTQ, W, Q, has_now, WB, num_warps=min(max(WB * WB // 1024, 1), 8)
     )
     return word_BTQ, worth_BTQ, value_BTQ
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_wanted", "n_keys", "n_steps"])  # edits change them: each would be compiled anew
 def _read_postings(
-    wanted_ptr, weight_ptr, key_ptr, entry_ptr, norm_ptr, found_ptr, worth_ptr, n_wanted, n_keys, n, NONE: tl.constexpr,
-    STEPS: tl.constexpr, KB: tl.constexpr, NB: tl.constexpr,
+    wanted_ptr, weight_ptr, key_ptr, entry_ptr, norm_ptr, found_ptr, worth_ptr, n_wanted, n_keys, n_steps, n,
+    NONE: tl.constexpr, KB: tl.constexpr, NB: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64) * KB + tl.arange(0, KB)
     wanted = tl.load(wanted_ptr + item, mask=item < n_wanted, other=0)
     weight = tl.load(weight_ptr + item, mask=item < n_wanted, other=0.0)
     low = tl.zeros([KB], dtype=tl.int32)
     high = tl.where(wanted != 0, n_keys, 0)
-    for _ in range(STEPS):
-        middle = (low + high) // 2
+    for _ in range(n_steps):
+        middle = low + (high - low) // 2
         is_open = low < high
         is_less = tl.load(key_ptr + middle, mask=is_open, other=0) < wanted
         low = tl.where(is_open & is_less, middle + 1, low)
@@ -106,8 +106,8 @@ def read_postings(
     entry_XZ = torch.empty(X, Y * n, dtype=torch.int32, device=key_XY.device)
     weight_XZ = torch.empty(X, Y * n, dtype=torch.float32, device=key_XY.device)
     _read_postings[(triton.cdiv(X * Y, KEYS),)](
-        key_XY.contiguous(), weight_XY.contiguous(), key_P, entry_P, norm_N, entry_XZ, weight_XZ, X * Y, n_keys, n,
-        NO_ENTRY, n_keys.bit_length(), KEYS, max(triton.next_power_of_2(n), 2), num_warps=4,
+        key_XY.contiguous(), weight_XY.contiguous(), key_P, entry_P, norm_N, entry_XZ, weight_XZ, X * Y, n_keys,
+        n_keys.bit_length(), n, NO_ENTRY, KEYS, max(triton.next_power_of_2(n), 2), num_warps=4,
     )  # fmt: skip
     return entry_XZ, weight_XZ
 
@@ -141,6 +141,6 @@ def rank_by_words(
     ranked_XC = torch.empty_like(entry_XC, memory_format=torch.contiguous_format)
     score_XC = torch.empty(X, C, dtype=torch.float32, device=entry_XC.device)
     tensors = (x.contiguous() for x in (entry_XC, word_NK, norm_N, word_XQ, value_XQ))
-    warps = min(max(block_C * block_K // 1024, 1), 8)
+    warps = min(max(block_C * block_K // 1024, block_C * block_C // 2048, 1), 8)
     _rank_by_words[(X,)](*tensors, ranked_XC, score_XC, C, K, Q, block_C, block_K, num_warps=warps)
     return ranked_XC, score_XC
