@@ -3,7 +3,7 @@
 Axes: B batch · T position · D width · V vocabulary · S entries per position · L tokens per entry · W = S*L tokens
       R width of the queries, keys and values
 
-The keys and values of tokens are rows of a projected embedding table of V rows (`ops/token_match.py`, `ops/token_attention.py`).
+The keys and values of tokens are rows of a projected embedding table of V rows (`ops/token_match.py`).
 Related: See et al. 2017, arXiv:1704.04368 (pointer-generator); Merity et al. 2016, arXiv:1609.07843 (pointer sentinel
 mixture); Olsson et al. 2022 (induction: copy what followed the matching token).
 """
