@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.constants import NO_ENTRY, PADDING
-from common.flags import flag
+from common.flags import flag, require
 
 from ..base_config import MemoryConfig
 from ..ops import rank_by_words, rarest_words, read_postings
@@ -31,6 +31,7 @@ RECENCY = 0.975  # factor of a word's weight for each token that it lies back
 KEPT = 0.98  # factor of a found entry's weight from one token to the next
 COMMON = 1.0  # nats that a common word weighs at most
 FREQUENT = 1000  # entries; a key with more of them says little about what a text asks for
+MOST_CANDIDATES = 1024  # of a position: every two of them are compared
 WIDTH = 32  # words kept of an entry, if it does not have more of its own
 ADDED_WITH = 3  # rarest words of an entry that words added to it make pairs with
 PARTNERS, QUERY_WORDS = 7, 16  # rarest words of the window: that pairs are made with; that entries are ranked by
@@ -73,6 +74,8 @@ class BM25Config(MemoryConfig):
 
     def check(self) -> None:
         read_also(self.bm25_also_words)
+        n, most = self.num_candidates, MOST_CANDIDATES
+        require(n <= most, f"--num_candidates {n} are too many to be ranked by words; at most {most}")
 
 
 class CutPostings(PostingList):

@@ -61,7 +61,7 @@ class TokenConfig(PlaceConfig):
     """Flags of attention to tokens: in the fusion, and in the pointer."""
 
     word_key_dim: int = flag(
-        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, None)
+        64, "width of the queries and keys that compare a position with the tokens of its entries", within=(1, 256)
     )
     unsaid_tokens: bool = flag(
         False,

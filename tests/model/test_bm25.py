@@ -220,6 +220,11 @@ def test_frequent_keys_find_an_added_entry_as_in_one_list_with_all_others(freque
     assert n_kept > 5 and n_left_out > 5
 
 
+def test_more_candidates_than_can_be_ranked_are_refused():
+    with pytest.raises(ValueError, match="--num_candidates 1025 are too many to be ranked by words; at most 1024"):
+        tiny_config(**CONFIG, num_candidates=1025)
+
+
 def test_a_run_keeps_how_its_tokens_are_spelled(tokenizer, tmp_path):
     model = tiny_model(**CONFIG)
     assert torch.equal(model.bank.spelling & 3, torch.full((6400,), 2))  # each token a word
