@@ -41,30 +41,39 @@ def next_token_losses(logits_BTV: Tensor, next_BT: Tensor, softcap: float, reduc
     return loss.view_as(next_BT) if reduction == "none" else loss
 
 
+def next_labels(labels_BT: Tensor) -> Tensor:
+    """The label of the token after each; IGNORED after the last."""
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+
+
 def language_model_loss(logits_BTV: Tensor, labels_BT: Tensor, softcap: float = 0.0) -> Tensor:
     """Mean negative log-likelihood in nats over the positions whose next token has a label.
 
     `labels_BT` is beside the input, not shifted (the convention of transformers): the logits at t predict the label at
     t + 1. A batch without any label gives 0.
     """
-    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    next_BT = next_labels(labels_BT)
     return next_token_losses(logits_BTV, next_BT, softcap, "sum") / (next_BT != IGNORED).sum().clamp(min=1)
 
 
-def copying_loss(
-    logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor, softcap: float = 0.0
-) -> Tensor:
+def drawing_losses(logits_BTV: Tensor, labels_BT: Tensor, softcap: float = 0.0) -> Tensor:
+    """(B, T) float32: negative log-likelihoods in nats of the next tokens, 0 where none has a label."""
+    return next_token_losses(logits_BTV, next_labels(labels_BT), softcap, "none")
+
+
+def copying_loss(loss_BT: Tensor, copy_BTW: Tensor, token_BTW: Tensor, labels_BT: Tensor) -> Tensor:
     """`language_model_loss` of a model that draws the next token from its logits or copies one of W tokens.
 
     Equal to that loss over `mixed_log_probabilities` of memory/tokens.py, without a second tensor of B*T*V.
 
     Args:
+        loss_BT: what `drawing_losses` returns. Compiled apart, its gradient is as simple as that of a model that copies
+            nothing.
         copy_BTW: float32, the probability that each token is copied; the rest of 1 is drawn. Of every row, or of every
             n-th, the first one on; in the other rows nothing is copied.
     Source: See et al. 2017, arXiv:1704.04368, equation 9.
     """
-    next_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
-    drawn_BT = -next_token_losses(logits_BTV, next_BT, softcap, "none")
+    next_BT, drawn_BT = next_labels(labels_BT), -loss_BT
     every = len(next_BT) // len(copy_BTW)
     mixed_BT = drawn_BT[::every] + (1 - copy_BTW.sum(dim=-1)).clamp(min=NEVER).log()
     copied_BT = (copy_BTW * (token_BTW == next_BT[::every, :, None])).sum(dim=-1).clamp(min=NEVER).log()

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from .config import MemoryHFConfig, ModelConfig
 from .layers import Context, DerivedWeights, in_autocast, make_norm, normed, scaled
-from .losses import copying_loss, softcapped
+from .losses import copying_loss, drawing_losses, softcapped
 from .memory.bank import MemoryBank, access_histogram, add_reads, usage_statistics
+from .memory.continuations import words_of
 from .memory.ema import ema_update
 from .memory.grid_order import Cached, order_bank
 from .memory.interfaces import ForwardPass, Found, MemoryContext, Reading
@@ -34,8 +35,8 @@ from .memory.suffixes import Suffixes
 from .memory.text import previous_tokens
 from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
 from .model_original import Block, Transformer
-from .ops import unit_entries
-from .static_cache import beside
+from .ops import order_of_words, unit_entries
+from .streams import beside, branch_of
 from .visibility import Visibility
 
 
@@ -109,7 +110,7 @@ class MemoryTransformer(Transformer):
         self.finder = self.settings.retrieval_class.make_finder(self.settings) if reads else None
         if self.settings.pointer:
             self.pointer = Pointer(self.settings)
-        self.copying_loss = copying_loss
+        self.drawing_losses, self.copying_loss = drawing_losses, copying_loss
 
     def make_block(self, layer: int) -> nn.Module:
         if layer not in self.settings.reading_layers:
@@ -138,28 +139,48 @@ class MemoryTransformer(Transformer):
             matches, config.cache_layers - 1,
         )  # fmt: skip
 
-        def search() -> tuple[object, Found | None]:
-            """For `--retrieval`, and for the blocks of `--suffix_layers`."""
+        def search() -> object:
             every = self.row_stride_of(len(input_BT))
             read = inputs.every(every) if every > 1 else inputs
-            found = retrieval.search(config, self.bank, read, lay_out="text" in needs)
-            if (part := config.suffix_part) is None:
-                return found, None
-            own = inputs._replace(matches=suffixes, text_layer=config.cache_layers - 2)
-            return found, Suffixes.search(part, self.bank, own, lay_out=False)
+            return retrieval.search(config, self.bank, read, lay_out="text" in needs)
 
-        (found, places), searched = beside(cache, search)
+        def search_suffixes() -> Found | None:
+            """For the blocks of `--suffix_layers`."""
+            if (part := config.suffix_part) is None:
+                return None
+            own = inputs._replace(matches=suffixes, text_layer=config.cache_layers - 2)
+            return Suffixes.search(part, self.bank, own, lay_out=False)
+
+        # A step of a StaticCache searches beside its first blocks. One of training makes what is needed later there.
+        decoding = getattr(cache, "branch", None)
+        branch = branch_of(input_BT.device) if self.searches_beside(matches) else decoding
+        places, _ = beside(decoding, search_suffixes)
+        if branch and places is not None and self.training:
+            order, _ = beside(branch, lambda: order_of_words(words_of(places), config.vocab_size))
+            places = places._replace(order_2Z=order)
+        found, searched = beside(branch, search)
+        searched, found_later = (searched, None) if decoding else (None, searched)
         text = None
         if "text" in needs and retrieval.index_class is None:
             text = input_BT, previous_tokens(input_BT, visible.document_BX, cache, config.cache_layers - 1)
         has_kernel = torch.is_grad_enabled() and unit_entries.op.uses_kernel(embedding_VD.device)
         return MemoryContext(
             bank_token_NL=self.bank.tokens, embedding_VD=embedding_VD, shared=found, places=places,
-            searched=searched, oracle_B=oracle_B,
+            searched=searched, found_later=found_later, oracle_B=oracle_B,
             mask=config.fusion_class.make_mask(config, visible, len(input_BT)) if "mask" in needs else None,
             common=self.bank.common_tokens() if "common" in needs and has_kernel else None,
             unit_embedding_VD=unit_VD, text=text, **shared,
         )  # fmt: skip
+
+    def searches_beside(self, matches: object) -> bool:
+        """Whether a training step lays out beside its first blocks what was found ahead of it."""
+        return self.training and matches is not None and self.finder is None and self.device.type == "cuda"
+
+    def before(self, blocks: list[nn.Module], context: Context) -> None:
+        """The first blocks that read `context.shared` wait for it."""
+        if getattr(context, "found_later", None) is not None and any(reads_shared(block, context) for block in blocks):
+            context.found_later.wait()
+            context.found_later = None
 
     def row_stride_of(self, n_rows: int) -> int:
         """One of so many rows is read: all of them, but in training with `memory_every`."""
@@ -173,17 +194,23 @@ class MemoryTransformer(Transformer):
         finder_loss = getattr(getattr(context, "shared", None), "loss", None)
         return x_BTD, terms if finder_loss is None else terms | {"finder": finder_loss}, readings
 
-    def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
+    def predict(
+        self, x_BTD: Tensor, read_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int,
+        return_logits: bool,
+    ):  # fmt: skip
         if not self.settings.pointer:
-            return super().predict(x_BTD, context, labels, logits_to_keep, return_logits)
-        if context.searched is not None:
-            context.searched.wait()
-        every = len(x_BTD) // len(context.shared.entry_BTS)
-        copy_BTW = self.pointer(x_BTD[::every], context.shared, context.unit_embedding_VD)
+            return super().predict(x_BTD, read_BTD, context, labels, logits_to_keep, return_logits)
+        for event in (context.searched, context.found_later):
+            if event is not None:
+                event.wait()
+        every = len(x_BTD) // len(read_BTD)
+        copy_BTW = self.pointer(read_BTD, context.shared, context.unit_embedding_VD)
         reading = pointer_reading(copy_BTW, context.shared)
         token_BTW, logits_BTV = context.shared.tokens.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
         cap = self.settings.logit_softcap
-        lm_loss = None if labels is None else self.copying_loss(logits_BTV, copy_BTW, token_BTW, labels, cap)
+        lm_loss = None
+        if labels is not None:
+            lm_loss = self.copying_loss(self.drawing_losses(logits_BTV, labels, cap), copy_BTW, token_BTW, labels)
         if not return_logits:
             return None, lm_loss, [reading]
         copy_BTW, token_BTW = (spread_rows(x[:, -logits_to_keep:], every) for x in (copy_BTW, token_BTW))
@@ -196,7 +223,7 @@ class MemoryTransformer(Transformer):
             self.embeddings = torch.compile(embeddings)
         if self.settings.pointer:
             self.pointer.compile()
-            self.copying_loss = torch.compile(copying_loss)
+            self.drawing_losses, self.copying_loss = map(torch.compile, (drawing_losses, copying_loss))
 
     # What the training loop calls: see the docstrings of `Transformer`.
 
@@ -277,6 +304,12 @@ class MemoryTransformer(Transformer):
         for layer in self.settings.reading_layers:
             self.blocks[layer].retrieval.keys_2RK.copy_(keys_2RK)
         return order_N.cpu()
+
+
+def reads_shared(block: nn.Module, context: MemoryContext) -> bool:
+    """Whether a block reads what the search of `--retrieval` has found."""
+    reads_places = context.places is not None and isinstance(getattr(block, "retrieval", None), Suffixes)
+    return isinstance(block, MemoryBlock) and not reads_places
 
 
 def spread_rows(x_BTX: Tensor, every: int) -> Tensor:

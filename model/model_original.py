@@ -268,10 +268,12 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         hidden_states = [x_BTD] if output_hidden_states else None
         x_BTD, aux_losses, readings = self.run_blocks(x_BTD, context, hidden_states)
         end = compiled_end if self.training and self.stretches else end_stream
-        x_BTD = end(x_BTD, self.norm)
+        x_BTD, *read = end(x_BTD, self.norm, self.row_stride_of(len(x_BTD)))
         if hidden_states:
             hidden_states = (*hidden_states[:-1], x_BTD)
-        logits_BTV, lm_loss, more_readings = self.predict(x_BTD, context, labels, logits_to_keep, return_logits)
+        logits_BTV, lm_loss, more_readings = self.predict(
+            x_BTD, *(read or [x_BTD]), context, labels, logits_to_keep, return_logits
+        )
         readings += more_readings
         if self.training:
             self.count_reads(readings)
@@ -303,6 +305,9 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         )  # fmt: skip
         return x_BTD, context
 
+    def before(self, blocks: list[nn.Module], context: Context) -> None:
+        """What is due before these blocks run."""
+
     def run_blocks(
         self, x_BTD: Tensor, context: Context, hidden_states: list | None = None
     ) -> tuple[Tensor, dict[str, Tensor], list]:
@@ -314,6 +319,7 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
         terms, readings = {}, []
         in_stretches = self.training and hidden_states is None and context.cache is None and self.stretches
         for blocks in in_stretches or ([block] for block in self.blocks):
+            self.before(blocks, context)
             if len(blocks) > 1:
                 x_BTD, each_aux, read = compiled_stretch(blocks, x_BTD, context)
             else:
@@ -326,8 +332,19 @@ class Transformer(Generation, PreTrainedModel, GenerationMixin):
                 terms.setdefault(name, []).append(value)
         return x_BTD, {name: torch.stack(values).mean() for name, values in terms.items()}, readings
 
-    def predict(self, x_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int, return_logits: bool):
-        """From the last states: logits (or None), the language-model loss (or None), and what was read on the way."""
+    def row_stride_of(self, n_rows: int) -> int:
+        """One of so many rows of a pass is read by a memory."""
+        return 1
+
+    def predict(
+        self, x_BTD: Tensor, read_BTD: Tensor, context: Context, labels: Tensor | None, logits_to_keep: int,
+        return_logits: bool,
+    ):  # fmt: skip
+        """From the last states: logits (or None), the language-model loss (or None), and what was read on the way.
+
+        Args:
+            read_BTD: the states of the rows that a memory reads.
+        """
         logits_BTV = self.lm_head(x_BTD[:, -logits_to_keep:])
         cap = self.settings.logit_softcap
         lm_loss = None if labels is None else self.language_model_loss(logits_BTV, labels, cap)

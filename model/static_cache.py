@@ -6,7 +6,6 @@ Axes: B batch · P positions of the cache · T new positions · G heads · E wid
 """
 
 import gc
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,19 +25,6 @@ EAGER_CALLS = 1  # compile the kernels, and fill `DerivedWeights`, before the ca
 def check_room(length: int, capacity: int) -> None:
     if length > capacity:
         raise ValueError(f"a cache of {capacity} positions is full; StaticCache takes the length of the whole text")
-
-
-def beside(cache, work: Callable):
-    """`work()` and, where a step is captured, the event of its end: replays run it beside what the step does next.
-
-    What reads the result must wait for the event first, and `work` must read nothing that is freed before.
-    """
-    stream = getattr(cache, "branch", None)
-    if stream is None:
-        return work(), None
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        return work(), stream.record_event()
 
 
 class StaticLayer(DynamicLayer):

@@ -34,9 +34,13 @@ def begin_stream(x_BTD: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor | N
     return x_BTD, in_autocast(at_unit_scale(x_BTD)) if config.residual_scalars else None
 
 
-def end_stream(x_BTD: Tensor, norm: nn.RMSNorm) -> Tensor:
-    """What the output layer reads."""
-    return in_autocast(norm(x_BTD))
+def end_stream(x_BTD: Tensor, norm: nn.RMSNorm, every: int = 1) -> tuple[Tensor, ...]:
+    """What the output layer reads and, if that is not the same, every n-th row for the pointer.
+
+    Compiled, gradients of the two are added as the norm's is worked out.
+    """
+    x_BTD = in_autocast(norm(x_BTD))
+    return (x_BTD,) if every == 1 else (x_BTD, x_BTD[::every].contiguous())
 
 
 compiled_stretch, compiled_begin, compiled_end = map(torch.compile, (run_stretch, begin_stream, end_stream))

@@ -107,7 +107,8 @@ class BM25Index(BankIndex):
         self.also = AlsoWords(self.config.bm25_also_words, token_NL.device)
         word_NL = self.words(token_NL)
         every_NL = torch.cat([word_NL, self.added(word_NL)], dim=1)
-        self.word_V, count_V = every_NL[every_NL > 0].unique(return_counts=True)
+        word_V, count_V = every_NL[every_NL > 0].unique(return_counts=True)
+        self.word_V = word_V.clone()  # on a GPU it holds the memory of all that are not unique, too
         if not len(self.word_V):  # an empty bank
             self.word_V, count_V = word_NL.new_ones(1), torch.ones(1, device=word_NL.device)
         self.idf_V = torch.log(self.n_shown / count_V).clamp(min=0.01).float()

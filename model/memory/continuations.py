@@ -60,9 +60,9 @@ class ContinuationFusion(Fusion):
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
         query_XR, nothing_XGY = self.ask(x_BTD, gain_D)
-        token_XYS = found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
         read_XGYR, weight_XS = attend_continuations(
-            query_XR, key_VR, value_VR, token_XYS, found.log_weight_BTS.flatten(0, 1), nothing_XGY, self.groups
+            query_XR, key_VR, value_VR, words_of(found), found.log_weight_BTS.flatten(0, 1), nothing_XGY, self.groups,
+            found.order_2Z,
         )  # fmt: skip
         return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)
 
@@ -72,6 +72,11 @@ class ContinuationFusion(Fusion):
         asked_XK = F.linear(x_BTD.flatten(0, 1), *self.asking(lambda: joined(*parts), *parts))
         R, N = self.q_proj.out_features, self.nothing.out_features
         return asked_XK[:, :R], asked_XK[:, R : R + N].unflatten(-1, (len(self.groups), -1))
+
+
+def words_of(found: Found) -> Tensor:
+    """(X, Y, S) int64: the tokens after each place, PADDING for none."""
+    return found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
 
 
 def joined(query_RD: Tensor, nothing_ND: Tensor, bias_N: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, Tensor]:

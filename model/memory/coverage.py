@@ -50,7 +50,7 @@ class CoverageFusion(Fusion):
     def forward(self, x_BTD: Tensor, found: Found, context: MemoryContext) -> tuple[Tensor, Tensor]:
         n, S = self.config.n_block_entries, self.config.num_selected
         tokens, log_weight_BTS = found.tokens.first(n), found.log_weight_BTS[..., :n].float()
-        feature_BTSP = torch.cat([counts_of_places(tokens).float(), log_weight_BTS[..., None]], dim=-1)
+        feature_BTSP = torch.cat([counts_of_places(tokens), log_weight_BTS[..., None]], dim=-1)
         feature_BTSP = F.rms_norm(feature_BTSP, (PLACES + 1,)).to(x_BTD.dtype)
         hidden_BTSH = F.relu(self.x_proj(x_BTD)[..., None, :] + self.of_entries(feature_BTSP)).square()
         is_missing_BTS = tokens.is_padding_BTW.unflatten(-1, (n, -1)).all(dim=-1)
@@ -66,8 +66,8 @@ class CoverageFusion(Fusion):
 
 
 def counts_of_places(tokens: EntryTokens) -> Tensor:
-    """(B, T, S, P) int64: how many tokens of each entry have each place."""
+    """(B, T, S, P) float32: how many tokens of each entry have each place."""
     S = tokens.entry_BTS.shape[-1]
     place_BTSL, is_padding_BTSL = (x.unflatten(-1, (S, -1)) for x in (tokens.place_BTW, tokens.is_padding_BTW))
-    place_P = torch.arange(PLACES, device=place_BTSL.device, dtype=torch.uint8)
-    return ((place_BTSL[..., None] == place_P) & ~is_padding_BTSL[..., None]).sum(dim=-2)
+    count_BTSP = torch.zeros(*place_BTSL.shape[:-1], PLACES, device=place_BTSL.device)
+    return count_BTSP.scatter_add_(-1, place_BTSL.long(), (~is_padding_BTSL).float())

@@ -55,7 +55,7 @@ def unsaid_before(weight_V: Tensor, tokens: EntryTokens) -> Tensor:
     is_unsaid_BTW = ~(tokens.stands_BTW | tokens.is_padding_BTW)
     # Tokens that do not count take a weight each of its own: a single one would gather the gradients of all of them.
     spread_W = torch.arange(is_unsaid_BTW.shape[-1], device=weight_V.device) % len(weight_V)
-    index_BTW = torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W)
+    index_BTW = torch.where(is_unsaid_BTW, tokens.token_BTW, spread_W).int()  # the backward pass keeps it
     weight_BTW = looked_up(weight_V, index_BTW, COPIES if weight_V.is_cuda else 1) * is_unsaid_BTW
     weight_BTSL = weight_BTW.unflatten(-1, (tokens.length_BTS.shape[-1], -1))
     if torch.are_deterministic_algorithms_enabled():  # CUDA's cumulative sum is not
@@ -72,7 +72,7 @@ def looked_up(weight_V: Tensor, index_BTW: Tensor, n_copies: int) -> Tensor:
     Common tokens stand at most positions: a single weight of each would gather all those gradients one after another.
     """
     if n_copies > 1:
-        copy_T1 = torch.arange(index_BTW.shape[1], device=weight_V.device)[:, None] % n_copies
+        copy_T1 = torch.arange(index_BTW.shape[1], device=weight_V.device, dtype=torch.int32)[:, None] % n_copies
         weight_V, index_BTW = weight_V.expand(n_copies, -1).flatten(), index_BTW + len(weight_V) * copy_T1
     return weight_V[index_BTW]
 

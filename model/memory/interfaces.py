@@ -36,6 +36,7 @@ class Found(NamedTuple):
         query_BTD: what selected the entries, without gradient; None: no query did.
         edited_BTS: bool, entries whose text was edited since the training; None: nobody asks.
         loss: scalar in nats, of the retrieval's own training, where it learns; None: it does not.
+        order_2Z: the tokens of all positions sorted (`ops.order_of_words`), for gradients of `ContinuationFusion`.
     """
 
     entry_BTS: Tensor
@@ -48,6 +49,7 @@ class Found(NamedTuple):
     log_share_BTS: Tensor | None = None
     edited_BTS: Tensor | None = None
     loss: Tensor | None = None
+    order_2Z: tuple[Tensor, Tensor] | None = None
 
 
 class Reading(NamedTuple):
@@ -116,7 +118,8 @@ class MemoryContext(Context):
     embedding_VD: Tensor  # in the precision of autocast
     shared: object  # the result of the retrieval's `search`
     places: Found | None  # that of the search for suffixes, where it is made beside another one
-    searched: torch.cuda.Event | None  # what reads `shared` waits for it; None: it is there
+    searched: torch.cuda.Event | None  # what reads `shared` or `places` waits for it; None: they are there
+    found_later: torch.cuda.Event | None  # of a training step: the blocks that read `shared` are begun after it
     oracle_B: Tensor | None
     mask: object  # "mask": the result of the fusion's `make_mask`
     common: CommonTokens | None  # "common": frequent tokens of the bank, while a kernel's gradient needs them

@@ -28,7 +28,7 @@
 """
 
 from .best_of_rows import best_of_rows
-from .continuations import attend_continuations
+from .continuations import attend_continuations, order_of_words
 from .entries import read_entries, unit_entries
 from .entry_attention import attend_entries, attend_own
 from .entry_layout import lay_out_entries
@@ -46,7 +46,8 @@ from .words import row_products, score_words, sum_words
 
 __all__ = [
     "OPS", "Op", "attend_continuations", "attend_entries", "attend_own", "best_of_rows", "keep_best",
-    "lay_out_entries", "match_tokens", "next_tokens", "normed_heads", "rank_by_words", "rarest_words", "read_entries",
-    "read_places", "read_postings", "row_products", "score_words", "search_grid", "spaced_places", "suffix_bounds",
-    "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens", "sum_words", "twin", "unit_entries",
+    "lay_out_entries", "match_tokens", "next_tokens", "normed_heads", "order_of_words", "rank_by_words", "rarest_words",
+    "read_entries", "read_places", "read_postings", "row_products", "score_words", "search_grid", "spaced_places",
+    "suffix_bounds", "suffix_levels", "suffix_neighbours", "suffix_queries", "sum_tokens", "sum_words", "twin",
+    "unit_entries",
 ]  # fmt: skip

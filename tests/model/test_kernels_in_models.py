@@ -54,14 +54,18 @@ def test_gradients_go_through_a_pass_that_fills_a_cache(fusion):
     torch.testing.assert_close(*grads)
 
 
+NO_DROPOUT = {"residual_scalars": True, "fusion_dropout": 0.0}
+
+
 @pytest.mark.parametrize(
     "design, compiled",
     [
         ({"fusion": "words", "retrieval": "ngram", "pointer": True}, False),
-        ({"fusion": "continuations", "retrieval": "suffix", "residual_scalars": True, "fusion_dropout": 0.0}, True),
-        (VARIANTS["bm25-and-suffix"] | {"residual_scalars": True, "fusion_dropout": 0.0}, True),
+        ({"fusion": "continuations", "retrieval": "suffix"} | NO_DROPOUT, True),
+        (VARIANTS["bm25-and-suffix"] | NO_DROPOUT, True),
+        (VARIANTS["bm25-and-suffix"] | {"n_layers": 8, "memory_layers": [5], "memory_every": 2} | NO_DROPOUT, True),
     ],
-    ids=["words", "continuations in a stretch", "two searches in a stretch"],
+    ids=["words", "continuations in a stretch", "two searches in a stretch", "facts laid out beside a stretch"],
 )
 def test_a_replayed_step_equals_an_eager_one(design, compiled):
     from contextlib import nullcontext
@@ -81,10 +85,9 @@ def test_a_replayed_step_equals_an_eager_one(design, compiled):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         generator, losses = torch.Generator().manual_seed(1), []
         for _ in range(EAGER_CALLS + 4):
-            ids = torch.randint(3, 61, (4, 16), generator=generator)
-            out = step(
-                {"input_ids": ids, "labels": ids}, torch.ones((), device="cuda"), 1.0, lambda part: nullcontext()
-            )
+            ids = torch.randint(3, 61, (4, 16), generator=generator).cuda()
+            batch = {"input_ids": ids, "labels": ids} | model.search_text(ids)  # found ahead, as in training
+            out = step(batch, torch.ones((), device="cuda"), 1.0, lambda part: nullcontext())
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
             losses.append(out.lm_loss.item())

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from common.constants import IGNORED
 from model import ModelConfig
-from model.losses import copying_loss, language_model_loss, softcapped
+from model.losses import copying_loss, drawing_losses, language_model_loss, softcapped
 from tests.conftest import tiny_config, tiny_model
 from tests.model.variants import RECIPE
 from trainer.config import OptimConfig, parse_cli
@@ -113,8 +113,8 @@ def test_capped_logits_stay_below_the_cap_and_their_loss_is_that_of_the_logits()
     )
     copy_BTW, token_BTW = torch.rand(2, 6, 3) / 4, random_ids(2, 6, 3)
     torch.testing.assert_close(
-        copying_loss(logits_BTV, copy_BTW, token_BTW, labels_BT, 15.0),
-        copying_loss(capped_BTV, copy_BTW, token_BTW, labels_BT),
+        copying_loss(drawing_losses(logits_BTV, labels_BT, 15.0), copy_BTW, token_BTW, labels_BT),
+        copying_loss(drawing_losses(capped_BTV, labels_BT), copy_BTW, token_BTW, labels_BT),
     )
 
 

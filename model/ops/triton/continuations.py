@@ -14,11 +14,12 @@ from torch import Tensor
 
 from common.constants import MASKED, PADDING
 
+from ..continuations import order_of_words
 from . import custom_op
 from .token_attention import _rows
 
-WORDS = 64  # of a program that adds up gradients of the tables
-SHORT = torch.iinfo(torch.int16)
+WORDS = 32  # of a program that adds up gradients of the tables
+OF_WARP = 4096  # numbers of a tile; sums across warps take longer than what more of them do at once
 
 
 @triton.jit
@@ -143,7 +144,7 @@ def _spread(
 @custom_op
 def attend_continuations(
     query_XR: Tensor, key_VR: Tensor, value_VR: Tensor, token_XYS: Tensor, log_weight_XS: Tensor, nothing_XGY: Tensor,
-    groups: list[int],
+    groups: list[int], token_Z: Tensor | None = None, word_Z: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What is read, (X, G, Y, R) in the table's dtype, and the weight of each place, (X, S) float32."""
     (X, Y, S), (G, R) = token_XYS.shape, (len(groups), query_XR.shape[1])
@@ -161,7 +162,7 @@ def attend_continuations(
 @custom_op
 def attend_continuations_gradient(
     grad_XGYR: Tensor, query_XR: Tensor, key_VR: Tensor, value_VR: Tensor, token_XYS: Tensor, log_weight_XS: Tensor,
-    nothing_XGY: Tensor, groups: list[int],
+    nothing_XGY: Tensor, groups: list[int], token_Z: Tensor | None, word_Z: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Of queries, keys, values, log-weights and logits of nothing; those of a table are summed in no fixed order."""
     (X, Y, S), (G, R) = token_XYS.shape, (len(groups), query_XR.shape[1])
@@ -177,12 +178,13 @@ def attend_continuations_gradient(
         grad_query_XR, grad_log_weight_XS, grad_nothing_XGY, attention_XYS, grad_logit_XYS, scale, of_query,
         nothing_XGY.stride(0), *sizes, MASKED, block_S, block_R, num_warps=warps,
     )  # fmt: skip
-    kind = torch.int16 if len(key_VR) <= SHORT.max + 1 else torch.int32  # few bits are sorted faster
-    token_Z, word_Z = token_XYS.flatten().to(kind).sort()
+    if token_Z is None:
+        token_Z, word_Z = order_of_words(token_XYS, len(key_VR))
     grad_tables = [torch.zeros_like(x_VR, dtype=torch.float32) for x_VR in (key_VR, value_VR)]
     _spread[(triton.cdiv(len(word_Z), WORDS),)](
         token_Z, word_Z, query_XR, key_VR, grad_XGYR, attention_XYS, grad_logit_XYS, *grad_tables, scale,
-        len(word_Z), of_query, *sizes, len(key_VR), WORDS, block_R, num_warps=4,
+        len(word_Z), of_query, *sizes, len(key_VR), WORDS, block_R,
+        num_warps=max(WORDS * block_R // (OF_WARP // 2), 1),
     )  # fmt: skip
     grad_key_VR, grad_value_VR = (x_VR.to(key_VR.dtype) for x_VR in grad_tables)
     return grad_query_XR, grad_key_VR, grad_value_VR, grad_log_weight_XS, grad_nothing_XGY
@@ -196,30 +198,31 @@ def _with_whole_rows(x: Tensor) -> Tensor:
 def _blocks(S: int, R: int) -> tuple[int, int, int]:
     """Places and width of a program, and its warps."""
     block_S, block_R = max(triton.next_power_of_2(S), 2), triton.next_power_of_2(R)
-    return block_S, block_R, min(max(block_S * block_R // 512, 1), 8)
+    return block_S, block_R, min(max(block_S * block_R // OF_WARP, 1), 8)
 
 
 @attend_continuations.register_fake
-def _(query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups):
+def _(query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups, token_Z=None, word_Z=None):
     (X, Y, S), R = token_XYS.shape, query_XR.shape[1]
     return value_VR.new_empty(X, len(groups), Y, R), log_weight_XS.new_empty(X, S)
 
 
 @attend_continuations_gradient.register_fake
-def _(grad_XGYR, query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups):
+def _(grad_XGYR, query_XR, key_VR, value_VR, token_XYS, log_weight_XS, nothing_XGY, groups, token_Z, word_Z):
     like = query_XR, key_VR, value_VR, log_weight_XS, nothing_XGY
     return tuple(x.new_empty(x.shape) for x in like)
 
 
 def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.groups = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.groups, token_Z, word_Z = inputs
+    ctx.save_for_backward(*tensors, token_Z, word_Z)
 
 
 def _gradient(ctx, grad_XGYR: Tensor, _):
-    grads = attend_continuations_gradient(grad_XGYR, *ctx.saved_tensors, ctx.groups)
+    *tensors, token_Z, word_Z = ctx.saved_tensors
+    grads = attend_continuations_gradient(grad_XGYR, *tensors, ctx.groups, token_Z, word_Z)
     grad_query_XR, grad_key_VR, grad_value_VR, grad_log_weight_XS, grad_nothing_XGY = grads
-    return grad_query_XR, grad_key_VR, grad_value_VR, None, grad_log_weight_XS, grad_nothing_XGY, None
+    return grad_query_XR, grad_key_VR, grad_value_VR, None, grad_log_weight_XS, grad_nothing_XGY, None, None, None
 
 
 attend_continuations.register_autograd(_gradient, setup_context=_setup)
