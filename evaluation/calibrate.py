@@ -21,7 +21,9 @@ right before, less the share that is right after, is what the edits cost there (
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost` and facts that the bank lacks at most `--lacking_cost`; if all cost these more, the one that costs least.
-Of settings within one standard error of the best, the one closest to the training is written.
+Of settings within one standard error of the best, the one closest to the training is written. Of several runs, such as
+the seeds of an experiment, all answers count together, and all get one setting: one run's answers tell less.
+Answers are kept in the run folder (calibration.json). A second call measures only what is new there.
 The values of the training as the only ones of `--scales`, `--asked`, `--edited` and `--edited_unsaid` take it back.
 Give questions that test nothing. Facts of which the bank states several objects are left out. Edited runs are refused.
 `eval_model.py` sets earlier results aside. Training the run again starts from the values of its flags.
@@ -29,11 +31,9 @@ Related: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 """
 
 import argparse
-import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ from model import load_run
 from runs.journal import Journal
 from runs.run import write_json
 
+from .calibrate_choice import Outcome, Setting, chosen, read_measured, together, write_measured
 from .calibrate_questions import Questions, held_facts, questions_of
 from .config import EvalConfig, precision
 from .counterfact import ModelAnswers
@@ -54,59 +55,9 @@ from .gold import find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
-SCALES, ASKED, UNSAID = (1.0, 1.5, 2.0, 3.0), (0.0, 1.5, 3.0), (0.0, 1.0, 3.0)
+SCALES, ASKED, UNSAID = (1.0, 1.5, 2.0), (0.0, 1.5, 3.0), (0.0, 1.0)
 TEXT_ROWS = 64  # of the validation text
-
-
-class Setting(NamedTuple):
-    """Values of `pointer_scale`, `pointer_asked`, `pointer_edited` and `pointer_edited_unsaid`."""
-
-    scale: float
-    asked: float = 0.0
-    edited: float = 0.0
-    edited_unsaid: float = 0.0
-
-    def __str__(self):
-        scale, *others = (f"pointer_{name} {x:g}" for name, x in self._asdict().items() if x or name == "scale")
-        return ", ".join([scale, *others])
-
-    def distance(self, other: "Setting") -> float:
-        return sum(abs(a - b) for a, b in zip(self, other, strict=True))
-
-    @classmethod
-    def of(cls, flags: dict) -> "Setting":
-        return cls(**{name: flags.get(f"pointer_{name}", 1.0 if name == "scale" else 0.0) for name in cls._fields})
-
-
-class Outcome(NamedTuple):
-    """Of one setting: whether each question was answered right (0 or 1), for each share; the loss of the text.
-
-    lacking: the share of the answers about facts that the bank lacks, which the edits cost.
-    """
-
-    followed: np.ndarray
-    kept: np.ndarray
-    written: np.ndarray
-    text_loss: float
-    lacking: float = 0.0
-
-    @property
-    def shares(self) -> list[float]:
-        return [float(right.mean()) for right in self[:3]]
-
-    @property
-    def score(self) -> float:
-        return harmonic_mean(self.shares)
-
-    def error(self, other: "Outcome") -> float:
-        """The standard error of the difference of two scores on the same questions, by its linear part.
-
-        Answers count as independent, though a fact is asked in two wordings: it is rather too small.
-        """
-        parts = zip(self[:3], other[:3], self.shares, strict=True)
-        return math.sqrt(
-            sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
-        )
+HEAD = "scale  asked  edited  unsaid  followed      kept   written  together  lacking  text loss"
 
 
 class Unedited(NamedTuple):
@@ -145,30 +96,16 @@ def measure(
     followed, kept, after = np.split(np.array(right), np.cumsum([len(asked.followed), len(asked.kept)]))
     lacking = float((before - after).mean()) if len(before) else 0.0
     outcome = Outcome(followed, kept, written, text_loss or 0.0, lacking)
-    told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
-    told += f"{100 * (0 - outcome.lacking):+9.1f}" if len(before) else f"{'-':>9}"
-    print(
-        f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{setting.edited_unsaid:8g}{told} "
-        + (f"{'-':>10}" if text_loss is None else f"{text_loss:10.4f}"),
-        flush=True,
-    )
+    print(line_of(setting, outcome, len(before) > 0, text_loss is not None), flush=True)
     return outcome
 
 
-def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float, lacking_cost: float) -> Setting:
-    """Of the settings as good as the best that cost little, the one closest to the training.
-
-    The text's loss is compared with that of the setting closest to the training of all. If all that cost the text
-    little cost facts that the bank lacks too much, the one that costs these least is chosen.
-    """
-    order = sorted(outcomes, key=trained.distance)
-    most = outcomes[order[0]].text_loss + text_cost
-    order = [setting for setting in order if outcomes[setting].text_loss <= most]
-    settings = [setting for setting in order if outcomes[setting].lacking <= lacking_cost]
-    if not settings:
-        return min(order, key=lambda setting: outcomes[setting].lacking)
-    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
-    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
+def line_of(setting: Setting, outcome: Outcome, has_lacking: bool, has_text: bool) -> str:
+    """A line of the table under `HEAD`."""
+    told = "".join(f"{share:10.1%}" for share in (*outcome.shares, outcome.score))
+    told += f"{100 * (0 - outcome.lacking):+9.1f}" if has_lacking else f"{'-':>9}"
+    told += f" {outcome.text_loss:10.4f}" if has_text else f" {'-':>10}"
+    return f"{setting.scale:5g}{setting.asked:7g}{setting.edited:8g}{setting.edited_unsaid:8g}{told}"
 
 
 def require_values(args: argparse.Namespace) -> None:
@@ -199,33 +136,66 @@ def settings_to_try(args: argparse.Namespace, run_dir: Path, model, trained: Set
         raise ValueError(f"{run_dir} was trained without --unsaid_tokens, so --edited_unsaid changes nothing")
     asked = args.asked or (ASKED if model.settings.pointer_state_scale else (0.0,))
     tried = UNSAID if knows_edits and model.settings.unsaid_tokens else ()
-    edited, unsaid = args.edited or (trained.edited,), args.edited_unsaid or (*tried, trained.edited_unsaid)
+    edited = args.edited or (trained.edited, *([trained.edited + 1] if trained.edited else []))
+    unsaid = args.edited_unsaid or (*tried, trained.edited_unsaid)
     return [Setting(*values) for values in product(*(sorted({*own}) for own in (args.scales, asked, edited, unsaid)))]
 
 
-def calibrate(args: argparse.Namespace) -> None:
-    """Measure the settings, write the best, and print what it changes.
+class Measured(NamedTuple):
+    """Of one run: the setting in its config.json, that of its training, and what each setting did."""
+
+    run_dir: Path
+    before: Setting
+    trained: Setting
+    outcomes: dict[Setting, Outcome]
+
+
+def measured(run_dir: Path, args: argparse.Namespace) -> Measured:
+    """What each setting does in a run. What was measured before, of the same weights and questions, is kept there.
 
     Raises:
-        FileNotFoundError, ValueError: the run has no pointer or has edits, there are no questions, or a number is too
-            small.
+        FileNotFoundError, ValueError: the run has no pointer or has edits, or there are no questions.
     """
-    require_values(args)
     wordings = kept_back(read_wordings(args.wordings), args.kept_back)[1] if args.wordings else None
-    run_dir, device = Path(args.run), choose_device(args.device)
+    device = choose_device(args.device)
     model, tokenizer = load_run(run_dir, device), load_tokenizer(run_dir, "run")
     if edited := Journal(run_dir).edited_rows():
         raise ValueError(f"{run_dir} has {len(edited)} edited entries: undo them first (python -m editing undo)")
-    flags = read_json(run_dir / "flags.json")
-    data, config = flags["data"], read_json(run_dir / "config.json")
+    flags, config = read_json(run_dir / "flags.json"), read_json(run_dir / "config.json")
+    data = flags["data"]
     if data["object_path"] and Path(args.object_path).resolve() == Path(data["object_path"]).resolve():
         raise ValueError(f"--object_path {args.object_path} tests this run: give questions of the training")
     before, trained = map(Setting.of, (config, flags["model"]))
-    settings = settings_to_try(args, run_dir, model, trained)
-    files = EvalConfig(
-        object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
-    )
-    gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
+    settings, key = settings_to_try(args, run_dir, model, trained), key_of(run_dir, args)
+    outcomes = read_measured(run_dir, key)
+    if wanted := [setting for setting in settings if setting not in outcomes]:
+        files = EvalConfig(
+            object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
+        )
+        gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
+        asked = questions_to_ask(args, wordings, gold, tokenizer, files)
+        answers, text, unedited = ModelAnswers(model, tokenizer, files), text_to_read(data, args), {}
+        with precision(device, flags["optim"]["dtype"]):
+            print(f"{run_dir}\n{HEAD}")
+            for setting in wanted:
+                outcomes[setting] = measure(setting, answers, asked, text, unedited)
+        write_measured(run_dir, key, outcomes)
+    return Measured(run_dir, before, trained, {setting: outcomes[setting] for setting in settings})
+
+
+def key_of(run_dir: Path, args: argparse.Namespace) -> dict:
+    """What the answers of a run depend on, beside its setting."""
+    paths = [
+        *sorted(run_dir.glob("*.safetensors")),
+        Path(args.object_path),
+        *([args.wordings] if args.wordings else []),
+    ]
+    files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()}
+    return {"files": files, "limit": args.limit, "kept_back": args.kept_back, "bank": args.database_init_path}
+
+
+def questions_to_ask(args: argparse.Namespace, wordings, gold, tokenizer, files: EvalConfig) -> Questions:
+    """Those of the file whose facts the bank has; tells how many there are, and how many facts it lacks."""
     held, gold, crowds, lacking = held_facts(args.object_path, args.limit, gold)
     if wordings is not None:
         held = [(row, fact) for row, fact in held if fact.predicate in wordings]
@@ -237,31 +207,58 @@ def calibrate(args: argparse.Namespace) -> None:
         print(f"{len(asked.lacking)} questions ask about facts that the bank lacks")
     else:
         print(f"--lacking_cost bounds nothing: the bank lacks no fact of {args.object_path} with an edited predicate")
+    return asked
+
+
+def text_to_read(data: dict, args: argparse.Namespace) -> EvalConfig:
+    """The first rows of the run's validation text; tells if there is none."""
     val_path = data["val_path"] if data["val_path"] and Path(data["val_path"]).exists() else None
     if val_path is None:
         where = data["val_path"] or "in the flags of the run"
         print(f"the loss of text is left out, and --text_cost bounds nothing: there is no validation file {where}")
-    text = EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
-    with precision(device, flags["optim"]["dtype"]):
-        answers, outcomes, unedited = ModelAnswers(model, tokenizer, files), {}, {}
-        print("scale  asked  edited  unsaid  followed      kept   written  together  lacking  text loss")
-        for setting in settings:
-            outcomes[setting] = measure(setting, answers, asked, text, unedited)
+    return EvalConfig(val_path=val_path, limit=TEXT_ROWS, batch_size=8, cache_dir=data["cache_dir"])
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Measure the settings in each run, write the one that is best in all together, and print what it changes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `measured`, a number is too small, or the runs were trained in other ways.
+    """
+    require_values(args)
+    runs = [measured(run_dir, args) for run_dir in args.run]
+    trained = runs[0].trained
+    for other in runs[1:]:
+        if other.trained != trained or other.outcomes.keys() != runs[0].outcomes.keys():
+            raise ValueError(
+                f"{other.run_dir} was trained with {other.trained}, {runs[0].run_dir} with {trained}: give runs of one "
+                "experiment"
+            )
+    outcomes = {setting: together([run.outcomes[setting] for run in runs]) for setting in runs[0].outcomes}
+    if len(runs) > 1:
+        print(f"{len(runs)} runs together\n{HEAD}")
+        for setting, outcome in outcomes.items():
+            print(line_of(setting, outcome, bool(outcome.lacking), bool(outcome.text_loss)))
     best = chosen(outcomes, trained, args.text_cost, args.lacking_cost)
     cost = ""
     if (least := outcomes[best].lacking) > args.lacking_cost:
         which = "every setting within --text_cost costs facts that the bank lacks"
         cost = f"; {which} more than --lacking_cost {args.lacking_cost:g}, this one least: {least:.4f}"
-    if best == before:
-        print(f"the run has the best setting already: {best}{cost}")
-        return
-    write_json(run_dir / "config.json", config | {f"pointer_{name}": x for name, x in best._asdict().items()})
-    print(f"{run_dir} has {best}, before {before}{cost}; ask again: python eval_model.py --run {run_dir}")
+    for run_dir, before, _, _ in runs:
+        if best == before:
+            print(f"{run_dir} has the best setting already: {best}{cost}")
+            continue
+        config = read_json(run_dir / "config.json")
+        write_json(run_dir / "config.json", config | {f"pointer_{name}": x for name, x in best._asdict().items()})
+        print(f"{run_dir} has {best}, before {before}{cost}; ask again: python eval_model.py --run {run_dir}")
 
 
 def main() -> None:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--run", required=True, help="run folder; its config.json is changed")
+    parser.add_argument(
+        "--run", nargs="+", required=True, type=Path,
+        help="run folder, or several of one experiment, which get one setting; config.json is changed",
+    )  # fmt: skip
     parser.add_argument("--object_path", required=True, help="object questions with the uuid of their facts, no tests")
     parser.add_argument("--database_init_path", help="where the run's knowledge file is, if it was moved")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
@@ -270,11 +267,12 @@ def main() -> None:
         help="values of pointer_asked to try with each scale (default: 0 1.5 3 for a run with --pointer_state_scale)",
     )  # fmt: skip
     parser.add_argument(
-        "--edited", nargs="+", type=float, help="values of pointer_edited to try with each (default: the training's)"
+        "--edited", nargs="+", type=float,
+        help="values of pointer_edited to try with each (default: the training's, and one nat more)",
     )  # fmt: skip
     parser.add_argument(
         "--edited_unsaid", nargs="+", type=float,
-        help="values of pointer_edited_unsaid to try with each (default: the training's, and 0 1 3 for a run with "
+        help="values of pointer_edited_unsaid to try with each (default: the training's, and 0 1 for a run with "
         "--pointer_edited and --unsaid_tokens)",
     )  # fmt: skip
     parser.add_argument(

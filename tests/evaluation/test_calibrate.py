@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from dataset.knowledge import Fact
 from dataset.wordings import kept_back
-from evaluation import calibrate, calibrate_questions
+from evaluation import calibrate, calibrate_choice, calibrate_questions
 from evaluation.calibrate import Outcome, Setting
 from evaluation.calibrate_questions import (
     LACKING,
@@ -56,7 +57,7 @@ def lacking_fact(subject: str, object: str) -> Fact:
 
 @pytest.fixture
 def run(model, tokenizer, tmp_path, monkeypatch):
-    """run(*flags): calibrates a run folder by four of the facts of its bank; the folder."""
+    """run(*flags): calibrates a run folder, and others, by four of the facts of its bank; the folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"pointer_scale": 1.0, "dim": 32}))
@@ -76,8 +77,11 @@ def run(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate_questions, "REWORDINGS", ("{subject} is in", "So {subject} is in"))
     path = questions_file(tmp_path / "q.jsonl", FACTS[:4])
 
-    def start(*flags):
-        monkeypatch.setattr("sys.argv", ["calibrate", "--run", str(folder), "--object_path", path, *flags])
+    def start(*flags, others=(), anew=True):
+        if anew:
+            (folder / "calibration.json").unlink(missing_ok=True)
+        runs = map(str, (folder, *others))
+        monkeypatch.setattr("sys.argv", ["calibrate", "--run", *runs, "--object_path", path, *flags])
         calibrate.main()
         return folder
 
@@ -110,6 +114,53 @@ def test_the_best_scale_is_written_and_taken_back(run, monkeypatch, capsys):
     assert tuple(asked) == calibrate.SCALES
     assert "has pointer_scale 2, before pointer_scale 1; ask again" in capsys.readouterr().out
     assert scale_of(run("--scales", "1")) == 1.0
+
+
+def test_runs_are_chosen_for_together_and_each_is_measured_once(run, monkeypatch, tmp_path, capsys):
+    shares, asked = {1.0: 0.90, 2.0: 0.93}, []
+
+    def measure(setting, answers, *_):
+        asked.append(setting.scale)
+        right = outcome(shares[setting.scale])
+        # Of the questions that are right, ten are others: a run alone does not tell which scale is better.
+        return right if setting.scale == 1 else right._replace(followed=np.roll(right.followed, 9))
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    folder = run("--scales", "1", "2")
+    assert scale_of(folder) == 1.0 and asked == [1.0, 2.0]
+    others = [tmp_path / f"other{i}" for i in range(9)]
+    for other in others:
+        shutil.copytree(folder, other)
+    run("--scales", "1", "2", others=others, anew=False)
+    assert asked == [1.0, 2.0]  # the answers are in the folders
+    assert [scale_of(each) for each in (folder, *others)] == [2.0] * 10
+    assert "10 runs together" in capsys.readouterr().out
+    run("--scales", "1", "2", "--limit", "2", anew=False)  # other questions
+    assert asked == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_runs_of_other_experiments_are_refused(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(calibrate, "measure", lambda *_: outcome(0.9))
+    shutil.copytree(run("--scales", "1"), other := tmp_path / "other")
+    flags = json.loads((other / "flags.json").read_text())
+    (other / "flags.json").write_text(json.dumps(flags | {"model": flags["model"] | {"pointer_scale": 2.0}}))
+    with pytest.raises(ValueError, match="other was trained with pointer_scale 2, .*run with pointer_scale 1: give"):
+        run("--scales", "1", others=[other])
+
+
+def test_answers_that_are_kept_are_those_that_were_given(tmp_path):
+    outcomes = {Setting(1.0, 1.5, 2.0, 3.0): outcome(0.31, 0.5, 0.77, 3.25, lacking=0.015), Setting(2.0): outcome(0.5)}
+    calibrate_choice.write_measured(tmp_path, {"limit": 3}, outcomes)
+    again = calibrate_choice.read_measured(tmp_path, {"limit": 3})
+    assert again.keys() == outcomes.keys() and calibrate_choice.read_measured(tmp_path, {"limit": 4}) == {}
+    for setting, own in outcomes.items():
+        assert all(np.array_equal(a, b) for a, b in zip(own, again[setting], strict=True))
+
+
+def test_together_all_answers_count_and_costs_are_means():
+    both = calibrate_choice.together([outcome(0.2, text_loss=3.0), outcome(0.8, n=300, text_loss=4.0, lacking=0.02)])
+    assert len(both.followed) == 400 and both.shares[0] == pytest.approx((20 + 240) / 400)
+    assert (both.text_loss, both.lacking) == (3.5, 0.01)
 
 
 def test_a_scale_that_costs_the_text_too_much_is_not_chosen():
@@ -176,6 +227,8 @@ def test_the_preference_for_edited_entries_is_chosen_where_the_run_has_one(run, 
     run("--scales", "1", "--edited", "2", "4")
     assert "has pointer_scale 1, pointer_edited 4, before pointer_scale 1; ask again" in capsys.readouterr().out
     run("--scales", "1")
+    assert json.loads((folder / "config.json").read_text())["pointer_edited"] == 3.0  # one nat more is tried, too
+    run("--scales", "1", "--edited", "2")
     assert json.loads((folder / "config.json").read_text())["pointer_edited"] == 2.0  # as trained
 
 
@@ -186,10 +239,10 @@ def test_how_far_unsaid_counts_in_edits_is_tried_where_the_run_knows_edits():
         found = calibrate.settings_to_try(args, Path("run"), SimpleNamespace(settings=settings), trained)
         return [setting.edited_unsaid for setting in found]
 
-    assert tried(Setting(1.0, edited=2.0), True, None) == list(calibrate.UNSAID)
-    assert tried(Setting(1.0, edited=2.0, edited_unsaid=2.0), True, None) == [0.0, 1.0, 2.0, 3.0]
+    assert tried(Setting(1.0, edited=2.0), True, None) == [*calibrate.UNSAID] * 2  # with 2 nats, and with 3
+    assert tried(Setting(1.0, edited_unsaid=2.0), True, None) == [0.0, 1.0, 2.0]
     assert tried(Setting(1.0, edited_unsaid=2.0), True, [0.0, 2.0]) == [0.0, 2.0]
-    assert tried(Setting(1.0), True, None) == tried(Setting(1.0, edited=2.0), False, None) == [0.0]
+    assert tried(Setting(1.0), True, None) == [0.0] and tried(Setting(1.0, edited=2.0), False, None) == [0.0, 0.0]
     with pytest.raises(ValueError, match="without --pointer_edited, so --edited_unsaid changes nothing"):
         tried(Setting(1.0), True, [1.0])
     with pytest.raises(ValueError, match="without --unsaid_tokens, so --edited_unsaid changes nothing"):
