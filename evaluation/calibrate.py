@@ -55,7 +55,7 @@ from .gold import find_gold
 from .language import language
 from .likelihood import encode, score_sequences
 
-SCALES, ASKED, UNSAID = (1.0, 1.5, 2.0), (0.0, 1.5, 3.0), (0.0, 1.0)
+SCALES, ASKED, UNSAID = (1.0, 1.5, 2.0), (0.0, 1.5), (0.0, 1.0, 3.0)
 TEXT_ROWS = 64  # of the validation text
 HEAD = "scale  asked  edited  unsaid  followed      kept   written  together  lacking  text loss"
 
@@ -77,22 +77,29 @@ def measure_unedited(answers: ModelAnswers, asked: Questions, text: EvalConfig) 
     return Unedited(written, np.array(answers.choose(asked.lacking)), found["loss"] if found else None)
 
 
-def measure(
-    setting: Setting, answers: ModelAnswers, asked: Questions, text: EvalConfig, unedited: dict[tuple, Unedited]
-) -> Outcome:
-    """The answers with a setting; prints a line of the table.
+def measure_all(
+    settings: list[Setting], answers: ModelAnswers, asked: Questions, text: EvalConfig
+) -> dict[Setting, Outcome]:
+    """What each setting does; prints a line of the table for each. All edits are made once, and taken back."""
+    unedited = {}  # values for edited entries change nothing before an edit
+    for setting in settings:
+        if (key := (setting.scale, setting.asked)) not in unedited:
+            use(setting, answers)
+            unedited[key] = measure_unedited(answers, asked, text)
+    with answers.edited(asked.edits):
+        return {own: measure(own, answers, asked, unedited[own.scale, own.asked]) for own in settings}
 
-    Args:
-        unedited: what was measured for a scale and `asked`, filled here; values for edited entries change none of it.
-    """
+
+def use(setting: Setting, answers: ModelAnswers) -> None:
     for name, value in setting._asdict().items():
         setattr(answers.model.pointer, name, value)
-    key = setting.scale, setting.asked
-    if key not in unedited:
-        unedited[key] = measure_unedited(answers, asked, text)
-    written, before, text_loss = unedited[key]
-    with answers.edited(asked.edits):
-        right = answers.choose([*asked.followed, *asked.kept, *asked.lacking])
+
+
+def measure(setting: Setting, answers: ModelAnswers, asked: Questions, unedited: Unedited) -> Outcome:
+    """The answers with a setting after the edits, beside those before; prints a line of the table."""
+    use(setting, answers)
+    written, before, text_loss = unedited
+    right = answers.choose([*asked.followed, *asked.kept, *asked.lacking])
     followed, kept, after = np.split(np.array(right), np.cumsum([len(asked.followed), len(asked.kept)]))
     lacking = float((before - after).mean()) if len(before) else 0.0
     outcome = Outcome(followed, kept, written, text_loss or 0.0, lacking)
@@ -174,11 +181,10 @@ def measured(run_dir: Path, args: argparse.Namespace) -> Measured:
         )
         gold = find_gold(run_dir, model, tokenizer, files, data["database_init_path"], args.database_init_path)
         asked = questions_to_ask(args, wordings, gold, tokenizer, files)
-        answers, text, unedited = ModelAnswers(model, tokenizer, files), text_to_read(data, args), {}
+        text = text_to_read(data, args)
         with precision(device, flags["optim"]["dtype"]):
             print(f"{run_dir}\n{HEAD}")
-            for setting in wanted:
-                outcomes[setting] = measure(setting, answers, asked, text, unedited)
+            outcomes |= measure_all(wanted, ModelAnswers(model, tokenizer, files), asked, text)
         write_measured(run_dir, key, outcomes)
     return Measured(run_dir, before, trained, {setting: outcomes[setting] for setting in settings})
 
@@ -264,7 +270,7 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="values of pointer_scale to try")
     parser.add_argument(
         "--asked", nargs="+", type=float,
-        help="values of pointer_asked to try with each scale (default: 0 1.5 3 for a run with --pointer_state_scale)",
+        help="values of pointer_asked to try with each scale (default: 0 1.5 for a run with --pointer_state_scale)",
     )  # fmt: skip
     parser.add_argument(
         "--edited", nargs="+", type=float,
@@ -272,7 +278,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--edited_unsaid", nargs="+", type=float,
-        help="values of pointer_edited_unsaid to try with each (default: the training's, and 0 1 for a run with "
+        help="values of pointer_edited_unsaid to try with each (default: the training's, and 0 1 3 for a run with "
         "--pointer_edited and --unsaid_tokens)",
     )  # fmt: skip
     parser.add_argument(
@@ -290,7 +296,7 @@ def main() -> None:
         "--kept_back", type=float, help="their --kept_back, which no run records: the share that is asked here"
     )
     parser.add_argument("--limit", type=positive_int, default=500, help="questions, at most; each in two wordings")
-    parser.add_argument("--batch_size", type=positive_int, default=32, help="sequences of a batch")
+    parser.add_argument("--batch_size", type=positive_int, default=128, help="sequences of a batch")
     parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()

@@ -217,6 +217,7 @@ def test_both_numbers_are_chosen_together(run, model, monkeypatch, capsys):
 
 def test_the_preference_for_edited_entries_is_chosen_where_the_run_has_one(run, monkeypatch, capsys):
     monkeypatch.setattr(calibrate, "measure", lambda setting, *_: outcome(0.5 + setting.edited / 10))
+    monkeypatch.setattr(calibrate, "measure_unedited", lambda *_: None)
     with pytest.raises(ValueError, match="was trained without --pointer_edited, so --edited changes nothing"):
         run("--edited", "2", "4")
     with pytest.raises(ValueError, match="--edited must be at least 0, got -1"):
@@ -240,7 +241,7 @@ def test_how_far_unsaid_counts_in_edits_is_tried_where_the_run_knows_edits():
         return [setting.edited_unsaid for setting in found]
 
     assert tried(Setting(1.0, edited=2.0), True, None) == [*calibrate.UNSAID] * 2  # with 2 nats, and with 3
-    assert tried(Setting(1.0, edited_unsaid=2.0), True, None) == [0.0, 1.0, 2.0]
+    assert tried(Setting(1.0, edited_unsaid=2.0), True, None) == [0.0, 1.0, 2.0, 3.0]
     assert tried(Setting(1.0, edited_unsaid=2.0), True, [0.0, 2.0]) == [0.0, 2.0]
     assert tried(Setting(1.0), True, None) == [0.0] and tried(Setting(1.0, edited=2.0), False, None) == [0.0, 0.0]
     with pytest.raises(ValueError, match="without --pointer_edited, so --edited_unsaid changes nothing"):
@@ -293,14 +294,13 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     answers = ModelAnswers(model, tokenizer, config)
     with answers.edited(asked.edits):
         assert fingerprint(model) != before
-    unedited = {}
-    first = calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig(), unedited)
-    unedited[2.0, 1.0] = unedited[2.0, 1.0]._replace(text_loss=7.0)
-    again = calibrate.measure(Setting(2.0, 1.0), answers, asked, EvalConfig(), unedited)
-    assert (first.text_loss, again.text_loss) == (0.0, 7.0)  # measured once: only edited entries may differ
-    assert again.shares == first.shares
+    found = calibrate.measure_all([Setting(1.0), Setting(2.0, 1.0)], answers, asked, EvalConfig())
     pointer = model.pointer
     assert fingerprint(model) == before and (pointer.scale, pointer.asked, pointer.edited) == (2.0, 1.0, 0.0)
+    for setting, together in found.items():
+        assert [*calibrate.measure_all([setting], answers, asked, EvalConfig())] == [setting]
+        alone = calibrate.measure_all([setting], answers, asked, EvalConfig())[setting]
+        assert alone.shares == together.shares and alone.lacking == together.lacking
 
 
 def test_a_new_object_has_another_number_of_tokens_if_one_has(tokenizer):
