@@ -33,7 +33,7 @@ from .memory.interfaces import ForwardPass, Found, MemoryContext, Reading
 from .memory.ngram_index import Matches
 from .memory.suffixes import Suffixes
 from .memory.text import previous_tokens
-from .memory.tokens import Pointer, mixed_log_probabilities, pointer_reading
+from .memory.tokens import Pointer, mixed_log_probabilities
 from .model_original import Block, Transformer
 from .ops import order_of_words, unit_entries
 from .streams import beside, branch_of
@@ -204,8 +204,8 @@ class MemoryTransformer(Transformer):
             if event is not None:
                 event.wait()
         every = len(x_BTD) // len(read_BTD)
-        copy_BTW = self.pointer(read_BTD, context.shared, context.unit_embedding_VD)
-        reading = pointer_reading(copy_BTW, context.shared)
+        copy_BTW, weight_BTS = self.pointer(read_BTD, context.shared, context.unit_embedding_VD)
+        reading = Reading(context.shared.entry_BTS, weight_BTS, None)
         token_BTW, logits_BTV = context.shared.tokens.token_BTW, self.lm_head(x_BTD[:, -logits_to_keep:])
         cap = self.settings.logit_softcap
         lm_loss = None

@@ -6,19 +6,15 @@ Axes: B batch · T position · D width · V vocabulary · S places per position,
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..layers import DerivedWeights, StreamLinear, in_autocast, scaled
+from ..layers import DerivedWeights, StreamLinear, project_together
 from ..ops import attend_continuations
 from .interfaces import Found, Fusion, MemoryContext
-
-ALIGNED = 8  # columns: rows of 16 bytes in bfloat16
 
 
 class ContinuationFusion(Fusion):
@@ -67,21 +63,13 @@ class ContinuationFusion(Fusion):
         return self.out_proj(read_XGYR.flatten(1)).view_as(x_BTD), weight_XS.view(found.log_weight_BTS.shape)
 
     def ask(self, x_BTD: Tensor, gain_D: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Queries (X, R), and the logits of nothing (X, G, Y), by one product: a product of few columns is slow."""
-        parts = [self.q_proj.weight, self.nothing.weight, self.nothing.bias, *([] if gain_D is None else [gain_D])]
-        asked_XK = F.linear(x_BTD.flatten(0, 1), *self.asking(lambda: joined(*parts), *parts))
-        R, N = self.q_proj.out_features, self.nothing.out_features
-        return asked_XK[:, :R], asked_XK[:, R : R + N].unflatten(-1, (len(self.groups), -1))
+        """Queries (X, R), and the logits of nothing (X, G, Y)."""
+        query_XR, nothing_XN = project_together(
+            [self.q_proj, self.nothing], x_BTD.flatten(0, 1), self.asking, gain_D
+        )  # fmt: skip
+        return query_XR, nothing_XN.unflatten(-1, (len(self.groups), -1))
 
 
 def words_of(found: Found) -> Tensor:
     """(X, Y, S) int64: the tokens after each place, PADDING for none."""
     return found.token_BTSL.long().transpose(-1, -2).flatten(0, 1)
-
-
-def joined(query_RD: Tensor, nothing_ND: Tensor, bias_N: Tensor, gain_D: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of both projections of `gain * x`, with rows of zeros up to a number that suits a GPU."""
-    R, N = len(query_RD), len(nothing_ND)
-    n_zeros = -(R + N) % ALIGNED
-    weight_KD = scaled(F.pad(torch.cat([query_RD, nothing_ND]), (0, 0, 0, n_zeros)), gain_D)
-    return in_autocast(weight_KD), in_autocast(F.pad(bias_N, (R, n_zeros)))

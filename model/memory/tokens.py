@@ -19,12 +19,12 @@ from common.constants import MASKED
 from common.flags import flag
 
 from ..base_config import MemoryConfig
-from ..layers import INIT_STD, DerivedWeights, StreamLinear
+from ..layers import INIT_STD, DerivedWeights, StreamLinear, project_together
 from ..losses import NEVER
 from ..ops import match_tokens, sum_tokens
 from ..ops.entry_layout import PLACES
 from .entry_tokens import EntryTokens, lay_out_tokens, unsaid_before, weight_of_entries
-from .interfaces import Found, Fusion, MemoryContext, Reading
+from .interfaces import Found, Fusion, MemoryContext
 
 MOST_SCALE = 4  # of what the state makes of the scores of found entries
 
@@ -101,24 +101,30 @@ class TokenAttention(nn.Module):
         if config.unsaid_tokens:
             self.unsaid = nn.Linear(config.dim, 1)
         self.has_places, self.has_unsaid = config.token_places, config.unsaid_tokens
-        self.derived = DerivedWeights()
+        self.derived, self.asking = DerivedWeights(), DerivedWeights()
+
+    def ask(self, x_BTD: Tensor, *more: nn.Linear) -> tuple[Tensor, ...]:
+        """What `forward` takes of the states: both queries and the logit of nothing; then what more layers make."""
+        return project_together([self.q_proj, self.entry_q_proj, self.nothing, *more], x_BTD, self.asking)
 
     def forward(
-        self, x_BTD: Tensor, tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
+        self, asked: tuple[Tensor, ...], tokens: EntryTokens, log_weight_BTS: Tensor, unit_embedding_VD: Tensor,
         once_said_BTS: Tensor | None = None, is_seen_BT1: Tensor | None = None, opened_BT1: Tensor | None = None,
         unsaid_scale_BTS: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T, W) float32, the attention to each token; a row sums to 1 less the attention to nothing.
 
         Args:
+            asked: the first three results of `ask`.
             once_said_BTS: nats for the tokens of an entry where all before them is said, fewer where some is unsaid.
             is_seen_BT1: 0 where the products with the keys of tokens do not count, 1 elsewhere.
             opened_BT1: nats that are taken from the logit of nothing.
             unsaid_scale_BTS: what multiplies the nats that an entry's tokens lose for what is unsaid.
         """
         S = tokens.entry_BTS.shape[-1]
-        query_BTR = place_query_BTR = self.q_proj(x_BTD) * self.q_proj.out_features**-0.5
-        entry_query_BTR = self.entry_q_proj(x_BTD) * (4 * self.q_proj.out_features**-0.5)
+        query_BTR, entry_query_BTR, nothing_BT1 = asked
+        query_BTR = place_query_BTR = query_BTR * self.q_proj.out_features**-0.5
+        entry_query_BTR = entry_query_BTR * (4 * self.q_proj.out_features**-0.5)
         if is_seen_BT1 is not None:
             query_BTR, entry_query_BTR = (x * is_seen_BT1.to(x.dtype) for x in (query_BTR, entry_query_BTR))
         projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
@@ -145,7 +151,7 @@ class TokenAttention(nn.Module):
         entry_BTS = match_BTS / tokens.length_BTS + log_weight_BTS
         logit_BTW = (logit_BTW.unflatten(-1, (S, -1)) + entry_BTS[..., None]).flatten(-2)
         logit_BTW = logit_BTW.masked_fill(tokens.is_padding_BTW, MASKED)
-        nothing_BT1 = self.nothing(x_BTD).float()
+        nothing_BT1 = nothing_BT1.float()
         if opened_BT1 is not None:
             nothing_BT1 = nothing_BT1 - opened_BT1
         return torch.cat([logit_BTW, nothing_BT1], dim=-1).softmax(dim=-1)[..., :-1]
@@ -190,7 +196,8 @@ class TokenFusion(Fusion):
             tokens = lay_out_tokens(found.token_BTSL.int(), found.entry_BTS, *context.text)
         n, S = self.config.n_block_entries, self.config.num_selected
         tokens = tokens.first(n)
-        attention_BTW = self.attention(x_BTD, tokens, found.log_weight_BTS[..., :n], unit_embedding_VD)
+        asked = self.attention.ask(x_BTD)
+        attention_BTW = self.attention(asked, tokens, found.log_weight_BTS[..., :n], unit_embedding_VD)
         value_VR = self.derived(lambda: self.v_proj(unit_embedding_VD), unit_embedding_VD, self.v_proj.weight)
         read_BTR = sum_tokens(attention_BTW, value_VR, tokens.token_BTW, tokens.entry_BTS)
         continuing_BT2 = torch.stack(
@@ -276,13 +283,18 @@ class Pointer(nn.Module):
             init.zeros_(self.state_scale.weight)
             init.constant_(self.state_scale.bias, -math.log(MOST_SCALE - 1))
 
-    def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> Tensor:
-        """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn."""
+    def forward(self, x_BTD: Tensor, found: Found, unit_embedding_VD: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, W) float32, the probability that each token is copied; what is missing to 1 is drawn.
+
+        Then (B, T, S), without gradient: the probability that a token of each entry is.
+        """
         log_weight_BTS = self.scale * self.score_scale * found.log_weight_BTS
-        gate_BT1, once_said_BTS, is_seen_BT1, opened_BT1 = self.gate(x_BTD).float(), None, None, None
+        more = [self.gate] if self.state_scale is None else [self.gate, self.state_scale]
+        query_BTR, entry_query_BTR, nothing_BT1, gate_BT1, *state = self.attention.ask(x_BTD, *more)
+        gate_BT1, once_said_BTS, is_seen_BT1, opened_BT1 = gate_BT1.float(), None, None, None
         unsaid_scale_BTS = 1 + self.edited_unsaid * found.edited_BTS if self.edited_unsaid else None
         if self.state_scale is not None:
-            scale_BT1 = MOST_SCALE * self.state_scale(x_BTD).float().sigmoid()
+            scale_BT1 = MOST_SCALE * state[0].float().sigmoid()
             log_weight_BTS = scale_BT1 * log_weight_BTS
             if self.asked:
                 opened_BT1 = self.asked * scale_BT1.clamp(min=1).log()
@@ -294,14 +306,11 @@ class Pointer(nn.Module):
         if self.training and self.word_dropout:
             is_seen_BT1 = torch.rand_like(x_BTD[..., :1], dtype=torch.float32) >= self.word_dropout
         attention_BTW = self.attention(
-            x_BTD, found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS, is_seen_BT1, opened_BT1,
-            unsaid_scale_BTS,
+            (query_BTR, entry_query_BTR, nothing_BT1), found.tokens, log_weight_BTS, unit_embedding_VD, once_said_BTS,
+            is_seen_BT1, opened_BT1, unsaid_scale_BTS,
         )  # fmt: skip
-        return gate_BT1.sigmoid() * attention_BTW
-
-
-def pointer_reading(copy_BTW: Tensor, found: Found) -> Reading:
-    return Reading(found.entry_BTS, weight_of_entries(copy_BTW, found.entry_BTS.shape[-1]), None)
+        copy_BTW = gate_BT1.sigmoid() * attention_BTW
+        return copy_BTW, weight_of_entries(copy_BTW, found.entry_BTS.shape[-1])
 
 
 def mixed_log_probabilities(logits_BTV: Tensor, copy_BTW: Tensor, token_BTW: Tensor) -> Tensor:
