@@ -164,11 +164,15 @@ ALIGNED = 8  # columns: rows of 16 bytes in bfloat16
 
 
 def project_together(
-    linears: Sequence[nn.Linear], x_BTD: Tensor, derived: DerivedWeights, gain_D: Tensor | None = None
+    linears: Sequence[nn.Linear], x_BTD: Tensor, derived: DerivedWeights | None = None, gain_D: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """`linear(gain * x)` of each, by one product: one of few columns takes as long, and so do its gradients."""
+    """`linear(gain * x)` of each, by one product: one of few columns takes as long, and so do its gradients.
+
+    Args:
+        derived: keeps the joined weights; None: they are joined in each call.
+    """
     parameters = [p for linear in linears for p in (linear.weight, linear.bias, gain_D) if p is not None]
-    weight_KD, bias_K = derived(lambda: joined(linears, gain_D), *parameters)
+    weight_KD, bias_K = (derived or DerivedWeights())(lambda: joined(linears, gain_D), *parameters)
     widths = [linear.out_features for linear in linears]
     return F.linear(x_BTD, weight_KD, bias_K)[..., : sum(widths)].split(widths, dim=-1)
 

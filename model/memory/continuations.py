@@ -52,7 +52,7 @@ class ContinuationFusion(Fusion):
     ) -> tuple[Tensor, Tensor]:
         unit_VD = context.unit_embedding_VD
         key_VR, value_VR = self.derived(
-            lambda: [project(unit_VD) for project in (self.k_proj, self.v_proj)],
+            lambda: [x_VR.contiguous() for x_VR in project_together([self.k_proj, self.v_proj], unit_VD)],
             unit_VD, self.k_proj.weight, self.v_proj.weight,
         )  # fmt: skip
         query_XR, nothing_XGY = self.ask(x_BTD, gain_D)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.flags import flag, require
 
-from ..layers import StreamLinear
+from ..layers import ALIGNED, StreamLinear
 from ..ops.entry_layout import PLACES
 from .entry_tokens import EntryTokens
 from .interfaces import Found, Fusion, MemoryContext
@@ -59,10 +59,9 @@ class CoverageFusion(Fusion):
         return y_BTD, F.pad(weight_BTS.detach(), (0, S - n))
 
     def of_entries(self, feature_BTSP: Tensor) -> Tensor:
-        """`in_proj`, as a product over the places, whose number suits a GPU, and one column more."""
-        place_HP, weight_H1 = self.in_proj.weight.split([PLACES, 1], dim=1)
-        hidden_BTSH = F.linear(feature_BTSP[..., :PLACES], place_HP)
-        return hidden_BTSH + feature_BTSP[..., PLACES:] * weight_H1[:, 0].to(feature_BTSP.dtype)
+        """`in_proj`, with columns of zeros up to a number that suits a GPU."""
+        zeros = 0, -feature_BTSP.shape[-1] % ALIGNED
+        return F.linear(F.pad(feature_BTSP, zeros), F.pad(self.in_proj.weight, zeros))
 
 
 def counts_of_places(tokens: EntryTokens) -> Tensor:

@@ -127,10 +127,15 @@ class TokenAttention(nn.Module):
         entry_query_BTR = entry_query_BTR * (4 * self.q_proj.out_features**-0.5)
         if is_seen_BT1 is not None:
             query_BTR, entry_query_BTR = (x * is_seen_BT1.to(x.dtype) for x in (query_BTR, entry_query_BTR))
-        projections = self.k_proj, self.previous_k_proj, self.entry_k_proj
-        parameters = unit_embedding_VD, *(project.weight for project in projections)
-        key_VR, previous_key_VR, entry_key_VR = self.derived(
-            lambda: [project(unit_embedding_VD) for project in projections], *parameters
+        projections = [
+            self.k_proj,
+            self.previous_k_proj,
+            self.entry_k_proj,
+            *([self.unsaid] if self.has_unsaid else []),
+        ]
+        parameters = unit_embedding_VD, *(p for project in projections for p in project.parameters())
+        key_VR, previous_key_VR, entry_key_VR, *unsaid_V1 = self.derived(
+            lambda: [x_VR.contiguous() for x_VR in project_together(projections, unit_embedding_VD)], *parameters
         )
         words = tokens.token_BTW, tokens.previous_BTW, tokens.entry_BTS
         logit_BTW, match_BTS = match_tokens(query_BTR, entry_query_BTR, key_VR, previous_key_VR, entry_key_VR, *words)
@@ -139,7 +144,7 @@ class TokenAttention(nn.Module):
             place_BTP = nn.functional.linear(place_query_BTR, self.place_key_PR.to(query_BTR.dtype)).float()
             logit_BTW = logit_BTW + (place_BTP + self.place_bias_P).gather(-1, tokens.place_BTW.long())
         if self.has_unsaid:
-            weight_V = nn.functional.softplus(self.unsaid(unit_embedding_VD)[:, 0].float())
+            weight_V = nn.functional.softplus(unsaid_V1[0][:, 0].float())
             unsaid_BTW = unsaid_before(weight_V, tokens)
             if unsaid_scale_BTS is not None:
                 unsaid_BTW = (unsaid_BTW.unflatten(-1, (S, -1)) * unsaid_scale_BTS[..., None]).flatten(-2)
