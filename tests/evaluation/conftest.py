@@ -28,7 +28,7 @@ def model(tokenizer):
     )  # fmt: skip
     ids = [tokenizer(fact.sentence, add_special_tokens=False).input_ids for fact in FACTS]
     model.bank.fill(torch.tensor([row + [0] * (8 - len(row)) for row in ids]))
-    model.pointer.gate.bias.data.fill_(4.0)
+    torch.nn.init.constant_(model.pointer.gate.bias, 4.0)
     model.pointer.attention.follows_bias.data.copy_(torch.tensor([12.0, 8.0]))
     model.pointer.score_scale.data.fill_(4.0)
     return model

@@ -54,7 +54,7 @@ def test_a_model_that_copies_knows_what_it_finds(model, tokenizer, settings):
 
 
 def test_a_bank_that_is_not_read_tells_nothing(model, tokenizer, settings):
-    model.pointer.gate.bias.data.fill_(-40.0)  # it copies nothing
+    torch.nn.init.constant_(model.pointer.gate.bias, -40.0)  # it copies nothing
     known = absent(model, tokenizer, settings)["knowing"]["choice"]
     assert 0 < known["auroc"] < 1 and known["ci95"][0] < 0.5 < known["ci95"][1]
 

@@ -281,7 +281,7 @@ def test_edits_are_asked_among_others_and_all_is_taken_back(run, model, tokenize
     before = fingerprint(model)
     config = EvalConfig(gold=gold_of(FACTS), batch_size=4)
     for bias, written in ((0.0, "100.0%"), (-50.0, "0.0%")):  # of the pointer's gate: at last nothing is copied
-        model.pointer.gate.bias.data.fill_(bias)
+        torch.nn.init.constant_(model.pointer.gate.bias, bias)
         run("--scales", "1")
         (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["1"])
         assert line[6] == written and len(line) == 10

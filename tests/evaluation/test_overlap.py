@@ -27,7 +27,7 @@ def model(tokenizer):
     )  # fmt: skip
     ids = [tokenizer(f"The village of {n} has {n * 7} houses.", add_special_tokens=False).input_ids for n in range(12)]
     model.bank.fill(torch.tensor([row[:12] + [PADDING] * (12 - len(row)) for row in ids]))
-    model.pointer.gate.bias.data.fill_(4.0)
+    torch.nn.init.constant_(model.pointer.gate.bias, 4.0)
     model.pointer.attention.follows_bias.data.copy_(torch.tensor([12.0, 8.0]))
     return model
 

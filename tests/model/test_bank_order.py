@@ -72,7 +72,7 @@ def test_answers_do_not_depend_on_the_row_of_their_entry():
         knowledge_num=len(names), knowledge_length=10, num_candidates=6, num_selected=2,
     )  # fmt: skip
     model.bank.fill(torch.tensor([row + [PADDING] * (10 - len(row)) for row in ids]))
-    model.pointer.gate.bias.data.fill_(4.0)
+    torch.nn.init.constant_(model.pointer.gate.bias, 4.0)
     model.pointer.attention.follows_bias.data.copy_(torch.tensor([12.0, 8.0]))
     model.pointer.score_scale.data.fill_(4.0)
     pairs = [(f"{name} is in", f" {land}") for name in names for land in lands]

@@ -215,9 +215,9 @@ def test_the_bank_changes_the_output_only_through_the_memory(variant):
     model.bank.tokens.zero_()
     assert not torch.allclose(model(ids).logits, before)
     if model.settings.pointer:
-        model.pointer.gate.bias.data.fill_(-1e4)
+        torch.nn.init.constant_(model.pointer.gate.bias, -1e4)
     for layer in model.settings.reading_layers:
-        model.blocks[layer].fusion.out_proj.weight.data.zero_()
+        torch.nn.init.zeros_(model.blocks[layer].fusion.out_proj.weight)
     deaf = model(ids).logits
     model.bank.tokens.copy_(tokens)
     assert torch.equal(model(ids).logits, deaf)
