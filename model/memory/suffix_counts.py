@@ -41,7 +41,7 @@ def ranges(index, places, query_X: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         places: of the index.  query_X: the first number of each suffix.
     """
-    low_MX, high_MX = suffix_levels(query_X, places.key_P, index.free_M)
+    low_MX, high_MX = suffix_levels(query_X, *places, index.sorted_by(places), index.free_M, *index.form)
     known_MX = (query_X & index.last_M[:, None]) != 0  # no suffix reaches before its document
     return low_MX, (high_MX - low_MX) * known_MX
 

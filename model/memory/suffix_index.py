@@ -22,7 +22,7 @@ from common.flags import flag, require
 from ..base_config import MemoryConfig
 from ..ops import suffix_bounds, suffix_neighbours, suffix_queries
 from ..ops.own_places import Own
-from ..ops.suffix_bounds import suffix_number
+from ..ops.suffix_bounds import STEP, suffix_number
 from .bank_index import ROWS_AT_ONCE, BankIndex
 from .suffix_counts import Counted, count_next
 from .topics import Topics
@@ -108,20 +108,21 @@ class Places(NamedTuple):
     """Places in the order of their suffixes.
 
     Attributes:
-        key_P: int64, the first number of each suffix; the others are read from the tokens of the entries.
+        sample_S: int64, the first number of every `STEP`-th suffix; all others are read from the tokens of the entries.
         place_P: int32, entry * L + the index of the suffix's last token.
     """
 
-    key_P: Tensor
+    sample_S: Tensor
     place_P: Tensor
 
 
 class SuffixIndex(BankIndex):
-    """Memory: 12 bytes for each token of the bank; once entries have been edited, the tokens as trained, too."""
+    """Memory: 4.25 bytes for each token of the bank; once entries have been edited, the tokens as trained, too."""
 
     def prepare(self, token_NL: Tensor) -> None:
         self.per_key = BITS // self.bits
         self.n_keys = -(-self.config.suffix_length // self.per_key)
+        self.form = self.config.suffix_length, self.bits, self.per_key
         config, self.replaced, self.topics = self.config, None, None
         self.trained_NL, self.newest_NL = token_NL, self.token_NL  # the tokens that `base` and `edits` have sorted
         levels = range(1, min(self.per_key, config.suffix_length) + 1)
@@ -142,10 +143,8 @@ class SuffixIndex(BankIndex):
         if self.topics is not None:
             self.topics.update(self.token_NL, row_X)
         if self.config.suffix_often:  # the places of `base` that are no more
-            rows = sorted(self.edited)
-            row_X = torch.tensor(rows, device=self.token_NL.device, dtype=torch.int64)
-            trained = torch.stack([self.edited[row] for row in rows]) if rows else None
-            self.replaced = self.index(trained, row_X) if rows else None
+            row_X = torch.tensor(sorted(self.edited), device=self.token_NL.device, dtype=torch.int64)
+            self.replaced = self.index(self.trained_NL[row_X], row_X) if self.edited else None
 
     def before_swap(self) -> None:
         shared = self.token_NL.clone()
@@ -162,17 +161,17 @@ class SuffixIndex(BankIndex):
         for part_P in last_P.split(PLACES_AT_ONCE):
             n_of_V += torch.bincount(part_P.long(), minlength=len(n_of_V))
         part_V = (n_of_V.cumsum(dim=0) - n_of_V) // PLACES_AT_ONCE
-        key_P, sorted_P = torch.empty_like(place_P, dtype=torch.int64), torch.empty_like(place_P)
-        end = 0
+        end, sorted_P = 0, torch.empty_like(place_P)
         for part in part_V.unique().tolist():
             token_V = (part_V == part) & (n_of_V > 0)
             chosen_P = torch.cat([token_V[x.long()] for x in last_P.split(PLACES_AT_ONCE)])
             begin, place_Y = end, place_P[chosen_P]
             end = begin + len(place_Y)
-            key_P[begin:end], sorted_P[begin:end] = self._sorted(token_XL, place_Y)
+            sorted_P[begin:end] = self._sorted(token_XL, place_Y)
+        sample_S = suffix_number(sorted_P[::STEP], token_XL, 0, *self.form)
         for part_P in sorted_P.split(PLACES_AT_ONCE):
             part_P.copy_(row_X[part_P.long() // L] * L + part_P % L)
-        return Places(key_P, sorted_P)
+        return Places(sample_S, sorted_P)
 
     def _places(self, token_XL: Tensor) -> Tensor:
         """(P,) int32: the tokens that another one follows."""
@@ -184,17 +183,16 @@ class SuffixIndex(BankIndex):
         place_P = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=token_XL.device)
         return place_P if len(place_P) else place_P.new_zeros(1)  # an empty bank: nothing matches its padding
 
-    def _sorted(self, token_XL: Tensor, place_Y: Tensor) -> tuple[Tensor, Tensor]:
+    def _sorted(self, token_XL: Tensor, place_Y: Tensor) -> Tensor:
         """By what follows, then by the suffix from its last number to its first, each time stably."""
-        form, L, follows_Y = (self.config.suffix_length, self.bits, self.per_key), token_XL.shape[1], 0
+        L, follows_Y = token_XL.shape[1], 0
         for m in range(1, self.per_key + 1):
             token_Y = token_XL.view(-1)[(place_Y + m).clamp(max=token_XL.numel() - 1)].long()
             follows_Y = follows_Y << self.bits | token_Y.masked_fill(place_Y % L + m >= L, PADDING)
         place_Y = place_Y[follows_Y.argsort(stable=True)]
         for k in reversed(range(self.n_keys)):
-            key_Y, order_Y = suffix_number(place_Y, token_XL, k, *form).sort(stable=True)
-            place_Y = place_Y[order_Y]
-        return key_Y, place_Y
+            place_Y = place_Y[suffix_number(place_Y, token_XL, k, *self.form).argsort(stable=True)]
+        return place_Y
 
     def find(
         self, text_BX: Tensor, start_BX: Tensor, T: int, n: int, n_ranked: int, shuffle: bool = False,
@@ -227,7 +225,7 @@ class SuffixIndex(BankIndex):
 
     def queries(self, text_BX: Tensor, start_BX: Tensor) -> Tensor:
         """(K, B, X) int64: the suffix of the text up to each position, inside its document."""
-        return suffix_queries(text_BX, start_BX, self.config.suffix_length, self.bits, self.per_key)
+        return suffix_queries(text_BX, start_BX, *self.form)
 
     def count_next(self, text_BX: Tensor, start_BX: Tensor, T: int, shuffle: bool, own: Own | None = None) -> Counted:
         """What follows a frequent suffix (`suffix_counts.count_next`), of the last T positions."""
@@ -246,9 +244,12 @@ class SuffixIndex(BankIndex):
 
         The places of an equal suffix stand in the order of what follows: the taken ones go on in as many ways as all.
         """
-        texts = *places, self.trained_NL if places is self.base else self.newest_NL
-        form = self.config.suffix_length, self.bits, self.per_key
-        low_X, high_X = suffix_bounds(query_KX, *texts, *form)
+        texts = places.place_P, self.sorted_by(places)
+        low_X, high_X = suffix_bounds(query_KX, places.sample_S, *texts, *self.form)
         given_P = self.base.place_P if shuffle else places.place_P
         given = given_P, len(given_P) // 2 if shuffle else 0
-        return suffix_neighbours(query_KX, *texts, low_X, high_X, *given, n, n_ranked, n_given, *form, own)
+        return suffix_neighbours(query_KX, *texts, low_X, high_X, *given, n, n_ranked, n_given, *self.form, own)
+
+    def sorted_by(self, places: Places) -> Tensor:
+        """(N, L): the tokens by which places are sorted: those of `base`, `replaced` or `edits`."""
+        return self.newest_NL if places is self.edits else self.trained_NL

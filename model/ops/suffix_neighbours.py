@@ -16,13 +16,13 @@ from .twin import twin
 
 
 def _kernel(
-    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
-    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
+    query_KX: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor, shift: int,
+    n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton.suffix_neighbours import suffix_neighbours as kernel
 
-    places = key_P, place_P, token_NL
-    return kernel(query_KX, *places, low_X, high_X, given_P, shift, n, n_ranked, n_given, length, bits, per_key, own)
+    places = place_P, token_NL, low_X, high_X, given_P, shift
+    return kernel(query_KX, *places, n, n_ranked, n_given, length, bits, per_key, own)
 
 
 def _looked_at(low_X1: Tensor, count_X1: Tensor, P: int | Tensor, n: int, n_ranked: int) -> tuple[Tensor, Tensor]:
@@ -52,13 +52,13 @@ def _others_looked_at(
 
 @twin(_kernel, deterministic=True)
 def suffix_neighbours(
-    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
-    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
+    query_KX: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor, shift: int,
+    n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The places around each query, or n evenly spaced ones of those that equal it, if there are as many.
 
     Args:
-        key_P, place_P, token_NL, low_X, high_X: as `suffix_bounds` takes and gives them.
+        place_P, token_NL, low_X, high_X: as `suffix_bounds` takes and gives them.
         given_P: int32, what is given of a place.
         shift: other places are given, as many places further.  n_ranked: Y.  n_given: S, at most Y.
         length: tokens of a suffix.  bits: of a token.  per_key: tokens of one of the K numbers.
@@ -67,14 +67,14 @@ def suffix_neighbours(
     Returns:
         place_XS: int64, those with most tokens in common first, NO_ENTRY without any.  matched_XS: int64, how many.
     """
-    P, form, equal = len(key_P), (length, bits, per_key), (low_X[:, None], (high_X - low_X)[:, None])
+    P, form, equal = len(place_P), (length, bits, per_key), (low_X[:, None], (high_X - low_X)[:, None])
     if own is None:
         index_XY, going_XY = _looked_at(*equal, P, n, n_ranked)
     else:
         index_XY, going_XY = _others_looked_at(*equal, given_P, shift, P, n, n_ranked, own)
     index_XY = index_XY.clamp(max=P - 1)
     query_KX1, here_XY = query_KX[..., None], place_P[index_XY]
-    key_KXY = [key_P[index_XY], *(suffix_number(here_XY, token_NL, k, *form) for k in range(1, len(query_KX)))]
+    key_KXY = [suffix_number(here_XY, token_NL, k, *form) for k in range(len(query_KX))]
     matched_XY = torch.zeros_like(index_XY)
     for m in range(length):
         k, free = m // per_key, bits * (per_key - 1 - m % per_key)

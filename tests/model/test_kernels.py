@@ -438,14 +438,14 @@ def test_the_places_of_a_suffix_equal_the_reference(n_tokens, entries, bits, len
     )
     token = torch.randint(1, n_tokens, (entries, 9), device="cuda", dtype=torch.int16)
     token[torch.rand(entries, device="cuda") < 0.3, 6:] = 0
-    index, per_key = SuffixIndex(token, config), 62 // bits
+    index = SuffixIndex(token, config)
     text = torch.randint(1, n_tokens, (1, 500), device="cuda")
     query = index.queries(text, torch.rand(1, 500, device="cuda") < 0.05).flatten(1)
-    form, n_places = (length, bits, per_key), len(index.base.place_P)
+    form, places, n_places = index.form, (index.base.place_P, token), len(index.base.place_P)
     for n in (500, 40):  # many and few have kernels of their own
         args = query[:, :n], *index.base, token, *form
         assert_same(suffix_bounds(*args), suffix_bounds.op.reference(*args))
-        args = query[0, :n], index.base.key_P, index.free_M
+        args = query[0, :n], *index.base, token, index.free_M, *form
         assert_same(suffix_levels(*args), suffix_levels.op.reference(*args))
 
     low, high = suffix_bounds(query, *index.base, token, *form)
@@ -453,7 +453,7 @@ def test_the_places_of_a_suffix_equal_the_reference(n_tokens, entries, bits, len
     document = torch.arange(entries, device="cuda").int() % 3 - 1
     for own in (None, Own(document, 9, torch.randint(0, 2, (500,), device="cuda"))):
         for n, n_ranked, n_given, further in ((4, 8, 4, 0), (3, 20, 20, n_places // 2), (1, 2, 1, 0), (16, 32, 16, 0)):
-            args = query, *index.base, token, low, high, given, further, n, n_ranked, n_given, *form, own
+            args = query, *places, low, high, given, further, n, n_ranked, n_given, *form, own
             expected = suffix_neighbours.op.reference(*args)
             assert_same(suffix_neighbours(*args), expected)
             assert (expected[1] > 0).any() or n_places == 1

@@ -70,9 +70,9 @@ def test_fewer_candidates_than_twice_the_places_read_are_refused():
 def test_binary_search_finds_the_places_that_equal_a_query():
     token_NL = torch.tensor([[2, 1, 3, 1], [3, 1, 1, 4], [9, 4, 0, 0]], dtype=torch.int16)  # a number holds one token
     place_P = torch.tensor([1, 3, 5, 7, 9], dtype=torch.int32)  # suffixes 1 2, 1 3, 1 3, 4 1 and 4 9, each backwards
-    key_P = token_NL.view(-1)[place_P].long()
+    sample_1 = token_NL.view(-1)[place_P[:1]].long()
     query_2X = torch.tensor([[1, 1, 4, 0, 9, 4], [3, 1, 9, 5, 0, 5]])
-    low_X, high_X = suffix_bounds(query_2X, key_P, place_P, token_NL, 2, 4, 1)
+    low_X, high_X = suffix_bounds(query_2X, sample_1, place_P, token_NL, 2, 4, 1)
     assert low_X.tolist() == [1, 0, 4, 0, 5, 4] and high_X.tolist() == [3, 0, 5, 0, 5, 4]
 
 

@@ -19,8 +19,8 @@ BLOCK = 128
 
 @triton.jit(do_not_specialize=["P", "n_given", "shift"])
 def _neighbours(
-    query_ptr, key_ptr, place_ptr, token_ptr, low_ptr, high_ptr, given_ptr, document_ptr, own_ptr, out_ptr, matched_ptr,
-    X, P, L, n_given, shift, n: tl.constexpr, Y: tl.constexpr, S: tl.constexpr, LENGTH: tl.constexpr,
+    query_ptr, place_ptr, token_ptr, low_ptr, high_ptr, given_ptr, document_ptr, own_ptr, out_ptr, matched_ptr, X, P,
+    L, n_given, shift, n: tl.constexpr, Y: tl.constexpr, S: tl.constexpr, LENGTH: tl.constexpr,
     BITS: tl.constexpr, PER_KEY: tl.constexpr, NONE: tl.constexpr, OWN: tl.constexpr, W: tl.constexpr, WB: tl.constexpr,
 ):  # fmt: skip
     position, slot = tl.program_id(0).to(tl.int64), tl.arange(0, WB)
@@ -46,15 +46,10 @@ def _neighbours(
         spaced = (nth * n + equal - 1) // tl.maximum(equal, 1)  # the slot that this one has, if it has any
         is_spaced = (nth >= 0) & (nth < equal) & (spaced * equal // n == nth)
         going = other & tl.where(equal >= n, is_spaced, (rank >= around) & (rank < around + Y))
-    matched = tl.zeros([WB], dtype=tl.int32)
+    here, matched = tl.load(place_ptr + index, mask=going, other=0), tl.zeros([WB], dtype=tl.int32)
     for k in tl.static_range((LENGTH + PER_KEY - 1) // PER_KEY):
         query = tl.load(query_ptr + k * X + position)
-        if k == 0:
-            key = tl.load(key_ptr + index, mask=going, other=0)
-        else:
-            key = _number(
-                token_ptr, tl.load(place_ptr + index, mask=going, other=0), going, L, k, LENGTH, BITS, PER_KEY
-            )
+        key = _number(token_ptr, here, going, L, k, LENGTH, BITS, PER_KEY)
         for m in tl.static_range(PER_KEY):
             if k * PER_KEY + m < LENGTH:
                 asked = query >> (BITS * (PER_KEY - 1 - m))
@@ -69,8 +64,8 @@ def _neighbours(
 
 
 def suffix_neighbours(
-    query_KX: Tensor, key_P: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor,
-    shift: int, n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
+    query_KX: Tensor, place_P: Tensor, token_NL: Tensor, low_X: Tensor, high_X: Tensor, given_P: Tensor, shift: int,
+    n: int, n_ranked: int, n_given: int, length: int, bits: int, per_key: int, own: Own | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The places around each query, or n evenly spaced ones of those that equal it, if there are as many."""
     X, W = query_KX.shape[1], n_ranked if own is None else LOOKED_AT * n_ranked
@@ -79,9 +74,9 @@ def suffix_neighbours(
         documents = own.document_N, own.document_X.contiguous()
     place_XS, matched_XS = low_X.new_empty(X, n_given), low_X.new_empty(X, n_given)
     _neighbours[(X,)](
-        query_KX.contiguous(), key_P, place_P, token_NL, low_X.contiguous(), high_X.contiguous(), given_P, *documents,
-        place_XS, matched_XS, X, len(key_P), token_NL.shape[1], len(given_P), shift, n, n_ranked, n_given, length, bits,
-        per_key, NO_ENTRY, own is not None, W, block, num_warps=max(block // 128, 1),
+        query_KX.contiguous(), place_P, token_NL, low_X.contiguous(), high_X.contiguous(), given_P, *documents,
+        place_XS, matched_XS, X, len(place_P), token_NL.shape[1], len(given_P), shift, n, n_ranked, n_given, length,
+        bits, per_key, NO_ENTRY, own is not None, W, block, num_warps=max(block // 128, 1),
     )  # fmt: skip
     return place_XS, matched_XS
 
