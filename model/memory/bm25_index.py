@@ -3,6 +3,7 @@
 Axes: B batch · T position · N bank entries · L tokens per entry · K words per entry · W tokens of the window
       X any number of rows; or entries that a position points to · P postings · R partners of a word
       Q words of the text · A words added to an entry · Y keys of a position · Z = Y times the postings of a key
+      V different words; or different high halves of keys
 
 A word of the text points to the entries in which it weighs most, and so does each pair with a word shortly before it:
 a common name has too many entries, a pair of words few. What is found is ranked by BM25 over the words of the window.
@@ -23,7 +24,7 @@ from ..base_config import MemoryConfig
 from ..ops import rank_by_words, rarest_words, read_postings
 from .also_words import AlsoWords, closed_up, read_also
 from .bank_index import ROWS_AT_ONCE, BankIndex
-from .ngram_index import Matches, PostingList
+from .ngram_index import Matches
 from .spelling import LONGEST, numbers_of, words_so_far
 
 LENGTH_SHARE = 0.4  # b of BM25: how much a longer entry is marked down
@@ -78,23 +79,52 @@ class BM25Config(MemoryConfig):
         require(n <= most, f"--num_candidates {n} are too many to be ranked by words; at most {most}")
 
 
-class CutPostings(PostingList):
-    """The first postings of each key.
+class CutPostings:
+    """The first postings of each key. Keys share their high halves, as rows of a sparse matrix (CSR).
 
-    Attributes:
+    Args:
+        key_P: int64, ascending: a word, or two words, the smaller one in the high half.
         frequent_P: int64, the keys that more than FREQUENT entries have.
+    Attributes:
+        first_V: int32, ascending, the high halves.  begin_V: int32, where the postings of each begin, then P.
+        second_P, entry_P: int32, low half and entry of each posting; one more at the end has NO_ENTRY.
     """
 
     def __init__(self, key_P: Tensor, entry_P: Tensor, frequent_P: Tensor):
-        super().__init__(key_P, entry_P)
-        self.frequent_P = frequent_P
+        first_P, self.frequent_P = (key_P >> 32).int(), frequent_P
+        begin_V = begins(first_P).nonzero()[:, 0]
+        self.first_V, self.begin_V = first_P[begin_V], F.pad(begin_V.int(), (0, 1), value=len(key_P))
+        self.second_P = F.pad((key_P & 2**32 - 1).int(), (0, 1))
+        self.entry_P = F.pad(entry_P.int(), (0, 1), value=NO_ENTRY)
+
+    @property
+    def key_P(self) -> Tensor:
+        """Worked out: of a short list."""
+        n = len(self.second_P) - 1
+        first_P = self.first_V.long().repeat_interleave(self.begin_V.diff(), output_size=n)
+        return first_P << 32 | self.second_P[:-1]
+
+    def read(self, key_XY: Tensor, weight_XY: Tensor, norm_N: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """What `read_postings` returns."""
+        return read_postings(key_XY, weight_XY, self.first_V, self.begin_V, self.second_P, self.entry_P, norm_N, n)
+
+
+def begins(key_P: Tensor) -> Tensor:
+    """(P,) bool: where another key begins."""
+    return F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
+
+
+def ranks(key_P: Tensor) -> Tensor:
+    """(P,) int64: postings of the same key before each; the keys are sorted."""
+    place_P = torch.arange(len(key_P), device=key_P.device)
+    return place_P - torch.where(begins(key_P), place_P, 0).cummax(dim=0).values
 
 
 class BM25Index(BankIndex):
     """Posting lists of words and pairs, and the words of each entry.
 
-    Memory: 4 bytes for each word of an entry, up to the longest one's, and 12 for each posting: of a million facts,
-    0.3 GiB; 0.4 with words added to entries.
+    Memory: 4 bytes for each word of an entry, up to the longest one's, and 8 for each posting: of a million facts,
+    0.2 GiB; 0.3 with words added to entries.
     """
 
     needs_spelling = keeps_matches = True
@@ -169,7 +199,7 @@ class BM25Index(BankIndex):
         """(X,) float32: the factor of BM25 for entries of so many words."""
         return 1 / (1 - LENGTH_SHARE + LENGTH_SHARE * n_words_X / self.mean_words)
 
-    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, PostingList | Tensor]:
+    def index(self, token_XL: Tensor, row_X: Tensor) -> dict[str, CutPostings | Tensor]:
         """The list of words and pairs, and each row's `mass` in nats: a word weighs most where little else stands."""
         word_XL = self.words(token_XL)
         added_XA, (word_XL, idf_XL) = self.added(word_XL), self._rarest_first(word_XL)
@@ -188,9 +218,7 @@ class BM25Index(BankIndex):
         wanted_XP = key_XP != 0
         key_P, slot_P = key_XP[wanted_XP].sort(stable=True)
         entry_P = row_X[:, None].expand_as(wanted_XP)[wanted_XP][slot_P]
-        begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
-        place_P = torch.arange(len(key_P), device=key_P.device)
-        rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
+        rank_P = ranks(key_P)
         kept_P = rank_P < self.config.bm25_postings
         return CutPostings(key_P[kept_P], entry_P[kept_P], key_P[rank_P == FREQUENT])
 
@@ -203,27 +231,23 @@ class BM25Index(BankIndex):
         word_XK = self._kept(word_XL)
         self.word_NK[row_X] = F.pad(word_XK, (0, self.word_NK.shape[1] - word_XK.shape[1]))
 
-    def _without_frequent(self, edits: PostingList, base: CutPostings) -> PostingList:
+    def _without_frequent(self, edits: CutPostings, base: CutPostings) -> CutPostings:
         """Without the postings of edited entries that an index of the whole bank would not have, of frequent keys.
 
         Few entries are edited: else any frequent word would find some of them, whatever the text is about. Entries that
         were better in training count, though they may be edited too: others would take their places.
         """
         key_P, entry_P = edits.key_P, edits.entry_P[:-1].long()
-        begins_P = F.pad(key_P[1:] != key_P[:-1], (1, 0), value=True)[: len(key_P)]
-        place_P = torch.arange(len(key_P), device=key_P.device)
-        rank_P = place_P - torch.where(begins_P, place_P, 0).cummax(dim=0).values
         is_frequent_P, n = torch.isin(key_P, base.frequent_P), self.config.bm25_postings
-        key_Y, own_Y1 = key_P[is_frequent_P], entry_P[is_frequent_P][:, None]
+        key_Y1, own_Y1 = key_P[is_frequent_P][:, None], entry_P[is_frequent_P][:, None]
         row_X = torch.tensor(sorted(self.edited), device=key_P.device)
         mass_Y1 = self.edits["mass"][torch.searchsorted(row_X, own_Y1)]
-        begin_Y, end_Y = base.span(key_Y, key_Y + 1)
-        at_YK = begin_Y[:, None] + torch.arange(n, device=key_P.device)
-        other_YK = base.entry_P[at_YK.clamp(max=len(base.entry_P) - 1)].long().clamp(min=0)
-        is_better_YK = (at_YK < end_Y[:, None]) & (other_YK != own_Y1) & (self.base["mass"][other_YK] <= mass_Y1)
+        other_YK, _ = base.read(key_Y1, torch.zeros_like(mass_Y1), self.norm_N, n)
+        is_better_YK = (other_YK != NO_ENTRY) & (other_YK != own_Y1)
+        is_better_YK &= self.base["mass"][other_YK.clamp(min=0)] <= mass_Y1
         kept_P = ~is_frequent_P
-        kept_P[is_frequent_P] = rank_P[is_frequent_P] + is_better_YK.sum(dim=1) < n
-        return PostingList(key_P[kept_P], entry_P[kept_P])
+        kept_P[is_frequent_P] = ranks(key_P)[is_frequent_P] + is_better_YK.sum(dim=1) < n
+        return CutPostings(key_P[kept_P], entry_P[kept_P], edits.frequent_P)
 
     def matches(
         self, whole_BT: Tensor, whole_idf_BT: Tensor, word_BT: Tensor, idf_BT: Tensor, depth_BT: Tensor
@@ -257,8 +281,8 @@ class BM25Index(BankIndex):
         found = []
         for lists in (self.edits, self.base):  # edited entries come first, as the newer text
             if lists:
-                keys, key_XY, weight_XY = lists["keys"], key_BTY.flatten(0, 1), weight_BTY.flatten(0, 1)
-                entry_XZ, weight_XZ = read_postings(key_XY, weight_XY, keys.key_P, keys.entry_P, self.norm_N, n)
+                key_XY, weight_XY = key_BTY.flatten(0, 1), weight_BTY.flatten(0, 1)
+                entry_XZ, weight_XZ = lists["keys"].read(key_XY, weight_XY, self.norm_N, n)
                 if lists is self.base and self.edits is not None:
                     is_stale_XZ = self.stale_N[entry_XZ.clamp(min=0)]
                     entry_XZ = entry_XZ.masked_fill(is_stale_XZ, NO_ENTRY)

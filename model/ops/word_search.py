@@ -1,7 +1,7 @@
 """The steps of a search by words (BM25) that are made at every position of a text.
 
 Axes: X positions · N bank entries · C entries of a position · K words of an entry · Q words of a position
-      W tokens of the window · Y keys of a position · P postings, and at a key n of them
+      W tokens of the window · Y keys of a position · P postings, and at a key n of them · V high halves of keys
 """
 
 import torch
@@ -60,29 +60,39 @@ def only_first(word_BTX: Tensor) -> Tensor:
 
 
 def _postings_kernel(
-    key_XY: Tensor, weight_XY: Tensor, key_P: Tensor, entry_P: Tensor, norm_N: Tensor, n: int
-) -> tuple[Tensor, Tensor]:
+    key_XY: Tensor, weight_XY: Tensor, first_V: Tensor, begin_V: Tensor, second_P: Tensor, entry_P: Tensor,
+    norm_N: Tensor, n: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton.word_search import read_postings as kernel
 
-    return kernel(key_XY, weight_XY, key_P, entry_P, norm_N, n)
+    return kernel(key_XY, weight_XY, first_V, begin_V, second_P, entry_P, norm_N, n)
 
 
 @twin(_postings_kernel, deterministic=True)
 def read_postings(
-    key_XY: Tensor, weight_XY: Tensor, key_P: Tensor, entry_P: Tensor, norm_N: Tensor, n: int
-) -> tuple[Tensor, Tensor]:
+    key_XY: Tensor, weight_XY: Tensor, first_V: Tensor, begin_V: Tensor, second_P: Tensor, entry_P: Tensor,
+    norm_N: Tensor, n: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The first n entries of each key, and the weight of the key times the norm of each.
 
     Args:
-        key_XY: int64, 0 for none.  weight_XY: float32.
-        key_P: int64, ascending.  entry_P: int32, the entry of each.  norm_N: float32.
+        key_XY: int64, both halves below 2^31; 0 for none.  weight_XY: float32.
+        first_V: int32, ascending, the high halves of keys.  begin_V: int32, where the postings of each begin, then P.
+        second_P: int32, the low halves, which ascend where the high ones are equal, and one more number.
+        entry_P: int32, the entry of each, and one more.  norm_N: float32.
     Returns:
         (X, Y * n) int32, NO_ENTRY as filler, and float32, 0 for filler.
     """
-    begin_XY, end_XY = (torch.searchsorted(key_P, key.contiguous()) for key in (key_XY, key_XY + 1))
-    slot_n = torch.arange(n, device=key_XY.device)
-    is_there_XYn = (slot_n < (end_XY - begin_XY)[..., None]) & (key_XY != 0)[..., None]
-    index_XYn = (begin_XY[..., None] + slot_n).clamp(max=len(entry_P) - 1)
+    first_XY, second_XY, P = (key_XY >> 32).int().contiguous(), key_XY & 2**32 - 1, len(second_P) - 1
+    at_XY, end_XY = (begin_V[torch.searchsorted(first_V, first_XY, right=right)].long() for right in (False, True))
+    for bit in reversed(range(P.bit_length())):
+        next_XY = at_XY + 2**bit
+        is_less_XY = (next_XY <= end_XY) & (second_P[(next_XY - 1).clamp(max=P)] < second_XY)
+        at_XY = next_XY.where(is_less_XY, at_XY)
+    index_XYn = at_XY[..., None] + torch.arange(n, device=key_XY.device)
+    is_there_XYn = (index_XYn < end_XY[..., None]) & (key_XY != 0)[..., None]
+    index_XYn = index_XYn.clamp(max=P)
+    is_there_XYn &= second_P[index_XYn] == second_XY[..., None]
     entry_XYn = entry_P[index_XYn].where(is_there_XYn, NO_ENTRY)
     weight_XYn = (weight_XY[..., None] * norm_N[entry_XYn.clamp(min=0)]).where(is_there_XYn, 0.0)
     return entry_XYn.flatten(1), weight_XYn.flatten(1)

@@ -8,7 +8,7 @@ import torch
 from common.constants import NO_ENTRY, PADDING
 from dataset.knowledge import encode_entries
 from dataset.tokenizer import encode_as_text, load_tokenizer
-from model.memory.bm25_index import LENGTH_SHARE, RECENCY, BM25Index, pair_keys
+from model.memory.bm25_index import LENGTH_SHARE, RECENCY, BM25Index, CutPostings, pair_keys
 from model.memory.ngram_search import find_matches
 from model.memory.spelling import spell, tokens_as_words, words_so_far
 from tests.conftest import tiny_config, tiny_model
@@ -218,6 +218,25 @@ def test_frequent_keys_find_an_added_entry_as_in_one_list_with_all_others(freque
             assert sorted(found) == sorted(entry for entry in expected if entry >= 40)
             n_kept, n_left_out = n_kept + len(found), n_left_out + sum(entry >= 40 for entry in having) - len(found)
     assert n_kept > 5 and n_left_out > 5
+
+
+@pytest.mark.parametrize("P, firsts, n", [(0, 3, 2), (1, 1, 1), (1, 3, 4), (200, 1, 8), (200, 2, 3), (300, 40, 8)])
+def test_postings_that_share_halves_of_keys_are_those_of_whole_keys(P, firsts, n):
+    def keys(least, n_keys):
+        high, low = torch.randint(0, firsts, (n_keys,)), torch.randint(least, 90, (n_keys,))
+        return high * 50_000_000 << 32 | low * 23_000_000  # up to nearly 2^31
+
+    key_P, entry_P = keys(1, P).sort().values, torch.randint(0, 60, (P,))
+    lists = CutPostings(key_P, entry_P, key_P[:0])
+    assert torch.equal(lists.key_P, key_P)
+    key_X = torch.cat([keys(0, 50), key_P, key_P + 1, key_P - 1, torch.zeros(1, dtype=torch.int64)])
+    weight_X, norm_N = torch.rand(len(key_X)), torch.rand(60)
+    entry_XK, weight_XK = lists.read(key_X[:, None], weight_X[:, None], norm_N, n)
+    for key, weight, entry_K, weight_K in zip(key_X, weight_X, entry_XK, weight_XK, strict=True):
+        expected = entry_P[key_P == key][:n]
+        missing = n - len(expected)
+        assert entry_K.tolist() == expected.tolist() + [NO_ENTRY] * missing
+        assert weight_K.tolist() == (weight * norm_N[expected]).tolist() + [0.0] * missing
 
 
 def test_more_candidates_than_can_be_ranked_are_refused():

@@ -3,7 +3,7 @@
 Few numbers are ranked by counting those ahead of each: every pair of them is compared at once.
 
 Axes: X positions · W tokens of the window · P postings · C entries of a position · K words of an entry
-      Q words of a position
+      Q words of a position · V high halves of keys
 """
 
 import torch
@@ -71,26 +71,38 @@ def rarest_words(
     return word_BTQ, worth_BTQ, value_BTQ
 
 
-@triton.jit(do_not_specialize=["n_wanted", "n_keys", "n_steps"])  # edits change them: each would be compiled anew
+@triton.jit
+def _first_not_less(number_ptr, low, high, wanted, n_steps):
+    """Binary search in the ascending numbers of [low, high): where those below the wanted one end."""
+    for _ in range(n_steps):
+        middle = low + (high - low) // 2
+        is_open = low < high
+        is_less = tl.load(number_ptr + middle, mask=is_open, other=0) < wanted
+        low = tl.where(is_open & is_less, middle + 1, low)
+        high = tl.where(is_open & (is_less == 0), middle, high)
+    return low
+
+
+# Edits change the numbers: each would be compiled anew.
+@triton.jit(do_not_specialize=["n_wanted", "n_firsts", "first_steps", "second_steps"])
 def _read_postings(
-    wanted_ptr, weight_ptr, key_ptr, entry_ptr, norm_ptr, found_ptr, worth_ptr, n_wanted, n_keys, n_steps, n,
-    NONE: tl.constexpr, KB: tl.constexpr, NB: tl.constexpr,
+    wanted_ptr, weight_ptr, first_ptr, begin_ptr, second_ptr, entry_ptr, norm_ptr, found_ptr, worth_ptr, n_wanted,
+    n_firsts, first_steps, second_steps, n, NONE: tl.constexpr, KB: tl.constexpr, NB: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64) * KB + tl.arange(0, KB)
     wanted = tl.load(wanted_ptr + item, mask=item < n_wanted, other=0)
     weight = tl.load(weight_ptr + item, mask=item < n_wanted, other=0.0)
-    low = tl.zeros([KB], dtype=tl.int32)
-    high = tl.where(wanted != 0, n_keys, 0)
-    for _ in range(n_steps):
-        middle = low + (high - low) // 2
-        is_open = low < high
-        is_less = tl.load(key_ptr + middle, mask=is_open, other=0) < wanted
-        low = tl.where(is_open & is_less, middle + 1, low)
-        high = tl.where(is_open & (is_less == 0), middle, high)
+    first, second = (wanted >> 32).to(tl.int32), wanted.to(tl.int32)
+    v = _first_not_less(first_ptr, tl.zeros_like(first), tl.where(wanted != 0, n_firsts, 0), first, first_steps)
+    is_there = (wanted != 0) & (v < n_firsts)
+    is_there &= tl.load(first_ptr + v, mask=is_there, other=0) == first
+    low = tl.load(begin_ptr + v, mask=is_there, other=0)
+    end = tl.load(begin_ptr + v + 1, mask=is_there, other=0)
+    low = _first_not_less(second_ptr, low, end, second, second_steps)
     slot = tl.arange(0, NB)
     at = low[:, None] + slot[None, :]
-    inside = (wanted != 0)[:, None] & (slot < n)[None, :] & (at < n_keys)
-    inside &= tl.load(key_ptr + at, mask=inside, other=0) == wanted[:, None]
+    inside = (slot < n)[None, :] & (at < end[:, None])
+    inside &= tl.load(second_ptr + at, mask=inside, other=0) == second[:, None]
     entry = tl.load(entry_ptr + at, mask=inside, other=NONE)
     worth = weight[:, None] * tl.load(norm_ptr + entry, mask=inside, other=0.0)
     to, is_item = item[:, None] * n + slot[None, :], (item < n_wanted)[:, None] & (slot < n)[None, :]
@@ -99,15 +111,16 @@ def _read_postings(
 
 
 def read_postings(
-    key_XY: Tensor, weight_XY: Tensor, key_P: Tensor, entry_P: Tensor, norm_N: Tensor, n: int
-) -> tuple[Tensor, Tensor]:
+    key_XY: Tensor, weight_XY: Tensor, first_V: Tensor, begin_V: Tensor, second_P: Tensor, entry_P: Tensor,
+    norm_N: Tensor, n: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As the reference."""
-    (X, Y), n_keys = key_XY.shape, len(key_P)
+    (X, Y), V, P = key_XY.shape, len(first_V), len(second_P) - 1
     entry_XZ = torch.empty(X, Y * n, dtype=torch.int32, device=key_XY.device)
     weight_XZ = torch.empty(X, Y * n, dtype=torch.float32, device=key_XY.device)
     _read_postings[(triton.cdiv(X * Y, KEYS),)](
-        key_XY.contiguous(), weight_XY.contiguous(), key_P, entry_P, norm_N, entry_XZ, weight_XZ, X * Y, n_keys,
-        n_keys.bit_length(), n, NO_ENTRY, KEYS, max(triton.next_power_of_2(n), 2), num_warps=4,
+        key_XY.contiguous(), weight_XY.contiguous(), first_V, begin_V, second_P, entry_P, norm_N, entry_XZ, weight_XZ,
+        X * Y, V, V.bit_length(), P.bit_length(), n, NO_ENTRY, KEYS, max(triton.next_power_of_2(n), 2), num_warps=4,
     )  # fmt: skip
     return entry_XZ, weight_XZ
 
