@@ -21,7 +21,7 @@ right before, less the share that is right after, is what the edits cost there (
 Likelier means the higher mean log-probability of its tokens, as in `counterfact.py`. Every edit is taken back.
 Chosen is the setting with the highest harmonic mean of the three, of those that cost the validation text at most
 `--text_cost` and facts that the bank lacks at most `--lacking_cost`; if all cost these more, the one that costs least.
-Of settings within one standard error of the best, the one closest to the training is written. Of several runs, such as
+Of settings with equal scores the one closest to the training is written. Of several runs, such as
 the seeds of an experiment, all answers count together, and all get one setting: one run's answers tell less.
 Answers are kept in the run folder (calibration.json). A second call measures only what is new there.
 The values of the training as the only ones of `--scales`, `--asked`, `--edited` and `--edited_unsaid` take it back.

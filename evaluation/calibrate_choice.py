@@ -1,6 +1,5 @@
 """What calibration chooses between, and how: settings of the pointer, and what each did in one run or in several."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import harmonic_mean
@@ -55,19 +54,9 @@ class Outcome(NamedTuple):
     def score(self) -> float:
         return harmonic_mean(self.shares)
 
-    def error(self, other: "Outcome") -> float:
-        """The standard error of the difference of two scores on the same questions, by its linear part.
-
-        Answers count as independent, though a fact is asked in two wordings: it is rather too small.
-        """
-        parts = zip(self[:3], other[:3], self.shares, strict=True)
-        return math.sqrt(
-            sum((a - b).var() / len(a) * (self.score / max(share, 1e-9)) ** 4 / 9 for a, b, share in parts)
-        )
-
 
 def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float, lacking_cost: float) -> Setting:
-    """Of the settings as good as the best that cost little, the one closest to the training.
+    """The best of the settings that cost little; of equal ones the closest to the training.
 
     The text's loss is compared with that of the setting closest to the training of all. If all that cost the text
     little cost facts that the bank lacks too much, the one that costs these least is chosen.
@@ -78,8 +67,7 @@ def chosen(outcomes: dict[Setting, Outcome], trained: Setting, text_cost: float,
     settings = [setting for setting in order if outcomes[setting].lacking <= lacking_cost]
     if not settings:
         return min(order, key=lambda setting: outcomes[setting].lacking)
-    best = max((outcomes[setting] for setting in settings), key=lambda outcome: outcome.score)
-    return next(own for own in settings if outcomes[own].score >= best.score - best.error(outcomes[own]))
+    return max(settings, key=lambda setting: outcomes[setting].score)  # of equal ones the first
 
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:

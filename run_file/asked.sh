@@ -11,8 +11,9 @@
 # python -m dataset.convert writes it: pararel_object.jsonl, popqa_insert.jsonl, zsre_insert.jsonl, counterfact_edit.jsonl.
 # A test without its file is told and left out. STEPS, EXPERIMENT and MOST (invented facts of a predicate) change what is
 # run; CAPITALS, ABSENT, CROWDED (python -m dataset.invented --help) and SCRAMBLED (dataset.questions) what is learned.
-# CALIBRATE=1 runs evaluation.calibrate after the training; it can choose for several seeds at once. With KEPT_BACK training, and the other words that the search
-# adds to entries, leave out this share of the wordings, and calibration asks in them. Flags on the command line go to
+# CALIBRATE=1 runs evaluation.calibrate after the training. With KEPT_BACK training, and the other words that the search
+# adds to entries, leave out this share of the wordings, and calibration asks in them. After all seeds,
+# python -m evaluation.calibrate --run A B C with the same flags gives them one setting. Flags on the command line go to
 # both trainings, EVAL_FLAGS (--limit 500) to all evaluations.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"

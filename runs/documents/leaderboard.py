@@ -25,6 +25,7 @@ UNSHORTENED = "asked-74M, scrambled but not shortened"  # those of 1.6.37
 CALIBRATED = f"{CROWDED}, calibrated"  # in wordings that training had not seen
 RECALIBRATED = f"{UNSHORTENED}, calibrated"  # by facts that the bank lacks, too
 PREFERRED = f"{RECALIBRATED}, pointer_edited 3"  # edited entries are preferred by a nat more
+TOGETHER = f"{RECALIBRATED} together"  # one setting, chosen by the answers of all seeds
 FIXED = f"{UNSHORTENED}, pointer_scale 1.5, pointer_asked 1.5, pointer_edited 3"  # one setting for all seeds
 ANYHOW = (*ASKED_ANYHOW, OTHER_CASE, CROWDED, UNSHORTENED)
 # Split and protocol, the first that has a loss.
