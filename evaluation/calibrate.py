@@ -175,6 +175,8 @@ def measured(run_dir: Path, args: argparse.Namespace) -> Measured:
     before, trained = map(Setting.of, (config, flags["model"]))
     settings, key = settings_to_try(args, run_dir, model, trained), key_of(run_dir, args)
     outcomes = read_measured(run_dir, key)
+    if outcomes:
+        print(f"{run_dir} has the answers of {len(outcomes)} settings from before (calibration.json)")
     if wanted := [setting for setting in settings if setting not in outcomes]:
         files = EvalConfig(
             object_path=args.object_path, limit=args.limit, batch_size=args.batch_size, cache_dir=data["cache_dir"]
@@ -191,13 +193,11 @@ def measured(run_dir: Path, args: argparse.Namespace) -> Measured:
 
 def key_of(run_dir: Path, args: argparse.Namespace) -> dict:
     """What the answers of a run depend on, beside its setting."""
-    paths = [
-        *sorted(run_dir.glob("*.safetensors")),
-        Path(args.object_path),
-        *([args.wordings] if args.wordings else []),
-    ]
+    val_path = read_json(run_dir / "flags.json")["data"]["val_path"]
+    others = [Path(path) for path in (args.object_path, args.wordings, val_path, args.database_init_path) if path]
+    paths = [*sorted(run_dir.glob("*.safetensors")), *others]
     files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()}
-    return {"files": files, "limit": args.limit, "kept_back": args.kept_back, "bank": args.database_init_path}
+    return {"files": files, "limit": args.limit, "kept_back": args.kept_back}
 
 
 def questions_to_ask(args: argparse.Namespace, wordings, gold, tokenizer, files: EvalConfig) -> Questions:

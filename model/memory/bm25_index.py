@@ -123,8 +123,7 @@ def ranks(key_P: Tensor) -> Tensor:
 class BM25Index(BankIndex):
     """Posting lists of words and pairs, and the words of each entry.
 
-    Memory: 4 bytes for each word of an entry, up to the longest one's, and 8 for each posting: of a million facts,
-    0.2 GiB; 0.3 with words added to entries.
+    Memory: 4 bytes for each word of an entry, up to the longest one's, and 8 for each posting.
     """
 
     needs_spelling = keeps_matches = True
